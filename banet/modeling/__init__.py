@@ -1,0 +1,1 @@
+"""The network: backbone, heads, the two aggregation modules and their composition."""
