@@ -1,0 +1,144 @@
+"""RoIAlign as this package uses it everywhere, and a pooler over the levels of a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torchvision.ops
+from torch import Tensor, nn
+
+__all__ = ["PyramidRoIAlign", "box_levels", "roi_align"]
+
+
+def roi_align(
+    features: Tensor, boxes: Sequence[Tensor], output_size: int | tuple[int, int], spatial_scale: float = 1.0
+) -> Tensor:
+    """RoIAlign with half-pixel-correct boxes and two samples a bin side (``aligned=True, sampling_ratio=2``).
+
+    Args:
+        features: ``(N, C, H, W)`` map of N images.
+        boxes: one ``(L_i, 4)`` tensor an image, ``x1, y1, x2, y2`` in input pixels.
+        output_size: bins ``(m, n)``, or one number for both.
+        spatial_scale: map pixels per input pixel.
+
+    Returns:
+        ``(K, C, m, n)`` of the features' dtype, the boxes of all images in order.
+
+    Raises:
+        ValueError: the number of box tensors differs from the number of images.
+    """
+    if len(boxes) != features.shape[0]:
+        raise ValueError(f"features hold {features.shape[0]} images, but there are boxes of {len(boxes)}")
+    rois = _with_image_index(boxes, features)
+    return _align(features, rois, output_size, spatial_scale)
+
+
+def box_levels(
+    boxes: Tensor, lowest: int = 2, highest: int = 5, canonical_size: float = 224, canonical_level: int = 4
+) -> Tensor:
+    """The pyramid level of each box by its size (FPN, arXiv 1612.03144, eq. 1).
+
+    Args:
+        boxes: ``(K, 4)``, ``x1, y1, x2, y2`` in input pixels.
+        lowest: finest level there is.
+        highest: coarsest level there is.
+        canonical_size: side of a square box that belongs on ``canonical_level``, in input pixels.
+        canonical_level: see ``canonical_size``; each halving of the side goes one level down.
+
+    Returns:
+        ``(K,)`` int64, in ``lowest..highest``. A box without area goes to ``lowest``.
+    """
+    coordinates = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
+    area = (coordinates[:, 2] - coordinates[:, 0]).clamp(min=0) * (coordinates[:, 3] - coordinates[:, 1]).clamp(min=0)
+    # The small term keeps a box of exactly the canonical size on its level whatever the rounding of the logarithm.
+    level = torch.floor(canonical_level + torch.log2(area.sqrt() / canonical_size + 1e-6))
+    return level.clamp(min=lowest, max=highest).to(torch.int64)
+
+
+class PyramidRoIAlign(nn.Module):
+    """RoIAlign of each box on the pyramid level that its size selects.
+
+    Unlike ``torchvision.ops.MultiScaleRoIAlign`` it uses ``aligned=True`` and remembers nothing between calls.
+
+    Args:
+        output_size: bins ``(m, n)``, or one number for both.
+        strides: input pixels per map pixel of each level, finest first, powers of two each twice the one before;
+            stride 4 is level 2.
+        canonical_size: see :func:`box_levels`.
+        canonical_level: see :func:`box_levels`.
+
+    Raises:
+        ValueError: the strides are not such a sequence.
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        strides: Sequence[int] = (4, 8, 16, 32),
+        *,
+        canonical_size: float = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        super().__init__()
+        levels = [stride.bit_length() - 1 for stride in strides]
+        if not levels or [1 << level for level in levels] != list(strides):
+            raise ValueError(f"strides must be powers of two, got {tuple(strides)}")
+        if levels != list(range(levels[0], levels[0] + len(levels))):
+            raise ValueError(f"each stride must be twice the one before, got {tuple(strides)}")
+        self.output_size = output_size
+        self.strides = tuple(strides)
+        self.lowest, self.highest = levels[0], levels[-1]
+        self.canonical_size = canonical_size
+        self.canonical_level = canonical_level
+
+    def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Pool the boxes.
+
+        Args:
+            features: one ``(N, C, H_l, W_l)`` map a level, finest first.
+            boxes: one ``(L_i, 4)`` tensor an image, in input pixels.
+
+        Returns:
+            ``(K, C, m, n)`` of the features' dtype, the boxes of all images in order.
+
+        Raises:
+            ValueError: there are more or fewer maps than strides, or box tensors than images.
+        """
+        if len(features) != len(self.strides):
+            raise ValueError(f"expected {len(self.strides)} feature maps, got {len(features)}")
+        first = features[0]
+        if len(boxes) != first.shape[0]:
+            raise ValueError(f"features hold {first.shape[0]} images, but there are boxes of {len(boxes)}")
+        rois = _with_image_index(boxes, first)
+        levels = box_levels(rois[:, 1:], self.lowest, self.highest, self.canonical_size, self.canonical_level)
+        pooled, places = [], []
+        for number, (feature, stride) in enumerate(zip(features, self.strides, strict=True), self.lowest):
+            place = torch.nonzero(levels == number).squeeze(1)
+            places.append(place)
+            pooled.append(_align(feature, rois[place], self.output_size, 1 / stride))
+        order = torch.argsort(torch.cat(places))
+        return torch.cat(pooled)[order]
+
+    def extra_repr(self) -> str:
+        """Show the options in ``print(module)``."""
+        return f"output_size={self.output_size}, strides={self.strides}"
+
+
+def _align(features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float) -> Tensor:
+    """RoIAlign of ``(K, 5)`` boxes with image index, in float32 or wider: half precision would move the boxes."""
+    wide = torch.promote_types(features.dtype, torch.float32)
+    pooled: Tensor = torchvision.ops.roi_align(
+        features.to(wide), rois.to(wide), output_size, spatial_scale, sampling_ratio=2, aligned=True
+    )
+    return pooled.to(features.dtype)
+
+
+def _with_image_index(boxes: Sequence[Tensor], features: Tensor) -> Tensor:
+    """Boxes of all images ``(K, 5)``, the image's index before the coordinates, float32 or wider."""
+    if not boxes:
+        return features.new_zeros((0, 5), dtype=torch.float32)
+    joined = torch.cat([image_boxes.detach() for image_boxes in boxes])
+    joined = joined.to(torch.promote_types(joined.dtype, torch.float32))
+    index = torch.cat([joined.new_full((image_boxes.shape[0], 1), i) for i, image_boxes in enumerate(boxes)])
+    return torch.cat([index, joined], 1)
