@@ -1,0 +1,418 @@
+"""The panoptic result: an id map and one record per segment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.panoptic.categories import VOID, Categories, Category
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["MAX_SEGMENT_ID", "PanopticSegmentation", "Segment", "ids_to_rgb", "measure_ids", "rgb_to_ids", "runs"]
+
+MAX_SEGMENT_ID = 2**24 - 1
+"""Largest segment id that a PNG of three bytes a pixel holds."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic result.
+
+    Attributes:
+        id: its value in the id map, 1 .. 2^24-1.
+        category_id: the class, as in the dataset's categories.
+        isthing: whether that class is a thing.
+        score: confidence in 0..1, or None for stuff and for ground truth.
+        area: number of pixels.
+        bbox: tight box (x, y, width, height) in whole pixels.
+        iscrowd: ground truth only: a region of many objects that nobody separated.
+    """
+
+    id: int
+    category_id: int
+    isthing: bool
+    score: float | None
+    area: int
+    bbox: tuple[int, int, int, int]
+    iscrowd: bool = False
+
+
+@dataclass(eq=False)
+class PanopticSegmentation:
+    """A panoptic segmentation of one image.
+
+    Attributes:
+        ids: (H, W) int32, the segment that owns each pixel, 0 = void.
+        segments: one record per id in the map.
+        categories: the classes that `category_id` speaks of.
+        image: the picture, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
+
+    Raises:
+        TypeError: `ids` is no integer array, or `segments` holds something else than `Segment`.
+        ValueError: `ids` is not (H, W) or out of range, a segment id occurs twice or is out of range, or a category is
+            unknown. That map and records name the same ids is asked by `check`, not here.
+    """
+
+    ids: NDArray[np.int32]
+    segments: list[Segment]
+    categories: Categories
+    image: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.ids = _as_ids(self.ids)
+        self.segments = list(self.segments)
+        self.categories = Categories.of(self.categories)
+        seen: set[int] = set()
+        for segment in self.segments:
+            if not isinstance(segment, Segment):
+                raise TypeError(f"segments must hold Segment objects, not {type(segment).__name__}")
+            if not 1 <= segment.id <= MAX_SEGMENT_ID:
+                raise ValueError(f"segment ids must be in 1..{MAX_SEGMENT_ID}, not {segment.id}")
+            if segment.id in seen:
+                raise ValueError(f"segment id {segment.id} occurs twice in segments")
+            seen.add(segment.id)
+            if segment.category_id not in self.categories:
+                raise ValueError(f"segment {segment.id} has the unknown category id {segment.category_id}")
+
+    @classmethod
+    def from_ids(
+        cls,
+        ids: Any,
+        segments: Iterable[Mapping[str, Any]],
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+        image: NDArray[Any] | None = None,
+    ) -> PanopticSegmentation:
+        """Builds a result from an id map and the classes of its ids; area and box are counted from the map.
+
+        Args:
+            ids: (H, W) integers, 0 = void.
+            segments: mappings with `id` and `category_id` and, if wanted, `score` and `iscrowd`, in the order to keep.
+            categories: the classes.
+            image: the picture, for `draw`.
+
+        Raises:
+            ValueError: map and records do not name the same ids (all of them are listed), or see the class.
+        """
+        classes = Categories.of(categories)
+        id_map = _as_ids(ids)
+        values, areas, boxes = measure_ids(id_map)
+        infos = list(segments)
+        _check_agreement(values, [int(info["id"]) for info in infos], "result")
+        place = {int(value): index for index, value in enumerate(values)}
+        records: list[Segment] = []
+        for info in infos:
+            index = place[int(info["id"])]
+            category_id = int(info["category_id"])
+            score = info.get("score")
+            x, y, width, height = (int(v) for v in boxes[index])
+            records.append(
+                Segment(
+                    id=int(info["id"]),
+                    category_id=category_id,
+                    isthing=classes.isthing(category_id),
+                    score=None if score is None else float(score),
+                    area=int(areas[index]),
+                    bbox=(x, y, width, height),
+                    iscrowd=bool(info.get("iscrowd", False)),
+                )
+            )
+        return cls(id_map, records, classes, image)
+
+    @property
+    def height(self) -> int:
+        """Rows of the id map."""
+        return int(self.ids.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the id map."""
+        return int(self.ids.shape[1])
+
+    @property
+    def semantic(self) -> NDArray[np.int32]:
+        """Category id of each pixel, (H, W) int32, `VOID` (-1) on void and on ids that no segment has."""
+        order = sorted(self.segments, key=lambda segment: segment.id)
+        starts, lengths = runs(self.ids)
+        values = self.ids.reshape(-1)[starts]
+        known = np.array([segment.id for segment in order], dtype=np.int32)
+        classes = np.array([segment.category_id for segment in order] + [VOID], dtype=np.int32)
+        place = np.searchsorted(known, values)
+        hit = place < len(known)
+        hit[hit] = known[place[hit]] == values[hit]
+        return np.repeat(classes[np.where(hit, place, len(known))], lengths).reshape(self.ids.shape)
+
+    def check(self, source: str = "result") -> None:
+        """Asks that map and records name the same ids.
+
+        Raises:
+            ValueError: they do not; the ids that stand on one side only are listed.
+        """
+        _check_agreement(measure_ids(self.ids)[0], [segment.id for segment in self.segments], source)
+
+    def to_coco(self, image_id: int | None = None, file_name: str | None = None) -> dict[str, Any]:
+        """The annotation of a COCO panoptic JSON: `segments_info` and, where given, `image_id` and `file_name`.
+
+        Args:
+            image_id: id of the image in the JSON's `images`.
+            file_name: name of the PNG that holds the id map.
+        """
+        infos: list[dict[str, Any]] = []
+        for segment in self.segments:
+            info: dict[str, Any] = {
+                "id": segment.id,
+                "category_id": segment.category_id,
+                "iscrowd": int(segment.iscrowd),
+                "area": segment.area,
+                "bbox": list(segment.bbox),
+            }
+            if segment.score is not None:
+                info["score"] = segment.score
+            infos.append(info)
+        annotation: dict[str, Any] = {}
+        if image_id is not None:
+            annotation["image_id"] = image_id
+        if file_name is not None:
+            annotation["file_name"] = file_name
+        annotation["segments_info"] = infos
+        return annotation
+
+    def to_hf(self) -> dict[str, Any]:
+        """The form that `post_process_panoptic_segmentation` of transformers gives, as numpy.
+
+        Returns:
+            `segmentation`: (H, W) int32, 0 = void; `segments_info`: dicts with `id`, `label_id` (the category id),
+            `was_fused` (True for stuff) and `score` (1.0 where there is none).
+        """
+        return {
+            "segmentation": self.ids.copy(),
+            "segments_info": [
+                {
+                    "id": segment.id,
+                    "label_id": segment.category_id,
+                    "was_fused": not segment.isthing,
+                    "score": 1.0 if segment.score is None else segment.score,
+                }
+                for segment in self.segments
+            ],
+        }
+
+    def to_supervision(self) -> Any:
+        """The result as `supervision.Detections`: boxes, masks, category ids, names, and scores (1.0 where none is).
+
+        Raises:
+            ImportError: supervision is not installed; the message says how to get it.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError(
+                "supervision is needed here and is not installed: pip install supervision", name="supervision"
+            ) from error
+        count = len(self.segments)
+        boxes = np.array([segment.bbox for segment in self.segments], dtype=np.float32).reshape(count, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = np.zeros((count, *self.ids.shape), dtype=bool)
+        for mask, segment in zip(masks, self.segments, strict=True):
+            np.equal(self.ids, segment.id, out=mask)
+        names = [self.categories.by_id(segment.category_id).name for segment in self.segments]
+        return supervision.Detections(
+            xyxy=boxes,
+            mask=masks,
+            confidence=np.array([1.0 if s.score is None else s.score for s in self.segments], dtype=np.float32),
+            class_id=np.array([segment.category_id for segment in self.segments], dtype=int),
+            data={"class_name": np.array(names, dtype=str)},
+        )
+
+    def save(self, path: str | os.PathLike[str], file_name: str | None = None, *, image_id: int = 1) -> None:
+        """Writes the id map as a COCO panoptic PNG and, beside it, the JSON of this one image.
+
+        `save("out.png")` writes out.png and out.json, each at once or not at all.
+
+        Args:
+            path: where the PNG goes; must end in .png.
+            file_name: name of the picture, for `images` in the JSON; the PNG's own name where left out.
+            image_id: id of the picture in the JSON.
+
+        Raises:
+            ValueError: the path does not end in .png, or map and records disagree (`check`).
+            InputError: the folder does not exist.
+        """
+        from banet.panoptic.coco_format import write_ids, write_json
+
+        png = Path(path)
+        if png.suffix.lower() != ".png":
+            raise ValueError(f"{png}: an id map is saved as .png, since other formats would change the ids")
+        self.check(str(png))
+        write_ids(png, self.ids)
+        write_json(
+            png.with_suffix(".json"),
+            {
+                "images": [
+                    {
+                        "id": image_id,
+                        "file_name": png.name if file_name is None else file_name,
+                        "width": self.width,
+                        "height": self.height,
+                    }
+                ],
+                "annotations": [self.to_coco(image_id, png.name)],
+                "categories": self.categories.to_coco(),
+            },
+        )
+
+    def draw(self, image: Any = None, alpha: float = 0.5) -> Image.Image:
+        """Paints the segments over the picture: class colours, a shade per instance, outlines, labels, void hatched.
+
+        Args:
+            image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; `self.image` where left out. Without any,
+                the segments are painted on their own.
+            alpha: 0 leaves the picture as it is, 1 hides it.
+
+        Returns:
+            RGB image of width W and height H.
+
+        Raises:
+            ValueError: the picture's size is not the id map's, or alpha is outside 0..1.
+        """
+        from banet.panoptic.drawing import draw_segmentation
+
+        return draw_segmentation(self, self.image if image is None else image, alpha)
+
+    def __repr__(self) -> str:
+        things = sum(segment.isthing for segment in self.segments)
+        return f"PanopticSegmentation({self.width}x{self.height}, {things} things, {len(self.segments) - things} stuff)"
+
+
+def ids_to_rgb(ids: Any) -> NDArray[np.uint8]:
+    """Codes ids as colours, the way COCO panoptic PNGs do: id = R + 256 G + 65536 B.
+
+    Args:
+        ids: integers of any shape (...), 0 .. 2^24-1.
+
+    Returns:
+        uint8 of shape (..., 3).
+
+    Raises:
+        TypeError: not integers.
+        ValueError: an id is out of range.
+    """
+    array = _in_range(np.asarray(ids))
+    wide = np.ascontiguousarray(array, dtype="<u4")
+    return np.ascontiguousarray(wide.view(np.uint8).reshape(*array.shape, 4)[..., :3])
+
+
+def rgb_to_ids(rgb: Any) -> NDArray[np.int32]:
+    """Reads ids from colours: R + 256 G + 65536 B.
+
+    Args:
+        rgb: uint8 of shape (..., 3); a fourth channel is ignored.
+
+    Returns:
+        int32 of shape (...).
+
+    Raises:
+        TypeError: not uint8.
+        ValueError: the last axis is neither 3 nor 4.
+    """
+    array = np.asarray(rgb)
+    if array.dtype != np.uint8:
+        raise TypeError(f"rgb must be uint8, not {array.dtype}")
+    if array.ndim == 0 or array.shape[-1] not in (3, 4):
+        raise ValueError(f"rgb must have shape (..., 3), not {array.shape}")
+    out = array[..., 0].astype(np.int32)
+    out |= array[..., 1].astype(np.int32) << 8
+    out |= array[..., 2].astype(np.int32) << 16
+    return out
+
+
+def runs(*maps: NDArray[Any], rows: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cuts maps of one shape into stretches, in reading order, along which none of them changes.
+
+    Label maps change rarely, so what is counted by run instead of by pixel is counted some ten times faster.
+
+    Args:
+        maps: arrays of one shape (H, W).
+        rows: also cut where a row begins.
+
+    Returns:
+        Start (flat index) and length of each run, int64 each; nothing for an empty map.
+    """
+    first = maps[0]
+    size = first.size
+    if size == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    change = np.zeros(size, dtype=bool)
+    change[0] = True
+    for each in maps:
+        flat = each.reshape(-1)
+        change[1:] |= flat[1:] != flat[:-1]
+    if rows:
+        change[:: first.shape[-1]] = True
+    starts = np.flatnonzero(change)
+    return starts, np.diff(starts, append=size)
+
+
+def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Counts area and tight box of each id in a map, void left out.
+
+    Args:
+        ids: (H, W).
+
+    Returns:
+        The K ids in the map that are not 0, ascending (K,); areas in pixels (K,); boxes x, y, width, height (K, 4).
+    """
+    starts, lengths = runs(ids, rows=True)
+    values, label = np.unique(ids.reshape(-1)[starts], return_inverse=True)
+    if len(values) == 0:
+        return values.astype(np.int32), np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
+    order = np.argsort(label, kind="stable")
+    heads = np.searchsorted(label[order], np.arange(len(values)))
+    starts, lengths = starts[order], lengths[order]
+    y, x = np.divmod(starts, ids.shape[1])
+    left, top = np.minimum.reduceat(x, heads), np.minimum.reduceat(y, heads)
+    right, bottom = np.maximum.reduceat(x + lengths, heads), np.maximum.reduceat(y, heads) + 1
+    areas = np.add.reduceat(lengths, heads)
+    keep = values != 0
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
+    return values[keep].astype(np.int32), areas[keep], boxes[keep]
+
+
+def _in_range(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, not {array.dtype}")
+    if array.size and (array.min() < 0 or array.max() > MAX_SEGMENT_ID):
+        raise ValueError(f"ids must be in 0..{MAX_SEGMENT_ID}, not {int(array.min())}..{int(array.max())}")
+    return array
+
+
+def _as_ids(ids: Any) -> NDArray[np.int32]:
+    array = _in_range(np.asarray(ids))
+    if array.ndim != 2:
+        raise ValueError(f"ids must have shape (H, W), not {array.shape}")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def _check_agreement(in_map: NDArray[np.int32], in_records: Sequence[int], source: str) -> None:
+    if len(in_map) == len(in_records) and np.array_equal(in_map, np.sort(np.asarray(in_records, dtype=np.int64))):
+        return
+    mapped, recorded = {int(value) for value in in_map}, set(in_records)
+    problems = []
+    if mapped - recorded:
+        problems.append(f"ids in the map without a segment: {_list(mapped - recorded)}")
+    if recorded - mapped:
+        problems.append(f"segments without a pixel in the map: {_list(recorded - mapped)}")
+    if problems:
+        raise ValueError(f"{source}: {'; '.join(problems)}")
+
+
+def _list(ids: Iterable[int], limit: int = 20) -> str:
+    values = sorted(ids)
+    return ", ".join(map(str, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")
