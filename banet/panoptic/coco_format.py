@@ -1,0 +1,545 @@
+"""COCO panoptic files: PNG id maps and the JSON that names their segments.
+
+The format is the one of COCO's panoptic task (https://cocodataset.org/#format-data, "Panoptic Segmentation"): a PNG per
+image with id = R + 256 G + 65536 B, 0 = void, and one JSON with `images`, `annotations` (one per image, each with
+`segments_info`) and `categories`. Everything read here is checked; what is wrong is an `InputError` of one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.errors import InputError
+from banet.panoptic.categories import Categories, Category
+from banet.panoptic.segmentation import (
+    MAX_SEGMENT_ID,
+    PanopticSegmentation,
+    ids_to_rgb,
+    rgb_to_ids,
+)
+
+__all__ = [
+    "Annotation",
+    "CocoPanopticWriter",
+    "ImageInfo",
+    "PanopticJson",
+    "SegmentInfo",
+    "atomic_path",
+    "inside",
+    "load",
+    "read_ids",
+    "read_json",
+    "write_ids",
+    "write_json",
+]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_StrPath = str | os.PathLike[str]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_path(path: _StrPath) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` on success and deletes it on failure.
+
+    The temporary name keeps the suffix, so that writers that go by it work. Readers see the old file or the new one,
+    never half of one.
+
+    Args:
+        path: the file to write.
+
+    Raises:
+        InputError: its folder does not exist, or it is a folder itself.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError(f"{target}: the folder {target.parent} does not exist; create it first")
+    if target.is_dir():
+        raise InputError(f"{target}: is a folder; give the name of a file")
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def inside(folder: _StrPath, file_name: str, where: str = "file_name") -> Path:
+    """Joins a file name from a JSON to a folder, and refuses one that leads out of the folder.
+
+    Args:
+        folder: the folder.
+        file_name: relative name; sub-folders are allowed.
+        where: file and field it comes from, for the error.
+
+    Raises:
+        InputError: the name is empty, absolute, or has a part '..'.
+    """
+    _check_file_name(file_name, where)
+    return Path(folder) / file_name
+
+
+def read_json(path: _StrPath) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: missing, a folder, empty, unreadable, or not JSON.
+    """
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if not data.strip():
+        raise InputError(f"{file}: is empty; write it again")
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{file}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg}); write it again"
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{file}: is not JSON; write it again") from error
+
+
+def write_json(path: _StrPath, content: Any) -> None:
+    """Writes a JSON file at once or not at all.
+
+    Raises:
+        InputError: see `atomic_path`.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_ids(path: _StrPath) -> NDArray[np.int32]:
+    """Reads the id map of a COCO panoptic PNG.
+
+    Args:
+        path: an RGB PNG of 8 bits a channel; an alpha channel is ignored.
+
+    Returns:
+        (H, W) int32, 0 = void.
+
+    Raises:
+        InputError: missing, a folder, empty, truncated, no PNG, or one whose pixels are no ids (grey, palette, 16-bit).
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(26)
+            if not head:
+                raise InputError(f"{file}: is empty (0 bytes); write it again")
+            if head[:8] != _PNG_SIGNATURE:
+                raise InputError(f"{file}: is no PNG; panoptic id maps must be PNG, since other formats change the ids")
+            if len(head) < 26:
+                raise InputError(f"{file}: is truncated; write it again")
+            depth, color_type = head[24], head[25]
+            if depth != 8 or color_type not in (2, 6):
+                kind = _COLOR_TYPES.get(color_type, f"colour type {color_type}")
+                raise InputError(
+                    f"{file}: is a {depth}-bit {kind} PNG; ids are coded as 8-bit RGB (id = R + 256 G + 65536 B)"
+                )
+            stream.seek(0)
+            with Image.open(stream) as picture:
+                return _decode(picture)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{file}: has too many pixels ({error})") from error
+    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, not the system's
+            raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
+        raise _unreadable(file, error) from error
+
+
+def write_ids(path: _StrPath, ids: NDArray[Any]) -> None:
+    """Writes an id map as a COCO panoptic PNG, at once or not at all.
+
+    Args:
+        path: file to write.
+        ids: (H, W) integers, 0 .. 2^24-1.
+
+    Raises:
+        InputError: see `atomic_path`.
+        TypeError, ValueError: see `ids_to_rgb`; also ValueError when `ids` is not (H, W) or has no pixel.
+    """
+    array = np.asarray(ids)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"ids must have shape (H, W) and at least one pixel, not {array.shape}")
+    picture = Image.fromarray(ids_to_rgb(array))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+# --- the JSON --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An entry of `images`: id, file name of the picture, width and height in pixels."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """An entry of `segments_info`. Fields are read as attributes or, as from a dict, by name.
+
+    `area` and `bbox` (x, y, width, height) are what the JSON says, None where it says nothing; nothing relies on them.
+    """
+
+    id: int
+    category_id: int
+    iscrowd: bool = False
+    area: float | None = None
+    bbox: tuple[float, float, float, float] | None = None
+    score: float | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.keys():
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a field, or `default` where there is no such field."""
+        return getattr(self, key) if key in self.keys() else default
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of the fields; with this, `dict(info)` works."""
+        return ("id", "category_id", "iscrowd", "area", "bbox", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An entry of `annotations`: the image, the PNG of its id map, and the segments in it."""
+
+    image_id: int
+    file_name: str
+    segments: tuple[SegmentInfo, ...]
+
+
+@dataclass(frozen=True)
+class PanopticJson:
+    """A COCO panoptic JSON, checked.
+
+    Attributes:
+        path: the file, for error messages.
+        images: image id -> `ImageInfo`, in the file's order.
+        annotations: image id -> `Annotation`, in the file's order.
+        categories: the classes.
+    """
+
+    path: Path
+    images: dict[int, ImageInfo]
+    annotations: dict[int, Annotation]
+    categories: Categories
+
+    @classmethod
+    def read(cls, path: _StrPath, *, truth: PanopticJson | None = None) -> PanopticJson:
+        """Reads and checks a JSON.
+
+        Args:
+            path: the file.
+            truth: for a file of predictions: the JSON of the ground truth. `images` and `categories` then come from it,
+                so that the predictions' file needs `annotations` only, and annotations of other images are left out.
+
+        Raises:
+            InputError: a field is missing, of the wrong type or out of range; an id occurs twice; an annotation is of
+                an unknown image; a segment has an unknown category; a file name leads out of its folder.
+        """
+        file = Path(path)
+        content = read_json(file)
+        if not isinstance(content, dict):
+            raise InputError(f"{file}: must be an object with 'images', 'annotations' and 'categories'")
+        if truth is not None:
+            images, categories = truth.images, truth.categories
+        else:
+            categories = Categories.from_coco(_list(content, "categories", str(file)), str(file))
+            images = _read_images(content, file)
+        return cls(file, images, _read_annotations(content, file, images, categories, truth is not None), categories)
+
+
+def load(
+    annotation: Annotation,
+    png_dir: _StrPath,
+    categories: Categories,
+    *,
+    image: ImageInfo | None = None,
+) -> PanopticSegmentation:
+    """Reads the id map of an annotation; areas and boxes are counted from it.
+
+    Args:
+        annotation: from `PanopticJson.annotations`.
+        png_dir: folder of the PNGs.
+        categories: the classes.
+        image: where given, the id map must have its width and height.
+
+    Raises:
+        InputError: see `read_ids`; map and JSON do not name the same ids (all of them are listed); the size is another.
+    """
+    path = inside(png_dir, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
+    ids = read_ids(path)
+    if image is not None and ids.shape != (image.height, image.width):
+        raise InputError(
+            f"{path}: is {ids.shape[1]}x{ids.shape[0]}, but images[].width and height of image {image.id} say "
+            f"{image.width}x{image.height}; correct one of them"
+        )
+    try:
+        return PanopticSegmentation.from_ids(ids, [dict(info) for info in annotation.segments], categories)
+    except ValueError as error:
+        raise InputError(f"{path}, segments_info of image {annotation.image_id}: {_tail(error)}") from error
+
+
+class CocoPanopticWriter:
+    """Writes results as COCO panoptic: each PNG as it comes, the JSON at the end.
+
+    A context manager. Where the body fails, no JSON is written, and an older one stays as it was.
+
+    Args:
+        dir_png: folder for the PNGs, made where missing.
+        json_path: the JSON; its folder is made where missing.
+        categories: the classes of all results.
+
+    Raises:
+        InputError: a folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        dir_png: _StrPath,
+        json_path: _StrPath,
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+    ) -> None:
+        self._dir = Path(dir_png)
+        self._json = Path(json_path)
+        self._categories = Categories.of(categories)
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._ids: set[int] = set()
+        self._names: set[str] = set()
+        for folder in (self._dir, self._json.parent):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+
+    def add(
+        self,
+        image_id: int,
+        file_name: str,
+        result: PanopticSegmentation,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> Path:
+        """Writes the PNG of one image and remembers its records.
+
+        Args:
+            image_id: id of the image.
+            file_name: name of the picture; the PNG gets the same one, ending in .png.
+            result: what was found in it.
+            width: where given, the result must be that wide.
+            height: where given, the result must be that high.
+
+        Returns:
+            Path of the PNG.
+
+        Raises:
+            ValueError: the image or its PNG was written already, size or classes differ, map and records disagree, or
+                the file name leads out of the folder.
+        """
+        if width not in (None, result.width) or height not in (None, result.height):
+            raise ValueError(f"{file_name}: the result is {result.width}x{result.height}, not {width}x{height}")
+        if result.categories != self._categories:
+            raise ValueError(f"{file_name}: the result's categories are not the writer's")
+        name = str(PurePosixPath(file_name).with_suffix(".png")) if file_name else file_name
+        path = inside(self._dir, name, f"image {image_id}: file_name")
+        if image_id in self._ids:
+            raise ValueError(f"{file_name}: image id {image_id} was written already; ids must be unique")
+        if name in self._names:
+            raise ValueError(f"{file_name}: {name} was written already for another image; names must be unique")
+        result.check(file_name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_ids(path, result.ids)
+        self._ids.add(image_id)
+        self._names.add(name)
+        self._images.append({"id": image_id, "file_name": file_name, "width": result.width, "height": result.height})
+        self._annotations.append(result.to_coco(image_id, name))
+        return path
+
+    def close(self) -> None:
+        """Writes the JSON."""
+        write_json(
+            self._json,
+            {"images": self._images, "annotations": self._annotations, "categories": self._categories.to_coco()},
+        )
+
+    def __enter__(self) -> CocoPanopticWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _decode(picture: Image.Image) -> NDArray[np.int32]:
+    width, height = picture.size
+    if picture.mode == "RGB":
+        # Pillow keeps RGB in four bytes a pixel, the last one padding: handing those out spares the shuffle.
+        packed = np.frombuffer(picture.tobytes("raw", "RGBX"), dtype="<u4").reshape(height, width)
+        return (packed & 0xFFFFFF).astype(np.int32)
+    return rgb_to_ids(np.asarray(picture.convert("RGBA")))
+
+
+def _tail(error: ValueError) -> str:
+    return str(error).removeprefix("result: ")
+
+
+def _unreadable(file: Path, error: OSError) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{file}: does not exist; check the path")
+    if isinstance(error, IsADirectoryError) or file.is_dir():
+        return InputError(f"{file}: is a folder, not a file; check the path")
+    return InputError(f"{file}: cannot be read ({error.strerror or error})")
+
+
+def _check_file_name(name: object, where: str) -> str:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InputError(f"{where}: must be a file name, not {name!r}")
+    windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise InputError(f"{where}: {name!r} leads out of its folder; give a relative name without '..'")
+    return name
+
+
+def _integer(entry: Mapping[str, Any], key: str, where: str, low: int, high: int | None = None) -> int:
+    if key not in entry:
+        raise InputError(f"{where}: '{key}' is missing; add it")
+    value = entry[key]
+    bounds = f">= {low}" if high is None else f"in {low}..{high}"
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        raise InputError(f"{where}.{key}: must be an integer {bounds}, not {value!r}")
+    return value
+
+
+def _list(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
+    if key not in entry:
+        raise InputError(f"{where}: '{key}' is missing; add it")
+    value = entry[key]
+    if not isinstance(value, list):
+        raise InputError(f"{where}: '{key}' must be a list, not {type(value).__name__}")
+    return value
+
+
+def _objects(entry: Mapping[str, Any], key: str, where: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for position, item in enumerate(_list(entry, key, where)):
+        place = f"{prefix}{key}[{position}]"
+        if not isinstance(item, dict):
+            raise InputError(f"{place}: must be an object, not {item!r}")
+        yield place, item
+
+
+def _read_images(content: Mapping[str, Any], file: Path) -> dict[int, ImageInfo]:
+    images: dict[int, ImageInfo] = {}
+    for where, entry in _objects(content, "images", str(file), f"{file}: "):
+        image_id = _integer(entry, "id", where, 0)
+        if image_id in images:
+            raise InputError(f"{where}.id: {image_id} is the id of another image too; make it unique")
+        if "file_name" not in entry:
+            raise InputError(f"{where}: 'file_name' is missing; add it")
+        images[image_id] = ImageInfo(
+            id=image_id,
+            file_name=_check_file_name(entry["file_name"], f"{where}.file_name"),
+            width=_integer(entry, "width", where, 1),
+            height=_integer(entry, "height", where, 1),
+        )
+    return images
+
+
+def _read_annotations(
+    content: Mapping[str, Any],
+    file: Path,
+    images: Mapping[int, ImageInfo],
+    categories: Categories,
+    predicted: bool,
+) -> dict[int, Annotation]:
+    annotations: dict[int, Annotation] = {}
+    for where, entry in _objects(content, "annotations", str(file), f"{file}: "):
+        image_id = _integer(entry, "image_id", where, 0)
+        if image_id not in images:
+            if predicted:
+                continue
+            raise InputError(f"{where}.image_id: no image has the id {image_id}; add it to 'images'")
+        if image_id in annotations:
+            raise InputError(f"{where}.image_id: image {image_id} has an annotation already; keep one")
+        if "file_name" not in entry:
+            raise InputError(f"{where}: 'file_name' is missing; add it")
+        name = _check_file_name(entry["file_name"], f"{where}.file_name")
+        segments: list[SegmentInfo] = []
+        seen: set[int] = set()
+        for place, info in _objects(entry, "segments_info", where, f"{where}."):
+            segment = _read_segment(info, place, categories)
+            if segment.id in seen:
+                raise InputError(f"{place}.id: {segment.id} is the id of another segment too; make it unique")
+            seen.add(segment.id)
+            segments.append(segment)
+        annotations[image_id] = Annotation(image_id, name, tuple(segments))
+    return annotations
+
+
+def _read_segment(info: Mapping[str, Any], where: str, categories: Categories) -> SegmentInfo:
+    segment_id = _integer(info, "id", where, 1, MAX_SEGMENT_ID)
+    category_id = _integer(info, "category_id", where, 0)
+    if category_id not in categories:
+        raise InputError(f"{where}.category_id: {category_id} is unknown; add it to 'categories' or correct it")
+    crowd = info.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        raise InputError(f"{where}.iscrowd: must be 0 or 1, not {crowd!r}")
+    area = info.get("area")
+    if area is not None and (not _is_number(area) or area < 0):
+        raise InputError(f"{where}.area: must be a number >= 0, not {area!r}")
+    bbox = info.get("bbox")
+    if bbox is not None and (not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox))):
+        raise InputError(f"{where}.bbox: must be four numbers x, y, width, height, not {bbox!r}")
+    score = info.get("score")
+    if score is not None and not _is_number(score):
+        raise InputError(f"{where}.score: must be a number, not {score!r}")
+    return SegmentInfo(
+        segment_id,
+        category_id,
+        bool(crowd),
+        area,
+        None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3]),
+        score,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
