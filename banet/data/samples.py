@@ -1,0 +1,209 @@
+"""One training or evaluation sample: an image and what is true of it.
+
+`Target` is made from an id map and its segments *after* the geometric transforms, so that boxes are always the tight
+boxes of what can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+
+from banet.errors import InputError
+from banet.panoptic.categories import VOID, Categories
+
+__all__ = ["Sample", "SegmentLike", "Target", "Transform", "collate", "make_target", "sample_of"]
+
+Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
+"""Takes an image (3,H,W) uint8 and its id map (H,W) and gives both back, changed alike.
+
+Any composition of torchvision.transforms.v2 will do."""
+
+
+class SegmentLike(Protocol):
+    """What `make_target` needs to know of a segment."""
+
+    @property
+    def id(self) -> int: ...  # noqa: D102
+    @property
+    def category_id(self) -> int: ...  # noqa: D102
+    @property
+    def iscrowd(self) -> bool: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is true of one image of H × W pixels with N countable things.
+
+    Attributes:
+        boxes: (N,4) float32, tight boxes x1 y1 x2 y2 in pixels, half-open (x2 is the last column + 1).
+        labels: (N,) int64, class index of each thing, 0..num_things-1.
+        instances: (H,W) int32, the row of `boxes` that each pixel belongs to; -1 on stuff, void and crowd.
+        semantic: (H,W) int64, class index of each pixel (things, then stuff); `VOID` (-1) where there is none. Crowd
+            pixels keep their class.
+        image_id: id of the image in its dataset.
+        name: file name, for messages.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    instances: Tensor
+    semantic: Tensor
+    image_id: int
+    name: str
+
+    @property
+    def masks(self) -> Tensor:
+        """(N,H,W) bool: one mask a thing, made on demand."""
+        rows = torch.arange(len(self.labels), device=self.instances.device, dtype=self.instances.dtype)
+        return self.instances[None] == rows[:, None, None]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
+        """The same target with its tensors on `device`."""
+        names = ("boxes", "labels", "instances", "semantic")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
+
+    def pin_memory(self) -> Target:
+        """The same target in pinned memory (called by torch's DataLoader)."""
+        names = ("boxes", "labels", "instances", "semantic")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image, uint8 (3,H,W) RGB, and its `Target`."""
+
+    image: Tensor
+    target: Target
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Sample:
+        """The same sample with its tensors on `device`."""
+        return Sample(self.image.to(device, non_blocking=non_blocking), self.target.to(device, non_blocking))
+
+    def pin_memory(self) -> Sample:
+        """The same sample in pinned memory (called by torch's DataLoader)."""
+        return Sample(self.image.pin_memory(), self.target.pin_memory())
+
+
+def make_target(
+    ids: NDArray[Any] | Tensor,
+    segments: Iterable[SegmentLike],
+    categories: Categories,
+    image_id: int,
+    name: str,
+) -> Target:
+    """Make the target of an image from its id map.
+
+    Args:
+        ids: (H,W) integers, the segment id of each pixel; 0 is void.
+        segments: the segments of the image; those that have no pixel in `ids` (cropped away) are left out.
+        categories: the classes; they own the numbering.
+        image_id: id of the image.
+        name: file name, for messages.
+
+    Returns:
+        The target; things are in the order of `segments`.
+
+    Raises:
+        InputError: two segments have one id, a pixel's id belongs to no segment, or a category is unknown. The message
+            starts with `name`.
+    """
+    array = np.ascontiguousarray(ids.numpy() if isinstance(ids, Tensor) else ids)
+    if array.ndim != 2:
+        raise ValueError(f"{name}: the id map must be (H,W), not {tuple(array.shape)}")
+    listed = list(segments)
+    present, inverse = np.unique(array, return_inverse=True)
+    position = {int(identity): row for row, identity in enumerate(present)}
+    semantic_of = np.full(len(present), VOID, np.int64)
+    instance_of = np.full(len(present), -1, np.int32)
+    labels: list[int] = []
+    seen: set[int] = set()
+    for segment in listed:
+        if segment.id in seen or segment.id == 0:
+            problem = "0 is void" if segment.id == 0 else "it occurs twice"
+            raise InputError(f"{name}: segment id {segment.id}: {problem}; number the segments from 1 up")
+        seen.add(segment.id)
+        if segment.category_id not in categories:
+            raise InputError(
+                f"{name}: segment {segment.id}: unknown category_id {segment.category_id}; list it under 'categories'"
+            )
+        row = position.get(segment.id)
+        if row is None:
+            continue
+        index = categories.index(segment.category_id)
+        semantic_of[row] = index
+        if categories.isthing(segment.category_id) and not segment.iscrowd:
+            instance_of[row] = len(labels)
+            labels.append(index)
+    unknown = [identity for identity in position if identity != 0 and identity not in seen]
+    if unknown:
+        raise InputError(
+            f"{name}: pixels have segment ids that 'segments_info' does not list: {sorted(unknown)[:10]};"
+            " list them or set the pixels to 0"
+        )
+    inverse = inverse.reshape(array.shape)
+    instances = instance_of[inverse]
+    return Target(
+        boxes=torch.from_numpy(_tight_boxes(instances, len(labels))),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        instances=torch.from_numpy(instances),
+        semantic=torch.from_numpy(semantic_of[inverse]),
+        image_id=image_id,
+        name=name,
+    )
+
+
+def sample_of(
+    image: NDArray[np.uint8],
+    ids: NDArray[np.int32],
+    segments: Iterable[SegmentLike],
+    categories: Categories,
+    image_id: int,
+    name: str,
+    transform: Transform | None = None,
+) -> Sample:
+    """Transform an image together with its id map, and make a sample of the outcome.
+
+    Args:
+        image: (H,W,3) RGB.
+        ids: (H,W), the segment id of each pixel; 0 is void.
+        segments: see `make_target`.
+        categories: see `make_target`.
+        image_id: id of the image.
+        name: file name, for messages.
+        transform: what is done to both, or None.
+
+    Raises:
+        InputError: see `make_target`.
+    """
+    picture = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+    id_map = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int32)))
+    changed: tuple[Tensor, Tensor] = (picture, id_map) if transform is None else transform(picture, id_map)
+    pixels, owners = (tensor.as_subclass(Tensor) for tensor in changed)
+    return Sample(pixels.contiguous(), make_target(owners, segments, categories, image_id, name))
+
+
+def _tight_boxes(instances: NDArray[np.int32], count: int) -> NDArray[np.float32]:
+    """(count,4) boxes of the rows 0..count-1 of the (H,W) map; every row must occur."""
+    height, width = instances.shape
+    boxes = np.zeros((count, 4), np.float32)
+    boxes[:, :2] = (width, height)
+    y, x = np.nonzero(instances >= 0)
+    owner = instances[y, x]
+    np.minimum.at(boxes[:, 0], owner, x.astype(np.float32))
+    np.minimum.at(boxes[:, 1], owner, y.astype(np.float32))
+    np.maximum.at(boxes[:, 2], owner, x.astype(np.float32) + 1)
+    np.maximum.at(boxes[:, 3], owner, y.astype(np.float32) + 1)
+    return boxes
+
+
+def collate(samples: Sequence[Sample]) -> list[Sample]:
+    """Hand a batch on as a list: images keep their own sizes."""
+    return list(samples)
