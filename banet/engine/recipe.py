@@ -1,0 +1,208 @@
+"""A recipe: everything that decides a run, as frozen options that a YAML file or the command line sets. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from banet.errors import InputError
+from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
+
+__all__ = ["DataConfig", "Recipe", "SplitConfig", "TrainConfig", "find_recipe", "recipe_names", "to_yaml"]
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """One split of a data set in COCO panoptic format.
+
+    Attributes:
+        images: Folder of pictures.
+        panoptic: Folder of id PNGs.
+        json: The panoptic JSON.
+    """
+
+    images: str = ""
+    panoptic: str = ""
+    json: str = ""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from and how they are augmented.
+
+    Attributes:
+        kind: `coco` reads the splits below; `scenes` draws procedural scenes at run time.
+        root: Folder that relative paths of the splits start from.
+        train: The split to learn from.
+        val: The split to measure on.
+        scene_size: Side of a scene in pixels.
+        train_scenes: How many different scenes to learn from.
+        val_scenes: How many scenes to measure on; never the ones learnt from.
+        shorter: The shorter side of a training image is resized to one of these at random.
+        longer: Most pixels of its longer side.
+        flip: Probability of a horizontal flip.
+        crop: Range of the share of each side that a random crop keeps; 1, 1 does not crop.
+        workers: Processes that load samples; 0 loads in the training process.
+    """
+
+    kind: Literal["coco", "scenes"] = "coco"
+    root: str = "datasets/coco"
+    train: SplitConfig = field(
+        default_factory=lambda: SplitConfig(
+            "train2017", "annotations/panoptic_train2017", "annotations/panoptic_train2017.json"
+        )
+    )
+    val: SplitConfig = field(
+        default_factory=lambda: SplitConfig(
+            "val2017", "annotations/panoptic_val2017", "annotations/panoptic_val2017.json"
+        )
+    )
+    scene_size: int = 256
+    train_scenes: int = 1_000_000
+    val_scenes: int = 100
+    shorter: tuple[int, ...] = (800,)
+    longer: int = 1333
+    flip: float = 0.5
+    crop: tuple[float, float] = (0.8, 1.0)
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not self.shorter or min(self.shorter) < 1 or max(self.shorter) > self.longer:
+            raise ValueError(f"data.shorter: give lengths from 1 to data.longer ({self.longer}), not {self.shorter}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"data.flip: must lie in 0..1, not {self.flip}")
+        if not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise ValueError(f"data.crop: must be an increasing pair in (0, 1], not {self.crop}")
+        if self.workers < 0:
+            raise ValueError(f"data.workers: must not be negative, not {self.workers}")
+        for name in ("scene_size", "train_scenes", "val_scenes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}: must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation. The defaults are the paper's 1x schedule.
+
+    Attributes:
+        init: Where weights start: `imagenet` (torchvision's backbone), `random`, `coco` (torchvision's Mask R-CNN R50),
+            or a file: a torchvision Mask R-CNN checkpoint (.pth) or weights of this library (.safetensors).
+        iterations: Optimizer steps.
+        batch: Images a step, over all devices together.
+        optimizer: `sgd` with momentum, or `adamw`.
+        lr: Learning rate after warm-up, at this batch.
+        momentum: Of SGD.
+        weight_decay: Of the weights of convolutions and linear layers; biases and norms have none with `adamw`.
+        warmup: Iterations of linear warm-up.
+        warmup_factor: Share of `lr` that warm-up starts from.
+        schedule: `steps` divides by ten at `milestones`; `cosine` falls to zero.
+        milestones: Iterations at which `steps` divides.
+        clip: Largest norm of the gradient; 0 does not clip.
+        ema: Decay of the averaged weights that are saved and measured; 0 keeps the last ones.
+        precision: `32`, `bf16` or `16` mixed precision.
+        accumulate: Forward passes whose gradients make one step; `batch` is divided among them.
+        checkpoint_every: Iterations between checkpoints.
+        val_every: Iterations between measurements on the validation split; 0 measures at the end only.
+        log_every: Iterations between lines of the log.
+        seed: Of weights, order and augmentation.
+    """
+
+    init: str = "imagenet"
+    iterations: int = 90_000
+    batch: int = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup: int = 500
+    warmup_factor: float = 0.1
+    schedule: Literal["steps", "cosine"] = "steps"
+    milestones: tuple[int, ...] = (60_000, 80_000)
+    clip: float = 0.0
+    ema: float = 0.0
+    precision: Literal["32", "bf16", "16"] = "32"
+    accumulate: int = 1
+    checkpoint_every: int = 2_000
+    val_every: int = 0
+    log_every: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("iterations", "batch", "accumulate", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}: must be at least 1, not {getattr(self, name)}")
+        if self.batch % self.accumulate:
+            raise ValueError(f"train.batch: {self.batch} must be a multiple of train.accumulate, {self.accumulate}")
+        for name in ("lr", "momentum", "weight_decay", "warmup", "warmup_factor", "clip", "ema", "val_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name}: must not be negative, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run.
+
+    Attributes:
+        name: What the run is called.
+        model: What the network is made of.
+        inference: How it is read out.
+        loss: Sampling and weights of the losses.
+        data: Where samples come from.
+        train: Optimisation.
+    """
+
+    name: str = "custom"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def resolved(self) -> Recipe:
+        """The recipe with `model.norm: auto` replaced by what it means for `train.init`."""
+        if self.model.norm != "auto":
+            return self
+        norm: Literal["group", "frozen_batch"] = "group" if self.train.init == "random" else "frozen_batch"
+        return replace(self, model=replace(self.model, norm=norm))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("banet") / "configs"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The YAML file of a recipe.
+
+    Args:
+        name: The name of a recipe that comes with the package, or a path.
+
+    Raises:
+        InputError: There is neither.
+    """
+    if name in recipe_names():
+        return Path(str(resources.files("banet") / "configs" / f"{name}.yaml"))
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = ", ".join(recipe_names())
+    raise InputError(f"--config {name}: no such file, nor a recipe of that name; recipes: {known}")
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML that `banet train --config` reads back."""
+    import yaml
+
+    text: str = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False)
+    return text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

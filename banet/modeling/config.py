@@ -1,0 +1,192 @@
+"""What a network is made of, how it is trained and how it is read out: frozen options, free of torch.
+
+The defaults are the paper's values for COCO where it gives them, and this project's choices where it is silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["BackboneName", "InferenceConfig", "LossConfig", "ModelConfig", "RuleName"]
+
+BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "dcn101"]
+RuleName = Literal["appearance", "appearance-pixel", "score", "area", "heuristic"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The composition of a network and its widths.
+
+    Attributes:
+        backbone: ResNet depth; `dcn101` is ResNet-101 with deformable 3x3 convolutions in layer2..layer4.
+        norm: `frozen_batch` for pretrained backbones, `group` for training from random weights at small batch,
+            `auto` takes the first when the training starts from pretrained weights and the second otherwise.
+        frozen_stages: with pretrained weights, how many stages do not learn: 0 none, 1 the stem, 2 stem and layer1.
+        fpn_channels: channels of P2..P6.
+        semantic_channels: output channels of the three 3x3 convolutions of the semantic head.
+        deformable: the paper's DFM: the semantic head's convolutions are deformable.
+        s2i: semantic features join the RoI features (eq. 1).
+        sim: the semantic interaction module: instance features join the final semantic logits through RoIInlay.
+        ocm: the object context module on top of SIM.
+        box_head_channels: width of the box head's two fully connected layers.
+        mask_head_channels: width of the mask head's three convolutions, hence of F_ins.
+        i2s_channels: width of SIM, of OCM's vector and of F_I2S.
+        ocm_channels: E, channels that OCM pools.
+        ocm_cells: cells a side of OCM's adaptive max-pooling pyramid.
+        anchor_sizes: side in input pixels of the square anchor of P2..P6.
+        anchor_ratios: height / width of the anchors.
+        canonical_box_size: side in input pixels of the box whose features come from level 4.
+    """
+
+    backbone: BackboneName = "resnet50"
+    norm: Literal["auto", "frozen_batch", "group"] = "auto"
+    frozen_stages: int = 2
+    fpn_channels: int = 256
+    semantic_channels: tuple[int, int, int] = (256, 256, 128)
+    deformable: bool = False
+    s2i: bool = True
+    sim: bool = True
+    ocm: bool = True
+    box_head_channels: int = 1024
+    mask_head_channels: int = 256
+    i2s_channels: int = 128
+    ocm_channels: int = 10
+    ocm_cells: tuple[int, ...] = (1, 2, 3, 6)
+    anchor_sizes: tuple[float, float, float, float, float] = (32, 64, 128, 256, 512)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    canonical_box_size: float = 224
+
+    def __post_init__(self) -> None:
+        """Refuse compositions that do not exist."""
+        if self.ocm and not self.sim:
+            raise ValueError("model.ocm: OCM works on top of SIM; set model.sim to true or model.ocm to false")
+        if not 0 <= self.frozen_stages <= 5:
+            raise ValueError(f"model.frozen_stages: must be 0 to 5, not {self.frozen_stages}")
+        widths = {
+            "fpn_channels": self.fpn_channels,
+            "semantic_channels": min(self.semantic_channels),
+            "box_head_channels": self.box_head_channels,
+            "mask_head_channels": self.mask_head_channels,
+            "i2s_channels": self.i2s_channels,
+            "ocm_channels": self.ocm_channels,
+            "ocm_cells": min(self.ocm_cells, default=0),
+        }
+        for name, width in widths.items():
+            if width < 1:
+                raise ValueError(f"model.{name}: must be at least 1, not {width}")
+        if len(self.anchor_sizes) != 5 or min(self.anchor_sizes) <= 0:
+            raise ValueError("model.anchor_sizes: give five positive sizes, for P2 to P6")
+        if not self.anchor_ratios or min(self.anchor_ratios) <= 0:
+            raise ValueError("model.anchor_ratios: give at least one positive ratio")
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How a network is read out. Saved with the weights.
+
+    Attributes:
+        shorter: length in pixels that the shorter side of an image is resized to.
+        longer: most pixels of the longer side after resizing.
+        proposals_per_level: RPN boxes of each level that enter non-maximum suppression.
+        proposals: RPN boxes of an image that reach the box head.
+        proposal_nms: IoU of the RPN's non-maximum suppression.
+        score: panoptic instances score above this.
+        nms: IoU of the class-agnostic box suppression among panoptic instances.
+        instances: most panoptic instances of an image.
+        ap_score: the separate set for AP scores above this.
+        ap_nms: IoU of the per-class suppression of the AP set.
+        ap_instances: most instances of an image in the AP set.
+        rule: occlusion rule or procedure that makes instances disjoint.
+        overlap_threshold: share of either mask above which a pair counts as occluded.
+        removal_threshold: lost share above which an instance is removed.
+        stuff_area: a stuff class with fewer pixels left becomes void.
+        thing_pixels: what a pixel becomes that no instance owns and whose best class is a thing.
+    """
+
+    shorter: int = 800
+    longer: int = 1333
+    proposals_per_level: int = 1000
+    proposals: int = 1000
+    proposal_nms: float = 0.7
+    score: float = 0.6
+    nms: float = 0.5
+    instances: int = 100
+    ap_score: float = 0.05
+    ap_nms: float = 0.5
+    ap_instances: int = 100
+    rule: RuleName = "appearance"
+    overlap_threshold: float = 0.2
+    removal_threshold: float = 0.5
+    stuff_area: int = 4096
+    thing_pixels: Literal["void", "best_stuff"] = "void"
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        shares = ("proposal_nms", "score", "nms", "ap_score", "ap_nms", "overlap_threshold", "removal_threshold")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"inference.{name}: must lie in 0..1, not {getattr(self, name)}")
+        for name in ("shorter", "longer", "proposals_per_level", "proposals", "instances", "ap_instances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"inference.{name}: must be at least 1, not {getattr(self, name)}")
+        if self.longer < self.shorter:
+            raise ValueError(f"inference.longer: {self.longer} is less than inference.shorter, {self.shorter}")
+        if self.stuff_area < 0:
+            raise ValueError(f"inference.stuff_area: must not be negative, not {self.stuff_area}")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Sampling and weights of the seven losses.
+
+    Attributes:
+        rpn_samples: anchors of an image in the RPN losses, at most half of them positive.
+        rpn_positive_iou: anchors from this IoU with a box are positive.
+        rpn_negative_iou: anchors below this IoU with every box are negative.
+        proposals_per_level: RPN boxes of each level that enter non-maximum suppression in training.
+        proposals: RPN boxes of an image in training.
+        roi_samples: boxes of an image in the box losses.
+        roi_positive_share: most of them that are positive; these enter the mask loss too.
+        roi_iou: proposals from this IoU with a box are positive.
+        inlay_share: range of the share of ground-truth boxes that feed RoIInlay in training.
+        seg_weight: weight of the loss of the first semantic logits; None takes the paper's for the composition.
+        i2s_weight: weight of the loss of the final semantic logits; None takes the paper's for the composition.
+    """
+
+    rpn_samples: int = 256
+    rpn_positive_iou: float = 0.7
+    rpn_negative_iou: float = 0.3
+    proposals_per_level: int = 2000
+    proposals: int = 2000
+    roi_samples: int = 512
+    roi_positive_share: float = 0.25
+    roi_iou: float = 0.5
+    inlay_share: tuple[float, float] = (0.6, 1.0)
+    seg_weight: float | None = None
+    i2s_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("rpn_samples", "proposals_per_level", "proposals", "roi_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"loss.{name}: must be at least 1, not {getattr(self, name)}")
+        low, high = self.inlay_share
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"loss.inlay_share: must be an increasing pair in 0..1, not {self.inlay_share}")
+
+    def semantic_weights(self, model: ModelConfig) -> tuple[float, float]:
+        """Weights of the losses of first and final semantic logits.
+
+        Returns:
+            (lambda_s, lambda_i): 0.2, 0.3; deformable 0.1, 0.2; without I2S 0.5, 0; deformable without I2S 0.3, 0
+            (the last is this project's choice), unless the options say otherwise.
+        """
+        if model.sim:
+            seg, i2s = (0.1, 0.2) if model.deformable else (0.2, 0.3)
+        else:
+            seg, i2s = (0.3, 0.0) if model.deformable else (0.5, 0.0)
+        return (
+            seg if self.seg_weight is None else self.seg_weight,
+            i2s if self.i2s_weight is None else self.i2s_weight,
+        )

@@ -1,0 +1,296 @@
+"""The box head and the mask head of Mask R-CNN, with F_ins taken out before the deconvolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.models.detection import _utils as detection
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+
+from banet.modeling.rpn import SMOOTH_L1_BETA
+from banet.modeling.s2i import BOX_SIZE
+
+__all__ = [
+    "BoxHead",
+    "Candidates",
+    "Detections",
+    "MaskHead",
+    "RoISampler",
+    "RoISamples",
+    "mask_targets",
+    "select_for_ap",
+    "select_for_panoptic",
+]
+
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+MASK_OUTPUT = 28
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the box head says of the proposals of one image.
+
+    Attributes:
+        boxes: (R, T, 4), each proposal refined for each of T thing classes, inside the image.
+        scores: (R, T), softmax without the background.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Instances of one image.
+
+    Attributes:
+        boxes: (N, 4) x1, y1, x2, y2 in pixels of the network's input.
+        scores: (N,), best first.
+        labels: (N,) thing index, 0..T-1; there is no background class.
+        masks: (N, 28, 28) probabilities inside the box.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers, then classes and boxes.
+
+    Args:
+        channels: Channels of the RoI features.
+        hidden: Width of the fully connected layers.
+        num_things: T. The class logits have T + 1 columns, the last one the background; boxes have none for it.
+    """
+
+    def __init__(self, channels: int, hidden: int, num_things: int) -> None:
+        super().__init__()
+        self.num_things = num_things
+        self.fc1 = nn.Linear(channels * BOX_SIZE**2, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.classes = nn.Linear(hidden, num_things + 1)
+        # A data set without things has no box to refine; one unused column keeps the layer defined.
+        self.boxes = nn.Linear(hidden, 4 * max(num_things, 1))
+        self.coder = detection.BoxCoder(weights=BOX_WEIGHTS)
+        for layer in (self.fc1, self.fc2):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.classes.weight, std=0.01)
+        nn.init.zeros_(self.classes.bias)
+        nn.init.normal_(self.boxes.weight, std=0.001)
+        nn.init.zeros_(self.boxes.bias)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (K, T + 1), background last, and deltas (K, T, 4) of RoI features (K, C, 7, 7)."""
+        x = F.relu(self.fc1(features.flatten(1)))
+        x = F.relu(self.fc2(x))
+        return self.classes(x).float(), self.boxes(x).unflatten(1, (-1, 4)).float()[:, : self.num_things]
+
+    def candidates(
+        self, features: Tensor, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[Candidates]:
+        """Scores and refined boxes of each image.
+
+        Args:
+            features: (K, C, 7, 7), the RoI features of all proposals in order.
+            proposals: One (L_i, 4) an image.
+            sizes: Height and width of each image's valid area.
+        """
+        logits, deltas = self(features)
+        scores = logits.softmax(-1)[:, : self.num_things]
+        counts = [len(p) for p in proposals]
+        result = []
+        for score, delta, boxes, size in zip(scores.split(counts), deltas.split(counts), proposals, sizes, strict=True):
+            repeated = boxes[:, None].expand(-1, self.num_things, -1).reshape(-1, 4)
+            decoded = self.coder.decode_single(delta.reshape(-1, 4), repeated)
+            result.append(Candidates(clip_boxes_to_image(decoded, size).reshape(len(boxes), self.num_things, 4), score))
+        return result
+
+    def losses(self, features: Tensor, samples: Sequence[RoISamples]) -> tuple[Tensor, Tensor]:
+        """L_cls and L_box of sampled RoIs, (K, C, 7, 7) in order."""
+        logits, deltas = self(features)
+        labels = torch.cat([s.labels for s in samples])
+        classes = labels.where(labels >= 0, self.num_things)
+        count = max(len(labels), 1)
+        positive = (labels >= 0).nonzero()[:, 0]
+        targets = torch.cat([self.coder.encode_single(s.truth_boxes, s.boxes[s.labels >= 0]) for s in samples])
+        class_loss = F.cross_entropy(logits, classes, reduction="sum") / count
+        chosen = deltas[positive, labels[positive]]
+        box_loss = F.smooth_l1_loss(chosen, targets, beta=SMOOTH_L1_BETA, reduction="sum") / count
+        return class_loss, box_loss
+
+
+class MaskHead(nn.Module):
+    """Three 3x3 convolutions (F_ins), a deconvolution and one mask a class.
+
+    Args:
+        in_channels: Channels of the RoI features.
+        channels: Channels of F_ins.
+        num_things: T, the number of masks.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_things: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i in range(3):
+            conv = nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            layers += [conv, nn.ReLU(inplace=True)]
+        self.convs = nn.Sequential(*layers)
+        self.deconv = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        # A data set without things has no mask to draw; one unused plane keeps the convolution defined.
+        self.masks = nn.Conv2d(channels, max(num_things, 1), 1)
+        for layer in (self.deconv, self.masks):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def features(self, rois: Tensor) -> Tensor:
+        """F_ins, (K, channels, 14, 14), of RoI features (K, C, 14, 14)."""
+        result: Tensor = self.convs(rois)
+        return result
+
+    def forward(self, f_ins: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits (K, 28, 28) of F_ins for the class `labels` (K,) of each box."""
+        x = F.relu(self.deconv(f_ins))
+        # Only the plane of each box's class is read, so only that one is computed.
+        weight, bias = self.masks.weight.flatten(1)[labels], self.masks.bias[labels]  # type: ignore[index]
+        return torch.einsum("kchw,kc->khw", x, weight) + bias[:, None, None]
+
+    def loss(self, f_ins: Tensor, samples: Sequence[RoISamples], truth: Sequence[Tensor]) -> Tensor:
+        """L_mask over the positive RoIs of a batch.
+
+        Args:
+            f_ins: (K, channels, 14, 14) of the positive boxes in order.
+            samples: The sampled RoIs of each image.
+            truth: The instance map of each image, (H, W), row of the truth's boxes or -1.
+        """
+        labels = torch.cat([s.labels[s.labels >= 0] for s in samples])
+        logits = self(f_ins, labels).float()
+        targets = torch.cat(
+            [
+                mask_targets(instances, s.boxes[s.labels >= 0], s.matches)
+                for s, instances in zip(samples, truth, strict=True)
+            ]
+        )
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / max(targets.numel(), 1)
+
+
+@dataclass(frozen=True)
+class RoISamples:
+    """RoIs of one image that the box losses see.
+
+    Attributes:
+        boxes: (K, 4).
+        labels: (K,) thing index, -1 for background.
+        matches: (P,) row of the matched truth for the positive ones, in order.
+        truth_boxes: (P, 4) the matched truth.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    matches: Tensor
+    truth_boxes: Tensor
+
+
+class RoISampler:
+    """Chooses proposals for the box losses: truth boxes join the proposals; positives from an IoU on, up to a share.
+
+    Args:
+        samples: RoIs of an image.
+        positive_share: Most of them that are positive.
+        iou: Proposals from this IoU with a truth box are positive.
+    """
+
+    def __init__(self, samples: int, positive_share: float, iou: float) -> None:
+        self.matcher = detection.Matcher(iou, iou, allow_low_quality_matches=False)
+        self.sampler = detection.BalancedPositiveNegativeSampler(samples, positive_share)
+
+    @torch.no_grad()
+    def __call__(self, proposals: Tensor, boxes: Tensor, labels: Tensor) -> RoISamples:
+        """Sample from proposals (L, 4), given truth boxes (N, 4) and their thing index (N,)."""
+        rois = torch.cat([proposals, boxes])
+        if len(boxes):
+            matches = self.matcher(box_iou(boxes, rois))
+        else:
+            matches = torch.full((len(rois),), -1, dtype=torch.int64, device=rois.device)
+        positive, negative = self.sampler([(matches >= 0).long()])
+        index = (positive[0] | negative[0]).nonzero()[:, 0]
+        match = matches[index]
+        found = match[match >= 0]
+        label = torch.full_like(match, -1)
+        label[match >= 0] = labels[found]
+        return RoISamples(rois[index], label, found, boxes[found])
+
+
+def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MASK_OUTPUT) -> Tensor:
+    """What the mask head should say: RoIAlign of each box's own truth mask, at least half set.
+
+    Equals `roi_align(mask, box, size, sampling_ratio=2, aligned=True) >= 0.5` on the full-size masks, which are never
+    made: the samples read the instance map and compare.
+
+    Args:
+        instances: (H, W) row of the truth that owns each pixel, -1 elsewhere.
+        boxes: (K, 4) in input pixels.
+        rows: (K,) row of the truth for each box.
+        size: Side of the target.
+
+    Returns:
+        (K, size, size) float, 0 or 1.
+    """
+    height, width = instances.shape
+    grid = (torch.arange(2 * size, device=boxes.device) + 0.5) / (2 * size)
+
+    def taps(low: Tensor, high: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of the two neighbours and the weight of the second, (K, 2 size); boxes lie inside the map."""
+        position = low[:, None] + (high - low)[:, None] * grid - 0.5
+        position = position.clamp(0, length - 1)
+        first = position.floor()
+        return first.long(), (first.long() + 1).clamp(max=length - 1), position - first
+
+    y0, y1, wy = taps(boxes[:, 1], boxes[:, 3], height)
+    x0, x1, wx = taps(boxes[:, 0], boxes[:, 2], width)
+
+    def own(y: Tensor, x: Tensor) -> Tensor:
+        return (instances[y[:, :, None], x[:, None, :]] == rows[:, None, None]).to(boxes.dtype)
+
+    wx, wy = wx[:, None, :], wy[:, :, None]
+    samples = (own(y0, x0) * (1 - wx) + own(y0, x1) * wx) * (1 - wy) + (own(y1, x0) * (1 - wx) + own(y1, x1) * wx) * wy
+    return (F.avg_pool2d(samples[:, None], 2)[:, 0] >= 0.5).to(boxes.dtype)
+
+
+def select_for_panoptic(candidates: Candidates, *, score: float, iou: float, limit: int) -> tuple[Tensor, ...]:
+    """Panoptic instances: refined boxes above a score, class-agnostic box suppression, the best.
+
+    The same set feeds RoIInlay and fusion.
+
+    Returns:
+        Boxes (N, 4), scores (N,) and labels (N,), best first.
+    """
+    boxes, scores, labels = _above(candidates, score)
+    keep = nms(boxes, scores, iou)[:limit]
+    return boxes[keep], scores[keep], labels[keep]
+
+
+def select_for_ap(candidates: Candidates, *, score: float, iou: float, limit: int) -> tuple[Tensor, ...]:
+    """The set that AP is measured on: a low score, suppression within each class, the best.
+
+    Returns:
+        Boxes (N, 4), scores (N,) and labels (N,), best first.
+    """
+    boxes, scores, labels = _above(candidates, score)
+    keep = batched_nms(boxes, scores, labels, iou)[:limit]
+    return boxes[keep], scores[keep], labels[keep]
+
+
+def _above(candidates: Candidates, score: float) -> tuple[Tensor, Tensor, Tensor]:
+    row, label = (candidates.scores > score).nonzero(as_tuple=True)
+    boxes = candidates.boxes[row, label]
+    keep = remove_small_boxes(boxes, min_size=1e-3)
+    return boxes[keep], candidates.scores[row, label][keep], label[keep]

@@ -1,0 +1,157 @@
+"""The region proposal network of Faster R-CNN on P2..P6, from torchvision's parts.
+
+torchvision's own `RegionProposalNetwork` decides by `training` whether it returns losses and how many proposals it
+keeps, and derives strides from padded sizes; here `forward` proposes and `losses` learns, in either mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.models.detection import _utils as detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
+
+from banet.modeling.backbone import STRIDES
+
+__all__ = ["ProposalLimits", "RegionProposals"]
+
+SMOOTH_L1_BETA = 1 / 9
+NO_PART = detection.Matcher.BETWEEN_THRESHOLDS
+
+ProposalLimits = tuple[int, int, float]
+"""Boxes a level before suppression, boxes an image after it, IoU of the suppression."""
+
+
+class RegionProposals(nn.Module):
+    """Anchors, their scores and regression, and the proposals that follow.
+
+    Args:
+        channels: Channels of the pyramid.
+        anchor_sizes: One anchor size a level, P2..P6, in input pixels.
+        anchor_ratios: Height / width of the anchors of each level.
+        samples: Anchors of an image in the losses, at most half of them positive.
+        positive_iou: Anchors from this IoU with a box are positive; so is the best anchor of each box.
+        negative_iou: Anchors below this IoU with every box are negative.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        anchor_sizes: Sequence[float],
+        anchor_ratios: Sequence[float],
+        samples: int,
+        positive_iou: float,
+        negative_iou: float,
+    ) -> None:
+        super().__init__()
+        self.anchors = AnchorGenerator(
+            tuple((size,) for size in anchor_sizes), (tuple(anchor_ratios),) * len(anchor_sizes)
+        )
+        self.head = RPNHead(channels, len(anchor_ratios))
+        self.coder = detection.BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
+        self.matcher = detection.Matcher(positive_iou, negative_iou, allow_low_quality_matches=True)
+        self.sampler = detection.BalancedPositiveNegativeSampler(samples, 0.5)
+
+    def forward(
+        self, pyramid: Sequence[Tensor], sizes: Sequence[tuple[int, int]], limits: ProposalLimits
+    ) -> list[Tensor]:
+        """Proposals of each image.
+
+        Args:
+            pyramid: P2..P6, (B, C, h, w).
+            sizes: Height and width of the valid area of each image, in input pixels.
+            limits: How many boxes to keep.
+
+        Returns:
+            One (L_i, 4) an image, inside its valid area, best first, without gradient.
+        """
+        scores, deltas, anchors = self._predict(pyramid)
+        return self._select(scores, deltas, anchors, sizes, limits)
+
+    def losses(
+        self,
+        pyramid: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        limits: ProposalLimits,
+        boxes: Sequence[Tensor],
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Proposals, and the losses of scores and boxes.
+
+        Args:
+            pyramid: As in `forward`.
+            sizes: As in `forward`.
+            limits: As in `forward`.
+            boxes: Ground truth, one (N_i, 4) an image.
+
+        Returns:
+            The proposals, L_rpn_cls and L_rpn_box.
+        """
+        scores, deltas, anchors = self._predict(pyramid)
+        proposals = self._select(scores, deltas, anchors, sizes, limits)
+        every_anchor = torch.cat(anchors)
+        matches = torch.stack([self._match(every_anchor, truth) for truth in boxes])
+        positive, negative = self.sampler([(m >= 0).long().where(m != NO_PART, -1) for m in matches])
+        positive, negative = torch.stack(list(positive)).bool(), torch.stack(list(negative)).bool()
+        sampled = positive | negative
+        logits, regressions = torch.cat(scores, dim=1).float(), torch.cat(deltas, dim=1).float()
+        count = sampled.sum().clamp(min=1)
+        score_loss = F.binary_cross_entropy_with_logits(logits[sampled], positive[sampled].float(), reduction="sum")
+        targets = [
+            self.coder.encode_single(truth[match[chosen]], every_anchor[chosen])
+            for truth, match, chosen in zip(boxes, matches, positive, strict=True)
+        ]
+        box_loss = F.smooth_l1_loss(regressions[positive], torch.cat(targets), beta=SMOOTH_L1_BETA, reduction="sum")
+        return proposals, score_loss / count, box_loss / count
+
+    def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """Row of the matched box for each anchor; -1 for negatives, -2 for anchors that take no part."""
+        if len(boxes) == 0:
+            return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
+        matches: Tensor = self.matcher(box_iou(boxes, anchors))
+        return matches
+
+    def _predict(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Scores (B, A), deltas (B, A, 4) and anchors (A, 4) of each level."""
+        scores, deltas = self.head(list(pyramid))
+        self.anchors.set_cell_anchors(torch.float32, pyramid[0].device)
+        strides = [[torch.tensor(s, device=pyramid[0].device)] * 2 for s in STRIDES]
+        anchors = self.anchors.grid_anchors([list(level.shape[-2:]) for level in pyramid], strides)
+        flat_scores = [level.permute(0, 2, 3, 1).flatten(1) for level in scores]
+        flat_deltas = [
+            level.unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).reshape(level.shape[0], -1, 4) for level in deltas
+        ]
+        return flat_scores, flat_deltas, anchors
+
+    @torch.no_grad()
+    def _select(
+        self,
+        scores: Sequence[Tensor],
+        deltas: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        limits: ProposalLimits,
+    ) -> list[Tensor]:
+        before, after, iou = limits
+        top_scores, top_boxes, levels = [], [], []
+        for level, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors, strict=True)):
+            best, index = score.float().topk(min(before, score.shape[1]), dim=1)
+            chosen = delta.float().gather(1, index[..., None].expand(-1, -1, 4))
+            decoded = self.coder.decode_single(chosen.reshape(-1, 4), anchor[index].reshape(-1, 4))
+            top_scores.append(best)
+            top_boxes.append(decoded.reshape(*index.shape, 4))
+            levels.append(torch.full_like(index[0], level))
+        level_of = torch.cat(levels)
+        proposals = []
+        for score, boxes, size in zip(torch.cat(top_scores, 1), torch.cat(top_boxes, 1), sizes, strict=True):
+            boxes = clip_boxes_to_image(boxes, size)
+            keep = remove_small_boxes(boxes, min_size=1e-3)
+            boxes, score, level_index = boxes[keep], score[keep], level_of[keep]
+            keep = batched_nms(boxes, score, level_index, iou)[:after]
+            proposals.append(boxes[keep])
+        return proposals
