@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from banet.data.scene_stuff import Floats, hsv, value_noise
+from banet.data.scene_stuff import Floats, dim, hsv, value_noise
 
 __all__ = ["SHAPES", "Part", "Patch", "Pose", "render"]
 
@@ -37,7 +38,7 @@ class Pattern:
 
     def where(self, u: Floats, v: Floats) -> NDArray[np.bool_]:
         """Where the second colour is, for points (u,v)."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
+        c, s = math.cos(self.angle), math.sin(self.angle)
         a, b = (c * u + s * v) / self.size + self.phase, (c * v - s * u) / self.size
         if self.kind == "stripes":
             return np.asarray(a % 1 < 0.45)
@@ -131,7 +132,7 @@ def render(rng: np.random.Generator, shape: Shape, pose: Pose, size: tuple[int, 
     palette = np.zeros((256, 3), np.uint8)
     draw = ImageDraw.Draw(canvas)
     for number, (xy, part) in enumerate(placed, start=1):
-        palette[number] = np.clip(part.color, 14, 255)
+        palette[number] = [min(max(int(level), 14), 255) for level in part.color]
         xy = (xy - (x0, y0)) * OVERSAMPLING - 0.5
         start = 0
         for polygon in part.polygons:
@@ -145,24 +146,24 @@ def render(rng: np.random.Generator, shape: Shape, pose: Pose, size: tuple[int, 
     mask = alpha >= 0.5
     if not mask.any():
         return None
-    inverse = np.linalg.inv(pose.matrix)
+    inverse = np.linalg.inv(pose.matrix).astype(np.float32)
     x = np.arange(x0, x1, dtype=np.float32)[None] + np.float32(0.5 - pose.offset[0])
     y = np.arange(y0, y1, dtype=np.float32)[:, None] + np.float32(0.5 - pose.offset[1])
-    u = np.asarray(inverse[0, 0] * x + inverse[0, 1] * y, np.float32)
-    v = np.asarray(inverse[1, 0] * x + inverse[1, 1] * y, np.float32)
     middle = OVERSAMPLING // 2
     coarse = fine[middle::OVERSAMPLING, middle::OVERSAMPLING]
     for number, (_, part) in enumerate(placed, start=1):
         if part.pattern is not None:
+            u, v = inverse[0, 0] * x + inverse[0, 1] * y, inverse[1, 0] * x + inverse[1, 1] * y
             second = (coarse == number) & part.pattern.where(u, v)
             np.copyto(color, np.clip(part.pattern.color, 14, 255) * alpha[..., None], where=second[..., None])
     span_x, span_y = max(float(np.ptp(points[:, 0])), 1.0), max(float(np.ptp(points[:, 1])), 1.0)
     centre = (points.min(0) + points.max(0)) / 2 - pose.offset
     across, down = (x - np.float32(centre[0])) / span_x, (y - np.float32(centre[1])) / span_y
-    shade = 1 - 0.28 * light * across - 0.1 * down + 0.14 * (value_noise(rng, h, w, 3, 3) - 0.5)
+    grain = value_noise(rng, h, w, 3, 3)
+    shade = 1 - 0.28 * light * across - 0.1 * down + 0.14 * (grain - 0.5)
     if shape.glossy:
         shade = shade * (1.15 - shape.glossy * 1.5 * ((across + 0.2 * light) ** 2 + (down + 0.2) ** 2))
-    color *= shade[..., None].astype(np.float32)
+    dim(color, shade)
     return Patch(box=(slice(y0, y1), slice(x0, x1)), color=color, alpha=alpha, mask=mask)
 
 

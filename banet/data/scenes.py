@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from banet.data.scene_stuff import STUFF_NAMES, Floats, Ground, compose_stuff
+from banet.data.scene_stuff import STUFF_NAMES, Floats, Ground, compose_stuff, dim
 from banet.data.scene_things import SHAPES, Patch, Pose, Shape, render
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco_format import atomic_path, write_ids, write_json
@@ -270,8 +270,10 @@ def _paint(image: Floats, patch: Patch, shadow: tuple[int, int, float]) -> None:
         share = np.asarray(soft, np.float32)[top : height - y0, left : width - x0]
         if share.size:
             y0, x0 = y0 + top, x0 + left
-            image[y0 : y0 + share.shape[0], x0 : x0 + share.shape[1]] *= (1 - share / 255)[..., None]
-    image[patch.box] = image[patch.box] * (1 - patch.alpha)[..., None] + patch.color
+            dim(image[y0 : y0 + share.shape[0], x0 : x0 + share.shape[1]], 1 - share / 255)
+    under = image[patch.box]
+    dim(under, 1 - patch.alpha)
+    under += patch.color
 
 
 def _settle(things: list[_Thing], patches: list[Patch | None], size: tuple[int, int]) -> list[int]:
@@ -331,26 +333,31 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Sce
     dark = rng.uniform(0.15, 0.4) if rng.random() < 0.7 else 0.0
     for patch in painted:
         _paint(image, patch, (-round(2 * light * reach), reach, dark))
-    image *= (rng.uniform(0.78, 1.15) * (1 + 0.04 * rng.normal(size=3))).astype(np.float32)
+    gain = (rng.uniform(0.78, 1.15) * (1 + 0.04 * rng.normal(size=3))).astype(np.float32)
+    for channel in range(3):
+        image[..., channel] *= gain[channel]
     grain = np.float32(rng.uniform(3, 20))
-    image += (rng.random(image.shape, dtype=np.float32) - np.float32(0.5)) * grain
+    image += rng.random(image.shape, dtype=np.float32) * grain
+    image -= grain / 2
 
     count = len(painted)
     number = rng.permutation(count)  # painted[k] gets the id number[k] + 1: ids say nothing of the order
     owner = _own(painted, size)
-    ids = np.concatenate([[0], number + 1]).astype(np.int32)[owner]
+    ids = np.concatenate([[0], number + 1]).astype(np.int32).take(owner)
     masks = np.zeros((count, height, width), bool)
     for row, patch in zip(number, painted, strict=True):
         masks[row][patch.box] = patch.mask
     row_names = {int(row): name for row, name in zip(number, names, strict=True)}
     segments = [_segment(ids, row + 1, _THING_IDS[row_names[row]], True) for row in range(count)]
     bare = ids == 0
-    for label in np.unique(ground.labels[bare]):
-        identity = len(segments) + 1
-        ids[bare & (ground.labels == label)] = identity
-        segments.append(_segment(ids, identity, _STUFF_IDS[STUFF_NAMES[label]], False))
+    for label, name in enumerate(STUFF_NAMES):
+        rest = bare & (ground.labels == label)
+        if rest.any():
+            identity = len(segments) + 1
+            ids[rest] = identity
+            segments.append(_segment(ids, identity, _STUFF_IDS[name], False))
     return Scene(
-        image=np.clip(image, 0, 255).astype(np.uint8),
+        image=np.clip(image, 0, 255, out=image).astype(np.uint8),
         masks=masks,
         order=number[::-1].astype(np.int64),
         ids=ids,
