@@ -1,0 +1,199 @@
+"""What callers hand to the occlusion handler, checked at the door: masks, scores, images, from numpy or from torch.
+
+torch is never imported: a tensor is recognised through the module that its owner has already loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MaskCrops", "check_image", "check_masks", "check_scores", "is_torch", "like", "to_numpy"]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskCrops:
+    """Masks of N objects, each stored only inside its box: the compact form of an (N, H, W) array.
+
+    Nothing is checked here; whoever takes the crops checks them with `check_masks`.
+
+    Args:
+        boxes: (N, 4) integers x1, y1, x2, y2, in pixels, half-open; a box need not be tight, and may be empty.
+        crops: N boolean arrays, the n-th of shape (y2 - y1, x2 - x1).
+        size: (H, W) of the image.
+    """
+
+    boxes: NDArray[np.int64]
+    crops: Sequence[NDArray[np.bool_]]
+    size: tuple[int, int]
+
+    @classmethod
+    def from_masks(cls, masks: NDArray[np.bool_]) -> MaskCrops:
+        """Crop dense (N, H, W) boolean masks to their tight boxes; the crops are views, nothing is copied."""
+        count, height, width = masks.shape
+        boxes = np.zeros((count, 4), dtype=np.int64)
+        if masks.size:
+            for axis, extent in ((1, width), (2, height)):  # columns, then rows, that hold a pixel
+                hit: NDArray[np.bool_] = np.any(masks, axis=axis)
+                some = hit.any(axis=1)
+                boxes[:, axis - 1] = np.where(some, hit.argmax(axis=1), 0)
+                boxes[:, axis + 1] = np.where(some, extent - hit[:, ::-1].argmax(axis=1), 0)
+        crops = [mask[y1:y2, x1:x2] for mask, (x1, y1, x2, y2) in zip(masks, boxes.tolist(), strict=True)]
+        return cls(boxes, crops, (height, width))
+
+    def to_masks(self) -> NDArray[np.bool_]:
+        """The same masks as one dense (N, H, W) boolean array."""
+        masks = np.zeros((len(self), *self.size), dtype=bool)
+        for mask, (x1, y1, x2, y2), crop in zip(masks, self.boxes.tolist(), self.crops, strict=True):
+            mask[y1:y2, x1:x2] = crop
+        return masks
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, n: int) -> NDArray[np.bool_]:
+        """The mask of object `n` at full size, (H, W) bool."""
+        mask = np.zeros(self.size, dtype=bool)
+        x1, y1, x2, y2 = (int(v) for v in self.boxes[n])
+        mask[y1:y2, x1:x2] = self.crops[n]
+        return mask
+
+
+def is_torch(x: object) -> bool:
+    """Whether `x` is a torch tensor; never imports torch."""
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    return tensor is not None and isinstance(x, tensor)
+
+
+def to_numpy(x: Any) -> NDArray[Any]:
+    """A numpy array of a tensor (any device, any dtype, with or without gradient), an array or nested lists."""
+    if not is_torch(x):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    if str(x.dtype) == "torch.bfloat16":  # numpy has no such type
+        x = x.float()
+    array: NDArray[Any] = x.numpy()
+    return array
+
+
+def like(array: NDArray[Any], masks: Any) -> Any:
+    """`array` as a torch tensor on the device of `masks` if those are torch tensors, else as it is."""
+    first = masks
+    if isinstance(masks, MaskCrops):
+        first = next((x for x in (*masks.crops, masks.boxes) if is_torch(x)), None)
+    elif isinstance(masks, (list, tuple)):
+        first = next((x for x in masks if is_torch(x)), None)
+    if not is_torch(first):
+        return array
+    return sys.modules["torch"].from_numpy(array).to(first.device)
+
+
+def check_masks(masks: Any, size: tuple[int, int] | None = None) -> MaskCrops:
+    """Masks in any accepted form as numpy crops.
+
+    Args:
+        masks: (N, H, W) array or tensor, bool or integers 0 and 1; or a list of N such (H, W); or `MaskCrops`.
+        size: (H, W) that the masks must have, where it is known.
+
+    Returns:
+        The same masks as `MaskCrops` of numpy arrays, int64 boxes and bool crops.
+
+    Raises:
+        ValueError: float masks, integers other than 0 and 1, another size than `size`, crops that leave the image or
+            do not fit their boxes.
+    """
+    crops = _check_crops(masks) if isinstance(masks, MaskCrops) else _check_dense(masks, size)
+    if size is not None and crops.size != size:
+        raise ValueError(f"masks are of size {crops.size} (H, W) but the image is of size {size}")
+    return crops
+
+
+def check_scores(scores: Any, count: int) -> NDArray[np.float64]:
+    """The N scores as float64; ValueError if there are not `count` of them or one is not finite."""
+    array = to_numpy(scores)
+    if array.shape != (count,):
+        raise ValueError(f"scores must have shape ({count},), one score a mask, not {array.shape}")
+    if count and array.dtype.kind not in "fiu":
+        raise ValueError(f"scores must be real numbers, not {array.dtype}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"scores must be finite: score {int(np.flatnonzero(~np.isfinite(array))[0])} is not")
+    return array
+
+
+def check_image(image: Any) -> NDArray[Any]:
+    """An RGB or grey picture as a contiguous numpy (H, W, 3) array; no copy of one that is.
+
+    Args:
+        image: numpy (H, W, 3), torch (3, H, W), or (H, W) grey of either; uint8, or numbers in 0..255.
+
+    Raises:
+        ValueError: another shape, numbers outside 0..255 or not finite, or a float image that looks scaled to 0..1
+            (its maximum is at most 1, but not 0).
+    """
+    array = to_numpy(image)
+    if array.ndim == 2:
+        array = np.broadcast_to(array[:, :, None], (*array.shape, 3))
+    elif array.ndim == 3 and is_torch(image) and array.shape[0] == 3:
+        array = array.transpose(1, 2, 0)
+    elif array.ndim != 3 or is_torch(image) or array.shape[2] != 3:
+        wanted = "(3, H, W) for a torch image" if is_torch(image) else "(H, W, 3)"
+        raise ValueError(f"image must have shape {wanted}, or (H, W) for a grey one, not {array.shape}")
+    array = np.ascontiguousarray(array)
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"image must be uint8 or float in 0..255, not {array.dtype}")
+    if array.size:
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 255):  # a NaN fails as well
+            raise ValueError(f"image values must be in 0..255, not {low:g}..{high:g}")
+        if array.dtype.kind == "f" and 0 < high <= 1:
+            raise ValueError(f"float image must be in 0..255, but its maximum is {high:g}: multiply it by 255")
+    return array
+
+
+def _check_dense(masks: Any, size: tuple[int, int] | None) -> MaskCrops:
+    array = np.stack([to_numpy(m) for m in masks]) if isinstance(masks, (list, tuple)) and masks else to_numpy(masks)
+    if array.shape[:1] == (0,) and array.ndim in (1, 3):  # no object at all: whatever the dtype
+        shape = array.shape[1:] if array.ndim == 3 else size
+        if shape is None:
+            raise ValueError("an empty list of masks has no size: give masks of shape (0, H, W), or an image")
+        return MaskCrops.from_masks(np.zeros((0, shape[0], shape[1]), dtype=bool))
+    if array.ndim != 3:
+        raise ValueError(f"masks must have shape (N, H, W), not {array.shape}")
+    return MaskCrops.from_masks(_as_bool(array))
+
+
+def _check_crops(masks: MaskCrops) -> MaskCrops:
+    crops = [to_numpy(crop) for crop in masks.crops]
+    boxes = to_numpy(masks.boxes)
+    height, width = (int(v) for v in masks.size)
+    if not crops and boxes.size == 0:
+        return MaskCrops(np.zeros((0, 4), dtype=np.int64), [], (height, width))
+    if boxes.shape != (len(crops), 4):
+        raise ValueError(f"boxes of mask crops must have shape ({len(crops)}, 4), one box a crop, not {boxes.shape}")
+    if boxes.dtype.kind not in "iu":
+        raise ValueError(f"boxes of mask crops must be integers, not {boxes.dtype}")
+    for n, ((x1, y1, x2, y2), crop) in enumerate(zip(boxes.tolist(), crops, strict=True)):
+        if not (0 <= x1 <= x2 <= width and 0 <= y1 <= y2 <= height):
+            raise ValueError(f"crop {n} with box {[x1, y1, x2, y2]} leaves the image of size {(height, width)} (H, W)")
+        if crop.shape != (y2 - y1, x2 - x1):
+            raise ValueError(f"crop {n} has shape {crop.shape} but its box {[x1, y1, x2, y2]} is {(y2 - y1, x2 - x1)}")
+    return MaskCrops(boxes.astype(np.int64), [_as_bool(crop) for crop in crops], (height, width))
+
+
+def _as_bool(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    if mask.dtype == np.bool_:
+        return mask
+    if mask.dtype.kind not in "iu":
+        raise ValueError(f"masks must be bool, or integers 0 and 1, not {mask.dtype}: threshold them first")
+    if mask.size and (mask.min() < 0 or mask.max() > 1):
+        raise ValueError(f"integer masks must hold only 0 and 1, not {mask.min()}..{mask.max()}")
+    return mask.astype(bool)

@@ -1,0 +1,175 @@
+"""Occlusion handling: overlapping instance masks in, one owner a pixel out (section 3.4 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.panoptic.inputs import MaskCrops, check_image, check_masks, check_scores, like
+from banet.panoptic.rules import RULES, Pairs, Procedure, Rule, place_by_score, remove_hidden
+
+__all__ = ["MaskCrops", "resolve_occlusions"]
+
+
+@overload
+def resolve_occlusions(
+    masks: NDArray[Any],
+    scores: Any,
+    image: Any,
+    *,
+    rule: str | Rule | Procedure = ...,
+    overlap_threshold: float = ...,
+    removal_threshold: float = ...,
+) -> NDArray[np.int32]: ...
+@overload
+def resolve_occlusions(
+    masks: Any,
+    scores: Any,
+    image: Any,
+    *,
+    rule: str | Rule | Procedure = ...,
+    overlap_threshold: float = ...,
+    removal_threshold: float = ...,
+) -> Any: ...
+def resolve_occlusions(
+    masks: Any,
+    scores: Any,
+    image: Any,
+    *,
+    rule: str | Rule | Procedure = "appearance",
+    overlap_threshold: float = 0.2,
+    removal_threshold: float = 0.5,
+) -> Any:
+    """Gives every pixel that overlapping masks claim to one object.
+
+    1. Two objects are *occluded* when their overlap is more than `overlap_threshold` of the one or the other. The rule
+       says which of the two is in front; a tie goes by score, then lower index. In any other overlapping pair the
+       higher score (then the lower index) is in front.
+    2. The pairs are locked in one by one: the occluded ones first (our choice), in descending pair score (the higher of
+       the two scores; ties: the higher of the lower scores, then the indices), then the others likewise. A pair that
+       would close a cycle is set aside ("ranked pairs").
+    3. A pixel goes to the first of its claimants.
+    4. Of the objects that lost more than `removal_threshold` of their area the one that lost the largest share is
+       removed (one at a time: our choice), and everything starts again with the rest.
+
+    Which object gets which pixel does not depend on the order of the objects, save where scores tie. The work is done
+    in numpy, in float64 and exact integer counts.
+
+    Args:
+        masks: (N, H, W) bool, or integers 0 and 1; or `MaskCrops` with the same result.
+        scores: (N,) finite numbers.
+        image: RGB (H, W, 3), as a torch tensor (3, H, W); or grey (H, W), on which the appearance rules tie everywhere
+            and so the score decides. uint8, or float in 0..255. None will do for rules that do not look at it.
+        rule: a name in `RULES`; or a function that is given the occluded pairs (`Pairs`) and returns one margin a pair,
+            above 0 where the first of the two is in front, 0 for a tie; or a `Procedure`.
+        overlap_threshold: 0.2 in the paper.
+        removal_threshold: 0.5 in the paper.
+
+    Returns:
+        Owners, (H, W) int32: index of the object that owns the pixel, -1 where none does. Where the masks are torch
+        tensors it is a torch tensor on their device, else a numpy array.
+
+    Raises:
+        ValueError: masks, scores and image do not fit together or hold values that they may not; a threshold outside
+            0..1; an unknown rule, or a rule that does not return one number a pair.
+    """
+    picture = None if image is None else check_image(image)
+    objects = check_masks(masks, None if picture is None else (picture.shape[0], picture.shape[1]))
+    numbers = check_scores(scores, len(objects))
+    for name, value in (("overlap_threshold", overlap_threshold), ("removal_threshold", removal_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in 0..1, not {value}")
+    decide = _look_up(rule)
+    pairs = Pairs.of(objects, numbers, picture)
+    if isinstance(decide, Procedure):
+        owners = decide.owners(pairs, overlap_threshold, removal_threshold)
+    else:
+        owners = _ranked_pairs(pairs, decide, overlap_threshold, removal_threshold)
+    return like(owners, masks)
+
+
+def _look_up(rule: str | Rule | Procedure) -> Rule | Procedure:
+    if isinstance(rule, str):
+        if rule not in RULES:
+            raise ValueError(f"unknown rule {rule!r}; there are {', '.join(map(repr, RULES))}")
+        return RULES[rule]
+    if not isinstance(rule, Procedure) and not callable(rule):
+        raise ValueError(f"rule must be a name or a function of the pairs, not {rule!r}")
+    return rule
+
+
+def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:
+    """The four steps of `resolve_occlusions`. A removal changes neither overlaps nor margins, only who is left."""
+    count, regions, scores = len(pairs.areas), pairs.regions, pairs.scores
+    occluded = pairs.occluded(overlap_threshold)
+    margin = np.zeros(len(pairs))
+    margin[occluded] = _margins(rule, pairs.where(occluded))
+    by_score = scores[pairs.i] >= scores[pairs.j]
+    forward = np.where(margin == 0, by_score, margin > 0)
+    front, back = np.where(forward, pairs.i, pairs.j), np.where(forward, pairs.j, pairs.i)
+    higher = np.maximum(scores[pairs.i], scores[pairs.j])
+    lower = np.minimum(scores[pairs.i], scores[pairs.j])
+    turn = np.lexsort((pairs.j, pairs.i, -lower, -higher, ~occluded))
+    front, back = front[turn], back[turn]
+    order = np.argsort(place_by_score(scores)).tolist()  # of all objects, front to back; lock_in sorts it in place
+
+    def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        both = left[front] & left[back]
+        lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True))
+        place = np.empty(count, dtype=np.int64)
+        place[order] = np.arange(count)
+        owner = regions.first_claimant(np.where(left, place, count))
+        return owner, regions.owned(owner, count)
+
+    return regions.paint(remove_hidden(decide, pairs.areas, scores, removal_threshold))
+
+
+def _margins(rule: Callable[[Pairs], Any], pairs: Pairs) -> NDArray[np.float64]:
+    if not len(pairs):
+        return np.zeros(0)
+    margin = np.asarray(rule(pairs))
+    if margin.shape != (len(pairs),) or margin.dtype.kind not in "fiu":
+        raise ValueError(f"the rule must return {len(pairs)} margins, not {margin.dtype} of shape {margin.shape}")
+    if np.isnan(margin).any():
+        raise ValueError("the rule returned a margin that is not a number")
+    return margin.astype(np.float64)
+
+
+def lock_in(order: list[int], arrows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranked pairs: takes arrows one by one, and sets aside each that would close a cycle with those taken before.
+
+    Args:
+        order: the nodes 0 .. N-1 in any order; on return every taken arrow points from an earlier node to a later one.
+            What was taken does not depend on it, but the closer it is to the outcome, the faster.
+        arrows: (from, to), in the order in which they are to be taken.
+
+    Returns:
+        The arrows that were set aside.
+    """
+    place = [0] * len(order)
+    for at, node in enumerate(order):
+        place[node] = at
+    taken: list[list[int]] = [[] for _ in order]
+    aside = []
+    for head, tail in arrows:
+        if place[head] > place[tail]:  # else there is no path from tail to head, as paths lead only to later nodes
+            end = place[head]
+            reached, stack = {tail}, [tail]
+            while stack:
+                for node in taken[stack.pop()]:
+                    if place[node] <= end and node not in reached:
+                        reached.add(node)
+                        stack.append(node)
+            if head in reached:
+                aside.append((head, tail))
+                continue
+            begin = place[tail]
+            stretch = order[begin : end + 1]  # move what tail leads to, in the order it has, behind head
+            order[begin : end + 1] = [n for n in stretch if n not in reached] + [n for n in stretch if n in reached]
+            for at in range(begin, end + 1):
+                place[order[at]] = at
+        taken[head].append(tail)
+    return aside

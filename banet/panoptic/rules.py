@@ -1,0 +1,361 @@
+"""Who is in front: the rules that decide an overlap between two objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.panoptic.inputs import MaskCrops, to_numpy
+from banet.panoptic.regions import Regions
+
+__all__ = [
+    "RULES",
+    "Pairs",
+    "Procedure",
+    "Rule",
+    "appearance",
+    "area",
+    "gt_order_rule",
+    "match_boxes",
+    "place_by_score",
+    "remove_hidden",
+    "score",
+]
+
+TIE = 1e-6
+"""Mean similarities that differ by no more than this are a tie (our choice: the paper names no tolerance)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """A table of P pairs of overlapping objects, and the N objects that it speaks of.
+
+    A rule is given the pairs that it has to decide; a procedure is given all that overlap.
+
+    Attributes:
+        i: (P,) int64, the object of lower index in each pair, and
+        j: (P,) int64, the one of higher index; sorted by (i, j).
+        overlap: (P,) int64, pixels that both claim.
+        areas: (N,) int64, pixels of each mask.
+        scores: (N,) float64.
+        masks: the N masks; `masks[n]` is the (H, W) bool mask of object n.
+        image: (H, W, 3) RGB, 0..255, uint8 or float (a grey picture has three equal channels); None if none was given.
+        regions: the pixels grouped by their claimants, for sums (`mask_sums`, `overlap_sums`).
+    """
+
+    i: NDArray[np.int64]
+    j: NDArray[np.int64]
+    overlap: NDArray[np.int64]
+    areas: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    masks: MaskCrops
+    image: NDArray[Any] | None
+    regions: Regions
+
+    @classmethod
+    def of(cls, masks: MaskCrops, scores: NDArray[np.float64], image: NDArray[Any] | None) -> Pairs:
+        """The table of all overlapping pairs of checked masks (numpy crops), scores and image."""
+        count = len(masks)
+        regions = Regions.of(masks)
+        i, j, overlap = regions.pairs(count)
+        return cls(i, j, overlap, regions.areas(count), scores, masks, image, regions)
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+    def where(self, wanted: NDArray[np.bool_]) -> Pairs:
+        """The table of the pairs that `wanted` (P,) marks; the objects keep their numbers."""
+        return replace(self, i=self.i[wanted], j=self.j[wanted], overlap=self.overlap[wanted])
+
+    def occluded(self, threshold: float) -> NDArray[np.bool_]:
+        """Which pairs, (P,) bool, overlap by more than `threshold` of the one or the other."""
+        shares: NDArray[np.bool_] = (self.overlap > threshold * self.areas[self.i]) | (
+            self.overlap > threshold * self.areas[self.j]
+        )
+        return shares
+
+    def overlap_mask(self, pair: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
+        """Where the two objects of a pair overlap: a box x1, y1, x2, y2 and the (y2 - y1, x2 - x1) bool mask in it."""
+        boxes = self.masks.boxes[[self.i[pair], self.j[pair]]]
+        x1, y1 = (int(v) for v in boxes[:, :2].max(axis=0))
+        x2, y2 = (int(v) for v in boxes[:, 2:].min(axis=0))
+        cuts = [
+            self.masks.crops[n][y1 - top : y2 - top, x1 - left : x2 - left]
+            for n, (left, top) in zip((self.i[pair], self.j[pair]), boxes[:, :2].tolist(), strict=True)
+        ]
+        return (x1, y1, x2, y2), cuts[0] & cuts[1]
+
+    def colours(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """RGB of pixels given as flat indices (M,): (M, 3) float64. ValueError where there is no image."""
+        if self.image is None:
+            raise ValueError("this rule looks at the image, but image is None")
+        return self.image.reshape(-1, 3)[pixels].astype(np.float64)
+
+    def overlap_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
+        """Sums a quantity over each overlap, visiting every pixel once however many pairs share it.
+
+        Args:
+            of: gives the quantity (M, C) at pixels, flat indices (M,) into the image; called block by block.
+
+        Returns:
+            (P, C) float64.
+        """
+        count = len(self.areas)
+        sums = self.regions.sums(of, self.regions.shared(self.i, self.j, count))
+        return self.regions.pair_sums(sums, self.i, self.j, count)
+
+    def mask_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
+        """Sums a quantity over each mask, as `overlap_sums`: (N, C) float64, 0 for objects that are in no pair."""
+        paired = np.zeros(len(self.areas), dtype=bool)
+        paired[self.i] = paired[self.j] = True
+        claims = paired[self.regions.claims_object]
+        region, claimant = self.regions.claims_region[claims], self.regions.claims_object[claims]
+        wanted = np.zeros(len(self.regions.sizes), dtype=bool)
+        wanted[region] = True
+        sums = self.regions.sums(of, wanted)
+        columns = [np.bincount(claimant, weights=column[region], minlength=len(paired)) for column in sums.T]
+        return np.stack(columns, axis=1)
+
+
+Rule = Callable[[Pairs], NDArray[Any]]
+"""Gives one margin a pair, (P,): above 0 the first (i) is in front, below 0 the second (j), 0 is a tie.
+
+It is called once, before anything is removed, so the margin of a pair may depend on that pair and the picture only.
+"""
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A way to share out the pixels that is not a comparison of two objects.
+
+    Attributes:
+        owners: takes the table of all overlapping pairs, the overlap threshold and the removal threshold, and gives the
+            (H, W) int32 map of owners, -1 where there is none.
+    """
+
+    owners: Callable[[Pairs, float, float], NDArray[np.int32]]
+
+
+def appearance(pairs: Pairs) -> NDArray[np.float64]:
+    """The paper's rule: in front is whom the overlap resembles more in colour (section 3.4).
+
+    f(x, O) is the cosine of the colour of pixel x and the mean colour of O, taken over the whole mask (our choice; the
+    paper does not say over what). The margin is the difference of the means of f over the overlap X, within `TIE` 0.
+    As the mean of f(x, O) over X is the dot product of the mean unit colour of X and the unit mean colour of O, a pair
+    needs three sums. Black has cosine 0 with everything. On a grey picture every pair is a tie.
+    """
+    toward = _unit(pairs.mask_sums(pairs.colours))
+    over = pairs.overlap_sums(lambda pixels: _unit(pairs.colours(pixels)))
+    margin: NDArray[np.float64] = ((toward[pairs.i] - toward[pairs.j]) * over).sum(axis=1) / pairs.overlap
+    margin[np.abs(margin) <= TIE] = 0
+    return margin
+
+
+def score(pairs: Pairs) -> NDArray[np.float64]:
+    """In front is the object with the higher score."""
+    return pairs.scores[pairs.i] - pairs.scores[pairs.j]
+
+
+def area(pairs: Pairs) -> NDArray[np.int64]:
+    """In front is the smaller object."""
+    return pairs.areas[pairs.j] - pairs.areas[pairs.i]
+
+
+def gt_order_rule(truth_ids: Any, matched: Any, fallback: Rule = appearance) -> Rule:
+    """The rule that knows the right order, as far as objects are found in the truth (Table 4, "GT Occ").
+
+    Where both objects of a pair are matched to a segment of the truth, in front is the one whose segment owns more of
+    the overlap in the panoptic map (equally much is a tie). Any other pair goes by `fallback`.
+
+    Args:
+        truth_ids: (H, W) integers, segment ids of the panoptic truth.
+        matched: (N,) integers, the segment id that each object is matched to, 0 or less where it is to none; see
+            `match_boxes`.
+        fallback: the paper's rule, unless told otherwise.
+
+    Returns:
+        A rule for these N objects on this picture.
+
+    Raises:
+        ValueError: an argument is not of that shape or holds no integers; from the rule, when the picture or the number
+            of objects is another.
+    """
+    truth, match = to_numpy(truth_ids), to_numpy(matched)
+    if truth.ndim != 2 or truth.dtype.kind not in "iu":
+        raise ValueError(f"truth_ids must be integers of shape (H, W), not {truth.dtype} of shape {truth.shape}")
+    if match.ndim != 1 or (match.size and match.dtype.kind not in "iu"):
+        raise ValueError(f"matched must be integers of shape (N,), not {match.dtype} of shape {match.shape}")
+
+    def rule(pairs: Pairs) -> NDArray[np.float64]:
+        if truth.shape != pairs.masks.size:
+            raise ValueError(f"truth_ids are of size {truth.shape} (H, W) but the masks are of size {pairs.masks.size}")
+        if len(match) != len(pairs.areas):
+            raise ValueError(f"matched has {len(match)} entries for {len(pairs.areas)} objects")
+        first, second = match[pairs.i], match[pairs.j]
+        known = (first > 0) & (second > 0)
+        margin = np.zeros(len(pairs))
+        if not known.all():
+            margin[~known] = fallback(pairs.where(~known))
+        for k in np.flatnonzero(known).tolist():
+            (x1, y1, x2, y2), inside = pairs.overlap_mask(k)
+            there = truth[y1:y2, x1:x2][inside]
+            margin[k] = np.count_nonzero(there == first[k]) - np.count_nonzero(there == second[k])
+        return margin
+
+    return rule
+
+
+def match_boxes(boxes: Any, truth_boxes: Any, threshold: float = 0.5) -> NDArray[np.int64]:
+    """Matches each box to the true box that it overlaps most; several may match the same one.
+
+    Args:
+        boxes: (N, 4) x1, y1, x2, y2.
+        truth_boxes: (M, 4) likewise.
+        threshold: the least intersection over union (our choice: 0.5; the paper does not say how it matches).
+
+    Returns:
+        (N,) int64, row of the true box, the lower one of equals, or -1.
+    """
+    ours = to_numpy(boxes).astype(np.float64).reshape(-1, 1, 4)
+    theirs = to_numpy(truth_boxes).astype(np.float64).reshape(1, -1, 4)
+    if not ours.size or not theirs.size:
+        return np.full(len(ours), -1, dtype=np.int64)
+    sides = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2])
+    shared = sides.clip(min=0).prod(axis=2)
+    union = (ours[..., 2:] - ours[..., :2]).prod(axis=2) + (theirs[..., 2:] - theirs[..., :2]).prod(axis=2) - shared
+    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    best = iou.argmax(axis=1)
+    return np.where(iou.max(axis=1) >= threshold, best, -1).astype(np.int64)
+
+
+def place_by_score(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Place of each object in descending order of score, ties by lower index: (N,) int64, 0 .. N-1."""
+    place = np.empty(len(scores), dtype=np.int64)
+    place[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+    return place
+
+
+def remove_hidden(
+    decide: Callable[[NDArray[np.bool_]], tuple[T, NDArray[np.int64]]],
+    areas: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    threshold: float,
+) -> T:
+    """Takes out objects that are nearly hidden, one at a time, until none is.
+
+    An object is nearly hidden when it loses more than `threshold` of its area (section 3.4). Out first goes the one
+    that loses the largest share (our choice: the paper does not say in which order), of equals the one with the lower
+    score, then that of the higher index. An empty mask loses nothing.
+
+    Args:
+        decide: shares out the pixels among the objects that are left, (N,) bool; gives a result and the pixels that
+            each object owns, (N,) int64.
+        areas: (N,) pixels of each mask.
+        scores: (N,).
+        threshold: the share.
+
+    Returns:
+        The last result of `decide`.
+    """
+    left = np.ones(len(areas), dtype=bool)
+    while True:
+        result, owned = decide(left)
+        lost = np.where(left, areas - owned, 0)
+        hidden = np.flatnonzero(lost > threshold * areas)
+        if not len(hidden):
+            return result
+        share = lost[hidden] / areas[hidden]
+        left[hidden[np.lexsort((-hidden, scores[hidden], -share))[0]]] = False
+
+
+def _heuristic(pairs: Pairs, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:
+    """Kirillov et al., Panoptic Segmentation (CVPR 2019): the best score first, each takes what is left for it.
+
+    An object of which kept ones already hold more than `removal_threshold` is dropped. The overlap threshold is unused.
+    """
+    regions = pairs.regions
+    order = np.argsort(regions.claims_object, kind="stable")
+    claims = regions.claims_region[order]
+    bounds = np.searchsorted(regions.claims_object[order], np.arange(len(pairs.areas) + 1))
+    owner = np.full(len(regions.sizes), -1, dtype=np.int64)
+    for n in np.argsort(-pairs.scores, kind="stable").tolist():
+        mine = claims[bounds[n] : bounds[n + 1]]
+        free = mine[owner[mine] < 0]
+        if pairs.areas[n] - regions.sizes[free].sum() <= removal_threshold * pairs.areas[n]:
+            owner[free] = n
+    return regions.paint(owner)
+
+
+def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:
+    """Eq. 4 as printed: each pixel of an occluded overlap goes to that of its claimants whose mean colour it resembles.
+
+    Similarities within `TIE` of the best go by score, then lower index; every other pixel goes by score; nearly hidden
+    objects are removed as under the paper's rule (our choices).
+    """
+    regions, count = pairs.regions, len(pairs.areas)
+    occluded = pairs.where(pairs.occluded(overlap_threshold))
+    place = place_by_score(pairs.scores)
+    contested = regions.shared(occluded.i, occluded.j, count)
+    stacks = []  # pixels with equally many claimants: flat index, region, claimants (M, k), their similarities (M, k)
+    if contested.any():
+        toward = _unit(occluded.mask_sums(occluded.colours))
+        for some, claimants in regions.by_depth():
+            row = np.full(len(regions.sizes), -1, dtype=np.int64)
+            row[some] = np.arange(len(some))
+            pixels = regions.pixels(contested & (row >= 0))
+            region = regions.label.reshape(-1)[pixels]
+            claimed = claimants[row[region]]
+            stacks.append((pixels, region, claimed, _alike(_unit(pairs.colours(pixels)), toward, claimed)))
+
+    def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        both = left[occluded.i] & left[occluded.j]
+        now = regions.shared(occluded.i[both], occluded.j[both], count)
+        owner = regions.first_claimant(np.where(left, place, count))
+        owners = regions.paint(owner).reshape(-1)
+        owned = regions.owned(np.where(now, -1, owner), count)
+        for pixels, region, claimed, alike in stacks:
+            here = now[region]
+            claimants = claimed[here]
+            likeness = np.where(left[claimants], alike[here], -np.inf)
+            best = likeness >= likeness.max(axis=1, keepdims=True) - TIE
+            pick = np.where(best, place[claimants], count).argmin(axis=1)
+            winner = np.take_along_axis(claimants, pick[:, None], axis=1)[:, 0]
+            owners[pixels[here]] = winner
+            owned = owned + np.bincount(winner, minlength=count)
+        return owners.reshape(regions.label.shape), owned
+
+    return remove_hidden(decide, pairs.areas, pairs.scores, removal_threshold)
+
+
+def _alike(
+    units: NDArray[np.float64], toward: NDArray[np.float64], claimants: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Cosines (M, k) of M unit colours (M, 3) and the directions `toward` (N, 3) of their claimants (M, k)."""
+    return np.stack([(units * toward[column]).sum(axis=1) for column in claimants.T], axis=1)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows (M, C) scaled to length 1; rows of zeros stay zeros."""
+    length = np.sqrt(np.einsum("mc,mc->m", vectors, vectors))
+    length[length == 0] = 1
+    scaled: NDArray[np.float64] = vectors / length[:, None]
+    return scaled
+
+
+RULES: Mapping[str, Rule | Procedure] = MappingProxyType(
+    {
+        "appearance": appearance,
+        "score": score,
+        "area": area,
+        "heuristic": Procedure(_heuristic),
+        "appearance-pixel": Procedure(_appearance_pixel),
+    }
+)
+"""What `rule` may name. A rule decides the occluded pairs only, and all others go by score; a procedure decides all."""
