@@ -150,7 +150,10 @@ def _edges(ids: NDArray[np.int32], thickness: int) -> NDArray[np.bool_]:
 
 
 def _write_labels(picture: Image.Image, result: PanopticSegmentation, colors: NDArray[np.float32]) -> None:
-    """Writes the name of each segment where it is thickest, big ones first, unless that would cover another name."""
+    """Writes the name of each segment where it is thickest, big ones first, unless that would cover another name.
+
+    In small pictures the score is left out, and then the name, so that it never hides more than it tells.
+    """
     width, height = picture.size
     size = int(np.clip(min(width, height) / 32, 10, 30))
     font = _font(size)
@@ -164,14 +167,13 @@ def _write_labels(picture: Image.Image, result: PanopticSegmentation, colors: ND
     )
     for index in order:
         segment = result.segments[index]
-        text = result.categories.by_id(segment.category_id).name
-        if segment.iscrowd:
-            text += " (crowd)"
-        if segment.score is not None:
-            text += f" {100 * segment.score:.0f}%"
+        name = result.categories.by_id(segment.category_id).name + (" (crowd)" if segment.iscrowd else "")
+        text = name if segment.score is None else f"{name} {100 * segment.score:.0f}%"
+        if draw.textlength(text, font=font) + 2 * pad > width / 2:
+            text = name
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         box_width, box_height = int(right - left) + 2 * pad, int(bottom - top) + 2 * pad
-        if box_width > width or box_height > height or segment.area < box_height * box_height:
+        if box_width > 0.7 * width or box_height > height or 2 * segment.area < box_width * box_height:
             continue
         x, y = _middle(result.ids, segment)
         x0 = int(np.clip(x - box_width // 2, 0, width - box_width))
