@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
+from banet.panoptic.segmentation import runs
 
 __all__ = ["Sample", "SegmentLike", "Target", "Transform", "collate", "make_target", "sample_of"]
 
@@ -118,14 +119,14 @@ def make_target(
     array = np.ascontiguousarray(ids.numpy() if isinstance(ids, Tensor) else ids)
     if array.ndim != 2:
         raise ValueError(f"{name}: the id map must be (H,W), not {tuple(array.shape)}")
-    listed = list(segments)
-    present, inverse = np.unique(array, return_inverse=True)
+    starts, lengths = runs(array, rows=True)
+    present, run_value = np.unique(array.reshape(-1)[starts], return_inverse=True)
     position = {int(identity): row for row, identity in enumerate(present)}
     semantic_of = np.full(len(present), VOID, np.int64)
     instance_of = np.full(len(present), -1, np.int32)
     labels: list[int] = []
     seen: set[int] = set()
-    for segment in listed:
+    for segment in segments:
         if segment.id in seen or segment.id == 0:
             problem = "0 is void" if segment.id == 0 else "it occurs twice"
             raise InputError(f"{name}: segment id {segment.id}: {problem}; number the segments from 1 up")
@@ -148,13 +149,13 @@ def make_target(
             f"{name}: pixels have segment ids that 'segments_info' does not list: {sorted(unknown)[:10]};"
             " list them or set the pixels to 0"
         )
-    inverse = inverse.reshape(array.shape)
-    instances = instance_of[inverse]
+    instances = instance_of[run_value]
+    boxes = _tight_boxes(instances, starts, lengths, array.shape[1], len(labels))
     return Target(
-        boxes=torch.from_numpy(_tight_boxes(instances, len(labels))),
+        boxes=torch.from_numpy(boxes),
         labels=torch.tensor(labels, dtype=torch.int64),
-        instances=torch.from_numpy(instances),
-        semantic=torch.from_numpy(semantic_of[inverse]),
+        instances=torch.from_numpy(np.repeat(instances, lengths).reshape(array.shape)),
+        semantic=torch.from_numpy(np.repeat(semantic_of[run_value], lengths).reshape(array.shape)),
         image_id=image_id,
         name=name,
     )
@@ -190,18 +191,20 @@ def sample_of(
     return Sample(pixels.contiguous(), make_target(owners, segments, categories, image_id, name))
 
 
-def _tight_boxes(instances: NDArray[np.int32], count: int) -> NDArray[np.float32]:
-    """(count,4) boxes of the rows 0..count-1 of the (H,W) map; every row must occur."""
-    height, width = instances.shape
-    boxes = np.zeros((count, 4), np.float32)
-    boxes[:, :2] = (width, height)
-    y, x = np.nonzero(instances >= 0)
-    owner = instances[y, x]
-    np.minimum.at(boxes[:, 0], owner, x.astype(np.float32))
-    np.minimum.at(boxes[:, 1], owner, y.astype(np.float32))
-    np.maximum.at(boxes[:, 2], owner, x.astype(np.float32) + 1)
-    np.maximum.at(boxes[:, 3], owner, y.astype(np.float32) + 1)
-    return boxes
+def _tight_boxes(
+    owner: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int, count: int
+) -> NDArray[np.float32]:
+    """(count,4) boxes of the owners 0..count-1 of runs along rows; each owner has a run."""
+    inside = owner >= 0
+    owner, lengths = owner[inside], lengths[inside]
+    y, x = np.divmod(starts[inside], width)
+    boxes = np.empty((count, 4), np.int64)
+    boxes[:, :2], boxes[:, 2:] = np.iinfo(np.int64).max, 0
+    np.minimum.at(boxes[:, 0], owner, x)
+    np.minimum.at(boxes[:, 1], owner, y)
+    np.maximum.at(boxes[:, 2], owner, x + lengths)
+    np.maximum.at(boxes[:, 3], owner, y + 1)
+    return boxes.astype(np.float32)
 
 
 def collate(samples: Sequence[Sample]) -> list[Sample]:

@@ -27,6 +27,7 @@ from banet.data.scene_stuff import STUFF_NAMES, Floats, Ground, compose_stuff, d
 from banet.data.scene_things import SHAPES, Patch, Pose, Shape, render
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco_format import atomic_path, write_ids, write_json
+from banet.panoptic.segmentation import PanopticSegmentation
 
 if TYPE_CHECKING:
     from banet.data.samples import Sample, Transform
@@ -388,6 +389,27 @@ class Scenes:
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def image_ids(self) -> range:
+        """Id of each image: its number."""
+        return range(self.length)
+
+    def file_name(self, index: int) -> str:
+        """A name for the scene, as `write_coco` gives it."""
+        return _file_name(self.seed, index)
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
+        """The picture, (H,W,3) uint8 RGB, and its truth, before any transform.
+
+        Raises:
+            IndexError: there is no such scene.
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(f"scene {index} of {self.length}")
+        scene = make_scene(self.seed, index, self.size)
+        segments = [{"id": segment.id, "category_id": segment.category_id} for segment in scene.segments]
+        return scene.image, PanopticSegmentation.from_ids(scene.ids, segments, self.categories)
+
     def __getitem__(self, index: int) -> Sample:
         """Draw scene `index`; its target's things are in the order of `Scene.masks`."""
         from banet.data.samples import sample_of
@@ -395,7 +417,7 @@ class Scenes:
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
         scene = make_scene(self.seed, index, self.size)
-        name = f"scene {self.seed}/{index}"
+        name = self.file_name(index)
         return sample_of(scene.image, scene.ids, scene.segments, self.categories, index, name, self.transform)
 
 
@@ -431,7 +453,7 @@ def write_coco(
     amodal: list[dict[str, Any]] = []
     for index in range(count):
         scene = make_scene(seed, index, size)
-        name = f"{seed:04d}_{index:06d}.png"
+        name = _file_name(seed, index)
         image_id = index + 1
         with atomic_path(out / "images" / name) as path:
             Image.fromarray(scene.image).save(path, format="PNG")
@@ -478,6 +500,10 @@ def write_coco(
         {"info": info, "images": images, "annotations": panoptic, "categories": categories},
     )
     return out / "panoptic.json"
+
+
+def _file_name(seed: int, index: int) -> str:
+    return f"{seed:04d}_{index:06d}.png"
 
 
 def _run_lengths(mask: NDArray[np.bool_]) -> list[int]:

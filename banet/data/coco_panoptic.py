@@ -1,0 +1,98 @@
+"""Datasets in COCO's panoptic format: a folder of images, a folder of id PNGs, a JSON."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from banet.data.images import read_image
+from banet.data.samples import Sample, Transform, sample_of
+from banet.errors import InputError
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco_format import PanopticJson, inside, load
+from banet.panoptic.segmentation import PanopticSegmentation
+
+__all__ = ["CocoPanoptic"]
+
+
+class CocoPanoptic(Dataset[Sample]):
+    """A map-style dataset over the annotations of a COCO panoptic JSON, in the file's order.
+
+    Crowd segments are no row of the target's boxes, but keep their class in `semantic`. Images without things are
+    samples like any other. Entries of `images` without an annotation are not in the dataset.
+
+    Args:
+        images: folder of the pictures.
+        panoptic: folder of the id PNGs.
+        json: the JSON with `images`, `annotations` and `categories`.
+        transform: what is done to each image and its id map (see `banet.data.transforms`), or None.
+
+    Attributes:
+        categories: the classes.
+        image_ids: id of each image, in order.
+
+    Raises:
+        InputError: a folder is missing, the JSON is bad (see `PanopticJson.read`) or has no annotation. Indexing raises
+            it too, naming the file, where a picture or PNG is missing, bad, or does not fit the other.
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike[str],
+        panoptic: str | os.PathLike[str],
+        json: str | os.PathLike[str],
+        transform: Transform | None = None,
+    ) -> None:
+        self.images, self.panoptic, self.transform = Path(images), Path(panoptic), transform
+        for folder, field in ((self.images, "images"), (self.panoptic, "panoptic")):
+            if not folder.is_dir():
+                what = "is not a folder" if folder.exists() else "does not exist"
+                raise InputError(f"{folder}: the {field} folder {what}; give the folder of the dataset's files")
+        self._json = PanopticJson.read(json)
+        self.image_ids = list(self._json.annotations)
+        if not self.image_ids:
+            raise InputError(f"{json}: 'annotations' is empty; a dataset needs at least one annotated image")
+        self.categories: Categories = self._json.categories
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read, transform and check sample `index`."""
+        image, truth = self.read(index)
+        return sample_of(
+            image,
+            truth.ids,
+            truth.segments,
+            self.categories,
+            self.image_ids[index],
+            self.file_name(index),
+            self.transform,
+        )
+
+    def file_name(self, index: int) -> str:
+        """The picture's file name, as the JSON has it."""
+        return self._json.images[self.image_ids[index]].file_name
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
+        """The picture, (H,W,3) uint8 RGB, and its truth, as they are in the files.
+
+        Raises:
+            InputError: a file is missing or bad, or they do not fit one another.
+        """
+        info = self._json.images[self.image_ids[index]]
+        path = inside(self.images, info.file_name, f"{self._json.path}: images[].file_name")
+        image = np.asarray(read_image(path))
+        truth = load(self._json.annotations[info.id], self.panoptic, self.categories, image=info)
+        height, width = image.shape[:2]
+        if truth.ids.shape != (height, width):
+            hint = " (turned by its EXIF data?)" if truth.ids.shape == (width, height) else ""
+            raise InputError(
+                f"{path}: is {width}x{height}{hint}, but its id map {self._json.annotations[info.id].file_name} is "
+                f"{truth.ids.shape[1]}x{truth.ids.shape[0]}; make them the same size"
+            )
+        return image, truth

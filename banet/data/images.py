@@ -1,0 +1,207 @@
+"""Pictures from files and from memory, as RGB. Needs no torch."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from banet.errors import InputError
+
+__all__ = ["MAX_PIXELS", "SUFFIXES", "list_images", "read_image", "to_rgb_array"]
+
+MAX_PIXELS = 178_956_970
+"""Pictures of more pixels are refused: a small file can claim any size."""
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""File names that count as pictures where a folder or a pattern is given."""
+
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of our formats that this Pillow reads; none of them runs another program or draws vectors."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture as 8-bit RGB, turned as its EXIF data say.
+
+    Grey, palette and CMYK pictures are converted, alpha is left out, 16-bit grey is scaled from 0..65535 to 0..255. Of
+    an animation the first frame is taken.
+
+    Args:
+        path: the file.
+
+    Returns:
+        A picture of mode "RGB".
+
+    Raises:
+        InputError: missing, a folder, unreadable, empty, no picture, truncated, corrupt, of floats or 32-bit integers,
+            or of more than `MAX_PIXELS` pixels.
+    """
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            if not stream.read(1):
+                raise InputError(f"{file}: is empty (0 bytes); replace the file or leave it out")
+            stream.seek(0)
+            return _decode(file, stream)
+    except IsADirectoryError as error:
+        raise InputError(f"{file}: is a folder; give a picture") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: does not exist; check the path") from error
+    except PermissionError as error:
+        what = "is a folder; give a picture" if file.is_dir() else "may not be read; check its permissions"
+        raise InputError(f"{file}: {what}") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read ({_one_line(error)})") from error
+
+
+def _decode(file: Path, stream: Any) -> Image.Image:
+    try:
+        picture: Image.Image = Image.open(stream, formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise _too_large(file, str(error)) from error
+    except Exception as error:  # a decoder may raise anything on bad data
+        raise InputError(f"{file}: is not a picture that can be read; give a JPEG, PNG, WebP, TIFF or BMP") from error
+    if picture.width * picture.height > MAX_PIXELS:
+        raise _too_large(file, f"{picture.width} x {picture.height}")
+    try:
+        picture.load()
+    except MemoryError as error:
+        raise _too_large(file, f"{picture.width} x {picture.height}") from error
+    except Exception as error:
+        raise InputError(
+            f"{file}: is truncated or corrupt ({_one_line(error)}); replace the file or leave it out"
+        ) from error
+    return _to_rgb(file, _upright(picture))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF data say nothing, and the pixels are fine
+        return picture
+
+
+def _to_rgb(file: Path, picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        values = np.asarray(picture)
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+            kind = "floating-point numbers" if picture.mode == "F" else "32-bit integers"
+            raise InputError(f"{file}: its pixels are {kind}; save it with 8 or 16 bits a channel")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("P", "PA"):  # by way of RGBA, lest a transparent colour be lost
+        return picture.convert("RGBA").convert("RGB")
+    return picture.convert("RGB")
+
+
+def _too_large(file: Path, what: str) -> InputError:
+    return InputError(f"{file}: has too many pixels ({what}; the limit is {MAX_PIXELS}); make it smaller")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def to_rgb_array(image: Any) -> NDArray[np.uint8]:
+    """Take a picture in any usual form, and give it as an array.
+
+    Args:
+        image: a path; a Pillow image; a numpy array (H,W,3), (H,W,1) or (H,W); or a torch tensor (3,H,W), (1,H,W) or
+            (H,W). Arrays and tensors: uint8, or floats in 0..255.
+
+    Returns:
+        (H,W,3) uint8, RGB.
+
+    Raises:
+        InputError: see `read_image`.
+        TypeError: it is nothing of these, or of another data type.
+        ValueError: another shape, no pixel, values that are not finite or out of 0..255, or floats that are all ≤ 1
+            (and not all 0), which must be multiplied by 255.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return np.asarray(read_image(image))
+    if isinstance(image, Image.Image):
+        return np.asarray(_to_rgb(Path("image"), _upright(image)))
+    if hasattr(image, "detach") and hasattr(image, "cpu"):  # a torch tensor, without importing torch
+        array = image.detach().cpu()
+        array = np.asarray(array.float() if array.is_floating_point() else array)
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+        layout = "a tensor must be (3,H,W), (1,H,W) or (H,W)"
+    elif isinstance(image, np.ndarray):
+        array, layout = image, "an array must be (H,W,3), (H,W,1) or (H,W)"
+    else:
+        raise TypeError(f"an image must be a path, a Pillow image, an array or a tensor, not {type(image).__name__}")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3):
+        raise ValueError(f"{layout}, not {tuple(image.shape)}")
+    if array.size == 0:
+        raise ValueError(f"an image must have at least one pixel; this one is {tuple(image.shape)}")
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 255):  # also where they are not numbers
+            raise ValueError(f"float images must have values in 0..255; these are in {low:g}..{high:g}")
+        if 0 < high <= 1:
+            raise ValueError("float images must have values in 0..255; these are in 0..1: multiply them by 255")
+        array = np.rint(array).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise TypeError(f"images must be uint8 or float, not {array.dtype}")
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def list_images(inputs: Sequence[str]) -> list[Path]:
+    """The pictures that files, folders and patterns name.
+
+    A file is taken whatever its name. A folder gives the pictures that lie in it (not in its folders), by name. A
+    pattern (`*`, `?`, `[..]`, `**` for any depth) gives the pictures that it matches, by name. No picture comes twice.
+
+    Args:
+        inputs: paths and patterns; `~` is the home folder.
+
+    Raises:
+        InputError: one of them names no picture, or there is none at all.
+    """
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [os.fspath(inputs)]
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            matches = sorted(child for child in path.iterdir() if _is_picture(child))
+            problem = "the folder holds no picture"
+        elif path.exists():
+            matches, problem = [path], ""
+        elif glob.has_magic(str(path)):
+            hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)]
+            matches = sorted(hit for hit in hits if _is_picture(hit))
+            problem = "no file matches the pattern" if not hits else "the pattern matches no picture"
+        else:
+            matches, problem = [], "does not exist"
+        if not matches:
+            raise InputError(f"{text}: {problem}; give pictures ({', '.join(sorted(SUFFIXES))}), a folder or a pattern")
+        found.update(dict.fromkeys(matches))
+    if not found:
+        raise InputError("no pictures given; give at least one picture, folder or pattern")
+    return list(found)
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()

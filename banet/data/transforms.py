@@ -1,0 +1,159 @@
+"""What is done to an image and its id map before the network sees them: compositions of torchvision.transforms.v2.
+
+Each takes and gives `(image, ids)`: `tv_tensors.Image` (3,H,W) uint8 and `tv_tensors.Mask` (H,W) of segment ids. The
+random numbers are torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+__all__ = ["CropShare", "ResizeShorter", "eval_transform", "resize_image", "resized_size", "train_transform"]
+
+
+def resized_size(height: int, width: int, shorter: int, longer: int) -> tuple[int, int]:
+    """The size (H,W) of an image whose shorter side becomes `shorter`, or less so that the longer one is ≤ `longer`."""
+    low, high = min(height, width), max(height, width)
+    if shorter * high > longer * low:
+        other, side = max(1, round(longer * low / high)), longer
+    else:
+        other, side = shorter, min(longer, round(shorter * high / low))
+    return (other, side) if height <= width else (side, other)
+
+
+def resize_image(image: Tensor, shorter: int, longer: int) -> Tensor:
+    """An image (3,H,W), uint8 or float, at `resized_size`: exactly as `eval_transform` resizes it."""
+    size = resized_size(int(image.shape[-2]), int(image.shape[-1]), shorter, longer)
+    return _bilinear(image, size)
+
+
+def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
+    resized: Tensor = F.resize(image, list(size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+    return resized
+
+
+class ResizeShorter(v2.Transform):  # type: ignore[misc]
+    """Resize so that the shorter side has one of the given lengths, unless the longer side would pass its limit.
+
+    Images are resized bilinearly with antialiasing, id maps by the nearest pixel, both by pixel centres
+    (torchvision's own `Resize` puts masks half a pixel off).
+
+    Args:
+        shorter: lengths in pixels; each call draws one.
+        longer: limit in pixels.
+
+    Raises:
+        ValueError: there is no length, one is not positive, or one is above the limit.
+    """
+
+    def __init__(self, shorter: Sequence[int], longer: int) -> None:
+        super().__init__()
+        if not shorter or min(shorter) < 1:
+            raise ValueError(f"shorter must be one or more positive lengths, not {list(shorter)}")
+        if longer < max(shorter):
+            raise ValueError(f"longer ({longer}) must not be below shorter ({max(shorter)})")
+        self.shorter, self.longer = list(shorter), longer
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw a length, and work out the new size."""
+        height, width = flat_inputs[0].shape[-2:]
+        choice = int(torch.randint(len(self.shorter), ())) if len(self.shorter) > 1 else 0
+        return {"size": resized_size(int(height), int(width), self.shorter[choice], self.longer)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize one image or id map."""
+        size = params["size"]
+        if tuple(inpt.shape[-2:]) == size:
+            return inpt
+        if isinstance(inpt, tv_tensors.Mask):
+            rows, columns = (_nearest(old, new) for old, new in zip(inpt.shape[-2:], size, strict=True))
+            return tv_tensors.wrap(inpt.as_subclass(Tensor)[..., rows[:, None], columns], like=inpt)
+        return _bilinear(inpt, size)
+
+
+def _nearest(old: int, new: int) -> Tensor:
+    """(new,) int64: for each new pixel, the old one in which its centre lies."""
+    return torch.div((2 * torch.arange(new) + 1) * old, 2 * new, rounding_mode="floor")
+
+
+class CropShare(v2.Transform):  # type: ignore[misc]
+    """Cut out a random window whose sides are a random share of the image's, drawn for each side.
+
+    Args:
+        share: lowest and highest share, within (0, 1].
+
+    Raises:
+        ValueError: the shares are out of order or out of range.
+    """
+
+    def __init__(self, share: tuple[float, float] = (0.8, 1.0)) -> None:
+        super().__init__()
+        low, high = share
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop must be two shares with 0 < low <= high <= 1, not {share}")
+        self.share = (float(low), float(high))
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the window."""
+        height, width = (int(side) for side in flat_inputs[0].shape[-2:])
+        low, high = self.share
+        draw = torch.rand(4).tolist()
+        new_height, new_width = (
+            max(1, round(side * (low + (high - low) * part)))
+            for side, part in zip((height, width), draw[:2], strict=True)
+        )
+        top, left = int(draw[2] * (height - new_height + 1)), int(draw[3] * (width - new_width + 1))
+        return {"top": top, "left": left, "height": new_height, "width": new_width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut the window out of one image or id map."""
+        return F.crop(inpt, **params)
+
+
+def train_transform(
+    shorter: Sequence[int],
+    longer: int,
+    flip: float = 0.5,
+    crop: tuple[float, float] = (0.8, 1.0),
+    color_jitter: float = 0.0,
+) -> v2.Compose:
+    """Resize, flip, crop and perhaps change colours, at random.
+
+    Args:
+        shorter: lengths of the shorter side in pixels; each image draws one (several make it multi-scale).
+        longer: limit of the longer side in pixels.
+        flip: probability of a left-right flip.
+        crop: lowest and highest share of each side that is kept; (1, 1) crops nothing.
+        color_jitter: strength of the change of brightness, contrast and saturation, 0 (none) to 1.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip must be a probability in 0..1, not {flip}")
+    if not 0 <= color_jitter <= 1:
+        raise ValueError(f"color_jitter must be in 0..1, not {color_jitter}")
+    steps: list[v2.Transform] = [ResizeShorter(shorter, longer)]
+    if flip > 0:
+        steps.append(v2.RandomHorizontalFlip(flip))
+    if tuple(crop) != (1.0, 1.0):
+        steps.append(CropShare(crop))
+    if color_jitter > 0:
+        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter, 0.1 * color_jitter))
+    return v2.Compose(steps)
+
+
+def eval_transform(shorter: int, longer: int) -> v2.Compose:
+    """Resize: the shorter side to `shorter` pixels, unless the longer one would pass `longer`.
+
+    Raises:
+        ValueError: a length is not positive, or `longer` is below `shorter`.
+    """
+    return v2.Compose([ResizeShorter([shorter], longer)])
