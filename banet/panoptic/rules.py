@@ -302,43 +302,65 @@ def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold:
     regions, count = pairs.regions, len(pairs.areas)
     occluded = pairs.where(pairs.occluded(overlap_threshold))
     place = place_by_score(pairs.scores)
-    contested = regions.shared(occluded.i, occluded.j, count)
-    stacks = []  # pixels with equally many claimants: flat index, region, claimants (M, k), their similarities (M, k)
-    if contested.any():
-        toward = _unit(occluded.mask_sums(occluded.colours))
-        for some, claimants in regions.by_depth():
-            row = np.full(len(regions.sizes), -1, dtype=np.int64)
-            row[some] = np.arange(len(some))
-            pixels = regions.pixels(contested & (row >= 0))
-            region = regions.label.reshape(-1)[pixels]
-            claimed = claimants[row[region]]
-            stacks.append((pixels, region, claimed, _alike(_unit(pairs.colours(pixels)), toward, claimed)))
+    stacks = _stacks(pairs, regions.shared(occluded.i, occluded.j, count)) if len(occluded) else []
+    before = np.zeros(count, dtype=bool)
 
-    def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Owners of regions, -2 where the stacks say who owns each pixel."""
         both = left[occluded.i] & left[occluded.j]
-        now = regions.shared(occluded.i[both], occluded.j[both], count)
-        owner = regions.first_claimant(np.where(left, place, count))
-        owners = regions.paint(owner).reshape(-1)
-        owned = regions.owned(np.where(now, -1, owner), count)
-        for pixels, region, claimed, alike in stacks:
-            here = now[region]
-            claimants = claimed[here]
-            likeness = np.where(left[claimants], alike[here], -np.inf)
-            best = likeness >= likeness.max(axis=1, keepdims=True) - TIE
-            pick = np.where(best, place[claimants], count).argmin(axis=1)
-            winner = np.take_along_axis(claimants, pick[:, None], axis=1)[:, 0]
-            owners[pixels[here]] = winner
-            owned = owned + np.bincount(winner, minlength=count)
-        return owners.reshape(regions.label.shape), owned
+        contested = regions.shared(occluded.i[both], occluded.j[both], count)
+        changed = np.zeros(len(regions.sizes), dtype=bool)
+        changed[regions.claims_region[(left != before)[regions.claims_object]]] = True
+        before[:] = left
+        owner = np.where(contested, -2, regions.first_claimant(np.where(left, place, count)))
+        owned = regions.owned(np.where(contested, -1, owner), count)
+        for stack in stacks:
+            stack.decide((changed & contested)[stack.region], left, place)
+            owned = owned + np.bincount(stack.winner[contested[stack.region]], minlength=count)
+        return owner, owned
 
-    return remove_hidden(decide, pairs.areas, pairs.scores, removal_threshold)
+    owner = remove_hidden(decide, pairs.areas, pairs.scores, removal_threshold)
+    owners = regions.paint(owner).reshape(-1)
+    for stack in stacks:
+        here = owner[stack.region] == -2
+        owners[stack.pixels[here]] = stack.winner[here]
+    return owners.reshape(regions.label.shape)
 
 
-def _alike(
-    units: NDArray[np.float64], toward: NDArray[np.float64], claimants: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Cosines (M, k) of M unit colours (M, 3) and the directions `toward` (N, 3) of their claimants (M, k)."""
-    return np.stack([(units * toward[column]).sum(axis=1) for column in claimants.T], axis=1)
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Pixels with k claimants: M flat indices, their regions (M,), winners (M,), claimants and likenesses (M, k)."""
+
+    pixels: NDArray[np.int64]
+    region: NDArray[np.int64]
+    winner: NDArray[np.int64]
+    claimants: NDArray[np.int64]
+    likeness: NDArray[np.float64]
+
+    def decide(self, where: NDArray[np.bool_], left: NDArray[np.bool_], place: NDArray[np.int64]) -> None:
+        """Writes the winners at pixels `where` (M,): the likest of the claimants that are left; ties by `place`."""
+        claimants = self.claimants[where]
+        likeness = np.where(left[claimants], self.likeness[where], -np.inf)
+        tied = likeness >= likeness.max(axis=1, keepdims=True) - TIE
+        first = np.where(tied, place[claimants], len(place)).argmin(axis=1)
+        self.winner[where] = np.take_along_axis(claimants, first[:, None], axis=1)[:, 0]
+
+
+def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
+    """The pixels of the regions `wanted` (R,), and how much each resembles each of its claimants."""
+    regions = pairs.regions
+    toward = _unit(pairs.mask_sums(pairs.colours))
+    stacks = []
+    for some, claimants in regions.by_depth():
+        row = np.full(len(regions.sizes), -1, dtype=np.int64)
+        row[some] = np.arange(len(some))
+        pixels = regions.pixels(wanted & (row >= 0))
+        region = regions.label.reshape(-1)[pixels]
+        claimed = claimants[row[region]]
+        unit = _unit(pairs.colours(pixels))
+        likeness = np.stack([(unit * toward[column]).sum(axis=1) for column in claimed.T], axis=1)
+        stacks.append(_Stack(pixels, region, np.full(len(pixels), -1, dtype=np.int64), claimed, likeness))
+    return stacks
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
