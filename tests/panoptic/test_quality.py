@@ -1,0 +1,484 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference_quality as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from banet.errors import InputError
+from banet.panoptic import quality
+from banet.panoptic.categories import Categories, Category
+from banet.panoptic.coco_format import CocoPanopticWriter, PanopticJson, load, write_ids
+from banet.panoptic.quality import PanopticQuality, format_table, score_folders, to_json
+from banet.panoptic.segmentation import PanopticSegmentation
+
+A, B, SKY = 1, 7, 40
+CATEGORIES = Categories([Category(A, "a", True), Category(B, "b", True), Category(SKY, "sky", False)])
+
+
+def segmentation(rows, classes, crowd=(), categories=CATEGORIES):
+    """`classes`: {id: category id} in the order of the records."""
+    infos = [{"id": i, "category_id": c, "iscrowd": i in crowd} for i, c in classes.items()]
+    return PanopticSegmentation.from_ids(np.atleast_2d(np.array(rows)), infos, categories)
+
+
+def line(*stretches):
+    """A map of one row: line((3, 1), (2, 0)) is 1 1 1 0 0."""
+    return [value for length, value in stretches for _ in range(length)]
+
+
+def score(prediction, truth):
+    counts = PanopticQuality(CATEGORIES)
+    counts.update(prediction, truth)
+    return counts.compute()
+
+
+def counted(result, category):
+    row = result["per_class"][category]
+    return row["tp"], row["fp"], row["fn"]
+
+
+# --- each clause of the definition, counted by hand -------------------------------------------------------------------
+
+
+def test_the_same_map_scores_one():
+    truth = segmentation([[0, 1, 1], [2, 3, 3]], {1: A, 2: A, 3: SKY})
+    result = score(truth, truth)
+    assert result["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 2}
+    assert result["Things"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 1}
+    assert counted(result, A) == (2, 0, 0)
+    assert counted(result, SKY) == (1, 0, 0)
+
+
+def test_an_iou_of_one_half_is_no_match():
+    truth = segmentation(line((4, 1), (4, 2)), {1: A, 2: SKY})
+    result = score(segmentation(line((2, 5), (6, 6)), {5: A, 6: SKY}), truth)
+    assert counted(result, A) == (0, 1, 1)  # 2 / 4
+    assert counted(result, SKY) == (1, 0, 0)  # 4 / 6
+    assert result["per_class"][SKY]["iou"] == pytest.approx(4 / 6, abs=1e-15)
+    assert result["All"]["pq"] == pytest.approx((0 + 4 / 6) / 2, abs=1e-15)
+    assert result["All"]["sq"] == pytest.approx((0 + 4 / 6) / 2, abs=1e-15)
+    assert result["All"]["rq"] == 0.5
+
+
+def test_the_union_leaves_out_the_predictions_pixels_on_void():
+    truth = segmentation(line((10, 1), (10, 0)), {1: A})
+    result = score(segmentation(line((4, 0), (16, 9)), {9: A}), truth)
+    # 6 in common; union 10 + 16 - 6 = 20, of which 10 lie on void.
+    assert result["per_class"][A]["iou"] == pytest.approx(0.6, abs=1e-15)
+    assert counted(result, A) == (1, 0, 0)
+
+
+def test_the_truths_pixels_on_predicted_void_stay_in_the_union():
+    truth = segmentation(line((10, 1), (1, 0)), {1: A})
+    result = score(segmentation(line((6, 9), (5, 0)), {9: A}), truth)
+    assert result["per_class"][A]["iou"] == pytest.approx(0.6, abs=1e-15)
+    result = score(segmentation(line((5, 9), (6, 0)), {9: A}), truth)
+    assert counted(result, A) == (0, 1, 1)
+
+
+def test_another_category_is_a_miss_and_a_false_alarm():
+    truth = segmentation(line((4, 1)), {1: A})
+    result = score(segmentation(line((4, 1)), {1: B}), truth)
+    assert counted(result, A) == (0, 0, 1)
+    assert counted(result, B) == (0, 1, 0)
+    assert result["All"] == {"pq": 0.0, "sq": 0.0, "rq": 0.0, "n": 2}
+    assert math.isnan(result["Stuff"]["pq"]) and result["Stuff"]["n"] == 0
+
+
+@pytest.mark.parametrize(("on_void", "false_alarms"), [(5, 1), (6, 0)])
+def test_more_than_half_on_void_is_no_false_alarm(on_void, false_alarms):
+    truth = segmentation(line((on_void, 0), (100, 1)), {1: SKY})
+    prediction = segmentation(line((10, 2), (90 + on_void, 3)), {2: A, 3: SKY})
+    assert counted(score(prediction, truth), A) == (0, false_alarms, 0)
+
+
+@pytest.mark.parametrize(("on_crowd", "false_alarms"), [(2, 1), (3, 0)])
+def test_void_and_crowd_of_the_category_count_together(on_crowd, false_alarms):
+    truth = segmentation(line((3, 0), (on_crowd, 4), (50, 1)), {4: A, 1: SKY}, crowd=[4])
+    prediction = segmentation(line((10, 2), (43 + on_crowd, 3)), {2: A, 3: SKY})
+    assert counted(score(prediction, truth), A) == (0, false_alarms, 0)
+
+
+def test_crowd_of_another_category_does_not_excuse():
+    truth = segmentation(line((10, 4), (50, 1)), {4: B, 1: SKY}, crowd=[4])
+    prediction = segmentation(line((10, 2), (50, 3)), {2: A, 3: SKY})
+    result = score(prediction, truth)
+    assert counted(result, A) == (0, 1, 0)
+    assert counted(result, B) == (0, 0, 0)
+
+
+def test_crowd_is_neither_matched_nor_missed():
+    truth = segmentation(line((10, 4)), {4: A}, crowd=[4])
+    assert counted(score(segmentation(line((10, 2)), {2: A}), truth), A) == (0, 0, 0)
+    assert counted(score(segmentation(line((10, 0)), {}), truth), A) == (0, 0, 0)
+    assert math.isnan(score(segmentation(line((10, 2)), {2: A}), truth)["All"]["pq"])
+
+
+@pytest.mark.parametrize(("order", "false_alarms"), [([4, 5], 1), ([5, 4], 0)])
+def test_only_the_last_crowd_segment_of_a_category_counts(order, false_alarms):
+    truth = segmentation(line((6, 4), (4, 5)), dict.fromkeys(order, A), crowd=[4, 5])
+    prediction = segmentation(line((10, 2)), {2: A})
+    assert counted(score(prediction, truth), A) == (0, false_alarms, 0)
+
+
+def test_crowd_on_the_prediction_means_nothing():
+    truth = segmentation(line((4, 1)), {1: A})
+    assert counted(score(segmentation(line((4, 1)), {1: A}, crowd=[1]), truth), A) == (1, 0, 0)
+
+
+def test_areas_come_from_the_map():
+    truth = segmentation(line((10, 1), (10, 2)), {1: A, 2: SKY})
+    prediction = segmentation(line((8, 1), (12, 2)), {1: A, 2: SKY})
+    lying = PanopticSegmentation(
+        prediction.ids,
+        [type(s)(s.id, s.category_id, s.isthing, s.score, 1, (0, 0, 1, 1)) for s in prediction.segments],
+        CATEGORIES,
+    )
+    assert to_json(score(lying, truth)) == to_json(score(prediction, truth))
+    assert score(lying, truth)["per_class"][A]["iou"] == pytest.approx(0.8, abs=1e-15)
+
+
+def test_nothing_at_all_gives_nan():
+    result = PanopticQuality(CATEGORIES).compute()
+    for key in ("All", "Things", "Stuff"):
+        assert result[key]["n"] == 0 and math.isnan(result[key]["pq"])
+    assert math.isnan(result["per_class"][A]["pq"])
+    assert PanopticQuality([]).compute()["All"]["n"] == 0
+    empty = segmentation([[0, 0]], {})
+    assert score(empty, empty)["All"]["n"] == 0
+
+
+def test_formula_over_two_images():
+    truth = segmentation(line((10, 1), (10, 2)), {1: A, 2: A})
+    counts = PanopticQuality(CATEGORIES)
+    counts.update(segmentation(line((8, 1), (2, 0), (10, 0)), {1: A}), truth)  # tp 0.8, fn 1
+    counts.update(segmentation(line((10, 1), (3, 2), (7, 0)), {1: A, 2: A}), truth)  # tp 1.0, fp 1, fn 1
+    row = counts.compute()["per_class"][A]
+    assert (row["tp"], row["fp"], row["fn"]) == (2, 1, 2)
+    assert row["sq"] == pytest.approx(0.9, abs=1e-15)
+    assert row["rq"] == pytest.approx(2 / 3.5, abs=1e-15)
+    assert row["pq"] == pytest.approx(1.8 / 3.5, abs=1e-15)
+
+
+# --- against the slow reference ---------------------------------------------------------------------------------------
+
+
+@st.composite
+def image_pairs(draw):
+    """Maps of a few segments with void, crowd and large ids; the prediction is the truth, disturbed."""
+    height, width = draw(st.integers(1, 5)), draw(st.integers(1, 8))
+    cell = st.integers(0, 4)
+    truth = draw(st.lists(cell, min_size=height * width, max_size=height * width))
+    changes = draw(st.dictionaries(st.integers(0, height * width - 1), st.integers(0, 5), max_size=height * width))
+    prediction = [changes.get(place, value) for place, value in enumerate(truth)]
+    categories = st.sampled_from([A, B, SKY])
+
+    def finish(values, offset):
+        names = {0: 0}
+        for value in set(values) - {0}:
+            names[value] = offset + value * draw(st.sampled_from([1, 257, 65537, 3_000_001]))
+        rows = [[names[v] for v in values[y * width : (y + 1) * width]] for y in range(height)]
+        order = draw(st.permutations(sorted(set(names.values()) - {0})))
+        return rows, order
+
+    true_rows, true_order = finish(truth, 0)
+    pred_rows, pred_order = finish(prediction, draw(st.sampled_from([0, 1000])))
+    crowd = draw(st.sets(st.sampled_from(true_order))) if true_order else set()
+    one_class = draw(st.booleans())
+    true_classes = {i: A if one_class else draw(categories) for i in true_order}
+    pred_classes = {i: A if one_class else draw(categories) for i in pred_order}
+    return pred_rows, pred_classes, true_rows, true_classes, crowd
+
+
+def agree(result, total):
+    groups = {"All": CATEGORIES.ids, "Things": [A, B], "Stuff": [SKY]}
+    for key, ids in groups.items():
+        *expected, n = reference.averages(total, [int(i) for i in ids])
+        assert result[key]["n"] == n
+        for name, value in zip(("pq", "sq", "rq"), expected, strict=True):
+            if value is None:
+                assert math.isnan(result[key][name])
+            else:
+                assert result[key][name] == pytest.approx(float(value), abs=1e-12)
+    for category in (A, B, SKY):
+        ious, false_alarms, misses = total.get(category, [[], 0, 0])
+        assert counted(result, category) == (len(ious), false_alarms, misses)
+        assert result["per_class"][category]["iou"] == pytest.approx(float(sum(ious)), abs=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(image_pairs(), min_size=1, max_size=3), st.sampled_from([0, 1 << 22]))
+def test_equals_the_slow_reference(pairs, dense_limit):
+    whole, halves = PanopticQuality(CATEGORIES), [PanopticQuality(CATEGORIES), PanopticQuality(CATEGORIES)]
+    total = {}
+    before = quality._DENSE_LIMIT
+    quality._DENSE_LIMIT = dense_limit  # 0: the way for maps of very many segments
+    try:
+        for k, (pred_rows, pred_classes, true_rows, true_classes, crowd) in enumerate(pairs):
+            prediction = segmentation(pred_rows, pred_classes)
+            truth = segmentation(true_rows, true_classes, crowd)
+            whole.update(prediction, truth)
+            halves[k % 2].update(prediction, truth)
+            counts = reference.count_image(
+                pred_rows,
+                list(pred_classes.items()),
+                true_rows,
+                [(i, c, i in crowd) for i, c in true_classes.items()],
+            )
+            reference.add(total, counts)
+    finally:
+        quality._DENSE_LIMIT = before
+    agree(whole.compute(), total)
+    agree(halves[0].merge(halves[1]).compute(), total)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_slow_reference_on_larger_maps(seed):
+    rng = np.random.default_rng(seed)
+    size = (40, 50)
+    truth = np.kron(rng.integers(0, 6, (4, 5)), np.ones((10, 10), dtype=int))
+    prediction = np.roll(truth, (seed % 2, 1), (0, 1))
+    noise = rng.random(size) < 0.05
+    prediction[noise] = rng.integers(0, 7, noise.sum())
+    true_classes = {int(i): int(rng.choice(CATEGORIES.ids)) for i in np.unique(truth) if i}
+    pred_classes = {int(i): true_classes.get(int(i), A) for i in np.unique(prediction) if i}
+    crowd = {int(i) for i in true_classes if rng.random() < 0.3}
+    counts = reference.count_image(
+        prediction.tolist(),
+        list(pred_classes.items()),
+        truth.tolist(),
+        [(i, c, i in crowd) for i, c in true_classes.items()],
+    )
+    assert any(entry[0] for entry in counts.values())
+    agree(score(segmentation(prediction, pred_classes), segmentation(truth, true_classes, crowd)), counts)
+
+
+# --- the object -------------------------------------------------------------------------------------------------------
+
+
+def test_update_says_what_was_matched():
+    truth = segmentation(line((4, 1), (4, 2), (4, 3)), {1: A, 2: B, 3: SKY})
+    found = PanopticQuality(CATEGORIES).update(segmentation(line((5, 9), (7, 8)), {8: SKY, 9: A}), truth)
+    assert (found.truth.tolist(), found.prediction.tolist()) == ([0, 2], [1, 0])
+    assert found.iou.tolist() == [4 / 5, 4 / 7]
+    assert found.misses.tolist() == [1] and found.false_alarms.tolist() == []
+    assert found.truth_areas.tolist() == [4, 4, 4] and found.prediction_areas.tolist() == [7, 5]
+
+
+def test_state_merge_pickle_reset():
+    truth = segmentation(line((4, 1), (4, 2)), {1: A, 2: SKY})
+    counts = PanopticQuality(CATEGORIES)
+    counts.update(truth, truth)
+    again = PanopticQuality(CATEGORIES)
+    again.state = counts.state
+    assert to_json(again.compute()) == to_json(counts.compute())
+    assert to_json(pickle.loads(pickle.dumps(counts)).compute()) == to_json(counts.compute())
+    assert again.merge(counts).compute()["per_class"][A]["tp"] == 2
+    assert counts.compute()["per_class"][A]["tp"] == 1
+    counts.state["tp"][:] = 99  # a copy
+    assert counts.compute()["per_class"][A]["tp"] == 1
+    counts.reset()
+    assert counts.compute()["All"]["n"] == 0
+    with pytest.raises(ValueError, match="shape"):
+        counts.state = {"iou": [0.0], "tp": [0], "fp": [0], "fn": [0]}
+    with pytest.raises(ValueError, match="different categories"):
+        counts.merge(PanopticQuality([Category(1, "x", True)]))
+
+
+def test_update_checks():
+    truth = segmentation(line((4, 1)), {1: A})
+    counts = PanopticQuality(CATEGORIES)
+    with pytest.raises(ValueError, match="prediction is 3x1, truth 4x1"):
+        counts.update(segmentation(line((3, 1)), {1: A}), truth)
+    stranger = Categories([Category(9, "x", True)])
+    with pytest.raises(ValueError, match="prediction: segment 1 has the unknown category id 9"):
+        counts.update(segmentation(line((4, 1)), {1: 9}, categories=stranger), truth)
+    prediction = segmentation(line((2, 1), (2, 2)), {1: A, 2: A})
+    prediction.segments.pop()
+    with pytest.raises(ValueError, match="prediction: ids in the map without a segment: 2"):
+        counts.update(prediction, truth)
+    prediction = segmentation(line((2, 1), (2, 2)), {1: A, 2: A})
+    prediction.ids[:] = 2
+    with pytest.raises(ValueError, match="truth: segments without a pixel in the map: 1"):
+        counts.update(truth, prediction)
+    assert counts.compute()["All"]["n"] == 0  # a refused image leaves no trace
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, images):
+    with CocoPanopticWriter(folder / "png", folder / "panoptic.json", CATEGORIES) as writer:
+        for image_id, result in images.items():
+            writer.add(image_id, f"{image_id:03}.jpg", result)
+    return folder / "panoptic.json", folder / "png"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    truth, predictions = {}, {}
+    for image_id in (3, 5, 8, 11, 20, 21, 22):
+        blocks = np.kron(rng.integers(0, 4, (3, 3)), np.ones((7, 5), dtype=int)) * 70_001
+        classes = {int(i): int(rng.choice(CATEGORIES.ids)) for i in np.unique(blocks) if i}
+        truth[image_id] = segmentation(blocks, classes, crowd=[70_001])
+        moved = np.roll(blocks, 1, axis=1)
+        predictions[image_id] = segmentation(moved, classes)
+    return truth, predictions, *write(tmp_path / "gt", truth), *write(tmp_path / "pred", predictions)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_folders_equal_updates(folders, workers):
+    truth, predictions, *paths = folders
+    counts = PanopticQuality(CATEGORIES)
+    for image_id in truth:
+        counts.update(predictions[image_id], truth[image_id])
+    calls = []
+    result = score_folders(*paths, workers=workers, progress=lambda done, total: calls.append((done, total)))
+    assert to_json(result) == to_json(counts.compute())
+    assert 0 < result["All"]["pq"] < 1
+    assert calls == [(k, 7) for k in range(1, 8)]
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_predictions_need_annotations_only_and_may_be_in_any_order(folders):
+    _, _, gt_json, gt_dir, pred_json, pred_dir = folders
+    expected = to_json(score_folders(gt_json, gt_dir, pred_json, pred_dir))
+
+    def change(content):
+        del content["images"], content["categories"]
+        content["annotations"].reverse()
+        content["annotations"].append({"image_id": 999, "file_name": "none.png", "segments_info": []})
+        for annotation in content["annotations"]:
+            for info in annotation["segments_info"]:
+                del info["iscrowd"], info["bbox"]
+                info["area"] = 10**6  # not believed
+
+    edit(pred_json, change)
+    assert to_json(score_folders(gt_json, gt_dir, pred_json, pred_dir)) == expected
+
+
+def test_folder_errors_are_one_line(folders, tmp_path):
+    _, _, gt_json, gt_dir, pred_json, pred_dir = folders
+
+    def fails(match, **changes):
+        arguments = {"gt_json": gt_json, "gt_dir": gt_dir, "pred_json": pred_json, "pred_dir": pred_dir, **changes}
+        for workers in (1, 3):
+            with pytest.raises(InputError, match=match) as caught:
+                score_folders(**arguments, workers=workers)
+            assert "\n" not in str(caught.value)
+
+    fails("does not exist", pred_json=tmp_path / "nothing.json")
+    fails("is not a folder", pred_dir=tmp_path / "nothing")
+    fails(r"003\.png: does not exist", pred_dir=tmp_path)
+
+    with pytest.raises(ValueError, match="workers"):
+        score_folders(gt_json, gt_dir, pred_json, pred_dir, workers=0)
+
+    original = pred_json.read_text()
+    edit(pred_json, lambda content: content["annotations"].pop(1))
+    edit(pred_json, lambda content: content["annotations"].pop(-1))
+    fails("no prediction for image 5, 22; add one")
+    pred_json.write_text(original)
+
+    edit(pred_json, lambda content: content["annotations"][2]["segments_info"][0].update(category_id=99))
+    fails(r"annotations\[2\]\.segments_info\[0\]\.category_id: 99 is unknown")
+    pred_json.write_text(original)
+
+    edit(pred_json, lambda content: content["annotations"][2]["segments_info"].append({"id": 5, "category_id": A}))
+    fails(r"008\.png \(image 8\): segments without a pixel in the map: 5; make the PNG")
+    pred_json.write_text(original)
+
+    removed = json.loads(original)["annotations"][2]["segments_info"][0]["id"]
+    edit(pred_json, lambda content: content["annotations"][2]["segments_info"].pop(0))
+    fails(rf"008\.png \(image 8\): ids in the map without a segment: {removed}")
+    pred_json.write_text(original)
+
+    gt_original = gt_json.read_text()
+    edit(gt_json, lambda content: content["annotations"][0]["segments_info"].pop(0))
+    fails(r"gt.*003\.png \(image 3\): ids in the map without a segment")
+    gt_json.write_text(gt_original)
+
+    write_ids(pred_dir / "021.png", np.zeros((4, 4), dtype=int))
+    edit(pred_json, lambda content: content["annotations"][5].update(segments_info=[]))
+    fails(r"021\.png.* is 4x4, but .*021\.png.* is 15x21")
+
+
+def test_json_form():
+    truth = segmentation(line((4, 1)), {1: A})
+    form = json.loads(json.dumps(to_json(score(truth, truth)), allow_nan=False))
+    assert form["All"] == {"pq": 1.0, "sq": 1.0, "rq": 1.0, "n": 1}
+    assert form["Stuff"] == {"pq": None, "sq": None, "rq": None, "n": 0}
+    assert form["per_class"]["1"]["tp"] == 1
+    assert form["per_class"]["40"]["pq"] is None
+
+
+def test_table():
+    truth = segmentation(line((10, 1), (10, 2)), {1: A, 2: A})
+    prediction = segmentation(line((8, 1), (2, 0), (10, 0)), {1: A})
+    lines = format_table(score(prediction, truth), CATEGORIES).splitlines()
+    assert [row.split() for row in lines] == [
+        ["PQ", "SQ", "RQ", "n"],
+        ["All", "53.3", "80.0", "66.7", "1"],
+        ["Things", "53.3", "80.0", "66.7", "1"],
+        ["Stuff", "-", "-", "-", "0"],
+    ]
+    more = format_table(to_json(score(prediction, truth)), CATEGORIES, per_class=True).splitlines()
+    assert more[:4] == lines
+    assert more[-1].split() == ["a", "53.3", "80.0", "66.7", "1", "0", "1"]
+
+
+DATA = os.environ.get("BANET_TEST_DATA")
+
+
+@pytest.mark.skipif(not DATA or not Path(DATA, "coco_panoptic").is_dir(), reason="BANET_TEST_DATA is not set")
+def test_real_truth_against_itself_is_perfect():
+    root = Path(str(DATA), "coco_panoptic")
+    paths = (root / "panoptic.json", root / "panoptic")
+    result = score_folders(*paths, *paths, workers=2)
+    assert result["All"]["n"] > 20
+    for key in ("All", "Things", "Stuff"):
+        assert [result[key][name] for name in ("pq", "sq", "rq")] == [1.0, 1.0, 1.0]
+    for row in result["per_class"].values():
+        assert row["pq"] == 1.0 if row["tp"] else math.isnan(row["pq"])
+        assert row["fp"] == row["fn"] == 0
+
+
+@pytest.mark.skipif(not DATA or not Path(DATA, "coco_panoptic").is_dir(), reason="BANET_TEST_DATA is not set")
+def test_real_truth_shifted_equals_the_slow_reference():
+    root = Path(str(DATA), "coco_panoptic")
+    content = PanopticJson.read(root / "panoptic.json")
+    counts, total = PanopticQuality(content.categories), {}
+    for image_id in (142238, 439180):
+        truth = load(content.annotations[image_id], root / "panoptic", content.categories)
+        small = truth.ids[::3, ::3]
+        kept = [s for s in truth.segments if (small == s.id).any()]
+        truth = PanopticSegmentation(small, kept, content.categories)
+        prediction = PanopticSegmentation(np.roll(small, (1, 2), (0, 1)), kept, content.categories)
+        counts.update(prediction, truth)
+        reference.add(
+            total,
+            reference.count_image(
+                prediction.ids.tolist(),
+                [(s.id, s.category_id) for s in kept],
+                small.tolist(),
+                [(s.id, s.category_id, s.iscrowd) for s in kept],
+            ),
+        )
+    *expected, n = reference.averages(total, [c.id for c in content.categories])
+    result = counts.compute()["All"]
+    assert result["n"] == n
+    assert [result[k] for k in ("pq", "sq", "rq")] == pytest.approx([float(v) for v in expected], abs=1e-12)
