@@ -385,7 +385,7 @@ def test_folder_errors_are_one_line(folders, tmp_path):
     fails("is not a folder", pred_dir=tmp_path / "nothing")
     fails(r"003\.png: does not exist", pred_dir=tmp_path)
 
-    with pytest.raises(ValueError, match="workers"):
+    with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
         score_folders(gt_json, gt_dir, pred_json, pred_dir, workers=0)
 
     original = pred_json.read_text()
