@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["RoIInlay", "roi_inlay", "roi_upsample"]
@@ -43,7 +45,10 @@ def roi_inlay(
         TypeError: the features are not floating point, or ``boxes`` is one tensor.
     """
     coordinates, sizes = _check(features, boxes, output_size, spatial_scale, aligned)
-    return _inlay_dense(features, coordinates, sizes, output_size)
+    if torch.compiler.is_exporting():
+        return _inlay_dense(features, coordinates, sizes, output_size)
+    result: Tensor = _inlay_op(features, coordinates, sizes, output_size[0], output_size[1])
+    return result
 
 
 def roi_upsample(
@@ -63,7 +68,7 @@ def roi_upsample(
     Arguments, result and errors are those of :func:`roi_inlay`.
     """
     coordinates, sizes = _check(features, boxes, output_size, spatial_scale, aligned)
-    return _upsample_dense(features, coordinates, sizes, output_size)
+    return _spread(features, coordinates, sizes, output_size)
 
 
 class RoIInlay(nn.Module):
@@ -120,6 +125,233 @@ def _check(
     return coordinates, sizes
 
 
+# The operator is one sparse linear map (pixels × samples), applied by weighted bags of rows of channels. A pixel
+# gathers four samples of each box that covers it; backward, a sample gathers the pixels near it, one axis at a time.
+
+
+class _Axis(NamedTuple):
+    """The pixels inside the boxes along one axis, box after box."""
+
+    first: Tensor  # (K,) first pixel inside each box
+    counts: Tensor  # (K,) pixels inside each box; 0 when the box covers no pixel of the map
+    begin: Tensor  # (K,) where the box's entries begin
+    owner: Tensor  # (S,) box
+    pixel: Tensor  # (S,) pixel
+    bin: Tensor  # (S,) lower one of the two bins that the pixel lies between
+    fraction: Tensor  # (S,) weight of the upper one
+
+
+def _axes(coordinates: Tensor, bins: tuple[int, int], size: tuple[int, int]) -> tuple[_Axis, _Axis]:
+    """Rows and columns of every box, ``coordinates`` ``(K, 4)`` in map pixels."""
+    finite = torch.isfinite(coordinates).all(1)
+    start, stop = torch.where(finite[:, None], coordinates, 0.0).view(-1, 2, 2).flip(2).unbind(1)  # (K, 2): y, x
+    limit = torch.tensor(size, dtype=start.dtype, device=start.device)
+    zero = torch.zeros_like(limit)
+    first = start.ceil().clamp(zero, limit)
+    counts = (stop.ceil().clamp(zero, limit) - first).clamp(min=0)
+    counts = torch.where(counts.prod(1, keepdim=True) > 0, counts, 0.0).to(torch.int64)
+    totals: list[int] = counts.sum(0).tolist()
+    axes = []
+    for axis in range(2):
+        owner, rank = _ragged(counts[:, axis], totals[axis])
+        pixel = first[:, axis][owner] + rank
+        scale = bins[axis] / (stop[:, axis] - start[:, axis])
+        position = ((pixel - start[:, axis][owner]) * scale[owner] - 0.5).clamp(0, bins[axis] - 1)
+        low = position.floor().clamp(max=max(bins[axis] - 2, 0))
+        begin = _begin(counts[:, axis])
+        axes.append(
+            _Axis(
+                first[:, axis].to(torch.int64),
+                counts[:, axis],
+                begin,
+                owner,
+                pixel.to(torch.int64),
+                low.to(torch.int64),
+                position - low,
+            )
+        )
+    return axes[0], axes[1]
+
+
+def _begin(counts: Tensor) -> Tensor:
+    """Exclusive running sum: where each group's entries begin."""
+    return counts.cumsum(0) - counts
+
+
+def _ragged(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Entries of groups one after the other: each one's group and its number within the group, ``(total,)``."""
+    group = torch.repeat_interleave(counts, output_size=total)
+    return group, torch.arange(total, device=counts.device) - _begin(counts)[group]
+
+
+def _image_of_box(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """``(K,)`` index of each box's image."""
+    return torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64, device=device), output_size=sum(sizes))
+
+
+def _integer(*largest: int) -> torch.dtype:
+    """The narrower integer that holds these numbers: half the memory traffic of the index tables."""
+    return torch.int32 if max(largest) < 2**31 else torch.int64
+
+
+def _coverage(rows: _Axis, columns: _Axis, image: Tensor, images: int, size: tuple[int, int]) -> Tensor:
+    """``(N * H * W,)`` int32: how many boxes cover each pixel, from the boxes' corners by running sums."""
+    height, width = size
+    top, left = rows.first, columns.first
+    bottom, right = top + rows.counts, left + columns.counts
+    corners = torch.cat([top * (width + 1) + left, bottom * (width + 1) + right])
+    others = torch.cat([top * (width + 1) + right, bottom * (width + 1) + left])
+    base = (image * ((height + 1) * (width + 1))).repeat(2)
+    steps = torch.zeros(images * (height + 1) * (width + 1), dtype=torch.int32, device=image.device)
+    one = torch.ones((), dtype=torch.int32, device=image.device).expand(len(base))
+    steps.index_add_(0, base + corners, one).index_add_(0, base + others, one, alpha=-1)
+    grid = steps.view(images, height + 1, width + 1)[:, :height, :width]
+    return grid.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32).reshape(-1)
+
+
+def _bags(table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """``(B, C)``: weighted sums of rows of ``table``; bag b holds entries ``offsets[b]:offsets[b + 1]``."""
+    return F.embedding_bag(
+        index, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype), include_last_offset=True
+    )
+
+
+def _offsets(counts: Tensor, dtype: torch.dtype) -> Tensor:
+    """``(B + 1,)`` where each bag begins, and the end of the last."""
+    return F.pad(counts.cumsum(0, dtype=dtype), (1, 0))
+
+
+@torch.library.custom_op("banet::roi_inlay", mutates_args=())
+def _inlay_op(features: Tensor, coordinates: Tensor, sizes: Sequence[int], height: int, width: int) -> Tensor:
+    """RoIInlay of boxes in map pixels. The result has channels-last strides: its rows of channels are the bags."""
+    boxes, channels, bins_y, bins_x = features.shape
+    images, device = len(sizes), features.device
+    rows, columns = _axes(coordinates, (bins_y, bins_x), (height, width))
+    covered = int((rows.counts * columns.counts).sum())
+    if covered == 0 or channels == 0:
+        return features.new_zeros((images, height, width, channels)).permute(0, 3, 1, 2)
+    integer = _integer(images * height * width, 4 * covered, boxes * bins_y * bins_x)
+    image = _image_of_box(sizes, device)
+
+    # One entry for each box and each pixel in it. Listed by column, then box, then row, and stably sorted by row, they
+    # come in the order of the pixels.
+    by_column = columns.pixel.argsort(stable=True)
+    owner = columns.owner[by_column]
+    lengths = rows.counts[owner]
+    slot = torch.repeat_interleave(lengths.to(integer), output_size=covered)
+    row = (rows.begin[owner] - _begin(lengths)).to(integer).index_select(0, slot)
+    row += torch.arange(covered, dtype=integer, device=device)
+    line = (image[rows.owner] * height + rows.pixel).to(integer).index_select(0, row)
+    line, order = line.sort(stable=True)
+    row, slot = row.index_select(0, order), slot.index_select(0, order)
+
+    counts = _coverage(rows, columns, image, images, (height, width))
+    pixel = line.mul_(width).add_(columns.pixel[by_column].to(integer).index_select(0, slot))
+    compute = torch.promote_types(features.dtype, torch.float32)
+    share = counts.to(compute).reciprocal_().index_select(0, pixel)
+    right = columns.fraction[by_column].to(compute).index_select(0, slot)
+    left = 1 - right
+    lower = rows.fraction.to(compute).index_select(0, row).mul_(share)
+    upper = share.sub_(lower)
+    weights = torch.empty((covered, 4), dtype=compute, device=device)
+    torch.mul(upper, left, out=weights[:, 0])
+    torch.mul(upper, right, out=weights[:, 1])
+    torch.mul(lower, left, out=weights[:, 2])
+    torch.mul(lower, right, out=weights[:, 3])
+    corner = (owner * (bins_y * bins_x) + columns.bin[by_column]).to(integer).index_select(0, slot)
+    corner += (rows.bin * bins_x).to(integer).index_select(0, row)
+    # With one bin on an axis, both its taps are that bin.
+    across, down = min(bins_x - 1, 1), min(bins_y - 1, 1) * bins_x
+    taps = corner[:, None] + torch.tensor([0, across, down, down + across], dtype=integer, device=device)
+
+    table = features.permute(0, 2, 3, 1).reshape(-1, channels).to(compute)
+    result = _bags(table, taps.view(-1), weights.view(-1), _offsets(counts, integer).mul_(4))
+    return result.view(images, height, width, channels).to(features.dtype).permute(0, 3, 1, 2)
+
+
+def _near(axis: _Axis, boxes: int, bins: int) -> tuple[Tensor, Tensor]:
+    """For each box and bin the pixels that lie next to it: the first one's entry and their number, ``(K, bins)``."""
+    in_bin = torch.bincount(axis.owner * bins + axis.bin, minlength=boxes * bins).view(boxes, bins)
+    before = F.pad(in_bin.cumsum(1), (2, 0))  # bin i takes part in the pixels of lower bin i - 1 and i
+    return axis.begin[:, None] + before[:, :-2], before[:, 2:] - before[:, :-2]
+
+
+@torch.library.custom_op("banet::roi_inlay_backward", mutates_args=())
+def _inlay_backward_op(gradient: Tensor, coordinates: Tensor, sizes: Sequence[int], bins_y: int, bins_x: int) -> Tensor:
+    """The transpose of :func:`_inlay_op`: ``(N, C, H, W)`` to ``(K, C, bins_y, bins_x)``, channels last."""
+    images, channels, height, width = gradient.shape
+    boxes, device = coordinates.shape[0], gradient.device
+    rows, columns = _axes(coordinates, (bins_y, bins_x), (height, width))
+    if len(rows.owner) == 0 or channels == 0:
+        return gradient.new_zeros((boxes, bins_y, bins_x, channels)).permute(0, 3, 1, 2)
+    image = _image_of_box(sizes, device)
+    compute = torch.promote_types(gradient.dtype, torch.float32)
+    table = gradient.permute(0, 2, 3, 1).reshape(-1, channels).to(compute)
+    near_row, near_rows = _near(rows, boxes, bins_y)
+    near_column, near_columns = _near(columns, boxes, bins_x)
+    strips = columns.counts.repeat_interleave(bins_y)  # (K * bins_y,) columns of each box, for each of its rows of bins
+    sums = torch.stack([strips.sum(), (near_rows.sum(1) * columns.counts).sum(), near_columns.sum() * bins_y]).tolist()
+    integer = _integer(images * height * width, *sums, boxes * bins_y * bins_x)
+
+    # First along the rows: a bag for each box, row of bins and column of pixels.
+    strip, rank = _ragged(strips, sums[0])
+    column = rank + columns.begin.repeat_interleave(bins_y)[strip]
+    lengths = near_rows.view(-1)[strip].to(integer)
+    begin = _offsets(lengths, integer)
+    bag = torch.repeat_interleave(lengths, output_size=sums[1])
+    row = (near_row.view(-1)[strip] - begin[:-1]).to(integer).index_select(0, bag)
+    row += torch.arange(sums[1], dtype=integer, device=device)
+    weights = (rows.bin + rows.fraction).to(compute).index_select(0, row)
+    weights -= (strip % bins_y).to(compute).index_select(0, bag)
+    weights.abs_().neg_().add_(1)
+    pixel = ((image[rows.owner] * height + rows.pixel) * width).to(integer).index_select(0, row)
+    pixel += columns.pixel[column].to(integer).index_select(0, bag)
+    counts = _coverage(rows, columns, image, images, (height, width))
+    weights *= counts.to(compute).reciprocal_().index_select(0, pixel)
+    partial = _bags(table, pixel, weights, begin)
+
+    # Then along the columns: a bag for each sample.
+    lengths = near_columns[:, None].expand(-1, bins_y, -1).reshape(-1)
+    bag, rank = _ragged(lengths, sums[2])
+    entry = near_column[:, None].expand(-1, bins_y, -1).reshape(-1)[bag] + rank
+    weights = 1 - (columns.bin[entry] + columns.fraction[entry] - bag % bins_x).abs()
+    entry += (_begin(strips) - columns.begin.repeat_interleave(bins_y))[bag // bins_x]
+    result = _bags(partial, entry.to(integer), weights.to(compute), _offsets(lengths, integer))
+    return result.view(boxes, bins_y, bins_x, channels).to(gradient.dtype).permute(0, 3, 1, 2)
+
+
+@_inlay_op.register_fake
+def _(features: Tensor, coordinates: Tensor, sizes: Sequence[int], height: int, width: int) -> Tensor:
+    return features.new_empty((len(sizes), height, width, features.shape[1])).permute(0, 3, 1, 2)
+
+
+@_inlay_backward_op.register_fake
+def _(gradient: Tensor, coordinates: Tensor, sizes: Sequence[int], bins_y: int, bins_x: int) -> Tensor:
+    return gradient.new_empty((coordinates.shape[0], bins_y, bins_x, gradient.shape[1])).permute(0, 3, 1, 2)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    first, coordinates, ctx.sizes, _, _ = inputs
+    ctx.save_for_backward(coordinates)
+    ctx.size = first.shape[2:]
+
+
+def _inlay_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return _inlay_backward_op(gradient, *ctx.saved_tensors, ctx.sizes, *ctx.size), None, None, None, None
+
+
+def _backward_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return _inlay_op(gradient, *ctx.saved_tensors, ctx.sizes, *ctx.size), None, None, None, None
+
+
+# Each is linear and the other's transpose, so that they differentiate each other, to any order.
+_inlay_op.register_autograd(_inlay_gradient, setup_context=_remember)
+_inlay_backward_op.register_autograd(_backward_gradient, setup_context=_remember)
+
+
+# The same map in standard operators of fixed shapes, for export: dense matrix products.
+
+
 def _axis_dense(start: Tensor, stop: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
     """One axis of every box: weights ``(K, length, bins)`` and which pixels are inside ``(K, length)``."""
     pixel = torch.arange(length, device=start.device, dtype=start.dtype)
@@ -165,28 +397,37 @@ def _inlay_dense(features: Tensor, coordinates: Tensor, sizes: list[int], output
         return (total / counts.clamp(min=1)[:, None]).to(features.dtype)
 
 
-def _axis_spread(start: Tensor, stop: Tensor, bins: int, length: int) -> Tensor:
-    """One axis of every box: RoIUpsample's weights ``(K, length, bins)``."""
+def _axis_spread(start: Tensor, stop: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
+    """One axis of every box: the two pixels next to each bin's centre and their weights, ``(K, bins, 2)``."""
     finite = torch.isfinite(start) & torch.isfinite(stop)
     start, stop = torch.where(finite, start, 0.0)[:, None], torch.where(finite, stop, 0.0)[:, None]
-    point = start + (torch.arange(bins, device=start.device, dtype=start.dtype) + 0.5) * ((stop - start) / bins)
+    centre = torch.arange(bins, device=start.device, dtype=start.dtype) + 0.5
+    point = start + centre * ((stop - start) / bins)
     low = point.floor()
     fraction = point - low
-    norm = fraction**2 + (1 - fraction) ** 2
-    pixel = torch.arange(length, device=start.device, dtype=start.dtype)[:, None]
-    low, fraction, norm = low[:, None], fraction[:, None], norm[:, None]
-    weights = (pixel == low) * ((1 - fraction) / norm) + (pixel == low + 1) * (fraction / norm)
-    return weights * finite[:, None, None]
+    pixel = torch.stack([low, low + 1], 2)
+    weights = torch.stack([1 - fraction, fraction], 2)
+    weights = weights / weights.square().sum(2, keepdim=True)
+    inside = (pixel >= 0) & (pixel < length) & finite[:, None, None]
+    return torch.where(inside, pixel, 0.0).to(torch.int64), torch.where(inside, weights, 0.0)
 
 
-def _upsample_dense(features: Tensor, coordinates: Tensor, sizes: list[int], output_size: tuple[int, int]) -> Tensor:
-    """RoIUpsample by dense matrix products of standard operators."""
+def _spread(features: Tensor, coordinates: Tensor, sizes: list[int], output_size: tuple[int, int]) -> Tensor:
+    """RoIUpsample: each sample is added to its four nearest pixels, those off the map left out."""
+    channels, bins_y, bins_x = features.shape[1:]
     height, width = output_size
-    if not sizes:
-        return features.new_zeros((0, features.shape[1], height, width))
-    with torch.autocast(features.device.type, enabled=False):
-        wide = torch.promote_types(features.dtype, torch.float32)
-        x1, y1, x2, y2 = coordinates.unbind(1)
-        rows = _axis_spread(y1, y2, features.shape[2], height)
-        columns = _axis_spread(x1, x2, features.shape[3], width)
-        return _combine_dense(features.to(wide), rows.to(wide), columns.to(wide), sizes).to(features.dtype)
+    compute = torch.promote_types(features.dtype, torch.float32)
+    x1, y1, x2, y2 = coordinates.unbind(1)
+    finite = torch.isfinite(coordinates).all(1).to(compute)
+    row, row_weights = _axis_spread(y1, y2, bins_y, height)
+    column, column_weights = _axis_spread(x1, x2, bins_x, width)
+    image = torch.cat([row.new_full((size,), number) for number, size in enumerate(sizes)] or [row.new_zeros(0)])
+    table = features.permute(0, 2, 3, 1).to(compute) * finite[:, None, None, None]
+    result = table.new_zeros((len(sizes) * height * width, channels))
+    for dy in range(2):
+        for dx in range(2):
+            weights = row_weights[:, :, None, dy] * column_weights[:, None, :, dx]
+            pixel = (image[:, None, None] * height + row[:, :, None, dy]) * width + column[:, None, :, dx]
+            values = (table * weights.to(compute)[..., None]).reshape(-1, channels)
+            result = result.index_add(0, pixel.reshape(-1), values)
+    return result.view(len(sizes), height, width, channels).permute(0, 3, 1, 2).to(features.dtype)
