@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from banet.data.images import read_image
+from banet.data.images import to_rgb_array
 from banet.data.samples import Sample, Transform, sample_of
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
@@ -86,7 +86,7 @@ class CocoPanoptic(Dataset[Sample]):
         """
         info = self._json.images[self.image_ids[index]]
         path = inside(self.images, info.file_name, f"{self._json.path}: images[].file_name")
-        image = np.asarray(read_image(path))
+        image = to_rgb_array(path)
         truth = load(self._json.annotations[info.id], self.panoptic, self.categories, image=info)
         height, width = image.shape[:2]
         if truth.ids.shape != (height, width):

@@ -77,7 +77,7 @@ def _decode(file: Path, stream: Any) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _too_large(file, str(error)) from error
     except Exception as error:  # a decoder may raise anything on bad data
-        raise InputError(f"{file}: is not a picture that can be read; give a JPEG, PNG, WebP, TIFF or BMP") from error
+        raise InputError(f"{file}: is not a picture, or is damaged; give a JPEG, PNG, WebP, TIFF or BMP") from error
     if picture.width * picture.height > MAX_PIXELS:
         raise _too_large(file, f"{picture.width} x {picture.height}")
     try:
@@ -128,7 +128,7 @@ def to_rgb_array(image: Any) -> NDArray[np.uint8]:
             (H,W). Arrays and tensors: uint8, or floats in 0..255.
 
     Returns:
-        (H,W,3) uint8, RGB.
+        (H,W,3) uint8, RGB, contiguous and writable; a usable array is handed back without a copy.
 
     Raises:
         InputError: see `read_image`.
@@ -137,9 +137,9 @@ def to_rgb_array(image: Any) -> NDArray[np.uint8]:
             (and not all 0), which must be multiplied by 255.
     """
     if isinstance(image, (str, os.PathLike)):
-        return np.asarray(read_image(image))
+        return np.array(read_image(image))
     if isinstance(image, Image.Image):
-        return np.asarray(_to_rgb(Path("image"), _upright(image)))
+        return np.array(_to_rgb(Path("image"), _upright(image)))
     if hasattr(image, "detach") and hasattr(image, "cpu"):  # a torch tensor, without importing torch
         array = image.detach().cpu()
         array = np.asarray(array.float() if array.is_floating_point() else array)
@@ -164,7 +164,7 @@ def to_rgb_array(image: Any) -> NDArray[np.uint8]:
         array = np.rint(array).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise TypeError(f"images must be uint8 or float, not {array.dtype}")
-    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+    return np.require(np.broadcast_to(array, (*array.shape[:2], 3)), requirements=["C", "W"])
 
 
 def list_images(inputs: Sequence[str]) -> list[Path]:

@@ -184,8 +184,8 @@ def sample_of(
     Raises:
         InputError: see `make_target`.
     """
-    picture = tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
-    id_map = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int32)))
+    picture = tv_tensors.Image(torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1))
+    id_map = tv_tensors.Mask(torch.from_numpy(np.require(ids, np.int32, ["C", "W"])))
     changed: tuple[Tensor, Tensor] = (picture, id_map) if transform is None else transform(picture, id_map)
     pixels, owners = (tensor.as_subclass(Tensor) for tensor in changed)
     return Sample(pixels.contiguous(), make_target(owners, segments, categories, image_id, name))
