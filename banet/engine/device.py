@@ -1,0 +1,26 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from banet.errors import InputError
+
+__all__ = ["pick_device"]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `auto`, `cpu`, `cuda` or `mps`; `auto` takes the fastest there is.
+
+    Raises:
+        InputError: The device is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device, available in there.items() if available)
+    kind = name.split(":")[0]
+    if kind not in there:
+        raise InputError(f"--device {name}: choose auto, cpu, cuda or mps")
+    if not there[kind]:
+        raise InputError(f"--device {name}: torch sees no such device here; choose auto or cpu")
+    return torch.device(name)

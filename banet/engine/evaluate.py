@@ -1,0 +1,194 @@
+"""Measuring a model on pictures with truth: PQ, AP_mask and mIoU^St."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from banet.data.transforms import resize_image
+from banet.engine.device import pick_device
+from banet.engine.pictures import CocoPictures, Picture, Pictures, open_pictures
+from banet.engine.recipe import Recipe, SplitConfig
+from banet.errors import InputError
+from banet.modeling.banet import BANet
+from banet.modeling.readout import Readout, paste_detections, read_out
+from banet.panoptic import PanopticQuality, PanopticSegmentation
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco_format import CocoPanopticWriter, atomic_path, write_json
+from banet.panoptic.quality import format_table, to_json
+
+__all__ = ["Evaluator", "check_categories", "evaluate", "evaluate_command"]
+
+ZIP_STEM = "panoptic_test-dev2017_BANet_results"
+
+
+def check_categories(model: BANet, categories: Categories, source: str) -> None:
+    """Refuse to measure a model on other classes than it was trained on.
+
+    Raises:
+        InputError: An id, a name or a kind differs; names the first.
+    """
+    ours = {(c.id, c.name, c.isthing) for c in model.categories}
+    theirs = {(c.id, c.name, c.isthing) for c in categories}
+    if ours != theirs:
+        only = sorted(ours ^ theirs)[0]
+        whose = "the weights" if only in ours else source
+        raise InputError(
+            f"{source}: categories: {len(theirs)} classes, the weights have {len(ours)}; id {only[0]} ({only[1]},"
+            f" {'thing' if only[2] else 'stuff'}) is known to {whose} only; use weights trained on this data set"
+        )
+
+
+@dataclass
+class Evaluator:
+    """PQ, and where asked AP and mIoU, picture by picture.
+
+    Args:
+        model: To measure.
+        full: Also AP_mask and mIoU^St.
+    """
+
+    model: BANet
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        """Start from nothing."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all pictures."""
+        self.quality = PanopticQuality(self.model.categories)
+        if self.full:
+            from banet.engine.metrics import MaskAP, StuffIoU
+
+            self.ap = MaskAP(self.model.categories, self.model.inference.ap_instances)
+            self.stuff = StuffIoU(self.model.categories)
+
+    @torch.no_grad()
+    def update(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Readout, PanopticSegmentation]]:
+        """Measure pictures as one batch, and give back what the network said of each and its result."""
+        inference = self.model.inference
+        inputs = [
+            resize_image(torch.from_numpy(p.image).permute(2, 0, 1), inference.shorter, inference.longer)
+            for p in pictures
+        ]
+        output = self.model(inputs)
+        ap_sets = self.model.ap_detections(output) if self.full else []
+        for index, picture in enumerate(pictures):
+            readout = read_out(self.model, output, index, picture.image)
+            if self.full:
+                size = (picture.image.shape[0], picture.image.shape[1])
+                instances = paste_detections(ap_sets[index], output.sizes[index], size, self.model.categories)
+                self.ap.update(instances, picture.truth)
+                self.stuff.update(readout.semantic, picture.truth)
+            result = readout.fuse(self.model.categories, inference)
+            self.quality.update(result, picture.truth)
+            yield picture, readout, result
+
+    def compute(self) -> dict[str, Any]:
+        """What `PanopticQuality.compute` gives, and `ap`, `ap50`, `ap75`, `miou_stuff` where asked; shares 0..1."""
+        result = self.quality.compute()
+        if self.full:
+            result = {**result, **self.ap.compute(), "miou_stuff": self.stuff.compute()}
+        return result
+
+
+def evaluate(
+    model: BANet,
+    pictures: Pictures,
+    *,
+    out: Path | None = None,
+    batch: int = 1,
+    limit: int | None = None,
+    source: str = "data",
+) -> dict[str, Any]:
+    """Measure a model.
+
+    Args:
+        model: In evaluation mode, on its device.
+        pictures: With truth; of the same classes as the model.
+        out: Folder for `panoptic/`, `panoptic.json`, `metrics.json` and a zip as the COCO server wants it.
+        batch: Pictures that go through the network together.
+        limit: Only the first so many.
+        source: Names the data in errors.
+
+    Raises:
+        InputError: Other classes, or a damaged file.
+    """
+    check_categories(model, pictures.categories, source)
+    evaluator = Evaluator(model, full=True)
+    count = len(pictures) if limit is None else min(limit, len(pictures))
+    with ExitStack() as stack:
+        writer = None
+        if out is not None:
+            writer = stack.enter_context(CocoPanopticWriter(out / "panoptic", out / "panoptic.json", model.categories))
+        bar = stack.enter_context(tqdm(total=count, desc="evaluate", unit="image"))
+        for start in range(0, count, batch):
+            group = [pictures[index] for index in range(start, min(start + batch, count))]
+            for picture, _, result in evaluator.update(group):
+                if writer is not None:
+                    writer.add(picture.image_id, picture.name, result)
+                bar.update()
+    metrics = evaluator.compute()
+    if out is not None:
+        write_json(out / "metrics.json", to_json(metrics))
+        _zip(out)
+    return metrics
+
+
+def _zip(out: Path) -> None:
+    """The archive that the COCO test-dev server takes."""
+    with atomic_path(out / f"{ZIP_STEM}.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.write(out / "panoptic.json", f"{ZIP_STEM}.json", zipfile.ZIP_DEFLATED)
+        for png in sorted((out / "panoptic").rglob("*.png")):
+            archive.write(png, f"{ZIP_STEM}/{png.relative_to(out / 'panoptic')}")
+
+
+def evaluate_command(
+    weights: str,
+    *,
+    recipe: Recipe | None,
+    split: SplitConfig | None,
+    out: Path | None,
+    rule: str | None,
+    inference_overrides: Mapping[str, Any],
+    batch: int,
+    limit: int | None,
+    device: str,
+) -> dict[str, Any]:
+    """`banet evaluate`: load, measure, print the table.
+
+    Raises:
+        InputError: Weights or data cannot be read, or do not fit each other.
+    """
+    target = pick_device(device)
+    if split is not None:
+        pictures: Pictures = CocoPictures(split)
+        source = split.json
+    elif recipe is not None:
+        pictures = open_pictures(recipe.data)
+        source = f"{recipe.name}, validation split"
+    else:
+        raise InputError("evaluate: name the data with --config, or with --images, --panoptic and --json")
+    model = BANet.from_pretrained(weights, device=target)
+    overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
+    model.inference = replace(model.inference, **overrides)
+    print(f"{weights} on {len(pictures)} images ({source}), {target.type}, rule {model.inference.rule}")
+    result = evaluate(model, pictures, out=out, batch=batch, limit=limit, source=source)
+    print(format_table(result, model.categories))
+    print(f"AP_mask {_percent(result['ap'])}   mIoU^St {_percent(result['miou_stuff'])}")
+    if out is not None:
+        print(f"written: {out}/panoptic/, panoptic.json, metrics.json, {ZIP_STEM}.zip")
+    return result
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"

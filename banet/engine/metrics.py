@@ -1,0 +1,120 @@
+"""AP_mask and mIoU of stuff, counted by well-kept libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from banet.errors import MissingExtraError
+from banet.modeling.readout import Instances
+from banet.panoptic.categories import VOID, Categories
+from banet.panoptic.segmentation import PanopticSegmentation
+
+try:
+    from faster_coco_eval import COCO, COCOeval_faster
+    from faster_coco_eval.core import mask as rle
+    from torchmetrics.classification import MulticlassConfusionMatrix
+except ImportError:
+    raise MissingExtraError("faster-coco-eval and torchmetrics", "train") from None
+
+__all__ = ["MaskAP", "StuffIoU"]
+
+
+class MaskAP:
+    """COCO's AP of masks, IoU 0.5 to 0.95, over instances before occlusion handling; crowd is ignored.
+
+    Args:
+        categories: Only things take part.
+        limit: Most instances of an image that count.
+    """
+
+    def __init__(self, categories: Categories, limit: int = 100) -> None:
+        self.categories = categories
+        self.limit = limit
+        self.images: list[dict[str, Any]] = []
+        self.truths: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
+
+    def update(self, instances: Instances, truth: PanopticSegmentation) -> None:
+        """Add one image: instances at its own size, and its truth."""
+        image_id = len(self.images) + 1
+        height, width = truth.ids.shape
+        self.images.append({"id": image_id, "width": width, "height": height})
+        for segment in truth.segments:
+            if segment.isthing:
+                self.truths.append(
+                    {
+                        "id": len(self.truths) + 1,
+                        "image_id": image_id,
+                        "category_id": segment.category_id,
+                        "segmentation": rle.encode(np.asfortranarray(truth.ids == segment.id, dtype=np.uint8)),
+                        "area": segment.area,
+                        "bbox": list(segment.bbox),
+                        "iscrowd": int(segment.iscrowd),
+                    }
+                )
+        canvas = np.zeros((height, width), dtype=np.uint8, order="F")
+        for box, crop, score, label in zip(
+            instances.masks.boxes, instances.masks.crops, instances.scores, instances.labels, strict=True
+        ):
+            x1, y1, x2, y2 = (int(v) for v in box)
+            canvas[y1:y2, x1:x2] = crop
+            self.results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": int(label),
+                    "score": float(score),
+                    "segmentation": rle.encode(canvas),
+                }
+            )
+            canvas[y1:y2, x1:x2] = 0
+
+    def compute(self) -> dict[str, float]:
+        """`ap`, `ap50` and `ap75` in 0..1; NaN where no thing occurs."""
+        if not any(not truth["iscrowd"] for truth in self.truths):
+            return dict.fromkeys(("ap", "ap50", "ap75"), float("nan"))
+        if not self.results:
+            return dict.fromkeys(("ap", "ap50", "ap75"), 0.0)
+        classes = [{"id": c.id, "name": c.name} for c in self.categories if c.isthing]
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO({"images": self.images, "annotations": self.truths, "categories": classes})
+            evaluation = COCOeval_faster(truth, truth.loadRes(self.results), iouType="segm")
+            evaluation.params.maxDets = [1, 10, self.limit]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return {name: float(value) for name, value in zip(("ap", "ap50", "ap75"), evaluation.stats[:3], strict=True)}
+
+
+class StuffIoU:
+    """mIoU^St: intersection over union of the final logits' argmax before fusion, averaged over stuff classes.
+
+    The confusion matrix covers all classes and the whole data set; void is ignored.
+
+    Args:
+        categories: Things and stuff.
+    """
+
+    def __init__(self, categories: Categories) -> None:
+        self.categories = categories
+        self.matrix = MulticlassConfusionMatrix(max(len(categories), 2), ignore_index=VOID)
+
+    def update(self, semantic: NDArray[np.int64], truth: PanopticSegmentation) -> None:
+        """Add one image: (H, W) category ids, and its truth."""
+        predicted = torch.from_numpy(self.categories.indices_of(semantic))
+        self.matrix.update(predicted, torch.from_numpy(self.categories.indices_of(truth.semantic)))
+
+    def compute(self) -> float:
+        """Mean over the stuff classes that occur in the truth, 0..1; NaN where none does."""
+        counts = self.matrix.confmat.double().numpy()
+        both = np.diag(counts)
+        rows = np.arange(len(counts)) >= self.categories.num_things
+        occurs = rows & (counts.sum(1) > 0)
+        if not occurs.any():
+            return float("nan")
+        return float((both[occurs] / (counts.sum(0) + counts.sum(1) - both)[occurs]).mean())

@@ -1,0 +1,229 @@
+"""From text to recipes: YAML files and typed options, checked against the frozen dataclasses. Free of torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from banet.engine.recipe import Recipe, find_recipe
+from banet.errors import InputError
+
+__all__ = ["HelpFormatter", "SavedDefaults", "load_recipe", "option_parser", "parse_options"]
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Keeps the line breaks of descriptions, and leaves out types that the choices before them say already."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _expand_help(self, action: Any) -> str:
+        text = super()._expand_help(action)
+        text = re.sub(r"type: (?:Literal|Optional\[Literal)\[.*?\]+(?: \| null)?(?:, |(?=\)))", "", text)
+        for plain, words in {"PositiveInt": "int from 1", "NonNegativeInt": "int from 0", " | null": ""}.items():
+            text = text.replace(plain, words)
+        text = re.sub(r"(?:, )?default: null\)$", ")", re.sub(r"type: str(?:, )?", "", text))
+        return text.replace(", )", ")").removesuffix(" ()")
+
+
+class SavedDefaults(HelpFormatter):
+    """Help of options of inference whose defaults are not the dataclass's but those saved with the weights."""
+
+    def _expand_help(self, action: Any) -> str:
+        text = super()._expand_help(action)
+        if action.dest.startswith("inference."):
+            text = re.sub(r"(?:, )?default: .*\)$", ")", text).removesuffix(" ()")
+        return text
+
+
+def option_parser(
+    program: str,
+    description: str = "",
+    *,
+    usage: str | None = None,
+    epilog: str = "",
+    formatter: type[HelpFormatter] = HelpFormatter,
+) -> ArgumentParser:
+    """An empty parser in the house's manner: whole option names only, errors raised instead of printed.
+
+    Args:
+        program: What the help calls the command.
+        description: What it does.
+        usage: The usage line without its program name; made from the options by default.
+        epilog: Text below the options.
+        formatter: Lays out the help.
+    """
+    return ArgumentParser(
+        prog=program,
+        description=description or None,
+        usage=f"{program} {usage}" if usage else None,
+        epilog=epilog or None,
+        formatter_class=formatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+
+
+def parse_options(parser: ArgumentParser, arguments: Sequence[str], *, defaults: bool = True) -> Namespace:
+    """Parse a command line.
+
+    Args:
+        parser: From `option_parser`.
+        arguments: The command line without its program name.
+        defaults: Fill in the defaults; otherwise only what was given is in the result.
+
+    Raises:
+        InputError: An option is unknown, missing or of another type.
+    """
+    try:
+        return parser.parse_args(arguments, defaults=defaults)
+    except ArgumentError as error:
+        raise InputError(_explain(str(error), parser, "--")) from None
+
+
+def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        source: The name of a recipe that comes with the package, or a YAML file. A recipe that gives itself no name
+            takes the file's.
+        overrides: Values by dotted option that go before the file's, such as `{"train.lr": 0.01}`.
+
+    Raises:
+        InputError: No such recipe, or it has an unknown option or a bad value.
+    """
+    path = find_recipe(source)
+    parser = option_parser("recipe")
+    parser.add_class_arguments(Recipe)
+    values = _parse(parser, {"name": path.stem}, str(path))
+    values.update(_read(parser, path))
+    values.update(_parse(parser, _nested(overrides or {}), "options"))
+    try:
+        recipe = parser.instantiate(_parse(parser, values.as_dict(), str(path), defaults=True))
+    except (ValueError, TypeError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"recipe {source}: {error}") from None
+    return Recipe(**{field.name: recipe[field.name] for field in fields(Recipe)})
+
+
+def _read(parser: ArgumentParser, path: Path) -> Namespace:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a recipe is a list of 'option: value', see `banet train --help`")
+    _check_names(content, Recipe, str(path))
+    return _parse(parser, _text_choices(content), str(path))
+
+
+def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str = "") -> None:
+    """Refuse options that do not exist, and single values where a group of options belongs."""
+    known = get_type_hints(kind)
+    for key, value in content.items():
+        if key not in known:
+            raise InputError(f"{source}: {prefix}{key}: no such option{_near(str(key), list(known))}")
+        if is_dataclass(known[key]):
+            if not isinstance(value, dict):
+                inner = ", ".join(get_type_hints(known[key]))
+                raise InputError(f"{source}: {prefix}{key}: give options of this group ({inner}), not {value!r}")
+            _check_names(value, known[key], source, f"{prefix}{key}.")
+
+
+def _text_choices(content: dict[str, Any]) -> dict[str, Any]:
+    """`precision: 16` is a number to YAML; the option is a choice of texts."""
+    train = content.get("train", {})
+    if isinstance(train.get("precision"), int):
+        content = {**content, "train": {**train, "precision": str(train["precision"])}}
+    return content
+
+
+def _parse(parser: ArgumentParser, values: dict[str, Any], source: str, *, defaults: bool = False) -> Namespace:
+    try:
+        parsed: Namespace = parser.parse_object(values, defaults=defaults)
+        return parsed
+    except ArgumentError as error:
+        raise InputError(f"{source}: {_explain(str(error), parser, '')}") from None
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, leaf = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[leaf] = value
+    return tree
+
+
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": 'a list such as "[1, 2]"',
+    "NoneType": "null",
+}
+
+
+def _explain(message: str, parser: ArgumentParser, dashes: str) -> str:
+    """One plain line from the parser's message."""
+    line = " ".join(message.split())
+    found = re.match(r'Parser key "([^"]+)": (.*)', line)
+    if found:
+        key, problem = found.groups()
+        name = _option_name(key, parser) if dashes else key
+        return f"{name}: {_explain_value(problem)}"
+    found = re.match(r"unrecognized arguments: (.*)", line, re.IGNORECASE)
+    if found:
+        option = found.group(1).split()[0].split("=")[0]
+        known = [name for action in parser._actions for name in action.option_strings]
+        return (
+            f"{option}: no such option{_near(option, known)}" if option.startswith("-") else f"{option}: not expected"
+        )
+    found = re.match(r"the following arguments are required: (.*)", line)
+    if found:
+        return f"missing: {', '.join(_option_name(key, parser) for key in found.group(1).split(', '))}"
+    return re.sub(r"^argument (-\S+): ", r"\1: ", line)
+
+
+def _explain_value(problem: str) -> str:
+    value = re.search(r"(?:Got value|Given value): (.*)$", problem)
+    choices = re.search(r"Literal\[([^\]]*)\]", problem)
+    kinds = [
+        _KINDS[kind]
+        for kind in dict.fromkeys(re.findall(r"<class '(\w+)'>", problem.split("Errors:")[0]))
+        if kind in _KINDS
+    ]
+    for restricted, lowest in {"PositiveInt": 1, "NonNegativeInt": 0}.items():
+        if restricted in problem:
+            return f"must be a whole number from {lowest}" + (f", not {value.group(1)}" if value else "")
+    if choices:
+        return f"must be one of {choices.group(1).replace(chr(39), '')}" + (f", not {value.group(1)}" if value else "")
+    if kinds and value:
+        return f"must be {' or '.join(kinds)}, not {value.group(1)}"
+    return problem[:1].lower() + problem[1:]
+
+
+def _option_name(key: str, parser: ArgumentParser) -> str:
+    for action in parser._actions:
+        if action.dest == key:
+            metavar = action.metavar if isinstance(action.metavar, str) else key.upper()
+            return action.option_strings[-1] if action.option_strings else metavar
+    return f"--{key}"
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"; did you mean {close[0]}?" if close else ""

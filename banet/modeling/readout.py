@@ -1,0 +1,160 @@
+"""From what the network says to arrays at the picture's own size, which fusion turns into a panoptic result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from banet.data.images import to_rgb_array
+from banet.data.transforms import resize_image
+from banet.modeling.backbone import STRIDES
+from banet.modeling.banet import BANet, Output
+from banet.modeling.config import InferenceConfig
+from banet.modeling.instance_head import Detections
+from banet.ops.paste import paste_masks
+from banet.panoptic import MaskCrops, PanopticSegmentation, fuse_panoptic
+from banet.panoptic.categories import Categories
+
+__all__ = ["Instances", "Readout", "paste_detections", "read_images", "semantic_argmax"]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Instances of a picture at its own size.
+
+    Attributes:
+        masks: N boolean masks, which may overlap; none is empty.
+        scores: (N,) float64.
+        labels: (N,) category ids.
+        boxes: (N, 4) float32 x1, y1, x2, y2 in pixels of the picture, unrounded.
+    """
+
+    masks: MaskCrops
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """All that fusion needs of one picture, so that several rules can be tried on one pass of the network.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        instances: The panoptic instances.
+        semantic: (H, W) category id of the best class of each pixel.
+        stuff_semantic: (H, W) category id of the best stuff class, where it is asked for.
+    """
+
+    image: NDArray[np.uint8]
+    instances: Instances
+    semantic: NDArray[np.int64]
+    stuff_semantic: NDArray[np.int64] | None = None
+
+    def fuse(self, categories: Categories, options: InferenceConfig, *, rule: Any = None) -> PanopticSegmentation:
+        """The panoptic result.
+
+        Args:
+            categories: The model's.
+            options: Thresholds and the rule.
+            rule: Another rule than the one of `options`.
+        """
+        return fuse_panoptic(
+            self.instances.masks,
+            self.instances.scores,
+            self.instances.labels,
+            self.semantic,
+            self.image,
+            categories=categories,
+            rule=options.rule if rule is None else rule,
+            stuff_area=options.stuff_area,
+            thing_pixels=options.thing_pixels,
+            stuff_semantic=self.stuff_semantic,
+            overlap_threshold=options.overlap_threshold,
+            removal_threshold=options.removal_threshold,
+        )
+
+
+def read_images(model: BANet, images: Sequence[Any]) -> Iterator[Readout]:
+    """Run pictures through the network as one batch.
+
+    Args:
+        model: On any device.
+        images: Paths, PIL images, arrays or tensors; see `BANet.predict`.
+    """
+    arrays = [to_rgb_array(image) for image in images]
+    inputs = [
+        resize_image(torch.from_numpy(array).permute(2, 0, 1), model.inference.shorter, model.inference.longer)
+        for array in arrays
+    ]
+    output = model(inputs)
+    for index, array in enumerate(arrays):
+        yield read_out(model, output, index, array)
+
+
+def read_out(model: BANet, output: Output, index: int, image: NDArray[np.uint8]) -> Readout:
+    """Image `index` of a batch, at the size (H, W) of the picture `image`."""
+    size = (image.shape[0], image.shape[1])
+    instances = paste_detections(output.detections[index], output.sizes[index], size, model.categories)
+    logits = output.logits[index]
+    best = semantic_argmax(logits, output.sizes[index], size)
+    stuff = None
+    if model.inference.thing_pixels == "best_stuff" and model.categories.num_stuff:
+        first = model.categories.num_things
+        stuff = model.categories.ids_of(semantic_argmax(logits[first:], output.sizes[index], size) + first)
+    return Readout(image, instances, model.categories.ids_of(best), stuff)
+
+
+def paste_detections(
+    detections: Detections, network_size: tuple[int, int], size: tuple[int, int], categories: Categories
+) -> Instances:
+    """Masks of one image at another size than the network's, the empty ones dropped."""
+    scale = [size[1] / network_size[1], size[0] / network_size[0]] * 2
+    boxes = detections.boxes.double() * torch.tensor(scale, dtype=torch.float64, device=detections.boxes.device)
+    crop_boxes, crops = paste_masks(detections.masks, boxes, size)
+    keep = [i for i, crop in enumerate(crops) if bool(crop.any())]
+    return Instances(
+        masks=MaskCrops(
+            np.array([crop_boxes[i] for i in keep], dtype=np.int64).reshape(-1, 4),
+            [crops[i].cpu().numpy() for i in keep],
+            size,
+        ),
+        scores=detections.scores.double().cpu().numpy()[keep],
+        labels=categories.ids[detections.labels.cpu().numpy()[keep]],
+        boxes=boxes.float().cpu().numpy()[keep],
+    )
+
+
+def semantic_argmax(logits: Tensor, network_size: tuple[int, int], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Best class of each pixel of the picture.
+
+    The logits are cut to the image's valid area and resized once, bilinearly, straight to the picture's size.
+
+    Args:
+        logits: (C, h, w) at stride 4 of the padded input.
+        network_size: Height and width of the image in the network's input, without padding.
+        size: Height and width of the picture.
+
+    Returns:
+        (H, W) index of the channel.
+    """
+    height, width = (-(-side // STRIDES[0]) for side in network_size)
+    # The valid area may end inside a cell, so the scale is exact and what lies beyond the picture is cut off. A hair
+    # above it, rounding cannot make the result one pixel too small.
+    scale = tuple(STRIDES[0] * out / side * (1 + 1e-9) for out, side in zip(size, network_size, strict=True))
+    resized = F.interpolate(
+        logits[None, :, :height, :width].float(),
+        scale_factor=scale,
+        mode="bilinear",
+        align_corners=False,
+        recompute_scale_factor=False,
+    )
+    best: NDArray[np.int64] = resized[0, :, : size[0], : size[1]].argmax(0).cpu().numpy()
+    return best

@@ -1,0 +1,278 @@
+"""Weights on disk: one safetensors file holds tensors, composition, inference options and categories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from banet.errors import InputError, MissingExtraError
+from banet.modeling.banet import BANet
+from banet.modeling.build import build_model
+from banet.modeling.config import InferenceConfig, ModelConfig
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco_format import atomic_path
+
+__all__ = ["Filled", "initialise", "load_model", "packaged_weights", "save_model"]
+
+FORMAT = "banet-1"
+FILE_NAME = "model.safetensors"
+
+
+def save_model(model: BANet, path: str | Path, *, half: bool = False, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write a model; see `BANet.save_pretrained`."""
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        target = target / FILE_NAME
+    target.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    header = {
+        **(metadata or {}),
+        "format": FORMAT,
+        "model": json.dumps(asdict(model.config)),
+        "inference": json.dumps(asdict(model.inference)),
+        "categories": json.dumps(model.categories.to_coco()),
+    }
+    with atomic_path(target) as temporary:
+        save_file(state, temporary, metadata=header)
+    return target
+
+
+def packaged_weights() -> dict[str, Path]:
+    """Weights that come with the package, by name."""
+    folder = Path(str(resources.files("banet") / "weights"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
+
+
+def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> BANet:
+    """Load a model; see `BANet.from_pretrained`."""
+    path = _find(source)
+    header, shapes = _read_header(path)
+    try:
+        config = ModelConfig(**_tuples(json.loads(header["model"])))
+        inference = InferenceConfig(**_tuples(json.loads(header["inference"])))
+        categories = Categories.from_coco(json.loads(header["categories"]), source=str(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the header does not describe a model of this version ({error}); use its own version")
+    model = build_model(categories, config, inference)
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wrong = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
+    if wrong:
+        name = wrong[0]
+        raise InputError(
+            f"{path}: tensor {name} has shape {shapes.get(name)} where the header's network wants {own.get(name)}"
+            f" ({len(wrong)} such tensors); the file is damaged or was written by another version"
+        )
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return model.to(device).eval()
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if (path / FILE_NAME).is_file():
+        return path / FILE_NAME
+    packaged = packaged_weights()
+    name = str(source)
+    if name in packaged:
+        return packaged[name]
+    if name.count("/") == 1 and not path.suffix and not path.exists() and not name.startswith((".", "/", "~")):
+        return _download(name)
+    known = ", ".join(packaged) or "none"
+    raise InputError(f"{source}: no such weights; give a .safetensors file, a run's folder, or a name ({known})")
+
+
+def _download(repository: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise MissingExtraError("huggingface_hub", "hub") from None
+    try:
+        return Path(hf_hub_download(repository, FILE_NAME))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{repository}: no such file or folder, and not to be had from the hub: {reason}") from None
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """Metadata and the shape of each tensor, before any memory is taken for them."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); weights are read from these only") from None
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path}: was not written by this library (format {header.get('format')!r}, not {FORMAT!r})")
+    return header, shapes
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a warm start did.
+
+    Attributes:
+        filled: Names of the model's tensors that took a value.
+        left: Names of those that keep their random values.
+        unused: Names in the checkpoint that found no place.
+    """
+
+    filled: list[str]
+    left: list[str]
+    unused: list[str]
+
+    def __str__(self) -> str:
+        def groups(names: list[str]) -> str:
+            parts = sorted({".".join(name.split(".")[:2]) for name in names})
+            return ", ".join(parts) or "nothing"
+
+        return (
+            f"filled {len(self.filled)} tensors: {groups(self.filled)}\n"
+            f"left {len(self.left)} tensors at random: {groups(self.left)}\n"
+            f"unused in the checkpoint: {len(self.unused)} tensors: {groups(self.unused)}"
+        )
+
+
+def initialise(model: BANet, init: str) -> Filled:
+    """Fill a model from other weights, as far as they fit.
+
+    Args:
+        model: Just built.
+        init: `coco` for the Mask R-CNN R50 that torchvision publishes (downloaded), a torchvision Mask R-CNN checkpoint
+            (`.pth`, read with `weights_only`), or weights of this library (`.safetensors`, or a name).
+
+    Raises:
+        InputError: The file cannot be read, or no tensor of it fits.
+    """
+    path = Path(init)
+    if init == "coco":
+        from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+        state = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.get_state_dict(progress=True, check_hash=True)
+        found = _from_torchvision(model, state)
+    elif path.suffix in {".pth", ".pt"}:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
+        except Exception as error:  # torch raises pickle's own error when the file holds more than tensors
+            raise InputError(f"{path}: refused, it holds more than tensors ({type(error).__name__})") from None
+        state = state.get("model", state) if isinstance(state, dict) else state
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise InputError(f"{path}: holds no state_dict; save model.state_dict() of a torchvision Mask R-CNN")
+        found = _from_torchvision(model, state)
+    else:
+        other = load_model(init)
+        found = _by_category(other, model, other.state_dict())
+    own = model.state_dict()
+    fitting = {name: tensor for name, (tensor, _) in found.items() if name in own and tensor.shape == own[name].shape}
+    if not fitting:
+        raise InputError(f"{init}: no tensor of it fits this network; check model.backbone and the widths")
+    model.load_state_dict(fitting, strict=False)
+    return Filled(
+        filled=sorted(fitting),
+        left=sorted(set(own) - set(fitting)),
+        unused=sorted({source for name, (_, source) in found.items() if name not in fitting}),
+    )
+
+
+_Found = dict[str, tuple[Tensor, str]]
+"""Our name to the tensor and its name in the checkpoint."""
+
+_TORCHVISION_PARTS = {
+    "backbone.body.": "backbone.body.",
+    "backbone.fpn.": "backbone.fpn.",
+    "rpn.head.": "rpn.head.",
+    "roi_heads.box_head.fc6.": "box_head.fc1.",
+    "roi_heads.box_head.fc7.": "box_head.fc2.",
+    "roi_heads.mask_head.mask_fcn1.": "mask_head.convs.0.",
+    "roi_heads.mask_head.mask_fcn2.": "mask_head.convs.2.",
+    "roi_heads.mask_head.mask_fcn3.": "mask_head.convs.4.",
+    "roi_heads.mask_head.0.0.": "mask_head.convs.0.",
+    "roi_heads.mask_head.1.0.": "mask_head.convs.2.",
+    "roi_heads.mask_head.2.0.": "mask_head.convs.4.",
+    "roi_heads.mask_predictor.conv5_mask.": "mask_head.deconv.",
+}
+
+
+def _from_torchvision(model: BANet, state: Mapping[str, Tensor]) -> _Found:
+    """Our names for a torchvision Mask R-CNN; class rows go by the COCO names that torchvision gives its columns."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    found: _Found = {}
+    for name, tensor in state.items():
+        ours = next((new + name[len(old) :] for old, new in _TORCHVISION_PARTS.items() if name.startswith(old)), None)
+        # torchvision's older checkpoints name a convolution without the block that now holds it.
+        for old, new in ((".weight", ".0.weight"), (".bias", ".0.bias")):
+            if ours and ours not in model.state_dict() and "fpn" in ours and ours.endswith(old):
+                ours = ours.removesuffix(old) + new
+            if ours and ours.startswith("rpn.head.conv") and ours == f"rpn.head.conv{old}":
+                ours = f"rpn.head.conv.0{new}"
+        found[ours or f"? {name}"] = (tensor, name)
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    columns = {name: column for column, name in enumerate(names) if not name.startswith("N/A")}
+    things = [c.name for c in model.categories if c.isthing]
+    logits = state.get("roi_heads.box_predictor.cls_score.weight")
+    if logits is not None and len(logits) == len(names) and set(things) <= set(columns):
+        rows = torch.tensor([columns[name] for name in things], dtype=torch.int64)
+        # Our background is the last column, torchvision's the first.
+        with_background = torch.cat([rows, torch.zeros(1, dtype=torch.int64)])
+        for kind in ("weight", "bias"):
+            _take(found, state, f"roi_heads.box_predictor.cls_score.{kind}", f"box_head.classes.{kind}", with_background)
+            _take(found, state, f"roi_heads.mask_predictor.mask_fcn_logits.{kind}", f"mask_head.masks.{kind}", rows)
+            boxes = f"roi_heads.box_predictor.bbox_pred.{kind}"
+            columns_of_boxes = (4 * rows[:, None] + torch.arange(4)).flatten()
+            _take(found, state, boxes, f"box_head.boxes.{kind}", columns_of_boxes)
+    return found
+
+
+def _take(found: _Found, state: Mapping[str, Tensor], theirs: str, ours: str, rows: Tensor) -> None:
+    if theirs in state:
+        found.pop(f"? {theirs}", None)
+        found[ours] = (state[theirs][rows], theirs)
+
+
+def _by_category(other: BANet, model: BANet, state: Mapping[str, Tensor]) -> _Found:
+    """Weights of this library; where the class lists differ, rows of classes with the same name and kind are kept."""
+    found: _Found = {name: (tensor, name) for name, tensor in state.items()}
+    if other.categories == model.categories:
+        return found
+    own = model.state_dict()
+    keys = [(c.name, c.isthing) for c in other.categories]
+    pairs = [(i, keys.index((c.name, c.isthing))) for i, c in enumerate(model.categories) if (c.name, c.isthing) in keys]
+    things = [(i, j) for i, j in pairs if i < model.categories.num_things]
+    background = (model.categories.num_things, other.categories.num_things)
+    boxes = [(4 * i + k, 4 * j + k) for i, j in things for k in range(4)]
+    rows = {
+        "segmenter.first": pairs,
+        "segmenter.final": pairs,
+        "mask_head.masks": things,
+        "box_head.classes": [*things, background],
+        "box_head.boxes": boxes,
+    }
+    for part, pair in rows.items():
+        for name in (f"{part}.weight", f"{part}.bias"):
+            if name in own and name in state and own[name].shape[1:] == state[name].shape[1:] and pair:
+                mixed = own[name].clone()
+                here, there = (torch.tensor(side) for side in zip(*pair, strict=True))
+                mixed[here] = state[name][there].to(mixed)
+                found[name] = (mixed, name)
+    return found
+
