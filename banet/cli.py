@@ -1,0 +1,348 @@
+"""The command `banet`. Arguments are read here without torch; the engine is imported when a command runs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from banet import __version__
+from banet.engine.options import HelpFormatter, SavedDefaults, load_recipe, option_parser, parse_options
+from banet.engine.recipe import Recipe, SplitConfig, recipe_names, to_yaml
+from banet.errors import InputError, MissingExtraError
+from banet.modeling.config import InferenceConfig, RuleName
+
+__all__ = ["main"]
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+WEIGHTS = "A .safetensors file, a folder that holds one, or a name: `scenes` comes with the package."
+DEVICE = "Where to compute; `auto` takes the GPU if there is one."
+RULE = f"{{{','.join(get_args(RuleName))}}}"
+CONFIG = "A recipe that comes with the package, or a YAML file."
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line.
+
+    Attributes:
+        summary: One line for the list of commands.
+        options: Adds its options to a parser.
+        run: Does the work, given the parser and the arguments; returns the exit status.
+        usage: The usage line, where the one made from the options would be too long.
+        notes: Text below the options.
+        formatter: Lays out the help.
+    """
+
+    summary: str
+    options: Callable[[ArgumentParser], None]
+    run: Callable[[ArgumentParser, Sequence[str]], int]
+    usage: str | None = None
+    notes: str = ""
+    formatter: type[HelpFormatter] = HelpFormatter
+
+    def parser(self, name: str) -> ArgumentParser:
+        """The parser of this command."""
+        parser = option_parser(
+            f"banet {name}", self.summary, usage=self.usage, epilog=self.notes, formatter=self.formatter
+        )
+        self.options(parser)
+        return parser
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+
+
+def _train_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", type=str, metavar="NAME|FILE", help=CONFIG)
+    parser.add_argument(
+        "--out", type=str, metavar="DIR", help="Folder of the run; by default runs/ and the recipe's name."
+    )
+    parser.add_argument(
+        "--resume",
+        type=str,
+        metavar="auto|PATH",
+        help="Go on from a checkpoint; `auto` takes the last one in the run's folder, if there is one.",
+    )
+    parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
+    parser.add_argument("--print-config", action="store_true", help="Print the resolved recipe as YAML and stop.")
+    parser.add_class_arguments(Recipe)
+
+
+def _train(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    own = {"config", "out", "resume", "device", "print_config"}
+    given = parse_options(parser, arguments, defaults=False)
+    recipe = load_recipe(_config(options), {key: value for key, value in given.items() if key not in own})
+    if options.print_config:
+        print(to_yaml(recipe.resolved()), end="")
+        return 0
+    from banet.engine.train import train
+
+    out = Path(options.out or Path("runs") / recipe.name)
+    train(recipe, out, resume=options.resume, device=options.device)
+    return 0
+
+
+def _config(options: Namespace) -> str:
+    if options.config is None:
+        raise InputError(f"--config: say what to train; recipes: {', '.join(recipe_names())}; or give a YAML file")
+    return str(options.config)
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluate
+
+
+def _evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("weights", type=str, metavar="WEIGHTS", help=WEIGHTS)
+    parser.add_argument("--config", type=str, metavar="NAME|FILE", help=f"{CONFIG} Its data.val is measured on.")
+    parser.add_argument("--images", type=str, metavar="DIR", help="In place of --config: the folder of pictures.")
+    parser.add_argument("--panoptic", type=str, metavar="DIR", help="With --images: the folder of their id PNGs.")
+    parser.add_argument("--json", type=str, metavar="FILE", help="With --images: the COCO panoptic JSON.")
+    parser.add_argument("--out", type=str, metavar="DIR", help="Write the results as COCO panoptic, and the figures.")
+    parser.add_argument(
+        "--rule", type=RuleName | None, metavar=RULE, help="Occlusion rule; default: the one saved with the weights."
+    )
+    parser.add_argument(
+        "--batch", type=PositiveInt, default=1, metavar="N", help="Images that go through the network together."
+    )
+    parser.add_argument(
+        "--limit", type=PositiveInt | None, metavar="N", help="Measure on the first so many images only."
+    )
+    parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
+    parser.add_class_arguments(InferenceConfig, "inference")
+
+
+def _evaluate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    given = parse_options(parser, arguments, defaults=False)
+    parts = {name: options[name] for name in ("images", "panoptic", "json")}
+    split = None
+    if any(parts.values()):
+        missing = [f"--{name}" for name, value in parts.items() if not value]
+        if missing:
+            raise InputError(f"{', '.join(missing)}: missing; a split is --images, --panoptic and --json together")
+        if options.config:
+            raise InputError("--config: give either a recipe or --images, --panoptic and --json, not both")
+        split = SplitConfig(**parts)
+    elif not options.config:
+        raise InputError("say what to measure on: --config NAME|FILE, or --images, --panoptic and --json")
+    overrides = {key.removeprefix("inference."): v for key, v in given.items() if key.startswith("inference.")}
+    recipe = load_recipe(options.config) if options.config else None
+    from banet.engine.evaluate import evaluate_command
+
+    evaluate_command(
+        options.weights,
+        recipe=recipe,
+        split=split,
+        out=Path(options.out) if options.out else None,
+        rule=options.rule,
+        inference_overrides=overrides,
+        batch=options.batch,
+        limit=options.limit,
+        device=options.device,
+    )
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- predict
+
+
+def _predict_options(parser: ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", type=str, metavar="INPUT", help="Pictures, folders of pictures, or globs.")
+    parser.add_argument("--weights", type=str, required=True, help=WEIGHTS)
+    parser.add_argument("--out", type=str, metavar="DIR", default="predictions", help="Where the results go.")
+    parser.add_argument(
+        "--rule", type=RuleName | None, metavar=RULE, help="Occlusion rule; default: the one saved with the weights."
+    )
+    parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
+
+
+def _predict(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from banet.engine.predict import predict_files
+
+    failed = predict_files(
+        options.weights, list(options.inputs), Path(options.out), rule=options.rule, device=options.device
+    )
+    return 1 if failed else 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- pq
+
+
+def _pq_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--gt-json", type=str, metavar="FILE", required=True, help="COCO panoptic JSON of the truth.")
+    parser.add_argument("--gt-dir", type=str, metavar="DIR", required=True, help="Folder of its id PNGs.")
+    parser.add_argument("--pred-json", type=str, metavar="FILE", required=True, help="The same of the predictions.")
+    parser.add_argument("--pred-dir", type=str, metavar="DIR", required=True, help="Folder of their id PNGs.")
+    parser.add_argument("--json", type=str, metavar="OUT", help="Write the figures, each class included, to this file.")
+    parser.add_argument(
+        "--workers", type=PositiveInt, metavar="N", default=1, help="Images that are compared at the same time."
+    )
+
+
+def _pq(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from tqdm import tqdm
+
+    from banet.panoptic.coco_format import atomic_path
+    from banet.panoptic.quality import format_table, score_folders, to_json
+
+    with tqdm(desc="pq", unit="image", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = score_folders(
+            options.gt_json, options.gt_dir, options.pred_json, options.pred_dir, options.workers, progress=show
+        )
+    print(format_table(result))
+    if options.json:
+        with atomic_path(Path(options.json)) as temporary:
+            Path(temporary).write_text(json.dumps(to_json(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- demo
+
+
+def _demo_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=str, metavar="DIR", default="demo", help="Where the page of pictures goes.")
+    parser.add_argument("--scenes", type=PositiveInt, metavar="N", default=50, help="How many scenes.")
+    parser.add_argument("--weights", type=str | None, help=f"{WEIGHTS} These by default.")
+
+
+def _demo(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from banet.engine.demo import run_demo
+
+    run_demo(Path(options.out), weights=options.weights, scenes=options.scenes)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- data scenes
+
+
+def _scenes_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=str, metavar="DIR", required=True, help="Where pictures, PNGs and JSON go.")
+    parser.add_argument("--count", type=PositiveInt, metavar="N", default=20, help="How many scenes.")
+    parser.add_argument("--seed", type=NonNegativeInt, metavar="N", default=0, help="Another seed draws other scenes.")
+    parser.add_argument("--size", type=PositiveInt, metavar="PIXELS", default=256, help="Side of a scene in pixels.")
+
+
+def _scenes(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from tqdm import tqdm
+
+    from banet.data.scenes import write_coco
+
+    with tqdm(desc="scenes", total=options.count, unit="scene", disable=None, leave=False) as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        side = options.size
+        path = write_coco(options.out, options.seed, options.count, (side, side), progress=show)
+    print(path)
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- main
+
+COMMANDS = {
+    "train": Command(
+        "Train a network from a recipe.",
+        _train_options,
+        _train,
+        "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH] [--device DEVICE]",
+        "Every option of the recipe can be given here and goes before the file's value. Lists are written\n"
+        'as --data.shorter "[640, 800]".\n\n'
+        "examples:\n"
+        "  banet train --config coco_r50_1x --data.root datasets/coco\n"
+        "  banet train --config scenes_r18 --train.iterations 500 --device cpu\n"
+        "  banet train --config coco_r50_1x --print-config > mine.yaml",
+    ),
+    "evaluate": Command(
+        "Measure PQ, AP of masks and mIoU of stuff.",
+        _evaluate_options,
+        _evaluate,
+        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--rule RULE]\n"
+        "                      [--batch N] [--limit N] [--device DEVICE] [--inference.OPTION VALUE ...]",
+        "Options of inference that are not given are those that were saved with the weights.",
+        SavedDefaults,
+    ),
+    "predict": Command("Segment pictures; writes id PNG, JSON and an overlay for each.", _predict_options, _predict),
+    "pq": Command("Score one COCO panoptic folder against another; needs no model.", _pq_options, _pq),
+    "demo": Command("Compare the heuristic with occlusion handling on fresh scenes.", _demo_options, _demo),
+    "data scenes": Command("Write procedural scenes as a COCO panoptic data set.", _scenes_options, _scenes),
+}
+GROUPS = {"data": "Make data sets."}
+
+
+def _overview(group: str = "") -> str:
+    """The help of `banet`, or of a group of commands."""
+    rows = {name: command.summary for name, command in COMMANDS.items() if name.startswith(group)}
+    width = max(map(len, rows)) + 2
+    lines = [f"  {name:<{width}}{summary}" for name, summary in rows.items()]
+    return "\n".join(
+        [
+            f"usage: banet {group or 'COMMAND'} ...",
+            "",
+            GROUPS[group] if group else "Panoptic segmentation with bidirectional aggregation and occlusion handling.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`banet COMMAND --help` tells more of one; `banet --version` prints the version.",
+        ]
+    )
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in COMMANDS:
+            return COMMANDS[name].run(COMMANDS[name].parser(name), arguments[words:])
+    group = arguments[0] if arguments and arguments[0] in GROUPS else ""
+    rest = arguments[1:] if group else arguments
+    if not rest or rest[0] in ("-h", "--help"):
+        print(_overview(group))
+    elif rest[0] == "--version":
+        print(f"banet {__version__}")
+    else:
+        name = " ".join([group, rest[0]] if group else rest[:1])
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        known = ", ".join(known for known in COMMANDS if known.startswith(group))
+        raise InputError(
+            f"{name}: no such command; " + (f"did you mean {close[0]}?" if close else f"there are {known}")
+        )
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `banet`.
+
+    Args:
+        argv: Arguments without the program's name; by default those of this process.
+
+    Returns:
+        The exit status: 0, 1 where some input failed, 2 for bad input, 130 when interrupted.
+    """
+    try:
+        return _dispatch(sys.argv[1:] if argv is None else argv)
+    except (InputError, MissingExtraError, OSError) as error:
+        print(f"banet: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("banet: interrupted", file=sys.stderr)
+        return 130

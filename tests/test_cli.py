@@ -1,0 +1,403 @@
+"""The command line: options reach the engine, faults are one line, recipes are the paper's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from banet.cli import COMMANDS, main
+from banet.engine.options import load_recipe
+from banet.engine.recipe import Recipe, SplitConfig, recipe_names, to_yaml
+from banet.errors import InputError, MissingExtraError
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Stands in for the engine: each function called notes what it was given."""
+    calls: dict[str, tuple[tuple, dict]] = {}
+
+    def stand_in(module: str, name: str, result=None):
+        def noted(*args, **kwargs):
+            calls[name] = (args, kwargs)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+        stub = types.ModuleType(f"banet.engine.{module}")
+        setattr(stub, name, noted)
+        monkeypatch.setitem(sys.modules, f"banet.engine.{module}", stub)
+        return calls
+
+    return stand_in
+
+
+def fault(capsys, *arguments: str) -> str:
+    """The one line that a command ends with on bad input."""
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("banet: error: ")
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    return lines[0].removeprefix("banet: error: ")
+
+
+# ------------------------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_is_quick_and_complete(name):
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "banet", *name.split(), "--help"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=60,
+    )
+    assert time.perf_counter() - start < 2
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert f"usage: banet {name}".strip() in done.stdout
+    if not name:
+        assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_help_of_train_tells_every_option_and_what_it_means(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in ("--train.lr", "--model.deformable", "--data.val.json", "--loss.inlay_share", "--inference.rule"):
+        assert option in text
+    assert "Learning rate after warm-up, at this batch." in text
+    assert "default: 0.02" in text
+
+
+def test_help_of_evaluate_gives_no_default_that_the_weights_may_change(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--inference.score SCORE panoptic instances score above this. (type: float) --inference.nms" in text
+
+
+def test_version(capsys):
+    import banet
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"banet {banet.__version__}\n"
+
+
+# ----------------------------------------------------------------------------------------------------- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nothing", "nothing: no such command"),
+        ("evalute", "did you mean evaluate?"),
+        ("data nothing", "data nothing: no such command"),
+        ("--nothing", "--nothing: no such command"),
+        ("train", "--config: say what to train; recipes: coco_dcn101_3x, "),
+        ("train --config nothing", "nor a recipe of that name; recipes: coco_dcn101_3x, "),
+        ("train --config coco_r50_1x --train.bach 3", "--train.bach: no such option; did you mean --train.batch?"),
+        ("train --config coco_r50_1x --train.bat 3", "--train.bat: no such option"),
+        ("train --config coco_r50_1x --train.lr fast", "--train.lr: must be a number, not fast"),
+        ("train --config coco_r50_1x --train.lr", "--train.lr: expected one argument"),
+        ("train --config coco_r50_1x --train.batch 2.5", "--train.batch: must be a whole number, not 2.5"),
+        ("train --config coco_r50_1x --model.sim maybe", "--model.sim: must be true or false, not maybe"),
+        ("train --config coco_r50_1x --model.backbone vgg", "--model.backbone: must be one of resnet18, resnet34, "),
+        ("train --config coco_r50_1x --data.shorter 640", "--data.shorter: must be a list"),
+        ("train --config coco_r50_1x --loss.seg_weight x", "--loss.seg_weight: must be a number or null, not x"),
+        ("train --config coco_r50_1x --model.sim false", "model.ocm: OCM works on top of SIM"),
+        ("train --config coco_r50_1x --train.batch 0", "train.batch: must be at least 1, not 0"),
+        ("train --config coco_r50_1x --device gpu", "--device: must be one of auto, cpu, cuda, mps, not gpu"),
+        ("train --config coco_r50_1x extra", "extra: not expected"),
+        ("evaluate", "missing: WEIGHTS"),
+        ("evaluate w", "say what to measure on"),
+        ("evaluate w --images a --json b", "--panoptic: missing"),
+        ("evaluate w --images a --panoptic c --json b --config coco_r50_1x", "not both"),
+        ("evaluate w --config coco_r50_1x --limit 0", "--limit: must be a whole number from 1, not 0"),
+        ("evaluate w --config coco_r50_1x --inference.scor 1", "did you mean --inference.score?"),
+        ("evaluate w --config coco_r50_1x --rule best", "--rule: must be one of appearance, "),
+        ("predict", "missing: INPUT, --weights"),
+        ("predict a.jpg", "missing: --weights"),
+        ("pq --gt-json a", "missing: --gt-dir, --pred-json, --pred-dir"),
+        ("demo --scenes none", "--scenes: must be a whole number from 1"),
+        ("data scenes", "missing: --out"),
+        ("data scenes --out x --seed -1", "--seed: must be a whole number from 0"),
+    ],
+)
+def test_wrong_arguments_are_one_line(capsys, line, said):
+    assert said in fault(capsys, *line.split())
+
+
+# -------------------------------------------------------------------------------------------------- what commands pass
+
+
+def test_train_passes_the_recipe_with_the_options_on_top(engine):
+    calls = engine("train", "train")
+    assert main(["train", "--train.lr", "0.5", "--config", "coco_r50_1x", "--data.shorter", "[640,800]"]) == 0
+    (recipe, out), options = calls["train"]
+    assert recipe.train.lr == 0.5
+    assert recipe.data.shorter == (640, 800)
+    assert out == Path("runs/coco_r50_1x")
+    assert options == {"resume": None, "device": "auto"}
+
+
+def test_train_takes_a_file_and_its_run_options(engine, tmp_path):
+    calls = engine("train", "train")
+    file = tmp_path / "mine.yaml"
+    file.write_text("train:\n  lr: 1e-3\n  precision: 16\nmodel: {sim: false, ocm: false}\n")
+    arguments = ["train", "--config", str(file), "--out", "here", "--resume", "auto", "--device", "cpu"]
+    assert main([*arguments, "--train.lr=0.25"]) == 0
+    (recipe, out), options = calls["train"]
+    assert (recipe.name, recipe.train.lr, recipe.train.precision, recipe.model.sim) == ("mine", 0.25, "16", False)
+    assert out == Path("here")
+    assert options == {"resume": "auto", "device": "cpu"}
+
+
+def test_printed_recipe_is_read_back(capsys, tmp_path):
+    assert main(["train", "--config", "coco_dcn101_3x", "--train.seed", "7", "--print-config"]) == 0
+    file = tmp_path / "again.yaml"
+    file.write_text(capsys.readouterr().out)
+    again = load_recipe(str(file))
+    assert again == load_recipe("coco_dcn101_3x", {"train.seed": 7}).resolved()
+    assert again.model.norm == "frozen_batch"
+
+
+def test_evaluate_passes_only_the_inference_options_given(engine):
+    calls = engine("evaluate", "evaluate_command", {})
+    arguments = "evaluate w.safetensors --config coco_r50_1x --inference.score 0.6 --inference.nms 0.3 --batch 2"
+    assert main(arguments.split()) == 0
+    (weights,), options = calls["evaluate_command"]
+    assert weights == "w.safetensors"
+    assert options.pop("recipe") == load_recipe("coco_r50_1x")
+    assert options == {
+        "split": None,
+        "out": None,
+        "rule": None,
+        "inference_overrides": {"score": 0.6, "nms": 0.3},
+        "batch": 2,
+        "limit": None,
+        "device": "auto",
+    }
+
+
+def test_evaluate_passes_a_split(engine):
+    calls = engine("evaluate", "evaluate_command", {})
+    line = "evaluate w --images i --panoptic p --json j --out o --rule area --limit 3 --device cpu"
+    assert main(line.split()) == 0
+    _, options = calls["evaluate_command"]
+    assert options["split"] == SplitConfig("i", "p", "j")
+    assert (options["recipe"], options["out"], options["rule"], options["limit"]) == (None, Path("o"), "area", 3)
+
+
+@pytest.mark.parametrize(("failed", "status"), [(0, 0), (2, 1)])
+def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
+    calls = engine("predict", "predict_files", failed)
+    assert main(["predict", "a.jpg", "b/", "*.png", "--weights", "w", "--out", "o", "--rule", "score"]) == status
+    assert calls["predict_files"] == (
+        ("w", ["a.jpg", "b/", "*.png"], Path("o")),
+        {"rule": "score", "device": "auto"},
+    )
+
+
+def test_demo_passes_its_options(engine):
+    calls = engine("demo", "run_demo", Path("page.html"))
+    assert main(["demo", "--out", "o", "--scenes", "3", "--weights", "w"]) == 0
+    assert calls["run_demo"] == ((Path("o"),), {"weights": "w", "scenes": 3})
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (InputError("a.json: images[3].id:\n  missing"), 2, "banet: error: a.json: images[3].id: missing\n"),
+        (MissingExtraError("lightning", "train"), 2, "pip install 'banet-panoptic[train]'\n"),
+        (PermissionError(13, "Permission denied", "out/x"), 2, "Permission denied: 'out/x'\n"),
+        (KeyboardInterrupt(), 130, "banet: interrupted\n"),
+    ],
+)
+def test_errors_of_the_engine_are_one_line(engine, capsys, error, status, said):
+    engine("demo", "run_demo", error)
+    assert main(["demo"]) == status
+    shown = capsys.readouterr().err
+    assert shown.endswith(said)
+    assert shown.count("\n") == 1
+
+
+def test_other_errors_are_not_hidden(engine):
+    engine("demo", "run_demo", ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        main(["demo"])
+
+
+# ------------------------------------------------------------------------------------------------------- pq and scenes
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    assert main(["data", "scenes", "--out", str(folder), "--count", "2", "--seed", "5", "--size", "96"]) == 0
+    return folder
+
+
+def test_scenes_are_written_and_repeatable(scenes, tmp_path, capsys):
+    with Image.open(next((scenes / "images").iterdir())) as picture:
+        assert picture.size == (96, 96)
+    capsys.readouterr()
+    assert main(["data", "scenes", "--out", str(tmp_path), "--count", "2", "--seed", "5", "--size", "96"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'panoptic.json'}\n"
+    assert (tmp_path / "panoptic.json").read_bytes() == (scenes / "panoptic.json").read_bytes()
+
+
+def pq(truth: Path, prediction: Path, *more: str) -> int:
+    gt = ["--gt-json", str(truth / "panoptic.json"), "--gt-dir", str(truth / "panoptic")]
+    pred = ["--pred-json", str(prediction / "panoptic.json"), "--pred-dir", str(prediction / "panoptic")]
+    return main(["pq", *gt, *pred, *more])
+
+
+def test_pq_of_the_truth_is_100(scenes, tmp_path, capsys):
+    assert pq(scenes, scenes, "--json", str(tmp_path / "pq.json")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["All", "100.0", "100.0", "100.0"]
+    figures = json.loads((tmp_path / "pq.json").read_text())
+    assert {"All", "Things", "Stuff", "per_class"} <= set(figures)
+    assert figures["All"]["pq"] == 1
+
+
+def test_pq_writes_null_where_no_class_occurs(tmp_path, capsys):
+    folder = tmp_path / "only_stuff"
+    (folder / "panoptic").mkdir(parents=True)
+    Image.fromarray(np.full((4, 4, 3), (1, 0, 0), np.uint8)).save(folder / "panoptic" / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 4, "height": 4}],
+        "annotations": [
+            {
+                "image_id": 1,
+                "file_name": "a.png",
+                "segments_info": [{"id": 1, "category_id": 9, "area": 16, "bbox": [0, 0, 4, 4], "iscrowd": 0}],
+            }
+        ],
+        "categories": [{"id": 9, "name": "sky", "isthing": 0}, {"id": 2, "name": "cup", "isthing": 1}],
+    }
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    assert pq(folder, folder, "--json", str(tmp_path / "pq.json")) == 0
+    figures = json.loads((tmp_path / "pq.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert figures["Things"]["pq"] is None
+    assert figures["Stuff"]["pq"] == 1
+    assert capsys.readouterr().out
+
+
+def test_pq_names_the_file_that_is_missing(scenes, capsys):
+    said = fault(capsys, "pq", "--gt-json", "no.json", "--gt-dir", "a", "--pred-json", "b", "--pred-dir", "c")
+    assert said.startswith("no.json: ")
+
+
+# -------------------------------------------------------------------------------------------------------------- recipes
+
+# backbone, DFM, S2I, SIM, OCM, rule, lambda_s, lambda_i
+PAPER = {
+    "coco_r50_1x_baseline": ("resnet50", False, False, False, False, "heuristic", 0.5, 0.0),
+    "coco_r50_1x_sim": ("resnet50", False, False, True, False, "heuristic", 0.2, 0.3),
+    "coco_r50_1x_sim_ocm": ("resnet50", False, False, True, True, "heuristic", 0.2, 0.3),
+    "coco_r50_1x_sim_ocm_s2i": ("resnet50", False, True, True, True, "heuristic", 0.2, 0.3),
+    "coco_r50_1x_sim_ocm_s2i_dfm": ("resnet50", True, True, True, True, "heuristic", 0.1, 0.2),
+    "coco_r50_1x": ("resnet50", False, True, True, True, "appearance", 0.2, 0.3),
+    "coco_r50_dfm_1x": ("resnet50", True, True, True, True, "appearance", 0.1, 0.2),
+    "coco_r101_1x_sim_ocm_s2i_dfm": ("resnet101", True, True, True, True, "heuristic", 0.1, 0.2),
+    "coco_r101_dfm_1x": ("resnet101", True, True, True, True, "appearance", 0.1, 0.2),
+    "coco_dcn101_3x": ("dcn101", True, True, True, True, "appearance", 0.1, 0.2),
+}
+
+
+def test_every_recipe_is_known_here():
+    assert set(recipe_names()) == {*PAPER, "scenes_r18"}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_are_the_papers(name):
+    recipe = load_recipe(name).resolved()
+    model, inference, train, data = recipe.model, recipe.inference, recipe.train, recipe.data
+    parts = (model.backbone, model.deformable, model.s2i, model.sim, model.ocm, inference.rule)
+    assert (*parts, *recipe.loss.semantic_weights(model)) == PAPER[name]
+    assert recipe.name == name
+    assert (model.norm, model.frozen_stages, train.init) == ("frozen_batch", 2, "imagenet")
+    assert (model.fpn_channels, model.semantic_channels, model.mask_head_channels) == (256, (256, 256, 128), 256)
+    assert (model.i2s_channels, model.ocm_channels, model.ocm_cells) == (128, 10, (1, 2, 3, 6))
+
+    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (train.batch, train.lr, train.warmup, train.warmup_factor) == (16, 0.02, 500, 0.1)
+    long = name == "coco_dcn101_3x"
+    assert (train.schedule, train.iterations) == ("steps", 270_000 if long else 90_000)
+    assert train.milestones == ((180_000, 240_000) if long else (60_000, 80_000))
+    assert data.shorter == ((640, 672, 704, 736, 768, 800) if long else (800,))
+    assert (data.kind, data.longer, data.flip, data.crop) == ("coco", 1333, 0.5, (0.8, 1.0))
+
+    assert (inference.shorter, inference.longer) == (800, 1333)
+    assert (inference.score, inference.nms, inference.instances, inference.stuff_area) == (0.6, 0.5, 100, 4096)
+    assert (inference.ap_score, inference.ap_instances) == (0.05, 100)
+    assert (inference.overlap_threshold, inference.removal_threshold) == (0.2, 0.5)
+
+
+def test_scenes_recipe_starts_from_random_weights_with_a_norm_that_learns():
+    recipe = load_recipe("scenes_r18").resolved()
+    assert (recipe.data.kind, recipe.train.init, recipe.model.norm) == ("scenes", "random", "group")
+    assert recipe.model.backbone == "resnet18"
+    assert recipe.inference.stuff_area < 4096
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_survive_the_round_trip(name, tmp_path):
+    recipe = load_recipe(name)
+    file = tmp_path / "x.yaml"
+    file.write_text(to_yaml(recipe))
+    assert load_recipe(str(file)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a\n", "a recipe is a list of 'option: value'"),
+        ("model: 3\n", "model: give options of this group (backbone, "),
+        ("modl: {}\n", "modl: no such option; did you mean model?"),
+        ("model: {bakbone: resnet18}\n", "model.bakbone: no such option; did you mean backbone?"),
+        ("data: {val: {jsn: x}}\n", "data.val.jsn: no such option; did you mean json?"),
+        ("train: {lr: fast}\n", "train.lr: must be a number, not fast"),
+        ("train: {lr: [1\n", "not a YAML file: "),
+        ("train: {batch: 5, accumulate: 2}\n", "train.batch: 5 must be a multiple of train.accumulate, 2"),
+        ("device: cpu\n", "device: no such option"),
+    ],
+)
+def test_a_bad_recipe_is_one_line_with_file_and_option(capsys, tmp_path, text, said):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    line = fault(capsys, "train", "--config", str(file), "--print-config")
+    assert str(file) in line
+    assert said in line
+
+
+def test_an_empty_recipe_is_all_defaults(tmp_path):
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing\n")
+    assert load_recipe(str(file)) == Recipe(name="empty")
+
+
+def test_recipes_are_short():
+    for name in PAPER:
+        text = (Path(__file__).parents[1] / "banet" / "configs" / f"{name}.yaml").read_text()
+        assert text.startswith("# Table ")
+        defaults = yaml.safe_load(to_yaml(Recipe()))
+        for section, options in (yaml.safe_load(text) or {}).items():
+            for option, value in options.items():
+                assert defaults[section][option] != value, f"{name}: {section}.{option} is the default"
