@@ -86,15 +86,12 @@ def fuse_panoptic(
 
     # Codes for the time being: 0 is void, 1 .. N the objects by score, and above them the stuff classes by category id.
     place = place_by_score(numbers)
-    ids = np.append(place + 1, 0).astype(np.int32)[owners]  # owner -1 picks the last entry
-    free = owners < 0
-    left = np.bincount(stuff[free], minlength=classes.num_stuff + 1)
-    kept = (left >= stuff_area) & (left > 0)
-    kept[0] = False
-    ids[free] = np.where(kept, np.arange(len(kept)) + count, 0).astype(np.int32)[stuff[free]]
-
+    ids = np.append(place + 1, 0).astype(np.int32).take(owners)  # owner -1 takes the last entry
+    np.copyto(ids, stuff + count * (stuff > 0), where=owners < 0)
     codes, areas, boxes = measure_ids(ids)
-    final = np.zeros(count + len(kept), dtype=np.int32)
+    kept = (codes <= count) | (areas >= stuff_area)
+    codes, areas, boxes = codes[kept], areas[kept], boxes[kept]
+    final = np.zeros(count + classes.num_stuff + 1, dtype=np.int32)
     final[codes] = np.arange(1, len(codes) + 1)
     by_place = np.argsort(place)
     segments = []
@@ -112,10 +109,10 @@ def fuse_panoptic(
                 bbox=(box[0], box[1], box[2], box[3]),
             )
         )
-    return PanopticSegmentation(final[ids], segments, classes, picture)
+    return PanopticSegmentation(final.take(ids), segments, classes, picture)
 
 
-def _stuff(semantic: Any, stuff_semantic: Any, thing_pixels: str, classes: Categories) -> NDArray[np.int64]:
+def _stuff(semantic: Any, stuff_semantic: Any, thing_pixels: str, classes: Categories) -> NDArray[np.int32]:
     """Stuff class of each pixel were there no instances: 0 is void, 1 .. S the classes by category id."""
     if thing_pixels not in ("void", "best_stuff"):
         raise ValueError(f"thing_pixels must be 'void' or 'best_stuff', not {thing_pixels!r}")
@@ -130,8 +127,8 @@ def _stuff(semantic: Any, stuff_semantic: Any, thing_pixels: str, classes: Categ
             raise ValueError("stuff_semantic must hold stuff and void only, but there are things in it")
         thing = (index >= 0) & (index < classes.num_things)
         index = np.where(thing, best, index)
-    codes = np.arange(-1, len(classes)) - classes.num_things + 1  # of void, the things, the stuff
-    return codes.clip(min=0)[index + 1]
+    codes = (np.arange(len(classes), dtype=np.int32) - classes.num_things + 1).clip(min=0)
+    return np.append(codes, np.int32(0)).take(index)  # void, -1, takes the last entry
 
 
 def _index_map(ids: Any, name: str, classes: Categories) -> NDArray[np.int64]:

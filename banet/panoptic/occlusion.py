@@ -115,10 +115,15 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
     turn = np.lexsort((pairs.j, pairs.i, -lower, -higher, ~occluded))
     front, back = front[turn], back[turn]
     order = np.argsort(place_by_score(scores)).tolist()  # of all objects, front to back; lock_in sorts it in place
+    against: list[list[int]] | None = None  # what stands against the pairs set aside
 
     def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        both = left[front] & left[back]
-        lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True))
+        nonlocal against
+        if against is not None:  # a removal frees a pair that was set aside only if it breaks the path against it
+            against = [path for path in against if left[path[0]] and left[path[-1]]]
+        if against is None or not all(left[path].all() for path in against):
+            both = left[front] & left[back]
+            against = lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True))
         place = np.empty(count, dtype=np.int64)
         place[order] = np.arange(count)
         owner = regions.first_claimant(np.where(left, place, count))
@@ -138,7 +143,7 @@ def _margins(rule: Callable[[Pairs], Any], pairs: Pairs) -> NDArray[np.float64]:
     return margin.astype(np.float64)
 
 
-def lock_in(order: list[int], arrows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def lock_in(order: list[int], arrows: Iterable[tuple[int, int]]) -> list[list[int]]:
     """Ranked pairs: takes arrows one by one, and sets aside each that would close a cycle with those taken before.
 
     Args:
@@ -147,29 +152,33 @@ def lock_in(order: list[int], arrows: Iterable[tuple[int, int]]) -> list[tuple[i
         arrows: (from, to), in the order in which they are to be taken.
 
     Returns:
-        The arrows that were set aside.
+        For each arrow a -> b that was set aside, a path b .. a of taken arrows that it would have closed.
     """
     place = [0] * len(order)
     for at, node in enumerate(order):
         place[node] = at
     taken: list[list[int]] = [[] for _ in order]
-    aside = []
+    against = []
     for head, tail in arrows:
         if place[head] > place[tail]:  # else there is no path from tail to head, as paths lead only to later nodes
-            end = place[head]
-            reached, stack = {tail}, [tail]
-            while stack:
-                for node in taken[stack.pop()]:
-                    if place[node] <= end and node not in reached:
-                        reached.add(node)
-                        stack.append(node)
-            if head in reached:
-                aside.append((head, tail))
+            begin, end = place[tail], place[head]
+            source = {tail: tail}  # of each node reached from tail, the node before it
+            stack = [tail]
+            while stack and head not in source:
+                node = stack.pop()
+                for after in taken[node]:
+                    if place[after] <= end and after not in source:
+                        source[after] = node
+                        stack.append(after)
+            if head in source:
+                path = [head]
+                while path[-1] != tail:
+                    path.append(source[path[-1]])
+                against.append(path[::-1])
                 continue
-            begin = place[tail]
             stretch = order[begin : end + 1]  # move what tail leads to, in the order it has, behind head
-            order[begin : end + 1] = [n for n in stretch if n not in reached] + [n for n in stretch if n in reached]
+            order[begin : end + 1] = [n for n in stretch if n not in source] + [n for n in stretch if n in source]
             for at in range(begin, end + 1):
                 place[order[at]] = at
         taken[head].append(tail)
-    return aside
+    return against

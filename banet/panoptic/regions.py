@@ -13,7 +13,8 @@ from banet.panoptic.inputs import MaskCrops
 
 __all__ = ["Regions"]
 
-_BLOCK = 1 << 20  # pixels, or pairs of claimants, looked at together: bounds the memory
+_PIXELS = 1 << 15  # looked at together: what is computed of them stays in the processor's cache
+_COMBINATIONS = 1 << 20  # of claimants, looked at together: bounds the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Regions:
                 sizes, successor = np.pad(sizes, (0, more)), np.pad(successor, (0, more))
             fresh = slice(count, count + len(split))
             successor[split] = np.arange(fresh.start, fresh.stop)
-            window[crop] = successor[below]
+            window[crop] = successor.take(below)
             sizes[split] -= hits[split]
             sizes[fresh] = hits[split]
             parent.append(split)
@@ -94,17 +95,17 @@ class Regions:
         """Adds up values of regions over the overlap of each pair.
 
         Args:
-            values: (R, C), one row a region.
+            values: (C, R), one column a region.
             i, j: (P,) the pairs, i < j, sorted by (i, j).
             count: number of objects N.
 
         Returns:
-            (P, C) float64.
+            (C, P) float64.
         """
-        total = np.zeros((len(i), values.shape[1]))
+        total = np.zeros((len(values), len(i)))
         for region, pair in self._regions_of_pairs(i, j, count):
-            for column, weight in zip(total.T, values.T, strict=True):
-                column += np.bincount(pair, weights=weight[region], minlength=len(i))
+            for channel, value in zip(total, values, strict=True):
+                channel += np.bincount(pair, weights=value[region], minlength=len(i))
         return total
 
     def shared(self, i: NDArray[np.int64], j: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
@@ -130,7 +131,7 @@ class Regions:
         """Regions (G,) and the codes i * count + j (G, K) of every two of their claimants, block by block."""
         for regions, claimants in self.by_depth():
             first, second = np.triu_indices(claimants.shape[1], 1)
-            step = max(1, _BLOCK // len(first))
+            step = max(1, _COMBINATIONS // len(first))
             for at in range(0, len(regions), step):
                 block = claimants[at : at + step]
                 yield regions[at : at + step], block[:, first] * count + block[:, second]
@@ -173,30 +174,29 @@ class Regions:
 
     def paint(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
         """The owner of each pixel, (H, W) int32, given that of each region (R,)."""
-        return owner.astype(np.int32)[self.label]
+        return owner.astype(np.int32).take(self.label)
 
     def pixels(self, wanted: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Flat indices, ascending, of the pixels in the regions that `wanted` (R,) marks."""
-        return np.flatnonzero(wanted[self.label])
+        return np.flatnonzero(wanted.take(self.label))
 
     def sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Sums a quantity of pixels over regions.
 
         Args:
-            of: gives the quantity (M, C) at pixels, flat indices (M,); called block by block.
+            of: gives the quantity (C, M) at pixels, flat indices (M,); called block by block.
             wanted: (R,) the regions to sum over.
 
         Returns:
-            (R, C) float64, 0 for the others.
+            (C, R) float64, 0 for the others.
         """
         pixels = self.pixels(wanted)
         count = len(self.sizes)
         total: NDArray[np.float64] = np.zeros(())
-        for at in range(0, max(1, len(pixels)), _BLOCK):
-            block = pixels[at : at + _BLOCK]
-            region = self.label.reshape(-1)[block]
-            columns = [np.bincount(region, weights=column, minlength=count) for column in of(block).T]
-            total = total + np.stack(columns, axis=1)
+        for at in range(0, max(1, len(pixels)), _PIXELS):
+            block = pixels[at : at + _PIXELS]
+            region = self.label.take(block)
+            total = total + np.stack([np.bincount(region, weights=channel, minlength=count) for channel in of(block)])
         return total
 
 

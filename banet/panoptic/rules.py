@@ -93,26 +93,27 @@ class Pairs:
         return (x1, y1, x2, y2), cuts[0] & cuts[1]
 
     def colours(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """RGB of pixels given as flat indices (M,): (M, 3) float64. ValueError where there is no image."""
+        """RGB of pixels given as flat indices (M,): (3, M) float64. ValueError where there is no image."""
         if self.image is None:
             raise ValueError("this rule looks at the image, but image is None")
-        return self.image.reshape(-1, 3)[pixels].astype(np.float64)
+        rgb: NDArray[np.float64] = self.image.reshape(-1, 3).take(pixels, axis=0).T.astype(np.float64, order="C")
+        return rgb
 
     def overlap_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
         """Sums a quantity over each overlap, visiting every pixel once however many pairs share it.
 
         Args:
-            of: gives the quantity (M, C) at pixels, flat indices (M,) into the image; called block by block.
+            of: gives the quantity (C, M) at pixels, flat indices (M,) into the image; called block by block.
 
         Returns:
-            (P, C) float64.
+            (C, P) float64.
         """
         count = len(self.areas)
         sums = self.regions.sums(of, self.regions.shared(self.i, self.j, count))
         return self.regions.pair_sums(sums, self.i, self.j, count)
 
     def mask_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
-        """Sums a quantity over each mask, as `overlap_sums`: (N, C) float64, 0 for objects that are in no pair."""
+        """Sums a quantity over each mask, as `overlap_sums`: (C, N) float64, 0 for objects that are in no pair."""
         paired = np.zeros(len(self.areas), dtype=bool)
         paired[self.i] = paired[self.j] = True
         claims = paired[self.regions.claims_object]
@@ -120,8 +121,7 @@ class Pairs:
         wanted = np.zeros(len(self.regions.sizes), dtype=bool)
         wanted[region] = True
         sums = self.regions.sums(of, wanted)
-        columns = [np.bincount(claimant, weights=column[region], minlength=len(paired)) for column in sums.T]
-        return np.stack(columns, axis=1)
+        return np.stack([np.bincount(claimant, weights=channel[region], minlength=len(paired)) for channel in sums])
 
 
 Rule = Callable[[Pairs], NDArray[Any]]
@@ -153,7 +153,7 @@ def appearance(pairs: Pairs) -> NDArray[np.float64]:
     """
     toward = _unit(pairs.mask_sums(pairs.colours))
     over = pairs.overlap_sums(lambda pixels: _unit(pairs.colours(pixels)))
-    margin: NDArray[np.float64] = ((toward[pairs.i] - toward[pairs.j]) * over).sum(axis=1) / pairs.overlap
+    margin: NDArray[np.float64] = ((toward[:, pairs.i] - toward[:, pairs.j]) * over).sum(axis=0) / pairs.overlap
     margin[np.abs(margin) <= TIE] = 0
     return margin
 
@@ -358,16 +358,16 @@ def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
         region = regions.label.reshape(-1)[pixels]
         claimed = claimants[row[region]]
         unit = _unit(pairs.colours(pixels))
-        likeness = np.stack([(unit * toward[column]).sum(axis=1) for column in claimed.T], axis=1)
+        likeness = np.stack([(unit * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
         stacks.append(_Stack(pixels, region, np.full(len(pixels), -1, dtype=np.int64), claimed, likeness))
     return stacks
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows (M, C) scaled to length 1; rows of zeros stay zeros."""
-    length = np.sqrt(np.einsum("mc,mc->m", vectors, vectors))
+    """Columns (C, M) scaled to length 1; columns of zeros stay zeros."""
+    length = np.sqrt((vectors * vectors).sum(axis=0))
     length[length == 0] = 1
-    scaled: NDArray[np.float64] = vectors / length[:, None]
+    scaled: NDArray[np.float64] = vectors / length
     return scaled
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -116,7 +117,7 @@ def test_the_papers_cycle_sets_the_last_arrow_aside():
 
 def test_lock_in_papers_example():
     order = [0, 1, 2]
-    assert lock_in(order, [(0, 1), (2, 0), (1, 2)]) == [(1, 2)]
+    assert lock_in(order, [(0, 1), (2, 0), (1, 2)]) == [[2, 0, 1]]
     assert order == [2, 0, 1]
 
 
@@ -125,9 +126,10 @@ def test_lock_in_papers_example():
         lambda s: st.permutations(sorted(s))))))  # fmt: skip
 def test_lock_in_equals_reference_and_orders(case):
     order, arrows = list(case[0]), case[1]
-    aside = lock_in(order, arrows)
+    against = lock_in(order, arrows)
     taken = reference.ranked_pairs(arrows)
-    assert aside == [a for a in arrows if a not in taken]
+    assert [(path[-1], path[0]) for path in against] == [a for a in arrows if a not in taken]
+    assert all(step in taken for path in against for step in itertools.pairwise(path))
     assert sorted(order) == list(range(len(order)))
     assert all(order.index(a) < order.index(b) for a, b in taken)
 
@@ -281,23 +283,23 @@ def test_rule_functions_see_the_occluded_pairs_only():
 def test_sums_over_pairs_and_masks(scene):
     masks, scores, image = scene
     pairs = Pairs.of(MaskCrops.from_masks(masks), scores, image)
-    values = np.random.default_rng(0).random((*masks.shape[1:], 2))
+    values = np.random.default_rng(0).random((2, *masks.shape[1:]))
 
     def of(pixels):
-        return values.reshape(-1, 2)[pixels]
+        return values.reshape(2, -1)[:, pixels]
 
     overlap, whole = pairs.overlap_sums(of), pairs.mask_sums(of)
-    assert overlap.shape == (len(pairs), 2)
-    assert whole.shape == (len(masks), 2)
+    assert overlap.shape == (2, len(pairs))
+    assert whole.shape == (2, len(masks))
     for k, (i, j) in enumerate(zip(pairs.i, pairs.j, strict=True)):
         shared = masks[i] & masks[j]
-        np.testing.assert_allclose(overlap[k], values[shared].sum(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(overlap[:, k], values[:, shared].sum(axis=1), rtol=1e-12)
         (x1, y1, x2, y2), inside = pairs.overlap_mask(k)
         painted = np.zeros_like(shared)
         painted[y1:y2, x1:x2] = inside
         np.testing.assert_array_equal(painted, shared)
     for n in {*pairs.i.tolist(), *pairs.j.tolist()}:
-        np.testing.assert_allclose(whole[n], values[masks[n]].sum(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(whole[:, n], values[:, masks[n]].sum(axis=1), rtol=1e-12)
         np.testing.assert_array_equal(pairs.masks[n], masks[n])
 
 
@@ -307,7 +309,8 @@ def test_deep_stacks_are_cut_into_blocks(monkeypatch):
     masks, scores, image = np.random.default_rng(5).random((12, 9, 9)) < 0.5, np.linspace(0.6, 0.9, 12), None
     image = np.random.default_rng(6).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     whole = {rule: resolve_occlusions(masks, scores, image, rule=rule, removal_threshold=0.8) for rule in RULES}
-    monkeypatch.setattr(regions, "_BLOCK", 7)
+    monkeypatch.setattr(regions, "_PIXELS", 7)
+    monkeypatch.setattr(regions, "_COMBINATIONS", 7)
     for rule, owner in whole.items():
         blocks = resolve_occlusions(masks, scores, image, rule=rule, removal_threshold=0.8)
         np.testing.assert_array_equal(blocks, owner)
