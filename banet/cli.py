@@ -72,6 +72,7 @@ def _train_options(parser: ArgumentParser) -> None:
         metavar="auto|PATH",
         help="Go on from a checkpoint; `auto` takes the last one in the run's folder, if there is one.",
     )
+    parser.add_argument("--init", type=str, metavar="NAME|FILE", help="Where weights start; short for --train.init.")
     parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
     parser.add_argument("--print-config", action="store_true", help="Print the resolved recipe as YAML and stop.")
     parser.add_class_arguments(Recipe)
@@ -79,9 +80,12 @@ def _train_options(parser: ArgumentParser) -> None:
 
 def _train(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    own = {"config", "out", "resume", "device", "print_config"}
+    own = {"config", "out", "resume", "init", "device", "print_config"}
     given = parse_options(parser, arguments, defaults=False)
-    recipe = load_recipe(_config(options), {key: value for key, value in given.items() if key not in own})
+    overrides = {key: value for key, value in given.items() if key not in own}
+    if options.init is not None:
+        overrides["train.init"] = options.init
+    recipe = load_recipe(_config(options), overrides)
     if options.print_config:
         print(to_yaml(recipe.resolved()), end="")
         return 0
@@ -264,7 +268,8 @@ COMMANDS = {
         "Train a network from a recipe.",
         _train_options,
         _train,
-        "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH] [--device DEVICE]",
+        "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH]\n"
+        "                   [--init NAME|FILE] [--device DEVICE]",
         "Every option of the recipe can be given here and goes before the file's value. Lists are written\n"
         'as --data.shorter "[640, 800]".\n\n'
         "examples:\n"
@@ -343,6 +348,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, MissingExtraError, OSError) as error:
         print(f"banet: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("banet: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"banet: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
