@@ -167,6 +167,12 @@ def test_train_takes_a_file_and_its_run_options(engine, tmp_path):
     assert options == {"resume": "auto", "device": "cpu"}
 
 
+def test_init_is_short_for_train_init(engine):
+    calls = engine("train", "train")
+    assert main(["train", "--config", "coco_r50_1x", "--init", "mask_rcnn.pth"]) == 0
+    assert calls["train"][0][0].train.init == "mask_rcnn.pth"
+
+
 def test_printed_recipe_is_read_back(capsys, tmp_path):
     assert main(["train", "--config", "coco_dcn101_3x", "--train.seed", "7", "--print-config"]) == 0
     file = tmp_path / "again.yaml"
@@ -226,6 +232,7 @@ def test_demo_passes_its_options(engine):
         (MissingExtraError("lightning", "train"), 2, "pip install 'banet-panoptic[train]'\n"),
         (PermissionError(13, "Permission denied", "out/x"), 2, "Permission denied: 'out/x'\n"),
         (KeyboardInterrupt(), 130, "banet: interrupted\n"),
+        (KeyboardInterrupt("stopped at iteration 7"), 130, "banet: stopped at iteration 7\n"),
     ],
 )
 def test_errors_of_the_engine_are_one_line(engine, capsys, error, status, said):
@@ -401,3 +408,37 @@ def test_recipes_are_short():
         for section, options in (yaml.safe_load(text) or {}).items():
             for option, value in options.items():
                 assert defaults[section][option] != value, f"{name}: {section}.{option} is the default"
+
+
+# ------------------------------------------------------------------------------------------------------- the README
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return [part.split("```")[0] for part in README.split(f"```{language}\n")[1:]]
+
+
+def test_commands_in_the_readme_are_accepted(engine, monkeypatch, tmp_path):
+    for module, name, result in (("train", "train", None), ("evaluate", "evaluate_command", {})):
+        engine(module, name, result)
+    calls = engine("predict", "predict_files", 0)
+    engine("demo", "run_demo")
+    monkeypatch.setattr("banet.panoptic.quality.score_folders", lambda *a, **k: calls.setdefault("pq", (a, k)) and {})
+    monkeypatch.setattr("banet.panoptic.quality.format_table", lambda result: "")
+    monkeypatch.setattr("banet.data.scenes.write_coco", lambda *a, **k: calls.setdefault("scenes", (a, k)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(blocks("yaml")[0])
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("banet ")]
+    assert len(lines) >= 6
+    for line in lines:
+        assert main(line.split()[1:]) == 0, line
+    assert {"pq", "scenes", "train", "evaluate_command", "predict_files"} <= set(calls)
+    assert calls["train"][0][0].data.root == "datasets/toy"
+
+
+def test_recipes_in_the_readme_are_those_there():
+    table = README.split("## Recipes")[1].split("**Status.**")[0]
+    names = {name for line in table.splitlines() for name in line.split("`")[1::2]}
+    full = {f"coco_r50_1x{name}" if name.startswith("_") else name for name in names}
+    assert full - {"make demo"} == set(recipe_names())

@@ -118,3 +118,25 @@ def test_an_unknown_name_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         banet.nothing  # noqa: B018
+
+
+def test_the_tree_in_the_readme_is_the_package():
+    lines = (
+        (PACKAGE.parent / "README.md")
+        .read_text(encoding="utf-8")
+        .split("```\nbanet/\n")[1]
+        .split("```")[0]
+        .splitlines()
+    )
+    named: set[str] = set()
+    folder = ""
+    for line in lines:
+        name = line.split()[0]
+        if line.startswith("    "):
+            named.add(f"{folder}{name}")
+        elif name.endswith("/"):
+            folder = name
+        else:
+            named.add(name)
+    there = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+    assert named == there - {f"{room}/__init__.py" for room in ROOMS}
