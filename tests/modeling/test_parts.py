@@ -1,0 +1,224 @@
+"""Parts of the network against slow versions written straight from their definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torchvision.ops import roi_align as torchvision_roi_align
+
+from banet.modeling.i2s import InstanceToSemantic, InstanceToSemanticWithContext, semantic_loss
+from banet.modeling.instance_head import (
+    BoxHead,
+    Candidates,
+    MaskHead,
+    RoISampler,
+    mask_targets,
+    select_for_ap,
+    select_for_panoptic,
+)
+from banet.modeling.rpn import RegionProposals
+from banet.modeling.s2i import PyramidRoIs, S2IRoIs
+from banet.modeling.semantic_head import PyramidConv1x1, SemanticHead
+from banet.ops.roi_inlay import roi_inlay
+
+BOXES = [torch.tensor([[3.0, 5.0, 60.5, 41.0], [20.0, 10.0, 120.0, 90.0]]), torch.tensor([[0.0, 0.0, 30.0, 64.0]])]
+SIZES = [(96, 128), (70, 64)]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def levels(channels: int = 6) -> list[Tensor]:
+    return [torch.randn(2, channels, 96 // s, 128 // s) for s in (4, 8, 16, 32)]
+
+
+def whole(semantic: list[Tensor]) -> Tensor:
+    """F_S: every level upsampled to stride 4 and concatenated."""
+    size = semantic[0].shape[-2:]
+    return torch.cat([F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in semantic], dim=1)
+
+
+def test_convolution_of_levels_equals_convolution_of_their_concatenation() -> None:
+    conv, semantic = PyramidConv1x1(6, 9), levels()
+    torch.nn.init.normal_(conv.bias)
+    expected = F.conv2d(whole(semantic), conv.weight, conv.bias)
+    torch.testing.assert_close(conv(semantic), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_semantic_head_is_shared_and_its_deformable_form_starts_as_the_plain_one() -> None:
+    plain, deformable = SemanticHead(5, (7, 7, 4), deformable=False), SemanticHead(5, (7, 7, 4), deformable=True)
+    report = deformable.load_state_dict(plain.state_dict(), strict=False)
+    assert not report.unexpected_keys and all("offset" in key for key in report.missing_keys)
+    pyramid = levels(5)
+    for a, b, p in zip(plain(pyramid), deformable(pyramid), pyramid, strict=True):
+        assert a.shape == (2, 4, *p.shape[-2:])
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(a, plain([p])[0])
+
+
+def test_s2i_is_phi_of_the_crop_plus_the_crop_of_the_pyramid() -> None:
+    rois, pyramid, semantic = S2IRoIs(6, 5), levels(5), levels()
+    torch.nn.init.normal_(rois.phi.bias)
+    source = rois(pyramid, semantic)
+    plain = PyramidRoIs()(pyramid, semantic)
+    for size, crop, base in ((7, source.box, plain.box), (14, source.mask, plain.mask)):
+        f_s = torchvision_roi_align(whole(semantic), BOXES, size, 0.25, sampling_ratio=2, aligned=True)
+        expected = F.conv2d(f_s, rois.phi.weight, rois.phi.bias) + base(BOXES)
+        torch.testing.assert_close(crop(BOXES), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sim_joins_inlay_and_semantic_features() -> None:
+    sim, semantic, f_ins = InstanceToSemantic(8, 6, 4), levels(), torch.randn(3, 8, 14, 14)
+    inlay = roi_inlay(f_ins, BOXES, (24, 32), spatial_scale=0.25)
+    both = torch.cat([sim.instance(inlay), F.conv2d(whole(semantic), sim.semantic.weight, sim.semantic.bias)], dim=1)
+    torch.testing.assert_close(sim(semantic, f_ins, BOXES, SIZES), F.relu(sim.mix(both)), rtol=1e-4, atol=1e-4)
+
+
+def test_ocm_pools_the_valid_area_and_repeats_its_vector() -> None:
+    module = InstanceToSemanticWithContext(8, 6, 4, context_channels=3, cells=(1, 2, 3, 6))
+    semantic, f_ins = levels(), torch.randn(3, 8, 14, 14)
+    sim = InstanceToSemantic(8, 6, 4)
+    sim.load_state_dict(module.state_dict(), strict=False)
+    inlay = module.squeeze(roi_inlay(f_ins, BOXES, (24, 32), spatial_scale=0.25))
+    vectors = []
+    for one, (height, width) in zip(inlay, SIZES, strict=True):
+        valid = one[None, :, : -(-height // 4), : -(-width // 4)]
+        pooled = [F.adaptive_max_pool2d(valid, cells).flatten() for cells in (1, 2, 3, 6)]
+        assert sum(p.numel() for p in pooled) == 3 * 50
+        vectors.append(module.context(torch.cat(pooled)))
+    tiled = torch.stack(vectors)[:, :, None, None].expand(-1, -1, 24, 32)
+    expected = module.merge(torch.cat([sim(semantic, f_ins, BOXES, SIZES), tiled], dim=1))
+    torch.testing.assert_close(module(semantic, f_ins, BOXES, SIZES), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_ocm_does_not_see_padding() -> None:
+    module = InstanceToSemanticWithContext(8, 6, 4, context_channels=3, cells=(1, 2, 3, 6))
+    semantic, f_ins = levels(), torch.randn(3, 8, 14, 14)
+    wide = [F.pad(x, (0, 3 * (8 // 2**i), 0, 0)) for i, x in enumerate(semantic)]
+    narrow = module(semantic, f_ins, BOXES, SIZES)
+    padded = module(wide, f_ins, BOXES, SIZES)[..., :32]
+    # Away from the seam, where upsampling and the 3x3 convolution see the padding.
+    torch.testing.assert_close(padded[..., :20], narrow[..., :20], rtol=1e-4, atol=1e-4)
+
+
+def test_no_boxes_at_all() -> None:
+    module = InstanceToSemanticWithContext(8, 6, 4, context_channels=3, cells=(1, 2, 3, 6))
+    empty = [torch.zeros(0, 4), torch.zeros(0, 4)]
+    assert module(levels(), torch.zeros(0, 8, 14, 14), empty, SIZES).isfinite().all()
+
+
+def test_mask_targets_are_roi_align_of_the_own_mask() -> None:
+    instances = torch.full((50, 70), -1, dtype=torch.int32)
+    instances[5:30, 8:40] = 0
+    instances[20:48, 30:66] = 1
+    boxes = torch.tensor([[7.3, 4.1, 41.7, 31.0], [30.0, 20.0, 66.0, 48.0], [0.0, 0.0, 70.0, 50.0], [60.0, 40, 70, 50]])
+    rows = torch.tensor([0, 1, 0, 1])
+    masks = (instances[None] == rows[:, None, None]).float()[:, None]
+    rois = torch.cat([torch.arange(4.0)[:, None], boxes], dim=1)
+    expected = torchvision_roi_align(masks, rois, 28, 1.0, sampling_ratio=2, aligned=True)[:, 0]
+    decided = (expected - 0.5).abs() > 1e-5
+    found = mask_targets(instances, boxes, rows)
+    assert torch.equal(found[decided], (expected >= 0.5).float()[decided])
+    assert 0.3 < found.mean() < 0.9
+
+
+def test_mask_head_computes_the_plane_of_the_label() -> None:
+    head, f_ins, labels = MaskHead(4, 6, 5), torch.randn(3, 6, 14, 14), torch.tensor([4, 0, 2])
+    every = head.masks(F.relu(head.deconv(f_ins)))
+    torch.testing.assert_close(head(f_ins, labels), every[torch.arange(3), labels], rtol=1e-5, atol=1e-5)
+    assert head(f_ins[:0], labels[:0]).shape == (0, 28, 28)
+
+
+def test_box_head_keeps_the_background_to_itself() -> None:
+    head = BoxHead(2, 8, 3)
+    torch.nn.init.normal_(head.classes.weight)
+    features, proposals = torch.randn(5, 2, 7, 7), [torch.tensor([[0.0, 0, 20, 20]] * 3), torch.tensor([[5.0, 5, 9, 9]] * 2)]
+    logits, deltas = head(features)
+    assert logits.shape == (5, 4) and deltas.shape == (5, 3, 4)
+    candidates = head.candidates(features, proposals, [(18, 19), (30, 30)])
+    assert [c.scores.shape for c in candidates] == [(3, 3), (2, 3)]
+    torch.testing.assert_close(torch.cat([c.scores for c in candidates]), logits.softmax(-1)[:, :3])
+    assert candidates[0].boxes[..., 2].max() <= 19 and candidates[0].boxes[..., 3].max() <= 18
+
+
+def test_selection_for_panoptic_is_blind_to_class_and_for_ap_is_not() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 9], [30.0, 30, 40, 40], [50.0, 50, 60, 60]])
+    candidates = Candidates(
+        boxes[:, None].expand(-1, 2, -1),
+        torch.tensor([[0.9, 0.05], [0.1, 0.8], [0.6, 0.3], [0.7, 0.2]]),
+    )
+    kept, scores, labels = select_for_panoptic(candidates, score=0.6, iou=0.5, limit=100)
+    assert torch.equal(kept, boxes[[0, 3]]) and labels.tolist() == [0, 0]  # 0.6 is not above 0.6
+    torch.testing.assert_close(scores, torch.tensor([0.9, 0.7]))
+    kept, scores, labels = select_for_ap(candidates, score=0.05, iou=0.5, limit=100)
+    assert scores[:2].tolist() == pytest.approx([0.9, 0.8]) and labels[:2].tolist() == [0, 1]
+    assert len(kept) == 6
+    assert len(select_for_ap(candidates, score=0.05, iou=0.5, limit=2)[0]) == 2
+
+
+def test_sampler_counts_and_matches() -> None:
+    boxes, labels = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 90, 90]]), torch.tensor([2, 0])
+    proposals = torch.cat([boxes[:1] + 1, torch.rand(200, 4) * 20 + torch.tensor([200.0, 200, 230, 230])])
+    samples = RoISampler(64, 0.25, 0.5)(proposals, boxes, labels)
+    assert len(samples.boxes) == 64
+    assert sorted(samples.labels[samples.labels >= 0].tolist()) == [0, 2, 2]  # truth joins the proposals
+    assert torch.equal(samples.truth_boxes, boxes[samples.matches])
+    nothing = RoISampler(64, 0.25, 0.5)(proposals, boxes[:0], labels[:0])
+    assert len(nothing.boxes) == 64 and (nothing.labels == -1).all() and nothing.truth_boxes.shape == (0, 4)
+
+
+def rpn() -> RegionProposals:
+    return RegionProposals(
+        4, anchor_sizes=(16, 32, 64, 128, 224), anchor_ratios=(0.5, 1, 2), samples=64, positive_iou=0.7, negative_iou=0.3
+    )
+
+
+def pyramid_of_five() -> list[Tensor]:
+    return [torch.randn(2, 4, -(-96 // s), -(-160 // s)) for s in (4, 8, 16, 32, 64)]
+
+
+def test_proposals_lie_in_the_valid_area_best_first_and_do_not_depend_on_mode() -> None:
+    module, pyramid, sizes = rpn(), pyramid_of_five(), [(96, 130), (75, 64)]
+    proposals = module.eval()(pyramid, sizes, (50, 40, 0.7))
+    again = module.train()(pyramid, sizes, (50, 40, 0.7))
+    for boxes, other, (height, width) in zip(proposals, again, sizes, strict=True):
+        assert torch.equal(boxes, other) and 0 < len(boxes) <= 40
+        assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+
+
+def test_anchors_step_by_the_stride_of_their_level() -> None:
+    _, _, anchors = rpn()._predict(pyramid_of_five())
+    centres = [(a[:, :2] + a[:, 2:]) / 2 for a in anchors]
+    assert centres[0].unique(dim=0)[:, 0].unique().diff().unique().tolist() == [4]
+    assert centres[4][:, 0].unique().tolist() == [0, 64, 128]  # not 160 // 3
+
+
+def test_rpn_loss_falls_when_the_head_says_the_truth() -> None:
+    module, pyramid = rpn(), pyramid_of_five()
+    boxes = [torch.tensor([[20.0, 20, 60, 52]]), torch.zeros(0, 4)]
+    optimizer = torch.optim.Adam(module.parameters(), 0.02)
+    history = []
+    for _ in range(40):
+        _, cls, box = module.losses(pyramid, [(96, 160)] * 2, (50, 40, 0.7), boxes)
+        optimizer.zero_grad()
+        (cls + box).backward()
+        optimizer.step()
+        history.append((cls + box).item())
+    assert history[-1] < 0.5 * history[0]
+
+
+def test_semantic_loss_is_cross_entropy_at_input_size_without_void() -> None:
+    logits = torch.randn(2, 5, 24, 32)
+    truth = [torch.randint(-1, 5, (90, 128)), torch.randint(-1, 5, (96, 100))]
+    full = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+    total, count = 0.0, 0
+    for one, labels in zip(full.log_softmax(1), truth, strict=True):
+        for k in range(5):
+            total -= float(one[k, : labels.shape[0], : labels.shape[1]][labels == k].sum())
+        count += int((labels >= 0).sum())
+    torch.testing.assert_close(float(semantic_loss(logits, truth)), total / count, rtol=1e-4, atol=1e-4)
+    assert float(semantic_loss(logits, [torch.full((90, 128), -1)] * 2)) == 0
