@@ -119,9 +119,10 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
 
     def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         nonlocal against
+        remaining = set(np.flatnonzero(left).tolist())
         if against is not None:  # a removal frees a pair that was set aside only if it breaks the path against it
-            against = [path for path in against if left[path[0]] and left[path[-1]]]
-        if against is None or not all(left[path].all() for path in against):
+            against = [path for path in against if path[0] in remaining and path[-1] in remaining]
+        if against is None or not all(remaining.issuperset(path) for path in against):
             both = left[front] & left[back]
             against = lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True))
         place = np.empty(count, dtype=np.int64)

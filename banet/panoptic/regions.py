@@ -103,7 +103,7 @@ class Regions:
             (C, P) float64.
         """
         total = np.zeros((len(values), len(i)))
-        for region, pair in self._regions_of_pairs(i, j, count):
+        for region, pair in self.regions_of_pairs(i, j, count):
             for channel, value in zip(total, values, strict=True):
                 channel += np.bincount(pair, weights=value[region], minlength=len(i))
         return total
@@ -111,14 +111,22 @@ class Regions:
     def shared(self, i: NDArray[np.int64], j: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
         """The regions, (R,) bool, that lie in the overlap of at least one of the pairs i, j (sorted, i < j)."""
         found = np.zeros(len(self.sizes), dtype=bool)
-        for region, _ in self._regions_of_pairs(i, j, count):
+        for region, _ in self.regions_of_pairs(i, j, count):
             found[region] = True
         return found
 
-    def _regions_of_pairs(
+    def regions_of_pairs(
         self, i: NDArray[np.int64], j: NDArray[np.int64], count: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Regions and the pairs (positions in i, j) whose overlap they lie in, block by block."""
+        """Which region lies in the overlap of which pair, block by block.
+
+        Args:
+            i, j: (P,) the pairs, i < j, sorted by (i, j).
+            count: number of objects N.
+
+        Yields:
+            Regions (K,) and pairs (K,) as positions in i, j; each combination once.
+        """
         codes = i * count + j
         if not len(codes):
             return

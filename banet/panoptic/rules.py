@@ -302,34 +302,42 @@ def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold:
     regions, count = pairs.regions, len(pairs.areas)
     occluded = pairs.where(pairs.occluded(overlap_threshold))
     place = place_by_score(pairs.scores)
-    stacks = _stacks(pairs, regions.shared(occluded.i, occluded.j, count)) if len(occluded) else []
+    overlaps = list(regions.regions_of_pairs(occluded.i, occluded.j, count))
+    by_pixel = np.zeros(len(regions.sizes), dtype=bool)
+    for region, _ in overlaps:
+        by_pixel[region] = True
+    stacks = _stacks(pairs, by_pixel) if len(occluded) else []
     before = np.zeros(count, dtype=bool)
+    owned_by_pixel = np.zeros(count + 1, dtype=np.int64)  # the last entry counts pixels of nobody
 
     def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Owners of regions, -2 where the stacks say who owns each pixel."""
         both = left[occluded.i] & left[occluded.j]
-        contested = regions.shared(occluded.i[both], occluded.j[both], count)
+        contested = np.zeros(len(regions.sizes), dtype=bool)
+        for region, pair in overlaps:
+            contested[region[both[pair]]] = True
         changed = np.zeros(len(regions.sizes), dtype=bool)
         changed[regions.claims_region[(left != before)[regions.claims_object]]] = True
         before[:] = left
-        owner = np.where(contested, -2, regions.first_claimant(np.where(left, place, count)))
-        owned = regions.owned(np.where(contested, -1, owner), count)
         for stack in stacks:
-            stack.decide((changed & contested)[stack.region], left, place)
-            owned = owned + np.bincount(stack.winner[contested[stack.region]], minlength=count)
-        return owner, owned
+            here = np.flatnonzero(changed.take(stack.region))
+            owned_by_pixel[:] -= np.bincount(stack.winner[here], minlength=count + 1)
+            stack.decide(here, contested, left, place)
+            owned_by_pixel[:] += np.bincount(stack.winner[here], minlength=count + 1)
+        owner = np.where(by_pixel, -1, regions.first_claimant(np.where(left, place, count)))
+        return owner, regions.owned(owner, count) + owned_by_pixel[:count]
 
-    owner = remove_hidden(decide, pairs.areas, pairs.scores, removal_threshold)
-    owners = regions.paint(owner).reshape(-1)
+    owners = regions.paint(remove_hidden(decide, pairs.areas, pairs.scores, removal_threshold)).reshape(-1)
     for stack in stacks:
-        here = owner[stack.region] == -2
-        owners[stack.pixels[here]] = stack.winner[here]
+        owners[stack.pixels] = np.where(stack.winner < count, stack.winner, -1)
     return owners.reshape(regions.label.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class _Stack:
-    """Pixels with k claimants: M flat indices, their regions (M,), winners (M,), claimants and likenesses (M, k)."""
+    """Pixels with k claimants: M flat indices, their regions (M,), winners (M,), claimants and likenesses (M, k).
+
+    The winner is N, the number of objects, where no claimant is left.
+    """
 
     pixels: NDArray[np.int64]
     region: NDArray[np.int64]
@@ -337,13 +345,20 @@ class _Stack:
     claimants: NDArray[np.int64]
     likeness: NDArray[np.float64]
 
-    def decide(self, where: NDArray[np.bool_], left: NDArray[np.bool_], place: NDArray[np.int64]) -> None:
-        """Writes the winners at pixels `where` (M,): the likest of the claimants that are left; ties by `place`."""
-        claimants = self.claimants[where]
-        likeness = np.where(left[claimants], self.likeness[where], -np.inf)
-        tied = likeness >= likeness.max(axis=1, keepdims=True) - TIE
-        first = np.where(tied, place[claimants], len(place)).argmin(axis=1)
-        self.winner[where] = np.take_along_axis(claimants, first[:, None], axis=1)[:, 0]
+    def decide(
+        self, here: NDArray[np.int64], contested: NDArray[np.bool_], left: NDArray[np.bool_], place: NDArray[np.int64]
+    ) -> None:
+        """Writes the winners of pixels `here` (positions): in `contested` regions (R,) the likest that is left.
+
+        Ties, and all other regions, go by `place`.
+        """
+        claimants = self.claimants[here]
+        likeness = np.where(contested[self.region[here], None], self.likeness[here], 0)
+        likeness[~left[claimants]] = -np.inf
+        likest = (likeness >= likeness.max(axis=1, keepdims=True) - TIE) & left[claimants]
+        first = np.where(likest, place[claimants], len(place)).argmin(axis=1)
+        winner = np.take_along_axis(claimants, first[:, None], axis=1)[:, 0]
+        self.winner[here] = np.where(likest.any(axis=1), winner, len(place))
 
 
 def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
@@ -359,7 +374,7 @@ def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
         claimed = claimants[row[region]]
         unit = _unit(pairs.colours(pixels))
         likeness = np.stack([(unit * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
-        stacks.append(_Stack(pixels, region, np.full(len(pixels), -1, dtype=np.int64), claimed, likeness))
+        stacks.append(_Stack(pixels, region, np.full(len(pixels), len(pairs.areas)), claimed, likeness))
     return stacks
 
 
