@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from banet.engine.evaluate import Evaluator, check_categories
-from banet.engine.pictures import Picture, ScenePictures
+from banet.engine.pictures import Picture, scene_pictures
 from banet.modeling.banet import BANet
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.coco_format import atomic_path
@@ -37,7 +37,8 @@ class _Comparison:
     @property
     def differs(self) -> NDArray[np.bool_]:
         """(H, W): pixels that belong to another object, or to none, under the other procedure."""
-        return _owners(self.heuristic) != _owners(self.handled)
+        different: NDArray[np.bool_] = _owners(self.heuristic) != _owners(self.handled)
+        return different
 
 
 def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50) -> Path:
@@ -55,7 +56,7 @@ def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50) -> Path
         InputError: The weights cannot be read, or know other classes than scenes have.
     """
     model = BANet.from_pretrained(weights or "scenes")
-    pictures = ScenePictures(DEMO_SCENES_SEED, scenes, model.inference.shorter)
+    pictures = scene_pictures(DEMO_SCENES_SEED, scenes, model.inference.shorter)
     check_categories(model, pictures.categories, "scenes")
     evaluator = Evaluator(model)
     heuristic_quality = PanopticQuality(model.categories)
@@ -113,8 +114,8 @@ def _page(compared: list[_Comparison], tables: dict[str, str]) -> str:
   .scene small {{ grid-column: 1 / -1; color: #666; }}
 </style>
 <h1>Heuristic fusion and occlusion handling on {len(compared)} fresh scenes</h1>
-<p>One network, one pass, two ways to decide who owns a pixel that several masks claim. Scenes are drawn at run time with
-a seed that training never used. Below are the {len(ordered)} in which most pixels change hands.</p>
+<p>One network, one pass, two ways to decide who owns a pixel that several masks claim. Scenes are drawn at run time
+with a seed that training never used. Below are the {len(ordered)} in which most pixels change hands.</p>
 <div class="tables">{figures}</div>
 <div class="scene head"><span>image</span><span>truth</span><span>heuristic</span><span>occlusion handling</span>
 <span>where they differ</span></div>

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from banet.data.transforms import resize_image
 from banet.engine.device import pick_device
-from banet.engine.pictures import CocoPictures, Picture, Pictures, open_pictures
+from banet.engine.pictures import Picture, Pictures, open_pictures, open_split
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.errors import InputError
 from banet.modeling.banet import BANet
@@ -171,7 +171,7 @@ def evaluate_command(
     """
     target = pick_device(device)
     if split is not None:
-        pictures: Pictures = CocoPictures(split)
+        pictures = open_split(split)
         source = split.json
     elif recipe is not None:
         pictures = open_pictures(recipe.data)

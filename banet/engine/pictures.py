@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.coco_panoptic import CocoPanoptic
-from banet.data.scenes import SCENE_CATEGORIES, make_scene
+from banet.data.scenes import Scenes
 from banet.engine.recipe import DataConfig, SplitConfig
 from banet.panoptic.categories import Categories
 from banet.panoptic.segmentation import PanopticSegmentation
 
-__all__ = ["VAL_SCENES_SEED", "CocoPictures", "Picture", "Pictures", "ScenePictures", "open_pictures"]
+__all__ = ["Picture", "Pictures", "open_pictures", "open_split", "scene_pictures"]
 
 VAL_SCENES_SEED = 2
 
@@ -38,38 +36,26 @@ class Picture:
     name: str
 
 
-class Pictures(Protocol):
-    """A map-style data set of pictures."""
+class Pictures:
+    """A data set of pictures, each read when it is asked for.
+
+    Args:
+        dataset: Where they come from.
+    """
+
+    def __init__(self, dataset: CocoPanoptic | Scenes) -> None:
+        self.dataset = dataset
 
     @property
     def categories(self) -> Categories:
         """Things and stuff of the truth."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Picture: ...
-
-
-class CocoPictures:
-    """The pictures of a split in COCO panoptic format.
-
-    Args:
-        split: Its three paths.
-        root: Folder that relative ones start from.
-
-    Raises:
-        InputError: The JSON is missing or damaged, or lists no picture with truth.
-    """
-
-    def __init__(self, split: SplitConfig, root: str = "") -> None:
-        folder = Path(root)
-        self.dataset = CocoPanoptic(folder / split.images, folder / split.panoptic, folder / split.json)
-        self.categories = self.dataset.categories
+        return self.dataset.categories
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Picture:
-        """Read picture and truth.
+        """Read picture `index` and its truth.
 
         Raises:
             InputError: A file is missing or damaged, or sizes differ.
@@ -78,33 +64,19 @@ class CocoPictures:
         return Picture(image, truth, self.dataset.image_ids[index], self.dataset.file_name(index))
 
 
-class ScenePictures:
-    """Procedural scenes.
+def scene_pictures(seed: int, count: int, size: int) -> Pictures:
+    """Procedural scenes of size x size pixels."""
+    return Pictures(Scenes(seed, count, (size, size)))
 
-    Args:
-        seed: Of the scenes.
-        length: How many.
-        size: Side in pixels.
+
+def open_split(split: SplitConfig, root: str = "") -> Pictures:
+    """The pictures of a split in COCO panoptic format; relative paths start from `root`.
+
+    Raises:
+        InputError: The JSON or a folder is missing or damaged.
     """
-
-    categories = SCENE_CATEGORIES
-
-    def __init__(self, seed: int, length: int, size: int) -> None:
-        self.seed, self.length, self.size = seed, length, size
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Picture:
-        """Draw scene `index`."""
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        scene = make_scene(self.seed, index, (self.size, self.size))
-        truth = PanopticSegmentation.from_ids(scene.ids, [asdict(s) for s in scene.segments], self.categories)
-        return Picture(scene.image, truth, index + 1, f"scene_{self.seed}_{index:06d}.png")
-
-    def __iter__(self) -> Iterator[Picture]:
-        return (self[index] for index in range(len(self)))
+    folder = Path(root)
+    return Pictures(CocoPanoptic(folder / split.images, folder / split.panoptic, folder / split.json))
 
 
 def open_pictures(data: DataConfig) -> Pictures:
@@ -114,5 +86,5 @@ def open_pictures(data: DataConfig) -> Pictures:
         InputError: The data set is missing or damaged.
     """
     if data.kind == "scenes":
-        return ScenePictures(VAL_SCENES_SEED, data.val_scenes, data.scene_size)
-    return CocoPictures(data.val, data.root)
+        return scene_pictures(VAL_SCENES_SEED, data.val_scenes, data.scene_size)
+    return open_split(data.val, data.root)

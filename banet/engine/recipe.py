@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a run, as frozen options that a YAML file or the command line sets. Free of torch."""
+"""A recipe: everything that decides a run, as frozen options set by a YAML file or the command line. Free of torch."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import warnings
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
@@ -18,7 +19,7 @@ from banet.data.samples import Sample
 from banet.engine.datasets import Draws, DrawSampler, PanopticDataset, training_set
 from banet.engine.device import pick_device
 from banet.engine.evaluate import Evaluator, check_categories
-from banet.engine.pictures import Picture, Pictures, open_pictures
+from banet.engine.pictures import Picture, open_pictures
 from banet.engine.recipe import Recipe, TrainConfig, to_yaml
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.backbone import imagenet_weights
@@ -28,7 +29,7 @@ from banet.modeling.weights import initialise
 from banet.panoptic.coco_format import atomic_path
 
 try:
-    import lightning as L  # noqa: N812
+    import lightning as L
     from lightning.pytorch.callbacks import (
         Callback,
         EMAWeightAveraging,
@@ -65,7 +66,9 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> BANet:
     model = build_model(dataset.categories, recipe.model, recipe.inference, recipe.loss)
     init = recipe.train.init
     if init == "random":
-        print("weights: random; GroupNorm learns where batch norm statistics are missing" * (recipe.model.norm == "group"))
+        print(
+            "weights: random; GroupNorm learns where batch norm statistics are missing" * (recipe.model.norm == "group")
+        )
     elif init == "imagenet":
         try:
             missing = model.backbone.load_body(imagenet_weights(recipe.model.backbone))
@@ -108,15 +111,21 @@ class TrainingTask(L.LightningModule):
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             wrong = ", ".join(name for name, loss in losses.items() if not torch.isfinite(loss))
-            images = ", ".join(s.target.name for s in batch)
             raise InputError(
-                f"training stopped at iteration {self.global_step}: {wrong} is not finite on {images};"
+                f"training stopped at iteration {self.global_step}: {wrong} not finite on {self._culprits(batch)};"
                 " lower --train.lr, set --train.clip 10, or start from pretrained weights"
             )
         values = {name: loss.detach() for name, loss in losses.items()}
         self.log_dict(values, batch_size=len(batch))
         self.log("loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
+
+    @torch.no_grad()
+    def _culprits(self, batch: list[Sample]) -> str:
+        """Names of the images of a batch whose own loss is not finite, or of all where it takes them together."""
+        alone = [sum(self.model.losses([s.image], [s.target]).values()) for s in batch]
+        guilty = [s.target.name for s, loss in zip(batch, alone, strict=True) if not math.isfinite(float(loss))]
+        return ", ".join(guilty or [s.target.name for s in batch])
 
     def validation_step(self, batch: list[Picture], batch_index: int) -> None:
         """Add a batch of validation pictures to the measurement."""
@@ -137,7 +146,8 @@ class TrainingTask(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, as the recipe says."""
         options = self.recipe.train
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 (decayed if parameter.ndim > 1 else plain).append(parameter)
@@ -179,74 +189,49 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
 
     Raises:
         InputError: Bad data, weights or options, a folder that holds another run, or a loss that is not finite.
+        KeyboardInterrupt: The run was interrupted; its state is saved.
     """
     recipe = recipe.resolved()
     options = recipe.train
-    checkpoints = out / "checkpoints"
-    last = checkpoints / "last.ckpt"
+    last = out / "checkpoints" / "last.ckpt"
     if resume is None and last.exists():
         raise InputError(f"--out {out}: holds a run already; go on with --resume auto, or choose another folder")
     start_from = _checkpoint(resume, last)
+    done = _steps_done(start_from)
     target = pick_device(device)
-    accelerator = {"cuda": "gpu"}.get(target.type, target.type)
     dataset = training_set(recipe.data)
-    validation: Pictures | None = open_pictures(recipe.data) if options.val_every else None
+    validation = open_pictures(recipe.data) if options.val_every else None
     model = build_for_training(recipe, dataset)
     if validation is not None:
         check_categories(model, validation.categories, f"{recipe.name}, validation split")
+
+    _quiet()
+    trainer = _trainer(recipe, out, target)
+    world = trainer.world_size
+    local, rest = divmod(options.batch, world * options.accumulate)
+    if rest:
+        raise InputError(
+            f"train.batch: {options.batch} cannot be shared by {world} devices x {options.accumulate} accumulated"
+            " passes; make it a multiple"
+        )
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    epochs = options.iterations * options.batch / len(dataset)
+    print(
+        f"{recipe.name}: {len(dataset):,} images, {trainable / 1e6:.1f} M trainable parameters, {world} x {target.type}"
+    )
+    print(f"batch: {options.batch} in all, {local} a device and pass; learning rate: {options.lr} after warm-up")
+    print(f"iterations: {options.iterations:,} ({epochs:.2f} epochs)" + f", going on from {done:,}" * (done > 0))
+
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "recipe.yaml") as temporary:
         temporary.write_text(to_yaml(recipe))
-
-    callbacks: list[Callback] = [
-        ModelCheckpoint(checkpoints, filename="last", every_n_train_steps=options.checkpoint_every, save_top_k=1,
-                        monitor=None, enable_version_counter=False),
-        LearningRateMonitor("step"),
-        TQDMProgressBar(refresh_rate=max(1, min(20, options.log_every))),
-    ]  # fmt: skip
-    if options.ema:
-        callbacks.append(EMAWeightAveraging(decay=options.ema))
-    if validation is not None:
-        callbacks.append(
-            ModelCheckpoint(checkpoints, filename="best", monitor="val/pq", mode="max", save_weights_only=True,
-                            enable_version_counter=False)
-        )  # fmt: skip
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices="auto" if accelerator == "gpu" else 1,
-        max_steps=options.iterations,
-        precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision],  # type: ignore[arg-type]
-        accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=options.clip or None,
-        val_check_interval=options.val_every * options.accumulate if options.val_every else None,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if validation is not None else 0,
-        log_every_n_steps=options.log_every,
-        logger=CSVLogger(out, name="log", version=""),
-        callbacks=callbacks,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
+    draws = DrawSampler(done * options.batch, trainer.global_rank, world)
+    trainer.fit(
+        TrainingTask(model, recipe),
+        _loader(Draws(dataset, options.seed), local, recipe.data.workers, sampler=draws),
+        None if validation is None else _loader(validation, 1, recipe.data.workers),
+        ckpt_path=start_from,
     )
-    devices = trainer.world_size
-    if options.batch % (devices * options.accumulate):
-        raise InputError(
-            f"train.batch: {options.batch} cannot be shared by {devices} devices x {options.accumulate} accumulated passes"
-        )
-    local = options.batch // (devices * options.accumulate)
-    done = _steps_done(start_from)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(
-        f"{recipe.name}: {len(dataset):,} images, {trainable / 1e6:.1f} M trainable parameters on {devices} x {target.type}\n"
-        f"batch {options.batch} in all, {local} a device and pass; learning rate {options.lr}; {options.iterations:,} iterations"
-        f" ({options.iterations * options.batch / len(dataset):.2f} epochs)" + (f"; going on from {done:,}" if done else "")
-    )
-    task = TrainingTask(model, recipe)
-    draws = DrawSampler(done * options.batch, trainer.global_rank, devices)
-    loader = _loader(Draws(dataset, options.seed), local, recipe.data.workers, sampler=draws)
-    val_loader = _loader(validation, 1, recipe.data.workers) if validation is not None else None
-    _quiet()
-    trainer.fit(task, loader, val_loader, ckpt_path=start_from)
     if trainer.interrupted:
         trainer.save_checkpoint(last)
         raise KeyboardInterrupt(f"stopped at iteration {trainer.global_step}; go on with --resume auto")
@@ -255,6 +240,50 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
     )
     print(f"weights: {weights}")
     return weights
+
+
+def _trainer(recipe: Recipe, out: Path, device: torch.device) -> L.Trainer:
+    options = recipe.train
+    folder = out / "checkpoints"
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder, filename="last", every_n_train_steps=options.checkpoint_every, enable_version_counter=False
+        ),
+        LearningRateMonitor("step"),
+        TQDMProgressBar(refresh_rate=max(1, min(20, options.log_every))),
+    ]
+    if options.ema:
+        callbacks.append(EMAWeightAveraging(decay=options.ema))
+    if options.val_every:
+        callbacks.append(
+            ModelCheckpoint(
+                folder,
+                filename="best",
+                monitor="val/pq",
+                mode="max",
+                save_weights_only=True,
+                enable_version_counter=False,
+            )
+        )
+    accelerator = {"cuda": "gpu"}.get(device.type, device.type)
+    precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
+    return L.Trainer(
+        accelerator=accelerator,
+        devices="auto" if accelerator == "gpu" else 1,
+        max_steps=options.iterations,
+        precision=precision,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.clip or None,
+        val_check_interval=options.val_every * options.accumulate or None,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        limit_val_batches=1.0 if options.val_every else 0,
+        log_every_n_steps=options.log_every,
+        logger=CSVLogger(out, name="log", version=""),
+        callbacks=callbacks,
+        use_distributed_sampler=False,  # draws are shared out by number already
+        enable_model_summary=False,
+    )
 
 
 def _checkpoint(resume: str | None, last: Path) -> Path | None:
@@ -275,9 +304,7 @@ def _steps_done(checkpoint: Path | None) -> int:
         raise InputError(f"{checkpoint}: not a checkpoint of a run ({error})") from None
 
 
-def _loader(
-    dataset: Any, batch: int, workers: int, *, sampler: Iterable[int] | None = None
-) -> DataLoader[Any]:
+def _loader(dataset: Any, batch: int, workers: int, *, sampler: Iterable[int] | None = None) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_size=batch,
@@ -296,7 +323,7 @@ def _ignore_interrupt(worker: int) -> None:
 
 
 def _quiet() -> None:
-    """Hide Lightning's hints that do not apply to an endless, seeded sampler."""
-    for message in (".*does not have many workers.*", ".*is not resumable.*", ".*`IterableDataset` has `__len__`.*"):
-        warnings.filterwarnings("ignore", message)
-
+    """Hide Lightning's hints that do not apply to an endless, seeded sampler, and its advertisements."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in ("does not have many workers", "is not resumable", "no `val_dataloader`", "LeafSpec", "infinite"):
+        warnings.filterwarnings("ignore", f".*{message}")

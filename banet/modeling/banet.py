@@ -202,9 +202,7 @@ class BANet(nn.Module):
         semantic = self.semantic_head(pyramid[:4])
         rois = self.roi_features(pyramid[:4], semantic)
 
-        proposals, rpn_cls, rpn_box = self.rpn.losses(
-            pyramid, batch.sizes, self._proposal_limits(self.loss), boxes
-        )
+        proposals, rpn_cls, rpn_box = self.rpn.losses(pyramid, batch.sizes, self._proposal_limits(self.loss), boxes)
         samples = [self.roi_sampler(p, t.boxes, t.labels) for p, t in zip(proposals, targets, strict=True)]
         loss_cls, loss_box = self.box_head.losses(rois.box([s.boxes for s in samples]), samples)
         positives = rois.mask([s.boxes[s.labels >= 0] for s in samples])
@@ -298,5 +296,5 @@ class BANet(nn.Module):
 
 
 def _detections(boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor], masks: Tensor) -> list[Detections]:
-    split = masks.float().split([len(b) for b in boxes])
+    split = torch.split(masks.float(), [len(b) for b in boxes])
     return [Detections(*parts) for parts in zip(boxes, scores, labels, split, strict=True)]

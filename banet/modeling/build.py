@@ -43,9 +43,7 @@ def build_model(
         config = replace(config, frozen_stages=0)  # random weights that never learn are of no use
     semantic_channels = config.semantic_channels[-1]
     if config.s2i:
-        rois: PyramidRoIs = S2IRoIs(
-            semantic_channels, config.fpn_channels, canonical_size=config.canonical_box_size
-        )
+        rois: PyramidRoIs = S2IRoIs(semantic_channels, config.fpn_channels, canonical_size=config.canonical_box_size)
     else:
         rois = PyramidRoIs(canonical_size=config.canonical_box_size)
     return BANet(

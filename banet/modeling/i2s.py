@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from banet.modeling.backbone import STRIDES
 from banet.modeling.semantic_head import PyramidConv1x1, upsample_to
@@ -201,7 +201,7 @@ class InstanceToSemanticWithContext(InstanceToSemantic):
         """F_I2S (B, channels, H/4, W/4); arguments as in `AggregatedLogits.forward`."""
         both = torch.cat([self.instance.weight, self.squeeze.weight])
         inlay = _inlay(F.conv2d(f_ins, both), boxes, semantic)
-        sim_part, context_part = inlay.split([self.instance.out_channels, self.squeeze.out_channels], dim=1)
+        sim_part, context_part = torch.split(inlay, [self.instance.out_channels, self.squeeze.out_channels], dim=1)
         interacted = self._interact(semantic, sim_part)
         vector = self.context(torch.stack([self._pool(x, size) for x, size in zip(context_part, sizes, strict=True)]))
         sim_weight, context_weight = self.merge.weight.chunk(2, dim=1)

@@ -1,8 +1,8 @@
 """The semantic head: F_S, kept level by level, and 1x1 convolutions that read it.
 
-Everything that reads F_S begins with a 1x1 convolution, which is linear, as bilinear upsampling is. So a 1x1 convolution
-of the upsampled and concatenated 4 x 128 channels equals the sum of four upsampled 1x1 convolutions, one a level, and the
-512-channel map at stride 4 is never made.
+Everything that reads F_S begins with a 1x1 convolution, which is linear, as bilinear upsampling is. So a 1x1
+convolution of the upsampled and concatenated 4 x 128 channels equals the sum of four upsampled 1x1 convolutions, one a
+level, and the 512-channel map at stride 4 is never made.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from banet.ops.deform_conv import DeformableConv2d
 
@@ -52,7 +52,8 @@ class SemanticHead(nn.Sequential):
         Returns:
             One (B, 128, h, w) a level. F_S itself is their bilinear upsampling to stride 4, concatenated.
         """
-        return [super(SemanticHead, self).forward(level) for level in pyramid]
+        subnet = super().forward
+        return [subnet(level) for level in pyramid]  # type: ignore[no-untyped-call]
 
 
 class PyramidConv1x1(nn.Module):

@@ -27,7 +27,9 @@ FORMAT = "banet-1"
 FILE_NAME = "model.safetensors"
 
 
-def save_model(model: BANet, path: str | Path, *, half: bool = False, metadata: Mapping[str, str] | None = None) -> Path:
+def save_model(
+    model: BANet, path: str | Path, *, half: bool = False, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write a model; see `BANet.save_pretrained`."""
     target = Path(path)
     if target.suffix != ".safetensors":
@@ -64,7 +66,9 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> BAN
         inference = InferenceConfig(**_tuples(json.loads(header["inference"])))
         categories = Categories.from_coco(json.loads(header["categories"]), source=str(path))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: the header does not describe a model of this version ({error}); use its own version")
+        raise InputError(
+            f"{path}: the header does not describe a model of this version ({error}); use its own version"
+        ) from None
     model = build_model(categories, config, inference)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
@@ -114,7 +118,9 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]
             header = file.metadata() or {}
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); weights are read from these only") from None
+        raise InputError(
+            f"{path}: not a readable safetensors file ({error}); weights are read from these only"
+        ) from None
     if header.get("format") != FORMAT:
         raise InputError(f"{path}: was not written by this library (format {header.get('format')!r}, not {FORMAT!r})")
     return header, shapes
@@ -235,7 +241,9 @@ def _from_torchvision(model: BANet, state: Mapping[str, Tensor]) -> _Found:
         # Our background is the last column, torchvision's the first.
         with_background = torch.cat([rows, torch.zeros(1, dtype=torch.int64)])
         for kind in ("weight", "bias"):
-            _take(found, state, f"roi_heads.box_predictor.cls_score.{kind}", f"box_head.classes.{kind}", with_background)
+            _take(
+                found, state, f"roi_heads.box_predictor.cls_score.{kind}", f"box_head.classes.{kind}", with_background
+            )
             _take(found, state, f"roi_heads.mask_predictor.mask_fcn_logits.{kind}", f"mask_head.masks.{kind}", rows)
             boxes = f"roi_heads.box_predictor.bbox_pred.{kind}"
             columns_of_boxes = (4 * rows[:, None] + torch.arange(4)).flatten()
@@ -256,7 +264,9 @@ def _by_category(other: BANet, model: BANet, state: Mapping[str, Tensor]) -> _Fo
         return found
     own = model.state_dict()
     keys = [(c.name, c.isthing) for c in other.categories]
-    pairs = [(i, keys.index((c.name, c.isthing))) for i, c in enumerate(model.categories) if (c.name, c.isthing) in keys]
+    pairs = [
+        (i, keys.index((c.name, c.isthing))) for i, c in enumerate(model.categories) if (c.name, c.isthing) in keys
+    ]
     things = [(i, j) for i, j in pairs if i < model.categories.num_things]
     background = (model.categories.num_things, other.categories.num_things)
     boxes = [(4 * i + k, 4 * j + k) for i, j in things for k in range(4)]
@@ -275,4 +285,3 @@ def _by_category(other: BANet, model: BANet, state: Mapping[str, Tensor]) -> _Fo
                 mixed[here] = state[name][there].to(mixed)
                 found[name] = (mixed, name)
     return found
-

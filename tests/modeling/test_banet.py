@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from small import categories, small_model, target
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
@@ -205,7 +205,9 @@ def test_masks_are_pasted_where_the_picture_has_them() -> None:
     assert instances.labels.tolist() == [214] and instances.scores.tolist() == pytest.approx([0.9])
     # Half of the mask: probability falls to 0.5 in the middle of the box.
     ramp = torch.linspace(1, 0, 28).expand(28, 28)[None]
-    half = replace(detections, boxes=detections.boxes[:1], scores=torch.ones(1), labels=torch.zeros(1).long(), masks=ramp)
+    half = replace(
+        detections, boxes=detections.boxes[:1], scores=torch.ones(1), labels=torch.zeros(1).long(), masks=ramp
+    )
     crop = paste_detections(half, (50, 100), (50, 100), categories()).masks.crops[0]
     assert crop[:, :10].all() and not crop[:, 10:].any()
 

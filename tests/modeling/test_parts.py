@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from banet.modeling.i2s import InstanceToSemantic, InstanceToSemanticWithContext, semantic_loss
@@ -136,7 +136,10 @@ def test_mask_head_computes_the_plane_of_the_label() -> None:
 def test_box_head_keeps_the_background_to_itself() -> None:
     head = BoxHead(2, 8, 3)
     torch.nn.init.normal_(head.classes.weight)
-    features, proposals = torch.randn(5, 2, 7, 7), [torch.tensor([[0.0, 0, 20, 20]] * 3), torch.tensor([[5.0, 5, 9, 9]] * 2)]
+    features, proposals = (
+        torch.randn(5, 2, 7, 7),
+        [torch.tensor([[0.0, 0, 20, 20]] * 3), torch.tensor([[5.0, 5, 9, 9]] * 2)],
+    )
     logits, deltas = head(features)
     assert logits.shape == (5, 4) and deltas.shape == (5, 3, 4)
     candidates = head.candidates(features, proposals, [(18, 19), (30, 30)])
@@ -173,7 +176,12 @@ def test_sampler_counts_and_matches() -> None:
 
 def rpn() -> RegionProposals:
     return RegionProposals(
-        4, anchor_sizes=(16, 32, 64, 128, 224), anchor_ratios=(0.5, 1, 2), samples=64, positive_iou=0.7, negative_iou=0.3
+        4,
+        anchor_sizes=(16, 32, 64, 128, 224),
+        anchor_ratios=(0.5, 1, 2),
+        samples=64,
+        positive_iou=0.7,
+        negative_iou=0.3,
     )
 
 

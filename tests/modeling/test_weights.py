@@ -73,9 +73,7 @@ def test_weights_whose_header_names_another_network_are_refused(tmp_path: Path) 
 
 
 def coco_like(names: list[str]) -> Categories:
-    return Categories(
-        [Category(5 + i, name, True) for i, name in enumerate(names)] + [Category(300, "wall", False)]
-    )
+    return Categories([Category(5 + i, name, True) for i, name in enumerate(names)] + [Category(300, "wall", False)])
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +163,12 @@ def test_own_weights_with_another_class_list_keep_the_matching_names(tmp_path: P
     path = source.save_pretrained(tmp_path)
     torch.manual_seed(9)
     classes = Categories(
-        [Category(1, "new", True), Category(2, "thing 2", True), Category(3, "stuff 1", False), Category(4, "thing 0", False)]
+        [
+            Category(1, "new", True),
+            Category(2, "thing 2", True),
+            Category(3, "stuff 1", False),
+            Category(4, "thing 0", False),
+        ]
     )
     model = build_model(classes, source.config)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,229 @@
+"""Training, its resumption, and what it refuses; then measuring and predicting with what was trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from banet import BANet
+from banet.data.scenes import write_coco
+from banet.engine.datasets import Draws, training_set
+from banet.engine.demo import run_demo
+from banet.engine.evaluate import evaluate, evaluate_command
+from banet.engine.pictures import scene_pictures
+from banet.engine.predict import predict_files
+from banet.engine.recipe import DataConfig, Recipe, SplitConfig, TrainConfig
+from banet.engine.train import learning_rate_factor, train
+from banet.errors import InputError
+from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
+from banet.panoptic.quality import score_folders, to_json
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TINY = Recipe(
+    name="tiny",
+    model=ModelConfig(
+        backbone="resnet18",
+        fpn_channels=16,
+        semantic_channels=(16, 16, 8),
+        box_head_channels=16,
+        mask_head_channels=16,
+        i2s_channels=8,
+        anchor_sizes=(8, 16, 32, 64, 96),
+    ),
+    inference=InferenceConfig(shorter=64, longer=96, proposals=30, score=0.1, instances=10, stuff_area=8),
+    loss=LossConfig(rpn_samples=32, roi_samples=16, proposals=50),
+    data=DataConfig(kind="scenes", scene_size=64, train_scenes=5, val_scenes=3, shorter=(64,), longer=96, workers=0),
+    train=TrainConfig(
+        init="random", iterations=4, batch=2, optimizer="adamw", lr=1e-3, warmup=2, milestones=(), ema=0.5,
+        checkpoint_every=2, log_every=1,
+    ),
+)  # fmt: skip
+
+
+def with_train(recipe: Recipe, **options: object) -> Recipe:
+    return replace(recipe, train=replace(recipe.train, **options))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    train(with_train(TINY, val_every=4), out, device="cpu")
+    return out
+
+
+def test_a_run_leaves_weights_recipe_log_and_checkpoints(run: Path) -> None:
+    assert {p.name for p in run.iterdir()} == {"model.safetensors", "recipe.yaml", "log", "checkpoints"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    log = (run / "log" / "metrics.csv").read_text()
+    assert all(name in log for name in ("loss_i2s", "loss_rpn_box", "val/pq_th", "lr-AdamW"))
+    assert "group" in (run / "recipe.yaml").read_text()  # `auto` is resolved
+    assert BANet.from_pretrained(run).inference == TINY.inference
+
+
+def test_a_folder_with_a_run_is_not_overwritten(run: Path) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="--resume auto"):
+        train(TINY, run, device="cpu")
+    assert (run / "model.safetensors").read_bytes() == before
+    with pytest.raises(InputError, match="no such checkpoint"):
+        train(TINY, run, resume=str(run / "nothing.ckpt"), device="cpu")
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(TINY, whole, device="cpu", resume="auto")
+    # The schedule must be that of the whole run, so the first part ends by its checkpoint.
+    train(with_train(TINY, iterations=2), parts, device="cpu")
+    train(TINY, parts, resume="auto", device="cpu")
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-6, msg=name)
+    states = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (whole, parts)]
+    assert states[0]["global_step"] == states[1]["global_step"] == 4
+
+
+def test_training_moves_every_part(run: Path) -> None:
+    torch.manual_seed(0)
+    trained = load_file(run / "model.safetensors")
+    from banet.engine.train import build_for_training
+
+    fresh = build_for_training(TINY, training_set(TINY.data)).state_dict()
+    still = [name for name in fresh if torch.equal(fresh[name], trained[name])]
+    assert not still
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"iteration \d+: loss_.* not finite on 0001_.*png; lower --train.lr"):
+        train(with_train(TINY, lr=1e20, warmup=0, iterations=20, optimizer="sgd"), tmp_path, device="cpu")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_batch_must_fit_the_passes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="multiple"):
+        with_train(TINY, accumulate=3)
+
+
+def test_missing_data_and_weights_are_named(tmp_path: Path) -> None:
+    coco = replace(TINY, data=DataConfig(root=str(tmp_path / "nowhere")))
+    with pytest.raises(InputError, match="nowhere"):
+        train(coco, tmp_path / "out", device="cpu")
+    with pytest.raises(InputError, match="no such weights"):
+        train(with_train(TINY, init="missing.safetensors"), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_draw_is_a_function_of_seed_and_number() -> None:
+    data = TINY.data
+    a, b, other = Draws(training_set(data), 0), Draws(training_set(data), 0), Draws(training_set(data), 1)
+    assert [a.index(n) for n in range(5)] != list(range(5)) and sorted(a.index(n) for n in range(5)) == list(range(5))
+    late = b[7]  # out of order
+    torch.rand(3)
+    assert torch.equal(a[7].image, late.image) and torch.equal(a[7].target.boxes, late.target.boxes)
+    assert [a.index(n) for n in range(20)] != [other.index(n) for n in range(20)]
+
+
+def test_schedules() -> None:
+    steps = TrainConfig()
+    assert learning_rate_factor(0, steps) == pytest.approx(0.1)  # 0.002 of 0.02
+    assert learning_rate_factor(250, steps) == pytest.approx(0.55)
+    factors = [learning_rate_factor(n, steps) for n in (500, 59_999, 60_000, 79_999, 80_000, 89_999)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    cosine = replace(steps, schedule="cosine", warmup=0)
+    assert [learning_rate_factor(n, cosine) for n in (0, 45_000, 90_000)] == pytest.approx([1, 0.5, 0])
+
+
+# ----------------------------------------------------------------------------------------- measuring and predicting
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("split")
+    write_coco(folder, seed=5, count=4, size=(64, 64))
+    return folder
+
+
+def test_evaluate_writes_what_pq_scores_the_same(run: Path, split: Path, tmp_path: Path) -> None:
+    result = evaluate_command(
+        str(run), recipe=None, rule=None, inference_overrides={}, batch=3, limit=None, device="cpu", out=tmp_path,
+        split=SplitConfig(str(split / "images"), str(split / "panoptic"), str(split / "panoptic.json")),
+    )  # fmt: skip
+    again = score_folders(
+        split / "panoptic.json", split / "panoptic", tmp_path / "panoptic.json", tmp_path / "panoptic"
+    )
+    assert to_json(again) == {k: v for k, v in to_json(result).items() if k in again}
+    assert 0 <= result["ap"] <= 1 and 0 <= result["miou_stuff"] <= 1
+    assert json.loads((tmp_path / "metrics.json").read_text())["All"]["n"] == result["All"]["n"] > 0
+    assert list(tmp_path.glob("*.zip"))
+
+
+def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth in place of the network's word: AP, mIoU and PQ are 1, but for pasting at the network's own size."""
+    from banet.engine import evaluate as module
+    from banet.modeling.readout import Instances, Readout
+    from banet.panoptic import MaskCrops
+
+    pictures, model = scene_pictures(9, 3, 64), BANet.from_pretrained(run)
+    model.inference = replace(model.inference, stuff_area=0)
+    current = iter([pictures[i].truth for i in range(3)])
+    shown: list[Instances] = []
+
+    def perfect_readout(model: BANet, output: object, index: int, image: np.ndarray) -> Readout:
+        truth = next(current)
+        things = [s for s in truth.segments if s.isthing]
+        boxes = np.array([[0, 0, 64, 64]] * len(things), dtype=np.int64).reshape(-1, 4)
+        masks = MaskCrops(boxes, [truth.ids == s.id for s in things], (64, 64))
+        shown.append(
+            Instances(masks, np.ones(len(things)), np.array([s.category_id for s in things]), boxes.astype(np.float32))
+        )
+        return Readout(image, shown[-1], truth.semantic.astype(np.int64))
+
+    monkeypatch.setattr(module, "read_out", perfect_readout)
+    monkeypatch.setattr(module, "paste_detections", lambda *_: shown[-1])
+    result = evaluate(model, pictures)
+    assert result["All"]["pq"] == result["Stuff"]["rq"] == pytest.approx(1)
+    assert result["ap"] == result["ap50"] == pytest.approx(1) and result["miou_stuff"] == pytest.approx(1)
+
+
+def test_other_classes_are_refused(run: Path, split: Path, tmp_path: Path) -> None:
+    content = json.loads((split / "panoptic.json").read_text())
+    content["categories"][0]["name"] = "other"
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="categories"):
+        evaluate_command(
+            str(run), recipe=None, rule=None, inference_overrides={}, batch=1, limit=1, device="cpu", out=None,
+            split=SplitConfig(str(split / "images"), str(split / "panoptic"), str(tmp_path / "panoptic.json")),
+        )  # fmt: skip
+
+
+def test_predict_does_the_good_ones_and_names_the_bad(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(array).save(folder / "a.png")
+    Image.fromarray(array).save(folder / "a.jpg")
+    (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    assert predict_files(str(run), [str(folder)], tmp_path / "out", device="cpu") == 1
+    written = {p.name for p in (tmp_path / "out").iterdir()}
+    assert len(written) == 6 and {"a.png", "a.json", "a_overlay.jpg"} <= written
+    said = capsys.readouterr()
+    assert "bad.png" in said.err and "2 of 3" in said.out and "person" in said.out
+    with pytest.raises(InputError, match="nothing"):
+        predict_files(str(run), [str(tmp_path / "nothing*.png")], tmp_path / "out", device="cpu")
+
+
+def test_demo_writes_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = run_demo(tmp_path / "demo", weights=str(run), scenes=3)
+    text = page.read_text()
+    assert text.count("<img") == 15 and 'src="data:image/jpeg' in text and "http" not in text
+    said = capsys.readouterr().out
+    assert "heuristic fusion" in said and "occlusion handling" in said and said.count("Things") == 2
