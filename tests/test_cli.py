@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -57,15 +57,17 @@ def fault(capsys, *arguments: str) -> str:
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_is_quick_and_complete(name):
-    start = time.perf_counter()
+    before = os.times()
     done = subprocess.run(
         [sys.executable, "-m", "banet", *name.split(), "--help"],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
-        timeout=60,
+        timeout=300,
     )
-    assert time.perf_counter() - start < 2
+    after = os.times()
+    # Processor time, which does not grow when other programs keep the machine busy.
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2
     assert done.returncode == 0
     assert done.stderr == ""
     assert f"usage: banet {name}".strip() in done.stdout
