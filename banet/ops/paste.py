@@ -46,7 +46,8 @@ def paste_masks(
         left, right, columns = _axis(box[0], box[2], bins_x, width, probability)
         top, bottom, rows = _axis(box[1], box[3], bins_y, height, probability)
         crop_boxes.append((left, top, right, bottom))
-        crops.append(rows @ (probability @ columns.T) >= threshold)
+        with torch.autocast(probability.device.type, enabled=False):
+            crops.append(rows @ (probability @ columns.T) >= threshold)
     return crop_boxes, crops
 
 

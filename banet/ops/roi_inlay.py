@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -132,7 +133,6 @@ def _check(
 class _Axis(NamedTuple):
     """The pixels inside the boxes along one axis, box after box."""
 
-    first: Tensor  # (K,) first pixel inside each box
     counts: Tensor  # (K,) pixels inside each box; 0 when the box covers no pixel of the map
     begin: Tensor  # (K,) where the box's entries begin
     owner: Tensor  # (S,) box
@@ -161,7 +161,6 @@ def _axes(coordinates: Tensor, bins: tuple[int, int], size: tuple[int, int]) -> 
         begin = _begin(counts[:, axis])
         axes.append(
             _Axis(
-                first[:, axis].to(torch.int64),
                 counts[:, axis],
                 begin,
                 owner,
@@ -180,7 +179,7 @@ def _begin(counts: Tensor) -> Tensor:
 
 def _ragged(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """Entries of groups one after the other: each one's group and its number within the group, ``(total,)``."""
-    group = torch.repeat_interleave(counts, output_size=total)
+    group = _repeat(counts, total)
     return group, torch.arange(total, device=counts.device) - _begin(counts)[group]
 
 
@@ -194,31 +193,61 @@ def _integer(*largest: int) -> torch.dtype:
     return torch.int32 if max(largest) < 2**31 else torch.int64
 
 
-def _coverage(rows: _Axis, columns: _Axis, image: Tensor, images: int, size: tuple[int, int]) -> Tensor:
-    """``(N * H * W,)`` int32: how many boxes cover each pixel, from the boxes' corners by running sums."""
-    height, width = size
-    top, left = rows.first, columns.first
-    bottom, right = top + rows.counts, left + columns.counts
-    corners = torch.cat([top * (width + 1) + left, bottom * (width + 1) + right])
-    others = torch.cat([top * (width + 1) + right, bottom * (width + 1) + left])
-    base = (image * ((height + 1) * (width + 1))).repeat(2)
-    steps = torch.zeros(images * (height + 1) * (width + 1), dtype=torch.int32, device=image.device)
-    one = torch.ones((), dtype=torch.int32, device=image.device).expand(len(base))
-    steps.index_add_(0, base + corners, one).index_add_(0, base + others, one, alpha=-1)
-    grid = steps.view(images, height + 1, width + 1)[:, :height, :width]
-    return grid.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32).reshape(-1)
+# The index tables take dozens of small steps. Were each split over the CPU's threads, their waiting for one another
+# would cost more than the work as soon as the machine has anything else to do. So on CPU elementwise steps go in pieces
+# that torch works on in one thread (and that stay in the cache), and a few others through numpy.
+
+
+def _pieces(total: int, device: torch.device) -> Iterator[slice]:
+    """``range(total)`` in pieces; on CUDA in one."""
+    step = 32768 if device.type == "cpu" else max(total, 1)
+    return (slice(begin, min(begin + step, total)) for begin in range(0, total, step))
+
+
+def _numbers(part: slice, like: Tensor) -> Tensor:
+    """The numbers of a piece's entries, of the dtype and on the device of ``like``."""
+    return torch.arange(part.start, part.stop, dtype=like.dtype, device=like.device)
+
+
+def _stable_order(keys: Tensor, limit: int) -> Tensor:
+    """Indices that sort ``keys``, which are under ``limit``; equal ones keep their order."""
+    if keys.device.type != "cpu":
+        return keys.argsort(stable=True)
+    array = keys.numpy()
+    return torch.from_numpy(np.argsort(array.astype(np.uint16) if limit <= 2**16 else array, kind="stable"))
+
+
+def _repeat(counts: Tensor, total: int) -> Tensor:
+    """``(total,)``: index 0 ``counts[0]`` times, then 1 ``counts[1]`` times and so on, of the dtype of ``counts``."""
+    if counts.device.type != "cpu":
+        return torch.repeat_interleave(counts, output_size=total)
+    array = counts.numpy()
+    return torch.from_numpy(np.repeat(np.arange(len(array), dtype=array.dtype), array))
+
+
+def _occurrences(values: Tensor, length: int) -> Tensor:
+    """``(length,)`` int64: how often each of ``0..length - 1`` occurs."""
+    if values.device.type != "cpu":
+        return torch.bincount(values, minlength=length)
+    return torch.from_numpy(np.bincount(values.numpy(), minlength=length))
+
+
+def _offsets(counts: Tensor, dtype: torch.dtype, each: int = 1) -> Tensor:
+    """``(B + 1,)`` where each bag of ``each * counts`` entries begins, and the end of the last."""
+    offsets = torch.empty(len(counts) + 1, dtype=dtype, device=counts.device)
+    offsets[0] = 0
+    if counts.device.type != "cpu":
+        torch.cumsum(counts, 0, dtype=dtype, out=offsets[1:])
+        return offsets.mul_(each)
+    array = offsets.numpy()
+    np.cumsum(counts.numpy(), out=array[1:])
+    array *= each
+    return offsets
 
 
 def _bags(table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
     """``(B, C)``: weighted sums of rows of ``table``; bag b holds entries ``offsets[b]:offsets[b + 1]``."""
-    return F.embedding_bag(
-        index, table, offsets, mode="sum", per_sample_weights=weights.to(table.dtype), include_last_offset=True
-    )
-
-
-def _offsets(counts: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(B + 1,)`` where each bag begins, and the end of the last."""
-    return F.pad(counts.cumsum(0, dtype=dtype), (1, 0))
+    return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
 @torch.library.custom_op("banet::roi_inlay", mutates_args=())
@@ -235,43 +264,55 @@ def _inlay_op(features: Tensor, coordinates: Tensor, sizes: Sequence[int], heigh
 
     # One entry for each box and each pixel in it. Listed by column, then box, then row, and stably sorted by row, they
     # come in the order of the pixels.
-    by_column = columns.pixel.argsort(stable=True)
+    by_column = _stable_order(columns.pixel, width)
     owner = columns.owner[by_column]
     lengths = rows.counts[owner]
-    slot = torch.repeat_interleave(lengths.to(integer), output_size=covered)
-    row = (rows.begin[owner] - _begin(lengths)).to(integer).index_select(0, slot)
-    row += torch.arange(covered, dtype=integer, device=device)
-    line = (image[rows.owner] * height + rows.pixel).to(integer).index_select(0, row)
-    line, order = line.sort(stable=True)
+    slot = _repeat(lengths.to(integer), covered)
+    begin = (rows.begin[owner] - _begin(lengths)).to(integer)
+    lines = (image[rows.owner] * height + rows.pixel).to(integer)
+    row, line, pixel = (torch.empty(covered, dtype=integer, device=device) for _ in range(3))
+    for part in _pieces(covered, device):
+        torch.add(begin.index_select(0, slot[part]), _numbers(part, begin), out=row[part])
+        torch.index_select(lines, 0, row[part], out=line[part])
+    order = _stable_order(line, images * height)
     row, slot = row.index_select(0, order), slot.index_select(0, order)
+    column_pixel = columns.pixel[by_column].to(integer)
+    for part in _pieces(covered, device):
+        line_start = (lines.index_select(0, row[part])).mul_(width)
+        torch.add(line_start, column_pixel.index_select(0, slot[part]), out=pixel[part])
+    counts = _occurrences(pixel, images * height * width)
 
-    counts = _coverage(rows, columns, image, images, (height, width))
-    pixel = line.mul_(width).add_(columns.pixel[by_column].to(integer).index_select(0, slot))
+    corner_x = (owner * (bins_y * bins_x) + columns.bin[by_column]).to(integer)
+    corner_y = (rows.bin * bins_x).to(integer)
     compute = torch.promote_types(features.dtype, torch.float32)
-    share = counts.to(compute).reciprocal_().index_select(0, pixel)
-    right = columns.fraction[by_column].to(compute).index_select(0, slot)
-    left = 1 - right
-    lower = rows.fraction.to(compute).index_select(0, row).mul_(share)
-    upper = share.sub_(lower)
-    weights = torch.empty((covered, 4), dtype=compute, device=device)
-    torch.mul(upper, left, out=weights[:, 0])
-    torch.mul(upper, right, out=weights[:, 1])
-    torch.mul(lower, left, out=weights[:, 2])
-    torch.mul(lower, right, out=weights[:, 3])
-    corner = (owner * (bins_y * bins_x) + columns.bin[by_column]).to(integer).index_select(0, slot)
-    corner += (rows.bin * bins_x).to(integer).index_select(0, row)
+    fraction_x, fraction_y = columns.fraction[by_column].to(compute), rows.fraction.to(compute)
     # With one bin on an axis, both its taps are that bin.
     across, down = min(bins_x - 1, 1), min(bins_y - 1, 1) * bins_x
-    taps = corner[:, None] + torch.tensor([0, across, down, down + across], dtype=integer, device=device)
+    index = torch.empty((covered, 4), dtype=integer, device=device)
+    weights = torch.empty((covered, 4), dtype=compute, device=device)
+    for part in _pieces(covered, device):
+        row_part, slot_part, weights_part = row[part], slot[part], weights[part]
+        corner = corner_x.index_select(0, slot_part).add_(corner_y.index_select(0, row_part))
+        for tap, step in enumerate((0, across, down, down + across)):
+            torch.add(corner, step, out=index[part][:, tap])
+        share = counts.index_select(0, pixel[part]).to(compute).reciprocal_()
+        right = fraction_x.index_select(0, slot_part)
+        left = 1 - right
+        lower = fraction_y.index_select(0, row_part).mul_(share)
+        upper = share.sub_(lower)
+        torch.mul(upper, left, out=weights_part[:, 0])
+        torch.mul(upper, right, out=weights_part[:, 1])
+        torch.mul(lower, left, out=weights_part[:, 2])
+        torch.mul(lower, right, out=weights_part[:, 3])
 
     table = features.permute(0, 2, 3, 1).reshape(-1, channels).to(compute)
-    result = _bags(table, taps.view(-1), weights.view(-1), _offsets(counts, integer).mul_(4))
+    result = _bags(table, index.view(-1), weights.view(-1), _offsets(counts, integer, each=4))
     return result.view(images, height, width, channels).to(features.dtype).permute(0, 3, 1, 2)
 
 
 def _near(axis: _Axis, boxes: int, bins: int) -> tuple[Tensor, Tensor]:
     """For each box and bin the pixels that lie next to it: the first one's entry and their number, ``(K, bins)``."""
-    in_bin = torch.bincount(axis.owner * bins + axis.bin, minlength=boxes * bins).view(boxes, bins)
+    in_bin = _occurrences(axis.owner * bins + axis.bin, boxes * bins).view(boxes, bins)
     before = F.pad(in_bin.cumsum(1), (2, 0))  # bin i takes part in the pixels of lower bin i - 1 and i
     return axis.begin[:, None] + before[:, :-2], before[:, 2:] - before[:, :-2]
 
@@ -297,26 +338,44 @@ def _inlay_backward_op(gradient: Tensor, coordinates: Tensor, sizes: Sequence[in
     strip, rank = _ragged(strips, sums[0])
     column = rank + columns.begin.repeat_interleave(bins_y)[strip]
     lengths = near_rows.view(-1)[strip].to(integer)
-    begin = _offsets(lengths, integer)
-    bag = torch.repeat_interleave(lengths, output_size=sums[1])
-    row = (near_row.view(-1)[strip] - begin[:-1]).to(integer).index_select(0, bag)
-    row += torch.arange(sums[1], dtype=integer, device=device)
-    weights = (rows.bin + rows.fraction).to(compute).index_select(0, row)
-    weights -= (strip % bins_y).to(compute).index_select(0, bag)
-    weights.abs_().neg_().add_(1)
-    pixel = ((image[rows.owner] * height + rows.pixel) * width).to(integer).index_select(0, row)
-    pixel += columns.pixel[column].to(integer).index_select(0, bag)
-    counts = _coverage(rows, columns, image, images, (height, width))
-    weights *= counts.to(compute).reciprocal_().index_select(0, pixel)
-    partial = _bags(table, pixel, weights, begin)
+    offsets = _offsets(lengths, integer)
+    begin = (near_row.view(-1)[strip] - offsets[:-1]).to(integer)
+    bag = _repeat(lengths, sums[1])
+    strip_bin = (strip % bins_y).to(compute)
+    strip_pixel = columns.pixel[column].to(integer)
+    row_position = (rows.bin + rows.fraction).to(compute)
+    row_pixel = ((image[rows.owner] * height + rows.pixel) * width).to(integer)
+    pixel = torch.empty(sums[1], dtype=integer, device=device)
+    weights = torch.empty(sums[1], dtype=compute, device=device)
+    for part in _pieces(sums[1], device):
+        bag_part = bag[part]
+        row = begin.index_select(0, bag_part).add_(_numbers(part, begin))
+        torch.add(row_pixel.index_select(0, row), strip_pixel.index_select(0, bag_part), out=pixel[part])
+        distance = row_position.index_select(0, row).sub_(strip_bin.index_select(0, bag_part)).abs_()
+        torch.sub(1, distance, out=weights[part])
+    # Every pixel of a box has come once for each of the two bins it lies between.
+    counts = _occurrences(pixel, images * height * width)
+    for part in _pieces(sums[1], device):
+        weights[part] *= counts.index_select(0, pixel[part]).to(compute).reciprocal_().mul_(min(bins_y, 2))
+    partial = _bags(table, pixel, weights, offsets)
 
     # Then along the columns: a bag for each sample.
-    lengths = near_columns[:, None].expand(-1, bins_y, -1).reshape(-1)
-    bag, rank = _ragged(lengths, sums[2])
-    entry = near_column[:, None].expand(-1, bins_y, -1).reshape(-1)[bag] + rank
-    weights = 1 - (columns.bin[entry] + columns.fraction[entry] - bag % bins_x).abs()
-    entry += (_begin(strips) - columns.begin.repeat_interleave(bins_y))[bag // bins_x]
-    result = _bags(partial, entry.to(integer), weights.to(compute), _offsets(lengths, integer))
+    lengths = near_columns[:, None].expand(-1, bins_y, -1).reshape(-1).to(integer)
+    offsets = _offsets(lengths, integer)
+    begin = (near_column[:, None].expand(-1, bins_y, -1).reshape(-1) - offsets[:-1]).to(integer)
+    bag = _repeat(lengths, sums[2])
+    shift = (_begin(strips) - columns.begin.repeat_interleave(bins_y)).repeat_interleave(bins_x).to(integer)
+    sample_bin = torch.arange(bins_x, dtype=compute, device=device).repeat(boxes * bins_y)
+    column_position = (columns.bin + columns.fraction).to(compute)
+    index = torch.empty(sums[2], dtype=integer, device=device)
+    weights = torch.empty(sums[2], dtype=compute, device=device)
+    for part in _pieces(sums[2], device):
+        bag_part = bag[part]
+        column = begin.index_select(0, bag_part).add_(_numbers(part, begin))
+        distance = column_position.index_select(0, column).sub_(sample_bin.index_select(0, bag_part)).abs_()
+        torch.sub(1, distance, out=weights[part])
+        torch.add(column, shift.index_select(0, bag_part), out=index[part])
+    result = _bags(partial, index, weights, offsets)
     return result.view(boxes, bins_y, bins_x, channels).to(gradient.dtype).permute(0, 3, 1, 2)
 
 

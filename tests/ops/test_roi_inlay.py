@@ -257,13 +257,13 @@ def test_wrong_arguments(op) -> None:  # type: ignore[no-untyped-def]
         op(features, torch.cat([box, box]), (8, 8))
 
 
-@pytest.mark.parametrize("bins", [(1, 1), (3, 2), (4, 5)])
-def test_gradcheck(bins: tuple[int, int]) -> None:
-    features, boxes, size = case((3, 0, 2), bins, (7, 6))
-    features.requires_grad_()
-    for op in (roi_inlay, roi_upsample):
-        assert torch.autograd.gradcheck(lambda f, op=op: op(f, boxes, size), features)
-        assert torch.autograd.gradgradcheck(lambda f, op=op: op(f, boxes, size), features)
+@pytest.mark.parametrize("op", [roi_inlay, roi_upsample])
+@pytest.mark.parametrize("bins", [(1, 1), (3, 2)])
+def test_gradcheck(op, bins: tuple[int, int]) -> None:  # type: ignore[no-untyped-def]
+    features, boxes, size = case((2, 0, 1), bins, (5, 4))
+    features = features[:, :1].requires_grad_()
+    assert torch.autograd.gradcheck(lambda f: op(f, boxes, size), features)
+    assert torch.autograd.gradgradcheck(lambda f: op(f, boxes, size), features, fast_mode=True)
 
 
 def test_no_gradient_to_boxes() -> None:

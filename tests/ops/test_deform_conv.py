@@ -1,0 +1,60 @@
+"""The deformable convolution that learns its own offsets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from banet.ops import DeformableConv2d
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups", "bias"),
+    [(3, 1, 1, 1, 1, True), (3, 2, 1, 1, 1, False), (3, 1, 2, 2, 2, True), (1, 1, 0, 1, 1, True)],
+)
+def test_starts_as_the_plain_convolution(
+    kernel: int, stride: int, padding: int, dilation: int, groups: int, bias: bool
+) -> None:
+    plain = nn.Conv2d(4, 6, kernel, stride, padding, dilation, groups, bias)
+    conv = DeformableConv2d(4, 6, kernel, stride, padding, dilation, groups, bias)
+    missing, unexpected = conv.load_state_dict(plain.state_dict(), strict=False)
+    assert set(missing) == {"offset.weight", "offset.bias"}
+    assert not unexpected
+    x = torch.randn(2, 4, 11, 13)
+    torch.testing.assert_close(conv(x), plain(x))
+
+
+def test_parameters_are_named_as_in_a_plain_convolution() -> None:
+    names = {name for name, _ in DeformableConv2d(4, 6, 3, padding=1).named_parameters()}
+    assert names == {"weight", "bias", "offset.weight", "offset.bias"}
+
+
+def test_offsets_move_the_taps() -> None:
+    conv = DeformableConv2d(2, 3, 3, padding=1)
+    plain = nn.Conv2d(2, 3, 3, padding=1)
+    plain.load_state_dict({"weight": conv.weight, "bias": conv.bias})
+    with torch.no_grad():
+        assert conv.offset.bias is not None
+        conv.offset.bias[1::2] = 1.0  # every tap one pixel to the right
+    x = torch.randn(1, 2, 9, 9)
+    torch.testing.assert_close(conv(x)[..., 1:-1, 1:-2], plain(x)[..., 1:-1, 2:-1])
+
+
+def test_every_parameter_learns() -> None:
+    conv = DeformableConv2d(2, 3, 3, padding=1)
+    conv(torch.randn(1, 2, 9, 9)).square().sum().backward()
+    for name, parameter in conv.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name
+
+
+def test_autocast() -> None:
+    conv = DeformableConv2d(2, 3, 3, padding=1)
+    x = torch.randn(1, 2, 9, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = conv(x)
+        conv(x.bfloat16()).float().sum().backward()
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), conv(x), atol=0.05, rtol=0.05)
+    assert conv.weight.grad is not None and conv.weight.grad.dtype == torch.float32
