@@ -8,7 +8,8 @@ __all__ = ["InputError", "MissingExtraError"]
 class InputError(ValueError):
     """Input from outside (a file, an option) is unusable.
 
-    The message is one line that names the file, the field and the mend; the command line prints it as it is and exits 2.
+    The message is one line that names the file, the field and the mend; the command line prints it as it is and exits
+    with 2.
     """
 
 

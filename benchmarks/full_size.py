@@ -1,0 +1,90 @@
+"""Time, peak memory and parameter count of one training step and one inference at 800 x 1333, for the paper's models.
+
+    python benchmarks/full_size.py --data DIR        # DIR: images/, panoptic/, panoptic.json in COCO panoptic format
+
+Random weights, batch 1, frozen batch norm as with pretrained weights. Each measurement runs in a process of its own,
+whose peak resident memory is read at its end; that of a process that only imports and builds is subtracted nowhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+RECIPES = ("coco_r50_1x", "coco_r50_dfm_1x", "coco_r101_dfm_1x", "coco_dcn101_3x")
+
+
+def measure(recipe_name: str, what: str, data: Path, threads: int) -> dict[str, float]:
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    from banet.data.coco_panoptic import CocoPanoptic
+    from banet.data.samples import make_target
+    from banet.engine.options import load_recipe
+    from banet.modeling.build import build_model
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    dataset = CocoPanoptic(data / "images", data / "panoptic", data / "panoptic.json")
+    image, truth = dataset.read(0)
+    size = [800, 1333]
+    picture = functional.resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
+    ids = functional.resize(torch.from_numpy(truth.ids)[None], size, functional.InterpolationMode.NEAREST_EXACT)[0]
+    recipe = load_recipe(recipe_name)
+    model = build_model(dataset.categories, replace(recipe.model, norm="frozen_batch"), recipe.inference, recipe.loss)
+    if what == "train":
+        target = make_target(ids.numpy(), truth.segments, dataset.categories, 0, dataset.file_name(0))
+        start = time.perf_counter()
+        torch.stack(list(model.losses([picture], [target]).values())).sum().backward()
+        seconds = time.perf_counter() - start
+        learnt = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+        finite = sum(g is not None and bool(g.isfinite().all()) for g in learnt.values()) / len(learnt)
+    else:
+        model.eval()
+        with torch.inference_mode():
+            model([picture])
+            start = time.perf_counter()
+            model([picture])
+        seconds, finite = time.perf_counter() - start, float("nan")
+    return {
+        "seconds": seconds,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
+        "finite_gradients": finite,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--one", nargs=2, metavar=("RECIPE", "WHAT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(*options.one, options.data, options.threads)))
+        return
+    print(
+        f"{'recipe':<18}{'parameters':>11}{'step':>9}{'peak':>10}{'inference':>11}{'peak':>10}{'finite gradients':>18}"
+    )
+    for recipe in RECIPES:
+        rows = {}
+        for what in ("train", "infer"):
+            command = [sys.executable, __file__, "--data", str(options.data), "--threads", str(options.threads)]
+            done = subprocess.run([*command, "--one", recipe, what], check=True, capture_output=True, text=True)
+            rows[what] = json.loads(done.stdout.splitlines()[-1])
+        train, infer = rows["train"], rows["infer"]
+        print(
+            f"{recipe:<18}{train['parameters_m']:>9.1f} M{train['seconds']:>7.1f} s{train['peak_gib']:>6.1f} GiB"
+            f"{infer['seconds']:>9.1f} s{infer['peak_gib']:>6.1f} GiB{100 * train['finite_gradients']:>16.0f} %",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
