@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -174,6 +175,37 @@ def _zero_if_nan(value: float | None) -> float:
     return 0.0 if value is None or math.isnan(value) else value
 
 
+class SaveOnInterrupt(Callback):
+    """The first Ctrl-C ends the run after the step at hand and saves it; a second one ends it at once.
+
+    Args:
+        path: The checkpoint to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.interrupted = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over Ctrl-C."""
+        self._before = signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, self._before)
+        print("\nstopping after this iteration; Ctrl-C again stops at once and loses it")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *unused: Any) -> None:
+        """Save and stop, if asked to."""
+        if self.interrupted:
+            trainer.save_checkpoint(self.path)
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give Ctrl-C back."""
+        signal.signal(signal.SIGINT, self._before)
+
+
 def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str = "auto") -> Path:
     """Train as a recipe says.
 
@@ -206,7 +238,8 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
         check_categories(model, validation.categories, f"{recipe.name}, validation split")
 
     _quiet()
-    trainer = _trainer(recipe, out, target)
+    interrupt = SaveOnInterrupt(last)
+    trainer = _trainer(recipe, out, target, interrupt)
     world = trainer.world_size
     local, rest = divmod(options.batch, world * options.accumulate)
     if rest:
@@ -232,8 +265,7 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
         None if validation is None else _loader(validation, 1, recipe.data.workers),
         ckpt_path=start_from,
     )
-    if trainer.interrupted:
-        trainer.save_checkpoint(last)
+    if interrupt.interrupted:
         raise KeyboardInterrupt(f"stopped at iteration {trainer.global_step}; go on with --resume auto")
     weights = model.eval().save_pretrained(
         out, recipe=recipe.name, iterations=str(trainer.global_step), initialisation=options.init
@@ -242,7 +274,7 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
     return weights
 
 
-def _trainer(recipe: Recipe, out: Path, device: torch.device) -> L.Trainer:
+def _trainer(recipe: Recipe, out: Path, device: torch.device, *more: Callback) -> L.Trainer:
     options = recipe.train
     folder = out / "checkpoints"
     callbacks: list[Callback] = [
@@ -254,6 +286,7 @@ def _trainer(recipe: Recipe, out: Path, device: torch.device) -> L.Trainer:
     ]
     if options.ema:
         callbacks.append(EMAWeightAveraging(decay=options.ema))
+    callbacks += more  # after the averaging, whose state of this step they may save
     if options.val_every:
         callbacks.append(
             ModelCheckpoint(

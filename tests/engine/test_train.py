@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from banet import BANet
+from banet.data.samples import Sample
 from banet.data.scenes import write_coco
 from banet.engine.datasets import Draws, training_set
 from banet.engine.demo import run_demo
@@ -20,7 +22,7 @@ from banet.engine.evaluate import evaluate, evaluate_command
 from banet.engine.pictures import scene_pictures
 from banet.engine.predict import predict_files
 from banet.engine.recipe import DataConfig, Recipe, SplitConfig, TrainConfig
-from banet.engine.train import learning_rate_factor, train
+from banet.engine.train import TrainingTask, build_for_training, learning_rate_factor, train
 from banet.errors import InputError
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 from banet.panoptic.quality import score_folders, to_json
@@ -90,11 +92,34 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     assert states[0]["global_step"] == states[1]["global_step"] == 4
 
 
+def test_an_interrupted_run_is_saved_after_its_step_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    recipe = with_train(TINY, checkpoint_every=100)
+    train(recipe, whole, device="cpu")
+    step = TrainingTask.training_step
+
+    def interrupted(self: TrainingTask, batch: list[Sample], batch_index: int) -> torch.Tensor:
+        if batch_index == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_index)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingTask, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="stopped at iteration 2; go on with --resume auto"):
+            train(recipe, parts, device="cpu")
+    assert signal.getsignal(signal.SIGINT) is before and not (parts / "model.safetensors").exists()
+    train(recipe, parts, resume="auto", device="cpu")
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
 def test_training_moves_every_part(run: Path) -> None:
     torch.manual_seed(0)
     trained = load_file(run / "model.safetensors")
-    from banet.engine.train import build_for_training
-
     fresh = build_for_training(TINY, training_set(TINY.data)).state_dict()
     still = [name for name in fresh if torch.equal(fresh[name], trained[name])]
     assert not still
