@@ -94,6 +94,7 @@ def _owners(result: PanopticSegmentation) -> NDArray[np.int32]:
 
 def _page(compared: list[_Comparison], tables: dict[str, str]) -> str:
     ordered = sorted(compared, key=lambda c: -int(c.differs.sum()))[:SHOWN]
+    changed = sum(bool(c.differs.any()) for c in compared)
     figures = "".join(
         f"<figure><figcaption>{html.escape(title)}</figcaption><pre>{html.escape(table)}</pre></figure>"
         for title, table in tables.items()
@@ -115,7 +116,7 @@ def _page(compared: list[_Comparison], tables: dict[str, str]) -> str:
 </style>
 <h1>Heuristic fusion and occlusion handling on {len(compared)} fresh scenes</h1>
 <p>One network, one pass, two ways to decide who owns a pixel that several masks claim. Scenes are drawn at run time
-with a seed that training never used. Below are the {len(ordered)} in which most pixels change hands.</p>
+with a seed that training never used. In {changed} of them pixels change hands; those where most do come first.</p>
 <div class="tables">{figures}</div>
 <div class="scene head"><span>image</span><span>truth</span><span>heuristic</span><span>occlusion handling</span>
 <span>where they differ</span></div>

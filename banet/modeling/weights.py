@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from banet.errors import InputError, MissingExtraError
@@ -47,7 +47,7 @@ def save_model(
         "categories": json.dumps(model.categories.to_coco()),
     }
     with atomic_path(target) as temporary:
-        save_file(state, temporary, metadata=header)
+        temporary.write_bytes(save(state, metadata=header))  # not save_file, which hides the file from other users
     return target
 
 
