@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -202,20 +203,18 @@ def initialise(model: BANet, init: str) -> Filled:
 _Found = dict[str, tuple[Tensor, str]]
 """Our name to the tensor and its name in the checkpoint."""
 
-_TORCHVISION_PARTS = {
-    "backbone.body.": "backbone.body.",
-    "backbone.fpn.": "backbone.fpn.",
-    "rpn.head.": "rpn.head.",
-    "roi_heads.box_head.fc6.": "box_head.fc1.",
-    "roi_heads.box_head.fc7.": "box_head.fc2.",
-    "roi_heads.mask_head.mask_fcn1.": "mask_head.convs.0.",
-    "roi_heads.mask_head.mask_fcn2.": "mask_head.convs.2.",
-    "roi_heads.mask_head.mask_fcn3.": "mask_head.convs.4.",
-    "roi_heads.mask_head.0.0.": "mask_head.convs.0.",
-    "roi_heads.mask_head.1.0.": "mask_head.convs.2.",
-    "roi_heads.mask_head.2.0.": "mask_head.convs.4.",
-    "roi_heads.mask_predictor.conv5_mask.": "mask_head.deconv.",
-}
+_TORCHVISION_NAMES = (
+    (r"^roi_heads\.box_head\.fc6\.", "box_head.fc1."),
+    (r"^roi_heads\.box_head\.fc7\.", "box_head.fc2."),
+    (r"^roi_heads\.mask_head\.(?:0\.0|mask_fcn1)\.", "mask_head.convs.0."),
+    (r"^roi_heads\.mask_head\.(?:1\.0|mask_fcn2)\.", "mask_head.convs.2."),
+    (r"^roi_heads\.mask_head\.(?:2\.0|mask_fcn3)\.", "mask_head.convs.4."),
+    (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
+    # Older checkpoints name a convolution without the block that now holds it.
+    (r"^(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+)
+"""Names of torchvision's Mask R-CNN and ours; backbone, pyramid and RPN are called the same."""
 
 
 def _from_torchvision(model: BANet, state: Mapping[str, Tensor]) -> _Found:
@@ -224,14 +223,10 @@ def _from_torchvision(model: BANet, state: Mapping[str, Tensor]) -> _Found:
 
     found: _Found = {}
     for name, tensor in state.items():
-        ours = next((new + name[len(old) :] for old, new in _TORCHVISION_PARTS.items() if name.startswith(old)), None)
-        # torchvision's older checkpoints name a convolution without the block that now holds it.
-        for old, new in ((".weight", ".0.weight"), (".bias", ".0.bias")):
-            if ours and ours not in model.state_dict() and "fpn" in ours and ours.endswith(old):
-                ours = ours.removesuffix(old) + new
-            if ours and ours.startswith("rpn.head.conv") and ours == f"rpn.head.conv{old}":
-                ours = f"rpn.head.conv.0{new}"
-        found[ours or f"? {name}"] = (tensor, name)
+        ours = name
+        for theirs, new in _TORCHVISION_NAMES:
+            ours = re.sub(theirs, new, ours)
+        found[ours] = (tensor, name)
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     columns = {name: column for column, name in enumerate(names) if not name.startswith("N/A")}
     things = [c.name for c in model.categories if c.isthing]
@@ -253,7 +248,7 @@ def _from_torchvision(model: BANet, state: Mapping[str, Tensor]) -> _Found:
 
 def _take(found: _Found, state: Mapping[str, Tensor], theirs: str, ours: str, rows: Tensor) -> None:
     if theirs in state:
-        found.pop(f"? {theirs}", None)
+        found.pop(theirs, None)
         found[ours] = (state[theirs][rows], theirs)
 
 
