@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class Output:
-    """What the network says of a batch.
+    """What the network says of a batch; `detections, logits = model(images)` takes the two main parts.
 
     Attributes:
         detections: The panoptic instances of each image, boxes in pixels of the network's input.
@@ -70,6 +70,11 @@ class Output:
     sizes: list[tuple[int, int]]
     candidates: list[Candidates]
     rois: RoISource
+
+    def __iter__(self) -> Iterator[Any]:
+        """Detections, then logits."""
+        yield self.detections
+        yield self.logits
 
 
 class BANet(nn.Module):

@@ -122,7 +122,9 @@ def test_an_image_is_the_same_alone_and_in_a_batch_of_the_same_padded_size(image
 @torch.no_grad()
 def test_float_and_uint8_images_are_the_same_and_bad_ones_refused(images: list[torch.Tensor]) -> None:
     model = small_model()
-    assert torch.equal(model(images).logits, model([i.float() for i in images]).logits)
+    detections, logits = model(images)
+    assert len(detections) == 2
+    assert torch.equal(logits, model([i.float() for i in images]).logits)
     with pytest.raises(ValueError, match="non-empty list"):
         model([])
     with pytest.raises(ValueError, match="non-empty list"):
