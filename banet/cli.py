@@ -105,12 +105,16 @@ def _config(options: Namespace) -> str:
 # ---------------------------------------------------------------------------------------------------------- evaluate
 
 
-def _evaluate_options(parser: ArgumentParser) -> None:
-    parser.add_argument("weights", type=str, metavar="WEIGHTS", help=WEIGHTS)
+def _data_options(parser: ArgumentParser) -> None:
     parser.add_argument("--config", type=str, metavar="NAME|FILE", help=f"{CONFIG} Its data.val is measured on.")
     parser.add_argument("--images", type=str, metavar="DIR", help="In place of --config: the folder of pictures.")
     parser.add_argument("--panoptic", type=str, metavar="DIR", help="With --images: the folder of their id PNGs.")
     parser.add_argument("--json", type=str, metavar="FILE", help="With --images: the COCO panoptic JSON.")
+
+
+def _evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("weights", type=str, metavar="WEIGHTS", help=WEIGHTS)
+    _data_options(parser)
     parser.add_argument("--out", type=str, metavar="DIR", help="Write the results as COCO panoptic, and the figures.")
     parser.add_argument(
         "--rule", type=RuleName | None, metavar=RULE, help="Occlusion rule; default: the one saved with the weights."
@@ -125,20 +129,25 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     parser.add_class_arguments(InferenceConfig, "inference")
 
 
-def _evaluate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
-    options = parse_options(parser, arguments)
-    given = parse_options(parser, arguments, defaults=False)
+def _split(options: Namespace) -> SplitConfig | None:
+    """The split that --images, --panoptic and --json name; None where --config names the data."""
     parts = {name: options[name] for name in ("images", "panoptic", "json")}
-    split = None
     if any(parts.values()):
         missing = [f"--{name}" for name, value in parts.items() if not value]
         if missing:
             raise InputError(f"{', '.join(missing)}: missing; a split is --images, --panoptic and --json together")
         if options.config:
             raise InputError("--config: give either a recipe or --images, --panoptic and --json, not both")
-        split = SplitConfig(**parts)
-    elif not options.config:
+        return SplitConfig(**parts)
+    if not options.config:
         raise InputError("say what to measure on: --config NAME|FILE, or --images, --panoptic and --json")
+    return None
+
+
+def _evaluate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    given = parse_options(parser, arguments, defaults=False)
+    split = _split(options)
     overrides = {key.removeprefix("inference."): v for key, v in given.items() if key.startswith("inference.")}
     recipe = load_recipe(options.config) if options.config else None
     from banet.engine.evaluate import evaluate_command
@@ -151,6 +160,36 @@ def _evaluate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
         rule=options.rule,
         inference_overrides=overrides,
         batch=options.batch,
+        limit=options.limit,
+        device=options.device,
+    )
+    return 0
+
+
+# ----------------------------------------------------------------------------------------------------------- analyze
+
+
+def _analyze_options(parser: ArgumentParser) -> None:
+    parser.add_argument("weights", type=str, metavar="WEIGHTS", help=WEIGHTS)
+    _data_options(parser)
+    parser.add_argument("--out", type=str, metavar="DIR", help="Write the figures to analysis.json there.")
+    parser.add_argument(
+        "--limit", type=PositiveInt | None, metavar="N", help="Measure on the first so many images only."
+    )
+    parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
+
+
+def _analyze(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    split = _split(options)
+    recipe = load_recipe(options.config) if options.config else None
+    from banet.engine.analyze import analyze_command
+
+    analyze_command(
+        options.weights,
+        recipe=recipe,
+        split=split,
+        out=Path(options.out) if options.out else None,
         limit=options.limit,
         device=options.device,
     )
@@ -285,6 +324,9 @@ COMMANDS = {
         "                      [--batch N] [--limit N] [--device DEVICE] [--inference.OPTION VALUE ...]",
         "Options of inference that are not given are those that were saved with the weights.",
         SavedDefaults,
+    ),
+    "analyze": Command(
+        "Tell what perfect boxes, classes, order or stuff would be worth (Table 4).", _analyze_options, _analyze
     ),
     "predict": Command("Segment pictures; writes id PNG, JSON and an overlay for each.", _predict_options, _predict),
     "pq": Command("Score one COCO panoptic folder against another; needs no model.", _pq_options, _pq),

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from banet.data.transforms import resize_image
 from banet.engine.device import pick_device
 from banet.engine.pictures import Picture, Pictures, open_pictures, open_split
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.errors import InputError
 from banet.modeling.banet import BANet
-from banet.modeling.readout import Readout, paste_detections, read_out
+from banet.modeling.readout import Readout, network_input, paste_detections, read_out
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import CocoPanopticWriter, atomic_path, write_json
@@ -75,12 +74,7 @@ class Evaluator:
     @torch.no_grad()
     def update(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Readout, PanopticSegmentation]]:
         """Measure pictures as one batch, and give back what the network said of each and its result."""
-        inference = self.model.inference
-        inputs = [
-            resize_image(torch.from_numpy(p.image).permute(2, 0, 1), inference.shorter, inference.longer)
-            for p in pictures
-        ]
-        output = self.model(inputs)
+        output = self.model([network_input(self.model, p.image) for p in pictures])
         ap_sets = self.model.ap_detections(output) if self.full else []
         for index, picture in enumerate(pictures):
             readout = read_out(self.model, output, index, picture.image)
@@ -89,7 +83,7 @@ class Evaluator:
                 instances = paste_detections(ap_sets[index], output.sizes[index], size, self.model.categories)
                 self.ap.update(instances, picture.truth)
                 self.stuff.update(readout.semantic, picture.truth)
-            result = readout.fuse(self.model.categories, inference)
+            result = readout.fuse(self.model.categories, self.model.inference)
             self.quality.update(result, picture.truth)
             yield picture, readout, result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ class Output:
         sizes: Height and width of each image without its padding.
         candidates: What the box head says of all proposals of each image.
         rois: RoI features, to draw masks of further boxes with.
+        semantic: F_S, level by level.
     """
 
     detections: list[Detections]
@@ -70,6 +71,7 @@ class Output:
     sizes: list[tuple[int, int]]
     candidates: list[Candidates]
     rois: RoISource
+    semantic: list[Tensor]
 
     def __iter__(self) -> Iterator[Any]:
         """Detections, then logits."""
@@ -178,7 +180,21 @@ class BANet(nn.Module):
 
         logits = self.segmenter(semantic, f_ins, boxes, batch.sizes)
         detections = _detections(boxes, scores, labels, masks)
-        return Output(detections, logits, batch.sizes, candidates, rois)
+        return Output(detections, logits, batch.sizes, candidates, rois, semantic)
+
+    def with_instances(self, output: Output, boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor]) -> Output:
+        """What `forward` would have returned had it chosen other instances.
+
+        Args:
+            output: Of `forward`.
+            boxes: One (N_i, 4) an image, in pixels of the network's input.
+            scores: One (N_i,) an image.
+            labels: Thing indices, one (N_i,) an image.
+        """
+        f_ins = self.mask_head.features(output.rois.mask(boxes))
+        masks = self.mask_head(f_ins, torch.cat(labels)).sigmoid()
+        logits = self.segmenter(output.semantic, f_ins, boxes, output.sizes)
+        return replace(output, detections=_detections(boxes, scores, labels, masks), logits=logits)
 
     def ap_detections(self, output: Output) -> list[Detections]:
         """The separate, larger set of instances that AP is measured on, from what `forward` returned."""

@@ -22,7 +22,7 @@ from banet.ops.paste import paste_masks
 from banet.panoptic import MaskCrops, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.categories import Categories
 
-__all__ = ["Instances", "Readout", "paste_detections", "read_images", "semantic_argmax"]
+__all__ = ["Instances", "Readout", "network_input", "paste_detections", "read_images", "read_out", "semantic_argmax"]
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,15 @@ def read_images(model: BANet, images: Sequence[Any]) -> Iterator[Readout]:
         images: Paths, PIL images, arrays or tensors; see `BANet.predict`.
     """
     arrays = [to_rgb_array(image) for image in images]
-    inputs = [
-        resize_image(torch.from_numpy(array).permute(2, 0, 1), model.inference.shorter, model.inference.longer)
-        for array in arrays
-    ]
-    output = model(inputs)
+    output = model([network_input(model, array) for array in arrays])
     for index, array in enumerate(arrays):
         yield read_out(model, output, index, array)
+
+
+def network_input(model: BANet, image: NDArray[np.uint8]) -> Tensor:
+    """A picture (H, W, 3) at the size that the network works at: (3, h, w) uint8."""
+    limits = model.inference
+    return resize_image(torch.from_numpy(image).permute(2, 0, 1), limits.shorter, limits.longer)
 
 
 def read_out(model: BANet, output: Output, index: int, image: NDArray[np.uint8]) -> Readout:
