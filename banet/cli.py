@@ -196,6 +196,33 @@ def _analyze(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     return 0
 
 
+# ------------------------------------------------------------------------------------------------------------ ablate
+
+
+def _ablate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", type=str, metavar="NAME|FILE", help=f"{CONFIG} Its composition is changed by row.")
+    parser.add_argument(
+        "--out", type=str, metavar="DIR", help="Folder of the study; by default runs/ablate_ and the recipe's name."
+    )
+    parser.add_argument("--table", type=Literal["2", "3"], default="2", help="Which table of the paper.")
+    parser.add_argument("--seeds", type=list[NonNegativeInt], default=[0, 1, 2], help="Seeds of the training.")
+    parser.add_argument("--dry-run", action="store_true", help="Print what would be trained and how long it may take.")
+    parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
+    parser.add_class_arguments(Recipe)
+
+
+def _ablate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    given = parse_options(parser, arguments, defaults=False)
+    own = {"config", "out", "table", "seeds", "dry_run", "device"}
+    recipe = load_recipe(_config(options), {key: value for key, value in given.items() if key not in own})
+    from banet.engine.ablate import ablate
+
+    out = Path(options.out or Path("runs") / f"ablate_{recipe.name}")
+    ablate(recipe, out, table=options.table, seeds=options.seeds, device=options.device, dry_run=options.dry_run)
+    return 0
+
+
 # ----------------------------------------------------------------------------------------------------------- predict
 
 
@@ -327,6 +354,14 @@ COMMANDS = {
     ),
     "analyze": Command(
         "Tell what perfect boxes, classes, order or stuff would be worth (Table 4).", _analyze_options, _analyze
+    ),
+    "ablate": Command(
+        "Train and measure the rows of the paper's Table 2 or 3; goes on where it was stopped.",
+        _ablate_options,
+        _ablate,
+        "--config NAME|FILE [--any.option VALUE ...] [--table 2|3] [--seeds '[0, 1, 2]'] [--out DIR]\n"
+        "                    [--dry-run] [--device DEVICE]",
+        "Every option of the recipe can be given here too, as for `banet train`.",
     ),
     "predict": Command("Segment pictures; writes id PNG, JSON and an overlay for each.", _predict_options, _predict),
     "pq": Command("Score one COCO panoptic folder against another; needs no model.", _pq_options, _pq),
