@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from banet.panoptic.adapters import Detections, read_detections
     from banet.panoptic.categories import VOID, Categories, Category
     from banet.panoptic.fusion import fuse_panoptic
     from banet.panoptic.inputs import MaskCrops
@@ -19,6 +20,7 @@ __all__ = [
     "VOID",
     "Categories",
     "Category",
+    "Detections",
     "MaskCrops",
     "Pairs",
     "PanopticQuality",
@@ -28,6 +30,7 @@ __all__ = [
     "fuse_panoptic",
     "gt_order_rule",
     "match_boxes",
+    "read_detections",
     "resolve_occlusions",
 ]
 
@@ -36,6 +39,7 @@ _HOME = {
     "VOID": "categories",
     "Categories": "categories",
     "Category": "categories",
+    "Detections": "adapters",
     "MaskCrops": "inputs",
     "Pairs": "rules",
     "PanopticQuality": "quality",
@@ -45,6 +49,7 @@ _HOME = {
     "fuse_panoptic": "fusion",
     "gt_order_rule": "rules",
     "match_boxes": "rules",
+    "read_detections": "adapters",
     "resolve_occlusions": "occlusion",
 }
 

@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.panoptic.adapters import find_adapter
 from banet.panoptic.inputs import MaskCrops, check_image, check_masks, check_scores, like
 from banet.panoptic.rules import RULES, Pairs, Procedure, Rule, place_by_score, remove_hidden
 
@@ -27,8 +28,8 @@ def resolve_occlusions(
 @overload
 def resolve_occlusions(
     masks: Any,
-    scores: Any,
-    image: Any,
+    scores: Any = ...,
+    image: Any = ...,
     *,
     rule: str | Rule | Procedure = ...,
     overlap_threshold: float = ...,
@@ -36,8 +37,8 @@ def resolve_occlusions(
 ) -> Any: ...
 def resolve_occlusions(
     masks: Any,
-    scores: Any,
-    image: Any,
+    scores: Any = None,
+    image: Any = None,
     *,
     rule: str | Rule | Procedure = "appearance",
     overlap_threshold: float = 0.2,
@@ -59,7 +60,10 @@ def resolve_occlusions(
     in numpy, in float64 and exact integer counts.
 
     Args:
-        masks: (N, H, W) bool, or integers 0 and 1; or `MaskCrops` with the same result.
+        masks: (N, H, W) bool, or integers 0 and 1; or `MaskCrops` with the same result. Or what another library found
+            in one picture: a torchvision detection dict, detectron2 `Instances`, mmdetection `DetDataSample`,
+            Ultralytics `Results`, the dict of a Hugging Face instance post-processing, or `supervision.Detections`
+            (see `banet.panoptic.adapters`); scores, and the picture of Ultralytics' results, then come with it.
         scores: (N,) finite numbers.
         image: RGB (H, W, 3), as a torch tensor (3, H, W); or grey (H, W), on which the appearance rules tie everywhere
             and so the score decides. uint8, or float in 0..255. None will do for rules that do not look at it.
@@ -72,11 +76,32 @@ def resolve_occlusions(
         Owners, (H, W) int32: index of the object that owns the pixel, -1 where none does. Where the masks are torch
         tensors it is a torch tensor on their device, else a numpy array.
 
+        Given another library's result, a new one of the same type, with disjoint masks: objects that own no pixel are
+        left out, all others keep their boxes (which are not refitted), scores and classes.
+
     Raises:
         ValueError: masks, scores and image do not fit together or hold values that they may not; a threshold outside
             0..1; an unknown rule, or a rule that does not return one number a pair.
     """
+    adapter = find_adapter(masks)
+    if adapter is not None:
+        found = adapter(masks)
+        if getattr(scores, "ndim", 1) > 1:
+            raise ValueError("the second argument is scores; give the picture by its name: image=...")
+        if not len(found):  # nothing to decide
+            return found.rebuild(np.zeros(0, np.int64), np.zeros(found.masks.shape, bool))
+        owners = resolve_occlusions(
+            found.masks,
+            found.scores if scores is None else scores,
+            found.image if image is None else image,
+            rule=rule,
+            overlap_threshold=overlap_threshold,
+            removal_threshold=removal_threshold,
+        )
+        return found.disjoint(owners)
     picture = None if image is None else check_image(image)
+    if scores is None:
+        raise ValueError("scores are missing: give one a mask")
     objects = check_masks(masks, None if picture is None else (picture.shape[0], picture.shape[1]))
     numbers = check_scores(scores, len(objects))
     for name, value in (("overlap_threshold", overlap_threshold), ("removal_threshold", removal_threshold)):

@@ -1,0 +1,525 @@
+"""Results of other libraries go in, and come back as what they were, disjoint.
+
+The libraries themselves are used where they are installed; detectron2 and mmdetection are played by stand-ins that keep
+the rules of the real classes.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from banet.panoptic import Detections, MaskCrops, read_detections, resolve_occlusions
+from banet.panoptic.adapters import find_adapter
+
+HEIGHT, WIDTH = 20, 30
+
+
+@pytest.fixture
+def scene():
+    """Objects 0 and 1 overlap, 2 is all but hidden under 3, 4 has no pixel, 5 stands alone."""
+    rng = np.random.default_rng(0)
+    masks = np.zeros((6, HEIGHT, WIDTH), dtype=bool)
+    masks[0, 2:12, 2:12] = True
+    masks[1, 6:16, 6:16] = True
+    masks[2, 3:9, 20:26] = True
+    masks[3, 2:10, 19:27] = True
+    masks[5, 18:, :3] = True
+    image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return SimpleNamespace(
+        masks=masks,
+        scores=np.array([0.7, 0.9, 0.65, 0.8, 0.95, 0.61]),
+        labels=np.array([1, 2, 3, 1, 2, 5]),
+        boxes=np.array([[2, 2, 12, 12], [6, 6, 16, 16], [20, 3, 26, 9], [19, 2, 27, 10], [0, 0, 1, 1], [0, 18, 3, 20]]),
+        image=image,
+    )
+
+
+def expected(scene, **options):
+    """Which objects own a pixel, and their disjoint masks."""
+    owners = resolve_occlusions(scene.masks, scene.scores, scene.image, **options)
+    kept = np.array([n for n in range(len(scene.masks)) if (owners == n).any()])
+    return kept, owners == kept[:, None, None]
+
+
+def torchvision_dict(scene, probabilities=True):
+    masks = torch.from_numpy(scene.masks)[:, None]
+    return {
+        "boxes": torch.from_numpy(scene.boxes).float(),
+        "labels": torch.from_numpy(scene.labels),
+        "scores": torch.from_numpy(scene.scores),
+        "masks": masks * 0.3 + 0.4 if probabilities else masks,
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- torchvision
+
+
+@pytest.mark.parametrize("rule", ["appearance", "score", "heuristic"])
+def test_torchvision(scene, rule):
+    result = torchvision_dict(scene)
+    before = {key: value.clone() for key, value in result.items()}
+    new = resolve_occlusions(result, image=scene.image, rule=rule)
+    kept, masks = expected(scene, rule=rule)
+    assert list(new) == list(result)
+    assert 4 not in kept
+    assert new["masks"].shape == (len(kept), 1, HEIGHT, WIDTH)
+    assert new["masks"].dtype == result["masks"].dtype
+    np.testing.assert_array_equal(new["masks"][:, 0].numpy(), masks)
+    for key in ("boxes", "labels", "scores"):
+        assert torch.equal(new[key], result[key][kept])
+    assert all(torch.equal(result[key], before[key]) for key in before)
+
+
+def test_a_hidden_object_is_left_out(scene):
+    new = resolve_occlusions(torchvision_dict(scene), image=scene.image, rule="score")
+    assert new["labels"].tolist() == [1, 2, 1, 5]  # 2 lost all to 3, and 4 had nothing
+
+
+def test_torchvision_probability_of_a_half_counts(scene):
+    result = torchvision_dict(scene, probabilities=False)
+    result["masks"] = result["masks"] * 0.5
+    kept, masks = expected(scene)
+    new = resolve_occlusions(result, image=scene.image)
+    np.testing.assert_array_equal(new["masks"][:, 0].numpy(), masks)
+    assert len(kept) == len(new["masks"])
+
+
+def test_torchvision_other_entries(scene):
+    result = torchvision_dict(scene, probabilities=False)
+    result["names"] = list("abcdef")
+    result["image_id"] = 7
+    result["keypoints"] = torch.arange(6 * 4 * 3).reshape(6, 4, 3)
+    new = resolve_occlusions(result, image=scene.image)
+    kept, _ = expected(scene)
+    assert new["names"] == ["abcdef"[n] for n in kept]
+    assert new["image_id"] == 7
+    assert torch.equal(new["keypoints"], result["keypoints"][kept])
+    assert new["masks"].dtype == torch.bool
+
+
+def test_torchvision_as_numpy(scene):
+    result = {key: value.numpy() for key, value in torchvision_dict(scene).items()}
+    new = resolve_occlusions(result, image=scene.image)
+    kept, masks = expected(scene)
+    assert all(isinstance(value, np.ndarray) for value in new.values())
+    np.testing.assert_array_equal(new["masks"][:, 0], masks)
+    np.testing.assert_array_equal(new["labels"], scene.labels[kept])
+
+
+def test_torchvision_with_nothing_in_it():
+    result = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "scores": torch.zeros(0),
+        "masks": torch.zeros(0, 1, 5, 6),
+    }
+    new = resolve_occlusions(result, image=np.zeros((5, 6, 3), np.uint8))
+    assert {key: tuple(value.shape) for key, value in new.items()} == {k: tuple(v.shape) for k, v in result.items()}
+
+
+def test_torchvision_itself():
+    detection = pytest.importorskip("torchvision.models.detection")
+    utils = pytest.importorskip("torchvision.models.detection.backbone_utils")
+    torch.manual_seed(0)
+    backbone = utils.resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    model = detection.MaskRCNN(
+        backbone, num_classes=4, min_size=64, max_size=96, box_score_thresh=0, box_nms_thresh=0.9,
+        box_detections_per_img=12,
+    ).eval()  # fmt: skip
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    with torch.no_grad():
+        model.roi_heads.mask_predictor.mask_fcn_logits.bias.fill_(0.5)
+        result = model([image / 255])[0]
+    assert len(result["masks"]) > 1
+    owners = resolve_occlusions((result["masks"] >= 0.5)[:, 0], result["scores"], image)
+    new = resolve_occlusions(result, image=image)
+    kept = owners.unique()
+    kept = kept[kept >= 0].long()
+    assert torch.equal(new["masks"][:, 0].bool(), owners == kept[:, None, None])
+    assert torch.equal(new["boxes"], result["boxes"][kept])
+
+
+# --------------------------------------------------------------------------------------------- detectron2, mmdetection
+
+
+class Instances:
+    """Keeps detectron2's rules: fields of one length, indexing cuts all of them."""
+
+    def __init__(self, image_size, **fields):
+        self._image_size, self._fields = image_size, {}
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    @property
+    def image_size(self):
+        return self._image_size
+
+    def __setattr__(self, name, value):
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            assert all(len(value) == len(other) for other in self._fields.values())
+            self._fields[name] = value
+
+    def __getattr__(self, name):
+        if name == "_fields" or name not in self._fields:
+            raise AttributeError(name)
+        return self._fields[name]
+
+    def get_fields(self):
+        return self._fields
+
+    def __getitem__(self, item):
+        return Instances(self._image_size, **{name: value[item] for name, value in self._fields.items()})
+
+    def __len__(self):
+        return len(next(iter(self._fields.values())))
+
+
+class Boxes:
+    """Keeps detectron2's rule: indexing by a tensor gives boxes."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __getitem__(self, item):
+        assert isinstance(item, torch.Tensor)
+        return type(self)(self.tensor[item])
+
+    def __len__(self):
+        return len(self.tensor)
+
+
+class BitMasks(Boxes):
+    """Likewise."""
+
+
+@pytest.mark.parametrize("kind", ["bool", "float", "BitMasks"])
+def test_detectron2(scene, kind):
+    masks = torch.from_numpy(scene.masks)
+    result = Instances(
+        (HEIGHT, WIDTH),
+        pred_boxes=Boxes(torch.from_numpy(scene.boxes)),
+        scores=torch.from_numpy(scene.scores),
+        pred_classes=torch.from_numpy(scene.labels),
+        pred_masks={"bool": masks, "float": masks.float(), "BitMasks": BitMasks(masks)}[kind],
+    )
+    new = resolve_occlusions(result, image=scene.image)
+    kept, wanted = expected(scene)
+    assert isinstance(new, Instances)
+    assert new.image_size == (HEIGHT, WIDTH)
+    assert type(new.pred_masks) is type(result.pred_masks)
+    found = new.pred_masks.tensor if kind == "BitMasks" else new.pred_masks
+    assert found.dtype == (torch.float32 if kind == "float" else torch.bool)
+    np.testing.assert_array_equal(found.numpy(), wanted)
+    np.testing.assert_array_equal(new.pred_classes.numpy(), scene.labels[kept])
+    np.testing.assert_array_equal(new.pred_boxes.tensor.numpy(), scene.boxes[kept])
+    assert len(result) == 6
+
+
+class InstanceData:
+    """Keeps mmengine's rules: data of one length, indexing by a tensor gives new data."""
+
+    def __init__(self, **data):
+        for name, value in data.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name, value):
+        assert len(self) in (0, len(value))
+        super().__setattr__(name, value)
+
+    def __getitem__(self, item):
+        assert isinstance(item, torch.Tensor)
+        assert item.ndim == 1
+        return InstanceData(**{name: value[item] for name, value in vars(self).items()})
+
+    def __len__(self):
+        return len(next(iter(vars(self).values()), ()))
+
+
+class DetDataSample:
+    """Keeps mmengine's rules: `new` copies the sample, not what is in it."""
+
+    def __init__(self, **data):
+        self.__dict__.update(data)
+
+    def new(self):
+        return DetDataSample(**vars(self))
+
+
+def test_mmdetection(scene):
+    sample = DetDataSample(
+        pred_instances=InstanceData(
+            bboxes=torch.from_numpy(scene.boxes),
+            scores=torch.from_numpy(scene.scores),
+            labels=torch.from_numpy(scene.labels),
+            masks=torch.from_numpy(scene.masks),
+        ),
+        img_path="a.jpg",
+    )
+    new = resolve_occlusions(sample, image=scene.image)
+    kept, wanted = expected(scene)
+    assert isinstance(new, DetDataSample)
+    assert new.img_path == "a.jpg"
+    np.testing.assert_array_equal(new.pred_instances.masks.numpy(), wanted)
+    np.testing.assert_array_equal(new.pred_instances.labels.numpy(), scene.labels[kept])
+    assert len(sample.pred_instances) == 6
+
+
+# --------------------------------------------------------------------------------------------------------- Ultralytics
+
+
+@pytest.fixture
+def ultralytics(tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("YOLO_OFFLINE", "true")
+    return pytest.importorskip("ultralytics")
+
+
+def results(scene, masks, kind=torch.from_numpy):
+    from ultralytics.engine.results import Results
+
+    boxes = np.concatenate([scene.boxes, scene.scores[:, None], scene.labels[:, None]], axis=1)
+    names = {n: f"class {n}" for n in range(6)}
+    return Results(scene.image[..., ::-1].copy(), "a.jpg", names, boxes=kind(boxes), masks=kind(masks))
+
+
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_ultralytics_results(ultralytics, scene, kind):
+    result = results(scene, scene.masks.astype(np.uint8), torch.from_numpy if kind == "tensors" else np.asarray)
+    new = resolve_occlusions(result)  # the picture comes with it
+    kept, wanted = expected(scene)
+    assert type(new) is type(result)
+    assert type(new.masks.data) is type(result.masks.data)
+    assert new.masks.data.dtype == result.masks.data.dtype
+    np.testing.assert_array_equal(np.asarray(new.masks.data), wanted)
+    np.testing.assert_allclose(np.asarray(new.boxes.conf), scene.scores[kept])
+    assert len(new.masks.xy) == len(kept)
+    assert new.plot().shape == (HEIGHT, WIDTH, 3)
+    assert len(result.masks) == 6
+
+
+def test_ultralytics_masks_come_to_the_size_of_the_picture(ultralytics, scene):
+    from ultralytics.utils.ops import scale_masks
+
+    rng = np.random.default_rng(1)
+    for rows, columns in ((64, 64), (32, 64), (64, 96), (11, 15)):
+        masks = np.zeros((6, rows, columns), dtype=np.float32)
+        for mask in masks:
+            y, x = rng.integers(rows), rng.integers(columns)
+            mask[y - y // 2 : y + 20, x - x // 2 : x + 20] = 1
+        found = read_detections(results(scene, masks)).masks
+        wanted = scale_masks(torch.from_numpy(masks)[None], (HEIGHT, WIDTH))[0].numpy() >= 0.5
+        assert found.shape == wanted.shape
+        # They differ only where a picture is made smaller, and only along edges.
+        assert (found != wanted).mean() <= (0.03 if columns > WIDTH else 0.005)
+
+
+def test_ultralytics_itself(ultralytics):
+    torch.manual_seed(0)
+    model = ultralytics.YOLO("yolo11n-seg.yaml", verbose=False)
+    with torch.no_grad():
+        for part in model.model.model[-1].modules():
+            if isinstance(part, torch.nn.Conv2d):
+                part.weight.mul_(3)
+                if part.bias is not None:
+                    part.bias.normal_()
+    image = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
+    result = model.predict(image, imgsz=64, conf=1e-3, iou=0.9, max_det=8, verbose=False, save=False)[0]
+    assert len(result) > 1
+    new = resolve_occlusions(result, rule="score")
+    assert new.masks.data.shape == (len(new.boxes), 90, 140)
+    assert new.masks.data.sum(0).max() <= 1
+    assert len(new) < len(result)
+    nothing = model.predict(image, imgsz=64, conf=1.0, verbose=False, save=False)[0]
+    assert len(resolve_occlusions(nothing)) == 0
+
+
+# -------------------------------------------------------------------------------------------------------- Hugging Face
+
+
+def infos(scene):
+    return [
+        {"id": 10 + n, "label_id": int(label), "was_fused": False, "score": float(score)}
+        for n, (label, score) in enumerate(zip(scene.labels, scene.scores, strict=True))
+    ]
+
+
+def test_hugging_face_binary_maps(scene):
+    result = {"segmentation": torch.from_numpy(scene.masks).float(), "segments_info": infos(scene)}
+    new = resolve_occlusions(result, image=scene.image)
+    kept, wanted = expected(scene)
+    assert new["segmentation"].dtype == torch.float32
+    np.testing.assert_array_equal(new["segmentation"].numpy(), wanted)
+    assert [info["id"] for info in new["segments_info"]] == [10 + n for n in kept]
+    assert len(result["segments_info"]) == 6
+
+
+def test_hugging_face_map_is_disjoint_already(scene):
+    segmentation = torch.full((HEIGHT, WIDTH), -1.0)
+    for n, mask in enumerate(scene.masks):
+        segmentation[torch.from_numpy(mask)] = 10 + n
+    twice = [*infos(scene), {**infos(scene)[0], "was_fused": True}]
+    new = resolve_occlusions({"segmentation": segmentation, "segments_info": twice}, image=scene.image)
+    assert torch.equal(new["segmentation"], segmentation)
+    present = set(segmentation.unique().int().tolist())
+    assert new["segments_info"] == [info for info in twice if info["id"] in present]
+    assert len(new["segments_info"]) < len(twice)
+
+
+def test_own_results_go_to_hugging_face_and_back(scene):
+    from banet.panoptic import PanopticSegmentation
+
+    ids = np.zeros((HEIGHT, WIDTH), np.int32)
+    ids[2:9, 3:8], ids[12:] = 1, 2
+    categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 9, "name": "grass", "isthing": 0}]
+    result = PanopticSegmentation.from_ids(
+        ids, [{"id": 1, "category_id": 1, "score": 0.5}, {"id": 2, "category_id": 9}], categories
+    )
+    new = resolve_occlusions(result.to_hf(), image=scene.image)
+    np.testing.assert_array_equal(new["segmentation"], ids)
+    assert new["segments_info"] == result.to_hf()["segments_info"]
+
+
+def test_transformers_itself(scene):
+    transformers = pytest.importorskip("transformers")
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    torch.manual_seed(0)
+    model = transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(
+            backbone_config=transformers.SwinConfig(
+                image_size=32, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=2, out_features=stages
+            ),
+            feature_size=32,
+            mask_feature_size=32,
+            hidden_dim=32,
+            num_queries=8,
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=2,
+            dim_feedforward=16,
+            encoder_feedforward_dim=16,
+            num_labels=5,
+        )
+    ).eval()
+    with torch.no_grad():
+        outputs = model(torch.rand(1, 3, 64, 96))
+    processor = transformers.Mask2FormerImageProcessor()
+    kinds = {"threshold": 0.0, "target_sizes": [(HEIGHT, WIDTH)]}
+    result = processor.post_process_instance_segmentation(outputs, **kinds, return_binary_maps=True)[0]
+    assert len(result["segmentation"]) > 1
+    new = resolve_occlusions(result, image=scene.image, removal_threshold=1.0)
+    assert len(new["segmentation"]) == len(new["segments_info"])
+    assert new["segmentation"].sum(0).max() <= 1
+    assert torch.equal(new["segmentation"].amax(0) > 0, result["segmentation"].amax(0) > 0)
+
+    result = processor.post_process_instance_segmentation(outputs, **kinds)[0]
+    assert torch.equal(resolve_occlusions(result, image=scene.image)["segmentation"], result["segmentation"])
+    result = processor.post_process_instance_segmentation(outputs, **kinds, return_coco_annotation=True)[0]
+    with pytest.raises(ValueError, match="post-process without return_coco_annotation"):
+        resolve_occlusions(result, image=scene.image)
+    kinds["threshold"] = 1.0
+    for binary in (False, True):
+        result = processor.post_process_instance_segmentation(outputs, **kinds, return_binary_maps=binary)[0]
+        assert resolve_occlusions(result, image=scene.image)["segments_info"] == []
+
+
+# --------------------------------------------------------------------------------------------------------- supervision
+
+
+def test_supervision(scene):
+    supervision = pytest.importorskip("supervision")
+    result = supervision.Detections(
+        xyxy=scene.boxes.astype(np.float32),
+        mask=scene.masks,
+        confidence=scene.scores,
+        class_id=scene.labels,
+        data={"name": np.array(list("abcdef"))},
+    )
+    new = resolve_occlusions(result, image=scene.image)
+    kept, wanted = expected(scene)
+    assert type(new) is type(result)
+    np.testing.assert_array_equal(new.mask, wanted)
+    assert new.mask.dtype == bool
+    np.testing.assert_array_equal(new.class_id, scene.labels[kept])
+    np.testing.assert_array_equal(new.xyxy, scene.boxes[kept])
+    assert new.data["name"].tolist() == ["abcdef"[n] for n in kept]
+    assert len(result) == 6
+
+    empty = supervision.Detections.empty()
+    assert len(resolve_occlusions(empty, image=scene.image)) == 0
+    assert len(resolve_occlusions(empty, rule="score")) == 0
+
+    compact = pytest.importorskip("supervision.detection.compact_mask").CompactMask
+    result.mask = compact.from_dense(scene.masks, result.xyxy, (HEIGHT, WIDTH))
+    new = resolve_occlusions(result, image=scene.image)
+    assert isinstance(new.mask, compact)
+    np.testing.assert_array_equal(new.mask.to_dense(), wanted)
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+
+def test_what_was_found_in_plain_arrays(scene):
+    found = read_detections(torchvision_dict(scene))
+    assert isinstance(found, Detections)
+    assert len(found) == 6
+    np.testing.assert_array_equal(found.masks, scene.masks)
+    np.testing.assert_array_equal(found.scores, scene.scores)
+    np.testing.assert_array_equal(found.labels, scene.labels)
+    assert found.image is None
+    owners = resolve_occlusions(found.masks, found.scores, scene.image)
+    new = found.disjoint(torch.from_numpy(owners))
+    np.testing.assert_array_equal(new["masks"][:, 0].numpy(), expected(scene)[1])
+
+
+def test_masks_are_no_result(scene):
+    for masks in (scene.masks, torch.from_numpy(scene.masks), list(scene.masks), MaskCrops.from_masks(scene.masks), []):
+        assert find_adapter(masks) is None
+    with pytest.raises(TypeError, match="ndarray is no result of torchvision"):
+        read_detections(scene.masks)
+
+
+def test_scores_may_be_given(scene):
+    result = torchvision_dict(scene)
+    scores = result.pop("scores")
+    new = resolve_occlusions(result, scores, scene.image)
+    np.testing.assert_array_equal(new["masks"][:, 0].numpy(), expected(scene)[1])
+    with pytest.raises(ValueError, match="scores are missing"):
+        resolve_occlusions(result, image=scene.image)
+    with pytest.raises(ValueError, match="scores are missing"):
+        resolve_occlusions(scene.masks, image=scene.image)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: [r, r], "a list of 2 results: give one picture's at a time"),
+        (lambda r: {"boxes": 1}, "a dict must have 'masks' .* but it has 'boxes'"),
+        (lambda r: {}, "but it has nothing"),
+        (lambda r: {"instances": 1}, r'give the instances alone: result\["instances"\]'),
+        (lambda r: {**r, "masks": r["masks"] * 9 - 4}, "torchvision masks must be probabilities in 0..1, not -"),
+        (lambda r: {**r, "masks": r["masks"] * float("nan")}, "must be probabilities in 0..1, not nan"),
+        (lambda r: {**r, "masks": r["masks"].repeat(1, 2, 1, 1)}, r"must have shape \(N, 1, H, W\), not \(6, 2, "),
+        (lambda r: {**r, "masks": r["masks"][:, :, :-1]}, "masks are of size .* but the image is of size"),
+        (lambda r: {**r, "scores": r["scores"][:-1]}, r"scores must have shape \(6,\)"),
+        (lambda r: Instances((2, 2), scores=[1]), "Instances have no pred_masks, but scores"),
+        (lambda r: DetDataSample(pred_instances=InstanceData(scores=[1])), "pred_instances .* have no masks"),
+        (lambda r: DetDataSample(pred_instances=InstanceData(masks=[{}])), "before they are coded as RLE"),
+        (lambda r: {"segmentation": None, "segments_info": []}, "segmentation is None"),
+        (lambda r: {"segmentation": np.ones((2, 3, 3)), "segments_info": []}, "has 2 maps but segments_info 0"),
+    ],
+)
+def test_faults_are_one_line(scene, change, said):
+    with pytest.raises(ValueError, match=said) as fault:
+        resolve_occlusions(change(torchvision_dict(scene)), image=scene.image)
+    assert "\n" not in str(fault.value)
+
+
+def test_a_picture_in_the_place_of_the_scores(scene):
+    with pytest.raises(ValueError, match="give the picture by its name"):
+        resolve_occlusions(torchvision_dict(scene), scene.image)
