@@ -1,4 +1,4 @@
-"""AP_mask and mIoU of stuff, counted by well-kept libraries."""
+"""AP_mask and mIoU of stuff, counted by well-kept libraries, and PQ over several processes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 
 from banet.errors import MissingExtraError
 from banet.modeling.readout import Instances
+from banet.panoptic import PanopticQuality
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.segmentation import PanopticSegmentation
 
 try:
     from faster_coco_eval import COCO, COCOeval_faster
     from faster_coco_eval.core import mask as rle
+    from torchmetrics import Metric
     from torchmetrics.classification import MulticlassConfusionMatrix
 except ImportError:
     raise MissingExtraError("faster-coco-eval and torchmetrics", "train") from None
 
-__all__ = ["MaskAP", "StuffIoU"]
+__all__ = ["MaskAP", "PanopticQualityMetric", "StuffIoU"]
 
 
 class MaskAP:
@@ -89,6 +91,45 @@ class MaskAP:
             evaluation.accumulate()
             evaluation.summarize()
         return {name: float(value) for name, value in zip(("ap", "ap50", "ap75"), evaluation.stats[:3], strict=True)}
+
+
+class PanopticQualityMetric(Metric):
+    """`banet.panoptic.PanopticQuality` as a torchmetrics metric, whose counts are summed over processes.
+
+    Args:
+        categories: Of predictions and truths.
+        **options: Those of `torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    def __init__(self, categories: Categories, **options: Any) -> None:
+        super().__init__(**options)
+        self.categories = categories
+        for name, counts in PanopticQuality(categories).state.items():
+            self.add_state(name, torch.zeros(counts.shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, prediction: PanopticSegmentation, truth: PanopticSegmentation) -> None:
+        """Add one image; see `PanopticQuality.update`."""
+        quality = PanopticQuality(self.categories)
+        quality.update(prediction, truth)
+        for name, counts in quality.state.items():
+            total: torch.Tensor = getattr(self, name)
+            total += torch.from_numpy(counts).to(total)
+
+    def compute(self) -> dict[str, Any]:
+        """What `PanopticQuality.compute` gives, over all processes."""
+        quality = PanopticQuality(self.categories)
+        quality.state = {
+            name: getattr(self, name).cpu().numpy().astype(counts.dtype) for name, counts in quality.state.items()
+        }
+        return quality.compute()
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> PanopticQualityMetric:
+        """Counts stay in double precision, whatever the network computes in."""
+        return self
 
 
 class StuffIoU:

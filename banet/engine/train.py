@@ -20,6 +20,7 @@ from banet.data.samples import Sample
 from banet.engine.datasets import Draws, DrawSampler, PanopticDataset, training_set
 from banet.engine.device import pick_device
 from banet.engine.evaluate import Evaluator, check_categories
+from banet.engine.metrics import PanopticQualityMetric
 from banet.engine.pictures import Picture, open_pictures
 from banet.engine.recipe import Recipe, TrainConfig, to_yaml
 from banet.errors import InputError, MissingExtraError
@@ -99,6 +100,7 @@ class TrainingTask(L.LightningModule):
         self.model = model
         self.recipe = recipe
         self.evaluator = Evaluator(model)
+        self.quality = PanopticQualityMetric(model.categories)
 
     def training_step(self, batch: list[Sample], batch_index: int) -> Tensor:
         """Sum of the losses of one batch.
@@ -130,13 +132,13 @@ class TrainingTask(L.LightningModule):
 
     def validation_step(self, batch: list[Picture], batch_index: int) -> None:
         """Add a batch of validation pictures to the measurement."""
-        for _ in self.evaluator.update(batch):
-            pass
+        for picture, _, result in self.evaluator.update(batch):
+            self.quality.update(result, picture.truth)
 
     def on_validation_epoch_end(self) -> None:
         """Log PQ over the validation split."""
-        result = self.evaluator.compute()
-        self.evaluator.reset()
+        result = self.quality.compute()
+        self.quality.reset()
         scores = {f"val/{key}": 100 * _zero_if_nan(result[name]["pq"]) for key, name in _SUBSETS.items()}
         self.log_dict(scores, batch_size=1)
         self.log("pq", scores["val/pq"], prog_bar=True, logger=False, batch_size=1)
@@ -262,7 +264,9 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
     trainer.fit(
         TrainingTask(model, recipe),
         _loader(Draws(dataset, options.seed), local, recipe.data.workers, sampler=draws),
-        None if validation is None else _loader(validation, 1, recipe.data.workers),
+        None
+        if validation is None
+        else _loader(validation, 1, recipe.data.workers, sampler=range(trainer.global_rank, len(validation), world)),
         ckpt_path=start_from,
     )
     if interrupt.interrupted:
