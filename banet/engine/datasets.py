@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from banet.engine.recipe import DataConfig
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
 
-__all__ = ["DrawSampler", "Draws", "PanopticDataset", "training_set"]
+__all__ = ["DrawSampler", "Draws", "Forwarding", "PanopticDataset", "raise_if_bad", "training_set"]
 
 TRAIN_SCENES_SEED = 1
 
@@ -77,6 +77,33 @@ class Draws(Dataset[Sample]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, draw]).generate_state(1, np.uint64)[0]))
             return self.dataset[self.index(draw)]
+
+
+class Forwarding(Dataset[Any]):
+    """Gives an `InputError` as an item instead of raising it, so that it leaves a worker process as it is.
+
+    torch's `DataLoader` would wrap it into a traceback. `raise_if_bad` raises it where the batch arrives.
+
+    Args:
+        dataset: What to read from.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        """The item, or the error."""
+        try:
+            return self.dataset[index]
+        except InputError as error:
+            return error
+
+
+def raise_if_bad(batch: list[Any]) -> None:
+    """Raise the first error among the items that `Forwarding` gave."""
+    for item in batch:
+        if isinstance(item, InputError):
+            raise item
 
 
 class DrawSampler(Sampler[int]):

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from banet.data.samples import Sample
-from banet.engine.datasets import Draws, DrawSampler, PanopticDataset, training_set
+from banet.engine.datasets import Draws, DrawSampler, Forwarding, PanopticDataset, raise_if_bad, training_set
 from banet.engine.device import pick_device
 from banet.engine.evaluate import Evaluator, check_categories
 from banet.engine.metrics import PanopticQualityMetric
@@ -166,7 +166,12 @@ class TrainingTask(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def transfer_batch_to_device(self, batch: list[Any], device: torch.device, dataloader_idx: int) -> list[Any]:
-        """Move samples, which are not tensors; pictures stay where they are."""
+        """Move samples, which are not tensors; pictures stay where they are.
+
+        Raises:
+            InputError: One of them could not be read.
+        """
+        raise_if_bad(batch)
         return [item.to(device, non_blocking=True) if isinstance(item, Sample) else item for item in batch]
 
 
@@ -343,7 +348,7 @@ def _steps_done(checkpoint: Path | None) -> int:
 
 def _loader(dataset: Any, batch: int, workers: int, *, sampler: Iterable[int] | None = None) -> DataLoader[Any]:
     return DataLoader(
-        dataset,
+        Forwarding(dataset),
         batch_size=batch,
         sampler=sampler,
         num_workers=workers,

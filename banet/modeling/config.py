@@ -11,7 +11,7 @@ from typing import Literal
 __all__ = ["BackboneName", "InferenceConfig", "LossConfig", "ModelConfig", "RuleName"]
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "dcn101"]
-RuleName = Literal["appearance", "appearance-pixel", "score", "area", "heuristic"]
+RuleName = Literal["appearance", "appearance-pixel", "colour-contour", "score", "area", "heuristic"]
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,13 @@ def initialise(model: BANet, init: str) -> Filled:
     if init == "coco":
         from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
-        state = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.get_state_dict(progress=True, check_hash=True)
+        try:
+            state = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.get_state_dict(progress=True, check_hash=True)
+        except OSError as error:
+            raise InputError(
+                f"train.init coco: torchvision's Mask R-CNN could not be downloaded ({error}); connect to the internet"
+                " once, or give a file"
+            ) from None
         found = _from_torchvision(model, state)
     elif path.suffix in {".pth", ".pt"}:
         try:

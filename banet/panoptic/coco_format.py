@@ -13,11 +13,11 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,9 @@ __all__ = [
     "inside",
     "load",
     "read_ids",
+    "read_images",
     "read_json",
+    "read_labels",
     "write_ids",
     "write_json",
 ]
@@ -141,35 +143,22 @@ def read_ids(path: _StrPath) -> NDArray[np.int32]:
     Raises:
         InputError: missing, a folder, empty, truncated, no PNG, or one whose pixels are no ids (grey, palette, 16-bit).
     """
-    file = Path(path)
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(26)
-            if not head:
-                raise InputError(f"{file}: is empty (0 bytes); write it again")
-            if head[:8] != _PNG_SIGNATURE:
-                raise InputError(f"{file}: is no PNG; panoptic id maps must be PNG, since other formats change the ids")
-            if len(head) < 26:
-                raise InputError(f"{file}: is truncated; write it again")
-            depth, color_type = head[24], head[25]
-            if depth != 8 or color_type not in (2, 6):
-                kind = _COLOR_TYPES.get(color_type, f"colour type {color_type}")
-                raise InputError(
-                    f"{file}: is a {depth}-bit {kind} PNG; ids are coded as 8-bit RGB (id = R + 256 G + 65536 B)"
-                )
-            stream.seek(0)
-            with Image.open(stream) as picture:
-                return _decode(picture)
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{file}: has too many pixels ({error})") from error
-    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
-    except OSError as error:
-        if error.errno is None:  # Pillow's own, not the system's
-            raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
-        raise _unreadable(file, error) from error
+    return _read_png(Path(path), _ids_fault, _decode)
+
+
+def read_labels(path: _StrPath) -> tuple[NDArray[np.int32], int]:
+    """Reads a PNG label map: a category id a pixel.
+
+    Args:
+        path: a grey PNG of 8 or 16 bits, or a palette PNG, whose indices count and whose colours do not.
+
+    Returns:
+        (H, W) int32, and the largest value that such a file can hold.
+
+    Raises:
+        InputError: missing, a folder, empty, truncated, no PNG, or one of colours.
+    """
+    return _read_png(Path(path), _labels_fault, _decode_labels)
 
 
 def write_ids(path: _StrPath, ids: NDArray[Any]) -> None:
@@ -278,7 +267,7 @@ class PanopticJson:
             images, categories = truth.images, truth.categories
         else:
             categories = Categories.from_coco(_list(content, "categories", str(file)), str(file))
-            images = _read_images(content, file)
+            images = read_images(content, file)
         return cls(file, images, _read_annotations(content, file, images, categories, truth is not None), categories)
 
 
@@ -310,7 +299,8 @@ def load(
     try:
         return PanopticSegmentation.from_ids(ids, [dict(info) for info in annotation.segments], categories)
     except ValueError as error:
-        raise InputError(f"{path}, segments_info of image {annotation.image_id}: {_tail(error)}") from error
+        where = f"{path}, segments_info of image {annotation.image_id}"
+        raise InputError(f"{where}: {_tail(error)}; make the PNG and 'segments_info' agree") from error
 
 
 class CocoPanopticWriter:
@@ -409,6 +399,57 @@ class CocoPanopticWriter:
 # --- checks ----------------------------------------------------------------------------------------------------------
 
 
+_T = TypeVar("_T")
+
+
+def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Callable[[Image.Image], _T]) -> _T:
+    """Reads a PNG whose pixels stand for numbers; `fault` says of bit depth and colour type what is wrong with them."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(26)
+            if not head:
+                raise InputError(f"{file}: is empty (0 bytes); write it again")
+            if head[:8] != _PNG_SIGNATURE:
+                raise InputError(
+                    f"{file}: is no PNG; id and label maps must be PNG, since other formats change the ids"
+                )
+            if len(head) < 26:
+                raise InputError(f"{file}: is truncated; write it again")
+            wrong = fault(head[24], head[25])
+            if wrong:
+                kind = _COLOR_TYPES.get(head[25], f"colour type {head[25]}")
+                raise InputError(f"{file}: is a {head[24]}-bit {kind} PNG; {wrong}")
+            stream.seek(0)
+            with Image.open(stream) as picture:
+                return decode(picture)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{file}: has too many pixels ({error})") from error
+    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, not the system's
+            raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
+        raise _unreadable(file, error) from error
+
+
+def _ids_fault(depth: int, color_type: int) -> str | None:
+    if depth == 8 and color_type in (2, 6):
+        return None
+    return "ids are coded as 8-bit RGB (id = R + 256 G + 65536 B)"
+
+
+def _labels_fault(depth: int, color_type: int) -> str | None:
+    if color_type == 3 or (color_type == 0 and depth in (8, 16)):
+        return None
+    return "label maps are grey, of 8 or 16 bits, or have a palette, and hold category ids"
+
+
+def _decode_labels(picture: Image.Image) -> tuple[NDArray[np.int32], int]:
+    return np.asarray(picture).astype(np.int32), 65535 if picture.mode.startswith("I") else 255
+
+
 def _decode(picture: Image.Image) -> NDArray[np.int32]:
     width, height = picture.size
     if picture.mode == "RGB":
@@ -466,7 +507,17 @@ def _objects(entry: Mapping[str, Any], key: str, where: str, prefix: str) -> Ite
         yield place, item
 
 
-def _read_images(content: Mapping[str, Any], file: Path) -> dict[int, ImageInfo]:
+def read_images(content: Mapping[str, Any], file: Path) -> dict[int, ImageInfo]:
+    """The checked `images` of a COCO JSON, by id, in the file's order.
+
+    Args:
+        content: what the JSON holds.
+        file: its path, for errors.
+
+    Raises:
+        InputError: a field is missing, of the wrong type or out of range, an id occurs twice, or a name leads out of
+            its folder.
+    """
     images: dict[int, ImageInfo] = {}
     for where, entry in _objects(content, "images", str(file), f"{file}: "):
         image_id = _integer(entry, "id", where, 0)

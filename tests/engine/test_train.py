@@ -145,6 +145,17 @@ def test_missing_data_and_weights_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    write_coco(tmp_path / "data", seed=6, count=2, size=(64, 64))
+    for picture in (tmp_path / "data" / "images").iterdir():
+        picture.write_bytes(picture.read_bytes()[:300])
+    split = SplitConfig("images", "panoptic", "panoptic.json")
+    data = replace(TINY.data, kind="coco", root=str(tmp_path / "data"), train=split, val=split, workers=workers)
+    with pytest.raises(InputError, match=r"^\S+\.png: is truncated or corrupt[^\n]*$"):
+        train(replace(TINY, data=data), tmp_path / "out", device="cpu")
+
+
 def test_a_draw_is_a_function_of_seed_and_number() -> None:
     data = TINY.data
     a, b, other = Draws(training_set(data), 0), Draws(training_set(data), 0), Draws(training_set(data), 1)
