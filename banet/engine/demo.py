@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from banet.engine.evaluate import Evaluator, check_categories
@@ -40,12 +40,25 @@ class _Comparison:
         different: NDArray[np.bool_] = _owners(self.heuristic) != _owners(self.handled)
         return different
 
+    def pictures(self) -> dict[str, Image.Image]:
+        """What is shown of the scene, by title."""
+        image, truth, differs = self.picture.image, self.picture.truth, self.differs
+        spotlight = np.where(differs[..., None], image, image // 4 + 160).astype(np.uint8)
+        spotlight[_outline(differs)] = (220, 30, 60)
+        return {
+            "image": Image.fromarray(image),
+            "truth": truth.draw(image),
+            "heuristic": self.heuristic.draw(image),
+            "occlusion handling": self.handled.draw(image),
+            "where they differ": Image.fromarray(spotlight),
+        }
+
 
 def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50) -> Path:
     """Segment fresh scenes, print PQ of both procedures and write a page of pictures.
 
     Args:
-        out: Folder that gets `index.html`, one file that needs no network.
+        out: Folder that gets `index.html`, one file that needs no network, and `preview.png`.
         weights: See `BANet.from_pretrained`; those that come with the package by default.
         scenes: How many; none of them was seen in training.
 
@@ -73,9 +86,12 @@ def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50) -> Path
     for title, table in tables.items():
         print(f"\n{title}\n{table}")
     out.mkdir(parents=True, exist_ok=True)
+    compared.sort(key=lambda c: -int(c.differs.sum()))
     page = out / "index.html"
     with atomic_path(page) as temporary:
         temporary.write_text(_page(compared, tables), encoding="utf-8")
+    with atomic_path(out / "preview.png") as temporary:
+        _preview(compared[:3]).save(temporary)
     print(f"\nopen {page}")
     return page
 
@@ -93,13 +109,12 @@ def _owners(result: PanopticSegmentation) -> NDArray[np.int32]:
 
 
 def _page(compared: list[_Comparison], tables: dict[str, str]) -> str:
-    ordered = sorted(compared, key=lambda c: -int(c.differs.sum()))[:SHOWN]
     changed = sum(bool(c.differs.any()) for c in compared)
     figures = "".join(
         f"<figure><figcaption>{html.escape(title)}</figcaption><pre>{html.escape(table)}</pre></figure>"
         for title, table in tables.items()
     )
-    rows = "".join(_row(c) for c in ordered)
+    rows = "".join(_row(c) for c in compared[:SHOWN])
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -126,18 +141,23 @@ with a seed that training never used. In {changed} of them pixels change hands; 
 
 
 def _row(compared: _Comparison) -> str:
-    picture, differs = compared.picture, compared.differs
-    spotlight = np.where(differs[..., None], picture.image, picture.image // 4 + 160).astype(np.uint8)
-    spotlight[_outline(differs)] = (220, 30, 60)
-    images = {
-        "image": Image.fromarray(picture.image),
-        "truth": picture.truth.draw(picture.image),
-        "heuristic": compared.heuristic.draw(picture.image),
-        "occlusion handling": compared.handled.draw(picture.image),
-        "where they differ": Image.fromarray(spotlight),
-    }
-    cells = "".join(f'<img alt="{name}" src="{_data_url(image)}">' for name, image in images.items())
-    return f'<div class="scene">{cells}<small>{html.escape(picture.name)}: {int(differs.sum())} pixels</small></div>'
+    cells = "".join(f'<img alt="{name}" src="{_data_url(image)}">' for name, image in compared.pictures().items())
+    told = f"{compared.picture.name}: {int(compared.differs.sum())} pixels"
+    return f'<div class="scene">{cells}<small>{html.escape(told)}</small></div>'
+
+
+def _preview(compared: list[_Comparison]) -> Image.Image:
+    """A grid of pictures, one scene a row."""
+    rows = [c.pictures() for c in compared]
+    side, gap, head = rows[0]["image"].width, 6, 24
+    columns = list(rows[0])
+    grid = Image.new("RGB", (len(columns) * (side + gap) - gap, head + len(rows) * (side + gap) - gap), "white")
+    pen = ImageDraw.Draw(grid)
+    for column, name in enumerate(columns):
+        pen.text((column * (side + gap), 3), name, fill="black", font=ImageFont.load_default(size=15))
+        for row, pictures in enumerate(rows):
+            grid.paste(pictures[name], (column * (side + gap), head + row * (side + gap)))
+    return grid
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_train import TINY
 
 from banet.data.scenes import SCENE_CATEGORIES
 from banet.engine.analyze import ROWS, Oracle, _choose, _Truth, analyze, analyze_command, ceiling, format_rows
@@ -17,7 +18,7 @@ from banet.engine.recipe import SplitConfig
 from banet.errors import InputError
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model
-from banet.modeling.config import InferenceConfig, ModelConfig
+from banet.modeling.config import InferenceConfig
 from banet.modeling.readout import network_input
 from banet.panoptic import PanopticQuality
 
@@ -27,17 +28,8 @@ PICTURES = scene_pictures(11, 3, 96)
 @pytest.fixture(scope="module")
 def model() -> BANet:
     torch.manual_seed(0)
-    config = ModelConfig(
-        backbone="resnet18",
-        fpn_channels=16,
-        semantic_channels=(16, 16, 8),
-        box_head_channels=16,
-        mask_head_channels=16,
-        i2s_channels=8,
-        anchor_sizes=(8, 16, 32, 64, 96),
-    )
     limits = InferenceConfig(shorter=120, longer=160, score=0.092, instances=20, stuff_area=8, proposals=50)
-    model = build_model(SCENE_CATEGORIES, config, limits).eval()
+    model = build_model(SCENE_CATEGORIES, TINY.model, limits).eval()
     assert model.mask_head.masks.bias is not None
     with torch.no_grad():
         model.mask_head.masks.bias += 100  # masks fill their boxes, so that boxes alone tell right from wrong

@@ -261,5 +261,7 @@ def test_demo_writes_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     page = run_demo(tmp_path / "demo", weights=str(run), scenes=3)
     text = page.read_text()
     assert text.count("<img") == 15 and 'src="data:image/jpeg' in text and "http" not in text
+    with Image.open(tmp_path / "demo" / "preview.png") as preview:
+        assert preview.width == 5 * 64 + 4 * 6
     said = capsys.readouterr().out
     assert "heuristic fusion" in said and "occlusion handling" in said and said.count("Things") == 2
