@@ -283,6 +283,45 @@ def _pq(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     return 0
 
 
+# -------------------------------------------------------------------------------------------------------------- fuse
+
+
+def _fuse_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--instances", type=str, metavar="FILE", required=True, help="Instances of a detector: a COCO results JSON.")
+    add("--semantic", type=str, metavar="DIR", required=True, help="Folder of label maps: PNGs of category ids.")
+    add("--images", type=str, metavar="DIR", required=True, help="Folder of the pictures.")
+    add("--out", type=str, metavar="DIR", required=True, help="Gets panoptic.json and, in panoptic/, its PNGs.")
+    add("--json", type=str, metavar="FILE", help="COCO JSON whose `images` to fuse, with the classes in `categories`.")
+    add("--categories", type=str, metavar="FILE", help="The classes, if not of --json. COCO's 133 by default.")
+    add("--rule", type=RuleName, metavar=RULE, default="appearance", help="Occlusion rule.")
+    add("--score", type=float, default=0.6, help="Instances score above this.")
+    add("--nms", type=float | None, metavar="IOU", help="Suppress boxes, whatever their class; by default none.")
+    add("--top", type=PositiveInt, metavar="N", default=100, help="Most instances of a picture.")
+    add("--overlap-threshold", type=float, metavar="SHARE", default=0.2, help="Overlap above which a pair is occluded.")
+    add("--removal-threshold", type=float, metavar="SHARE", default=0.5, help="Lost share above which one is removed.")
+    add("--stuff-area", type=NonNegativeInt, metavar="PIXELS", default=4096, help="Smaller stuff becomes void.")
+
+
+def _fuse(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from tqdm import tqdm
+
+    from banet.engine.fuse import fuse_files
+
+    with tqdm(desc="fuse", unit="image", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        done = fuse_files(**vars(options), progress=show)
+    if done.elsewhere:
+        print(f"left out, as they are of other pictures: {done.elsewhere} instances", file=sys.stderr)
+    print(f"{done.json}: {done.images} pictures, {done.instances} instances")
+    return 0
+
+
 # -------------------------------------------------------------------------------------------------------------- demo
 
 
@@ -365,6 +404,20 @@ COMMANDS = {
     ),
     "predict": Command("Segment pictures; writes id PNG, JSON and an overlay for each.", _predict_options, _predict),
     "pq": Command("Score one COCO panoptic folder against another; needs no model.", _pq_options, _pq),
+    "fuse": Command(
+        "Make panoptic results of anybody's instances and label maps; needs no model.",
+        _fuse_options,
+        _fuse,
+        "--instances FILE --semantic DIR --images DIR --out DIR [--json FILE] [--categories FILE] [--rule RULE]\n"
+        "                  [--score SCORE] [--nms IOU] [--top N] [--stuff-area PIXELS]\n"
+        "                  [--overlap-threshold SHARE] [--removal-threshold SHARE]",
+        "Masks are run lengths, compressed or not, or polygons. Label maps bear the pictures' names and end in .png:\n"
+        "grey (8 or 16 bits) or palette; 0, and 255 or 65535, are void unless a category has that id. Without --json\n"
+        "the number in a picture's name is its id. The paper suppresses boxes too: --nms 0.5.\n\n"
+        "example:\n"
+        "  banet fuse --instances results.json --semantic labels --images val2017 --json panoptic_val2017.json \\\n"
+        "             --out fused",
+    ),
     "demo": Command("Compare the heuristic with occlusion handling on fresh scenes.", _demo_options, _demo),
     "data scenes": Command("Write procedural scenes as a COCO panoptic data set.", _scenes_options, _scenes),
 }

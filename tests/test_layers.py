@@ -98,6 +98,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
         "from banet.cli import main; main(['train', '--help'])",
         "from banet.cli import main; main(['train', '--config', 'coco_r50_1x', '--print-config'])",
         "from banet.cli import main; main(['train', '--config', 'none']); main(['evaluate', '--x']); main(['x'])",
+        "from banet.cli import main; main('fuse --instances a --semantic tests --images tests --out a'.split())",
         "from banet.cli import main; main('pq --gt-json a --gt-dir a --pred-json a --pred-dir a'.split())",
     ],
 )

@@ -115,7 +115,7 @@ def fuse_files(
             raise InputError(f"--{name}: {folder} is no folder")
     classes, pictures = _classes_and_pictures(Path(images), json, categories)
     found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score)
-    if elsewhere and not any(found.values()):
+    if elsewhere and not found:
         raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
     target, count = Path(out), 0
     with CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
@@ -123,9 +123,9 @@ def fuse_files(
             path = inside(images, picture.file_name)
             image = to_rgb_array(path)
             size = (image.shape[0], image.shape[1])
-            if picture.size not in (None, size):
+            if picture.size is not None and picture.size != size:
                 raise InputError(
-                    f"{path}: is {_words(size)}, but {json} says {_words(picture.size or size)}; correct one of them"
+                    f"{path}: is {_words(size)}, but {json} says {_words(picture.size)}; correct one of them"
                 )
             entries = sorted(found.pop(picture.id, []), key=lambda entry: -entry.score)
             masks, boxes, entries = _decode(entries, size)
@@ -161,8 +161,9 @@ def _classes_and_pictures(
     if not isinstance(content, dict):
         raise InputError(f"{json}: must be an object with 'images' or 'categories', such as the JSON of the truth")
     if categories is not None:
-        given = read_json(categories)
-        classes = Categories.from_coco(given.get("categories") if isinstance(given, dict) else given, str(categories))
+        given: Any = read_json(categories)
+        given = given.get("categories", given) if isinstance(given, dict) else given
+        classes = Categories.from_coco(given, str(categories))
     elif "categories" in content:
         classes = Categories.from_coco(content["categories"], str(json))
     else:
@@ -248,7 +249,7 @@ def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> t
 
 
 def _decode(entries: list[_Instance], size: tuple[int, int]) -> tuple[MaskCrops, NDArray[np.float64], list[_Instance]]:
-    """Masks that are not empty, cut to their boxes, the detector's boxes (the masks' where it gave none), and entries."""
+    """Masks that are not empty, the detector's boxes (the masks' own where it gave none), and the entries."""
     crops: list[NDArray[np.bool_]] = []
     tight: list[list[int]] = []
     boxes: list[tuple[float, float, float, float]] = []

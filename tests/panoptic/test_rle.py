@@ -1,0 +1,104 @@
+"""COCO's coded masks against pycocotools, or against faster-coco-eval where that is missing."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from banet.panoptic.rle import decode_polygons, decode_rle, decode_segmentation
+
+try:
+    import pycocotools.mask as coco
+except ImportError:
+    coco = pytest.importorskip("faster_coco_eval.core.mask")
+
+masks = arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30)))
+
+
+def uncompressed(mask):
+    flat = np.concatenate([[False], mask.T.ravel(), [True]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    counts = np.diff(np.concatenate([[0], edges])).tolist()
+    return [*counts, mask.size - sum(counts)] if sum(counts) < mask.size else counts
+
+
+@settings(max_examples=300)
+@given(masks)
+def test_run_lengths(mask):
+    coded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    np.testing.assert_array_equal(decode_rle(coded["counts"], mask.shape), mask)
+    np.testing.assert_array_equal(decode_rle(coded["counts"].decode(), mask.shape), mask)
+    plain = {"size": list(mask.shape), "counts": uncompressed(mask)}
+    np.testing.assert_array_equal(decode_segmentation(plain, mask.shape), mask)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-4, 0.5, 1.0])
+def test_run_lengths_of_large_masks(share):
+    mask = np.random.default_rng(0).random((900, 1300)) < share
+    coded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    np.testing.assert_array_equal(decode_rle(coded["counts"], mask.shape), mask)
+
+
+corner = st.floats(-8, 40, allow_nan=False) | st.integers(-8, 40)
+polygon = st.lists(corner, min_size=3, max_size=9).flatmap(
+    lambda half: st.lists(corner, min_size=len(half), max_size=len(half)).map(
+        lambda other: [v for pair in zip(half, other, strict=True) for v in pair]
+    )
+)
+
+
+@settings(max_examples=400)
+@given(st.lists(polygon, min_size=1, max_size=3), st.integers(1, 32), st.integers(1, 32))
+@example([[2, 2, 2, 2, 8, 2, 8, 8, 2, 8]], 12, 10)
+@example([[-5, -5, 50, -5, 50, 50, -5, 50]], 12, 10)
+def test_polygons(polygons, height, width):
+    wanted = coco.decode(coco.merge(coco.frPyObjects([[float(v) for v in p] for p in polygons], height, width)))
+    np.testing.assert_array_equal(decode_polygons(polygons, (height, width)), wanted.astype(bool))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ("text", "must be run lengths or a list of polygons, not 'text'"),
+        (None, "must be run lengths or a list of polygons"),
+        ({"counts": "a"}, "'size' is missing"),
+        ({"size": [4, 5]}, "'counts' is missing"),
+        ({"size": [5, 4], "counts": [20]}, r"size must be \[4, 5\], height and width of the picture, not \[5, 4\]"),
+        ({"size": 4, "counts": [20]}, "size must be"),
+        ({"size": [4, 5], "counts": 20}, "counts must be text or a list of integers"),
+        ({"size": [4, 5], "counts": [20.0]}, "counts must be text or a list of integers"),
+        ({"size": [4, 5], "counts": [True, 19]}, "counts must be text or a list of integers"),
+        ({"size": [4, 5], "counts": [10**400]}, "counts must be text or a list of integers"),
+        ({"size": [4, 5], "counts": [19]}, "counts add up to 19 pixels, not 4 x 5"),
+        ({"size": [4, 5], "counts": []}, "counts add up to 0 pixels"),
+        ({"size": [4, 5], "counts": ""}, "counts add up to 0 pixels"),
+        ({"size": [4, 5], "counts": [30, -10]}, "negative run"),
+        ({"size": [4, 5], "counts": "O"}, "negative run"),
+        ({"size": [4, 5], "counts": "4!"}, "a character that compressed run lengths do not have"),
+        ({"size": [4, 5], "counts": "ä"}, "a character that compressed run lengths do not have"),
+        ({"size": [4, 5], "counts": "oo"}, "ends within a run"),
+        ({"size": [4, 5], "counts": "ooooooooooo0"}, "too long"),
+        ([], "no polygon"),
+        ([[1, 2, 3, 4]], "polygon 0 must be a list of numbers"),
+        ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], "polygon 1 must be a list of numbers"),
+        ([1, 2, 3, 4, 5, 6], "polygon 0 must be a list of numbers"),
+        ([[1, 2, 3, 4, 5, "6"]], "polygon 0 must be a list of numbers"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "polygon 0 has a corner"),
+        ([[1, 2, 3, 4, 5, 1e9]], "polygon 0 has a corner"),
+    ],
+)
+def test_damage_is_one_line(segmentation, said):
+    with pytest.raises(ValueError, match=said) as fault:
+        decode_segmentation(segmentation, (4, 5))
+    assert "\n" not in str(fault.value)
+
+
+@given(st.text(alphabet=[chr(c) for c in range(48, 112)], max_size=40))
+def test_no_text_does_harm(text):
+    with contextlib.suppress(ValueError):
+        assert decode_rle(text, (4, 5)).shape == (4, 5)
