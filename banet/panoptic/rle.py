@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decode_polygons", "decode_rle", "decode_segmentation"]
+__all__ = ["decode_polygons", "decode_rle", "decode_segmentation", "encode_rle"]
 
 _LONGEST = 7  # characters of one run: 35 bits
 _FARTHEST = 1 << 16  # pixels that a corner may lie away from the picture's
@@ -107,6 +107,35 @@ def decode_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> NDArray[n
             raise ValueError(f"polygon {n} has a corner more than {_FARTHEST} pixels away, or none at all")
         mask |= _fill(corners, size)
     return mask
+
+
+def encode_rle(mask: Any) -> dict[str, Any]:
+    """Compressed run lengths of a mask, as the `segmentation` of a COCO results JSON.
+
+    Args:
+        mask: (H, W) bool.
+
+    Returns:
+        {"size": [H, W], "counts": text}.
+
+    Raises:
+        ValueError: it is no such mask.
+    """
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype != np.bool_:
+        raise ValueError(f"a mask must be bool of shape (H, W), not {array.dtype} of shape {array.shape}")
+    flat = array.T.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    lengths = np.diff(np.concatenate([[0], [0] if flat[:1].any() else [], edges, [flat.size]]).astype(np.int64))
+    lengths[3:] -= lengths[1:-2].copy()
+    text = bytearray()
+    for value in lengths.tolist():
+        more = True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text.append(48 + bits + 32 * more)
+    return {"size": list(array.shape), "counts": text.decode("ascii")}
 
 
 def _lengths(text: bytes) -> NDArray[np.int64]:

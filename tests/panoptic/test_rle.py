@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from banet.panoptic.rle import decode_polygons, decode_rle, decode_segmentation
+from banet.panoptic.rle import decode_polygons, decode_rle, decode_segmentation, encode_rle
 
 try:
     import pycocotools.mask as coco
@@ -33,6 +33,7 @@ def test_run_lengths(mask):
     coded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     np.testing.assert_array_equal(decode_rle(coded["counts"], mask.shape), mask)
     np.testing.assert_array_equal(decode_rle(coded["counts"].decode(), mask.shape), mask)
+    assert encode_rle(mask) == {"size": list(mask.shape), "counts": coded["counts"].decode()}
     plain = {"size": list(mask.shape), "counts": uncompressed(mask)}
     np.testing.assert_array_equal(decode_segmentation(plain, mask.shape), mask)
 
@@ -42,6 +43,7 @@ def test_run_lengths_of_large_masks(share):
     mask = np.random.default_rng(0).random((900, 1300)) < share
     coded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     np.testing.assert_array_equal(decode_rle(coded["counts"], mask.shape), mask)
+    assert encode_rle(mask)["counts"] == coded["counts"].decode()
 
 
 corner = st.floats(-8, 40, allow_nan=False) | st.integers(-8, 40)
@@ -96,6 +98,12 @@ def test_damage_is_one_line(segmentation, said):
     with pytest.raises(ValueError, match=said) as fault:
         decode_segmentation(segmentation, (4, 5))
     assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize("mask", [np.zeros((2, 3), np.uint8), np.zeros((1, 2, 3), bool)])
+def test_only_masks_are_encoded(mask):
+    with pytest.raises(ValueError, match=r"a mask must be bool of shape \(H, W\)"):
+        encode_rle(mask)
 
 
 @given(st.text(alphabet=[chr(c) for c in range(48, 112)], max_size=40))
