@@ -14,7 +14,7 @@ This module loads no torch until a `Scenes` is indexed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,16 @@ from banet.panoptic.segmentation import PanopticSegmentation
 if TYPE_CHECKING:
     from banet.data.samples import Sample, Transform
 
-__all__ = ["SCENE_CATEGORIES", "Scene", "SceneSegment", "Scenes", "make_scene", "write_coco"]
+__all__ = [
+    "SCENE_CATEGORIES",
+    "Scene",
+    "SceneSegment",
+    "Scenes",
+    "make_scene",
+    "segment_of",
+    "write_coco",
+    "write_scenes",
+]
 
 _THING_IDS = {
     "person": 1, "car": 3, "umbrella": 7, "tie": 8, "ball": 13, "kite": 16, "cup": 21, "chair": 24, "table": 27,
@@ -294,7 +303,8 @@ def _settle(things: list[_Thing], patches: list[Patch | None], size: tuple[int, 
         kept = [row for row in kept if row in stay]
 
 
-def _segment(ids: NDArray[np.int32], identity: int, category_id: int, isthing: bool) -> SceneSegment:
+def segment_of(ids: NDArray[np.int32], identity: int, category_id: int, isthing: bool) -> SceneSegment:
+    """The segment that an id map (H,W) shows at least one pixel of, measured."""
     mask = ids == identity
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
@@ -349,14 +359,14 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Sce
     for row, patch in zip(number, painted, strict=True):
         masks[row][patch.box] = patch.mask
     row_names = {int(row): name for row, name in zip(number, names, strict=True)}
-    segments = [_segment(ids, row + 1, _THING_IDS[row_names[row]], True) for row in range(count)]
+    segments = [segment_of(ids, row + 1, _THING_IDS[row_names[row]], True) for row in range(count)]
     bare = ids == 0
     for label, name in enumerate(STUFF_NAMES):
         rest = bare & (ground.labels == label)
         if rest.any():
             identity = len(segments) + 1
             ids[rest] = identity
-            segments.append(_segment(ids, identity, _STUFF_IDS[name], False))
+            segments.append(segment_of(ids, identity, _STUFF_IDS[name], False))
     return Scene(
         image=np.clip(image, 0, 255, out=image).astype(np.uint8),
         masks=masks,
@@ -428,11 +438,7 @@ def write_coco(
     size: tuple[int, int] = (256, 256),
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Write scenes 0..count-1 of a seed to a folder in COCO's formats.
-
-    Makes `images/*.png`, `panoptic/*.png` and `panoptic.json` (COCO panoptic: the visible part of everything) and
-    `instances_amodal.json` (COCO instances: the full mask of each thing as uncompressed RLE, so masks overlap; each
-    annotation has `panoptic_id`, the segment's id in the panoptic PNG, and `depth`, 0 for the thing at the front).
+    """Write scenes 0..count-1 of a seed to a folder in COCO's formats, as `write_scenes` does.
 
     Args:
         out_dir: the folder; made where it is missing. Files of an earlier call are overwritten.
@@ -444,21 +450,46 @@ def write_coco(
     Returns:
         The path of `panoptic.json`.
     """
+    scenes = ((_file_name(seed, index), make_scene(seed, index, size)) for index in range(count))
+    description = f"scenes of seed {seed}, {size[1]} x {size[0]}"
+    return write_scenes(out_dir, scenes, SCENE_CATEGORIES, description, progress)
 
+
+def write_scenes(
+    out_dir: str | Path,
+    scenes: Iterable[tuple[str, Scene]],
+    categories: Categories,
+    description: str,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write pictures whose order is known to a folder in COCO's formats.
+
+    Makes `images/*.png`, `panoptic/*.png` and `panoptic.json` (COCO panoptic: the visible part of everything) and
+    `instances_amodal.json` (COCO instances: the full mask of each thing as uncompressed RLE, so masks overlap; each
+    annotation has `panoptic_id`, the segment's id in the panoptic PNG, and `depth`, 0 for the thing at the front).
+
+    Args:
+        out_dir: the folder; made where it is missing. Files of an earlier call are overwritten.
+        scenes: file name and scene of each; drawn one at a time.
+        categories: the classes of all of them.
+        description: what the JSON files say of themselves.
+        progress: called with the number of scenes done, after each.
+
+    Returns:
+        The path of `panoptic.json`.
+    """
     out = Path(out_dir)
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "panoptic").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
     panoptic: list[dict[str, Any]] = []
     amodal: list[dict[str, Any]] = []
-    for index in range(count):
-        scene = make_scene(seed, index, size)
-        name = _file_name(seed, index)
-        image_id = index + 1
+    for image_id, (name, scene) in enumerate(scenes, start=1):
+        height, width = scene.ids.shape
         with atomic_path(out / "images" / name) as path:
             Image.fromarray(scene.image).save(path, format="PNG")
         write_ids(out / "panoptic" / name, scene.ids)
-        images.append({"id": image_id, "file_name": name, "width": size[1], "height": size[0]})
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         infos = [
             {
                 "id": segment.id,
@@ -472,13 +503,13 @@ def write_coco(
         panoptic.append({"image_id": image_id, "file_name": name, "segments_info": infos})
         depth = np.argsort(scene.order)
         for row, mask in enumerate(scene.masks):
-            full = _segment(mask.astype(np.int32), 1, scene.segments[row].category_id, True)
+            full = segment_of(mask.astype(np.int32), 1, scene.segments[row].category_id, True)
             amodal.append(
                 {
                     "id": len(amodal) + 1,
                     "image_id": image_id,
                     "category_id": full.category_id,
-                    "segmentation": {"size": [size[0], size[1]], "counts": _run_lengths(mask)},
+                    "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
                     "area": full.area,
                     "bbox": list(full.bbox),
                     "iscrowd": 0,
@@ -487,17 +518,17 @@ def write_coco(
                 }
             )
         if progress is not None:
-            progress(index + 1)
-    info = {"description": f"scenes of seed {seed}, {size[1]} x {size[0]}"}
-    categories = SCENE_CATEGORIES.to_coco()
-    things = [category for category in categories if category["isthing"]]
+            progress(image_id)
+    info = {"description": description}
+    classes = categories.to_coco()
+    things = [category for category in classes if category["isthing"]]
     write_json(
         out / "instances_amodal.json",
         {"info": info, "images": images, "annotations": amodal, "categories": things},
     )
     write_json(
         out / "panoptic.json",
-        {"info": info, "images": images, "annotations": panoptic, "categories": categories},
+        {"info": info, "images": images, "annotations": panoptic, "categories": classes},
     )
     return out / "panoptic.json"
 

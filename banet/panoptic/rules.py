@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.panoptic.cues import Overlap, log_odds
 from banet.panoptic.inputs import MaskCrops, to_numpy
 from banet.panoptic.regions import Regions
 
@@ -20,6 +21,7 @@ __all__ = [
     "Rule",
     "appearance",
     "area",
+    "colour_contour",
     "gt_order_rule",
     "match_boxes",
     "place_by_score",
@@ -166,6 +168,27 @@ def score(pairs: Pairs) -> NDArray[np.float64]:
 def area(pairs: Pairs) -> NDArray[np.int64]:
     """In front is the smaller object."""
     return pairs.areas[pairs.j] - pairs.areas[pairs.i]
+
+
+def colour_contour(pairs: Pairs) -> NDArray[np.float64]:
+    """In front is for whom colours and contours around the overlap speak; not from the paper, and learns nothing.
+
+    The margin is a sum of log odds (`banet.panoptic.cues`): whose own pixels near the overlap, and whose own pixels
+    anywhere, have the overlap's colours; along whose contour the colour changes; and of whom too little would be left
+    to see. It works on grey pictures too. It is a tie (within `TIE`) where the picture has one colour all around, and
+    between equal masks. Time is a millisecond or two a pair, whatever the size of the picture.
+    """
+    if pairs.image is None:
+        raise ValueError("this rule looks at the image, but image is None")
+    boxes = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in pairs.masks.boxes.tolist()]
+    margin = np.zeros(len(pairs))
+    for k, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)):
+        crops = pairs.masks.crops
+        overlap = Overlap.of(pairs.image, (boxes[i], boxes[j]), (crops[i], crops[j]))
+        if overlap is not None:
+            margin[k] = log_odds(overlap)
+    margin[np.abs(margin) <= TIE] = 0
+    return margin
 
 
 def gt_order_rule(truth_ids: Any, matched: Any, fallback: Rule = appearance) -> Rule:
@@ -391,6 +414,7 @@ RULES: Mapping[str, Rule | Procedure] = MappingProxyType(
         "appearance": appearance,
         "score": score,
         "area": area,
+        "colour-contour": colour_contour,
         "heuristic": Procedure(_heuristic),
         "appearance-pixel": Procedure(_appearance_pixel),
     }

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import reference_cues
 
 
 def cosine(u, v):
@@ -34,6 +35,10 @@ def winner_of(pair, shared, sets, scores, image, means, rule):
             return a if difference > 0 else b
     elif rule == "area" and len(sets[a]) != len(sets[b]):
         return min(pair, key=lambda n: len(sets[n]))
+    elif rule == "colour-contour":
+        difference = reference_cues.margin(sets[a], sets[b], image)
+        if difference != 0:
+            return a if difference > 0 else b
     elif callable(rule):
         difference = rule(a, b, shared)
         if difference != 0:

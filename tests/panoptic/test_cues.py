@@ -1,0 +1,160 @@
+"""The rule "colour-contour": its cues one by one, what it may not depend on, and where it abstains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference_cues
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from banet.panoptic import MaskCrops, resolve_occlusions
+from banet.panoptic.cues import Overlap, local_colour, log_odds, own_colour, own_share, step
+from banet.panoptic.rules import Pairs, colour_contour
+
+RED, BLUE, GREEN = (180, 40, 40), (40, 60, 170), (70, 150, 60)
+
+
+def overlap_of(masks, image):
+    crops = MaskCrops.from_masks(np.stack(masks))
+    boxes = [tuple(box) for box in crops.boxes.tolist()]
+    return Overlap.of(image, (boxes[0], boxes[1]), (crops.crops[0], crops.crops[1]))
+
+
+def margins(masks, image, scores=None):
+    masks = np.stack(masks)
+    scores = np.full(len(masks), 0.5) if scores is None else scores
+    return colour_contour(Pairs.of(MaskCrops.from_masks(masks), scores, image))
+
+
+def two_discs(size=80, front=0, colours=(RED, BLUE), noise=3.0, seed=0):
+    """Two discs that overlap, `front` painted last."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size]
+    masks = [np.hypot(y - size / 2, x - size * at) < size * 0.25 for at in (0.38, 0.6)]
+    image = np.empty((size, size, 3))
+    image[:] = GREEN
+    for n in (1 - front, front):
+        image[masks[n]] = colours[n]
+    return masks, (image + rng.normal(0, noise, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+@st.composite
+def small_pairs(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    size = draw(st.tuples(st.integers(2, 9), st.integers(2, 9)))
+    masks = rng.random((2, *size)) < draw(st.sampled_from([0.3, 0.6, 0.9]))
+    masks[:, rng.integers(size[0]), rng.integers(size[1])] = True
+    palette = np.array([RED, BLUE, GREEN, (0, 0, 0), (255, 255, 255)])
+    image = palette[rng.integers(draw(st.integers(1, 5)), size=size)]
+    return masks, (image + rng.normal(0, draw(st.sampled_from([0.0, 20.0])), image.shape)).clip(0, 255).astype(np.uint8)
+
+
+@given(small_pairs())
+@settings(max_examples=60, deadline=None)
+def test_equals_the_slow_reference(pair):
+    masks, image = pair
+    sets = [{(int(y), int(x)) for y, x in np.argwhere(mask)} for mask in masks]
+    np.testing.assert_allclose(margins(masks, image)[0], reference_cues.margin(*sets, image), rtol=1e-6, atol=2e-6)
+
+
+@given(st.integers(0, 2**32), st.integers(8, 150), st.integers(8, 150))
+@settings(max_examples=60, deadline=None)
+def test_exchanging_the_two_exchanges_the_sign_exactly(seed, height, width):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((2, height, width), dtype=bool)
+    for mask in masks:
+        y, x = rng.integers(0, height // 2), rng.integers(0, width // 2)
+        mask[y : height // 2 + rng.integers(1, height // 2), x : width // 2 + rng.integers(1, width // 2)] = True
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    assert margins(masks, image)[0] == -margins(masks[::-1], image)[0]
+
+
+@given(st.integers(0, 2**32), st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None)
+def test_a_pair_does_not_depend_on_the_other_objects(seed, random):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((4, 30, 40), dtype=bool)
+    for mask in masks:
+        y, x = rng.integers(0, 15), rng.integers(0, 20)
+        mask[y : y + rng.integers(12, 16), x : x + rng.integers(12, 22)] = True
+    image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    turn = list(range(4))
+    random.shuffle(turn)
+    pairs = Pairs.of(MaskCrops.from_masks(masks), np.full(4, 0.5), image)
+    alone = [margins(masks[[i, j]], image)[0] for i, j in zip(pairs.i, pairs.j, strict=True)]
+    np.testing.assert_array_equal(colour_contour(pairs), alone)
+    scores = rng.random(4)
+    owner = resolve_occlusions(masks, scores, image, rule="colour-contour")
+    turned = resolve_occlusions(masks[turn], scores[turn], image, rule="colour-contour")
+    np.testing.assert_array_equal(np.append(turn, -1)[turned], owner)
+
+
+@given(st.integers(0, 255), st.integers(20, 200), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_abstains_where_there_is_one_colour_only(grey, size, nested):
+    masks = np.zeros((2, size, size), dtype=bool)
+    masks[0, : size * 2 // 3] = True
+    masks[1, size // 3 :, : size // 2] = True
+    if nested:
+        masks[1] &= masks[0]
+    assert margins(masks, np.full((size, size, 3), grey, dtype=np.uint8))[0] == 0
+
+
+def test_equal_masks_are_a_tie():
+    masks, image = two_discs()
+    assert margins([masks[0], masks[0]], image)[0] == 0
+
+
+@pytest.mark.parametrize("front", [0, 1])
+@pytest.mark.parametrize("size", [24, 80, 400])
+@pytest.mark.parametrize("grey", [False, True])
+def test_every_cue_sees_a_plain_case(front, size, grey):
+    masks, image = two_discs(size, front, ((60, 60, 60), (160, 160, 160)) if grey else (RED, BLUE))
+    if grey:
+        image = np.repeat(image[..., :1], 3, axis=2)
+    overlap = overlap_of(masks, image)
+    sign = 1 if front == 0 else -1
+    for cue in (local_colour, own_colour, step, log_odds):
+        assert sign * cue(overlap) > 0.5, cue.__name__
+
+
+@pytest.mark.parametrize("front", [0, 1])
+def test_one_colour_and_a_shadow_at_the_edge(front):
+    """Two things of the same colour: only the dark line at the edge of the one in front tells."""
+    masks, image = two_discs(120, front, (RED, RED), noise=4)
+    y, x = np.mgrid[:120, :120]
+    rim = np.abs(np.hypot(y - 60, x - 120 * (0.38, 0.6)[front]) - 31) < 2
+    image[rim & ~masks[front]] = (110, 20, 20)
+    overlap = overlap_of(masks, image)
+    assert (1 if front == 0 else -1) * step(overlap) > 0.3
+    assert (1 if front == 0 else -1) * log_odds(overlap) > 0
+
+
+def test_what_lies_wholly_inside_is_in_front():
+    """Were it behind, nothing of it could be seen."""
+    masks, image = two_discs()
+    inside = masks[0] & (np.hypot(*(np.mgrid[:80, :80] - np.array([40, 28])[:, None, None])) < 8)
+    assert own_share(overlap_of([inside, masks[0]], image)) > 1
+    assert margins([inside, masks[0]], image)[0] > 0
+
+
+def test_a_thin_overlap_is_not_lost_in_scaling():
+    image = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    masks = np.zeros((2, 600, 600), dtype=bool)
+    masks[0, :, :301] = masks[1, :, 300:] = True
+    assert np.isfinite(margins(masks, image)).all()
+    assert overlap_of(masks, image).both.any()
+
+
+def test_a_narrow_picture():
+    image = np.random.default_rng(0).integers(0, 256, (1, 900, 3), dtype=np.uint8)
+    masks = np.zeros((2, 1, 900), dtype=bool)
+    masks[0, :, :600] = masks[1, :, 300:] = True
+    assert np.isfinite(margins(masks, image)).all()
+
+
+def test_needs_an_image():
+    masks, _ = two_discs()
+    with pytest.raises(ValueError, match="image is None"):
+        resolve_occlusions(np.stack(masks), [0.5, 0.6], None, rule="colour-contour")
