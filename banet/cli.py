@@ -366,6 +366,37 @@ def _scenes(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     return 0
 
 
+# ------------------------------------------------------------------------------------------------------ data collage
+
+
+def _collage_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--instances", type=str, metavar="FILE", required=True, help="What to cut out: a COCO instances JSON."
+    )
+    parser.add_argument("--images", type=str, metavar="DIR", required=True, help="Folder of its pictures.")
+    parser.add_argument("--backgrounds", type=str, metavar="DIR", required=True, help="Pictures to paste on.")
+    parser.add_argument("--out", type=str, metavar="DIR", required=True, help="Where pictures, PNGs and JSON go.")
+    parser.add_argument("--count", type=PositiveInt, metavar="N", default=20, help="How many collages.")
+    parser.add_argument("--seed", type=NonNegativeInt, metavar="N", default=0, help="Another seed gives others.")
+
+
+def _collage(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from tqdm import tqdm
+
+    from banet.data.collage import InstanceSet, write_collages
+
+    instances = InstanceSet(options.instances, options.images)
+    with tqdm(desc="collages", total=options.count, unit="collage", disable=None, leave=False) as bar:
+
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+
+        path = write_collages(options.out, instances, options.backgrounds, options.seed, options.count, progress=show)
+    print(path)
+    return 0
+
+
 # -------------------------------------------------------------------------------------------------------------- main
 
 COMMANDS = {
@@ -420,6 +451,13 @@ COMMANDS = {
     ),
     "demo": Command("Compare the heuristic with occlusion handling on fresh scenes.", _demo_options, _demo),
     "data scenes": Command("Write procedural scenes as a COCO panoptic data set.", _scenes_options, _scenes),
+    "data collage": Command(
+        "Paste cut-outs on pictures in a known order; writes COCO panoptic and overlapping masks.",
+        _collage_options,
+        _collage,
+        notes="Backgrounds count as stuff `background` as a whole. instances_amodal.json holds the full masks and their\n"
+        "`depth`: 0 is the front.",
+    ),
 }
 GROUPS = {"data": "Make data sets."}
 
