@@ -301,6 +301,7 @@ def _binary(masks: Any, library: str) -> NDArray[Any]:
         isinstance(masks, np.ndarray) and masks.dtype.kind == "f"
     ):
         return to_numpy(masks)
+    masks = masks.detach() if is_torch(masks) else masks
     if 0 not in masks.shape:
         low, high = float(masks.min()), float(masks.max())
         if not (low >= 0 and high <= 1):  # a NaN fails as well

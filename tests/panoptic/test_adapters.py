@@ -110,6 +110,17 @@ def test_torchvision_as_numpy(scene):
     np.testing.assert_array_equal(new["labels"], scene.labels[kept])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchvision_with_gradients_and_narrow_numbers(scene, dtype):
+    result = torchvision_dict(scene)
+    result["masks"] = result["masks"].to(dtype).requires_grad_()
+    new = resolve_occlusions(result, image=scene.image)
+    assert new["masks"].dtype == dtype
+    assert not new["masks"].requires_grad
+    np.testing.assert_array_equal(new["masks"][:, 0].bool().numpy(), expected(scene)[1])
+
+
 def test_torchvision_with_nothing_in_it():
     result = {
         "boxes": torch.zeros(0, 4),
