@@ -455,7 +455,7 @@ COMMANDS = {
         "Paste cut-outs on pictures in a known order; writes COCO panoptic and overlapping masks.",
         _collage_options,
         _collage,
-        notes="Backgrounds count as stuff `background` as a whole. instances_amodal.json holds the full masks and their\n"
+        notes="Backgrounds count as stuff `background` as a whole. instances_amodal.json holds full masks and their\n"
         "`depth`: 0 is the front.",
     ),
 }
