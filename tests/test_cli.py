@@ -429,6 +429,7 @@ def test_commands_in_the_readme_are_accepted(engine, monkeypatch, tmp_path):
         engine(module, name, result)
     calls = engine("predict", "predict_files", 0)
     engine("demo", "run_demo")
+    engine("fuse", "fuse_files", types.SimpleNamespace(json="panoptic.json", images=1, instances=1, elsewhere=0))
     monkeypatch.setattr("banet.panoptic.quality.score_folders", lambda *a, **k: calls.setdefault("pq", (a, k)) and {})
     monkeypatch.setattr("banet.panoptic.quality.format_table", lambda result: "")
     monkeypatch.setattr("banet.data.scenes.write_coco", lambda *a, **k: calls.setdefault("scenes", (a, k)))
@@ -438,7 +439,7 @@ def test_commands_in_the_readme_are_accepted(engine, monkeypatch, tmp_path):
     assert len(lines) >= 6
     for line in lines:
         assert main(line.split()[1:]) == 0, line
-    assert {"pq", "scenes", "train", "evaluate_command", "predict_files"} <= set(calls)
+    assert {"pq", "scenes", "train", "evaluate_command", "predict_files", "fuse_files"} <= set(calls)
     assert calls["train"][0][0].data.root == "datasets/toy"
 
 
