@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from banet.panoptic import Detections, MaskCrops, read_detections, resolve_occlusions
+from banet.panoptic import Detections, MaskCrops, PanopticSegmentation, read_detections, resolve_occlusions
 from banet.panoptic.adapters import find_adapter
 
 HEIGHT, WIDTH = 20, 30
@@ -382,18 +382,30 @@ def test_hugging_face_map_is_disjoint_already(scene):
     assert len(new["segments_info"]) < len(twice)
 
 
-def test_own_results_go_to_hugging_face_and_back(scene):
-    from banet.panoptic import PanopticSegmentation
-
+@pytest.fixture
+def own():
     ids = np.zeros((HEIGHT, WIDTH), np.int32)
     ids[2:9, 3:8], ids[12:] = 1, 2
     categories = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 9, "name": "grass", "isthing": 0}]
-    result = PanopticSegmentation.from_ids(
-        ids, [{"id": 1, "category_id": 1, "score": 0.5}, {"id": 2, "category_id": 9}], categories
-    )
-    new = resolve_occlusions(result.to_hf(), image=scene.image)
-    np.testing.assert_array_equal(new["segmentation"], ids)
-    assert new["segments_info"] == result.to_hf()["segments_info"]
+    segments = [{"id": 1, "category_id": 1, "score": 0.5}, {"id": 2, "category_id": 9}]
+    return PanopticSegmentation.from_ids(ids, segments, categories)
+
+
+def test_own_results_go_to_hugging_face_and_back(own, scene):
+    new = resolve_occlusions(own.to_hf(), image=scene.image)
+    np.testing.assert_array_equal(new["segmentation"], own.ids)
+    assert new["segments_info"] == own.to_hf()["segments_info"]
+
+
+def test_own_results_go_to_supervision_and_back(own, scene):
+    supervision = pytest.importorskip("supervision")
+    detections = own.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert detections.class_id.tolist() == [1, 9]
+    assert detections.xyxy.tolist() == [[3, 2, 8, 9], [0, 12, WIDTH, HEIGHT]]
+    new = resolve_occlusions(detections, image=scene.image)
+    np.testing.assert_array_equal(new.mask, [own.ids == 1, own.ids == 2])
+    assert new.data["class_name"].tolist() == ["cat", "grass"]
 
 
 def test_transformers_itself(scene):
