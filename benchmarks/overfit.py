@@ -32,8 +32,8 @@ data:
   flip: 0.0
   crop: [1.0, 1.0]
   workers: 1
-train: {{init: random, iterations: {iterations}, batch: 2, optimizer: adamw, lr: 0.0006, weight_decay: 0.0, warmup: 50,
-         warmup_factor: 0.01, schedule: cosine, milestones: [], clip: 10.0, checkpoint_every: 50, val_every: 200}}
+train: {{init: random, iterations: {iterations}, batch: 2, optimizer: adamw, lr: 0.0006, weight_decay: 0.0, warmup: 30,
+         warmup_factor: 0.01, schedule: cosine, milestones: [], clip: 10.0, checkpoint_every: 50, val_every: 100}}
 """
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/overfit"))
-    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--iterations", type=int, default=400)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     content = json.loads((options.data / "panoptic.json").read_text())
