@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--masks", nargs="+", choices=["grid", "exact"], default=["grid", "exact"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-quality", action="store_true", help="leave out PQ of the fused result")
+    parser.add_argument("--fused", type=int, default=30, help="fuse so many pictures of a kind for PQ; 0 leaves it out")
     parser.add_argument("--join", nargs="+", type=Path, help="measure nothing, print the tables of earlier --out files")
     parser.add_argument("--out", type=Path, help="a JSON file with every pair's outcome")
     options = parser.parse_args()
@@ -198,7 +198,7 @@ def main() -> None:
                             "cues": cues_of(pair, picture.image),
                         }
                     )
-                if not options.no_quality and picture.ids is not None:
+                if len(kept) < options.fused and picture.ids is not None:
                     kept.append(picture)
             measure = fused_quality(kept, options.rules, options.seed)
             if measure is not None:

@@ -262,7 +262,7 @@ def coco_polygons(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
             yield Picture(info["file_name"], instances.picture(image_id), pairs)
 
 
-def collages(root: Path, grid: bool, seed: int, count: int = 120) -> Iterator[Picture]:
+def collages(root: Path, grid: bool, seed: int, count: int = 80) -> Iterator[Picture]:
     instances = InstanceSet(root / "coco_instances" / "instances.json", root / "coco_instances" / "images")
     grounds = list_images([str(root / "camvid" / "train" / "images")])[::7]
     grounds += list_images([str(root / "coco_panoptic" / "images")])

@@ -84,7 +84,7 @@ class Overlap:
             pixels = np.flatnonzero(crops[this] & ~_window(boxes[other], crops[other], boxes[this]))
             row, column = np.divmod(_spread(pixels, _OWN_SAMPLES), max(1, crops[this].shape[1]))
             own.append(image[row + boxes[this][1], column + boxes[this][0]])
-        seen = [window.reshape(-1, 3), *own]
+        seen = [*own, window.reshape(-1, 3)]  # few pixels first: one that differs is enough
         if all((part == window[0, 0]).all() for part in seen):
             return None
         factor = -(-max(window.shape[:2]) // _SIDE)
@@ -193,12 +193,18 @@ def _shrink(values: NDArray[Any], factor: int) -> _Floats:
     if factor == 1:
         return values.astype(np.float64)
     height, width = (max(1, extent // factor) for extent in values.shape[:2])
-    rest = values.shape[2:]
     lacks = [max(0, factor - extent) for extent in values.shape[:2]]
     if any(lacks):  # narrower than one square
-        values = np.pad(values, ((0, lacks[0]), (0, lacks[1]), *((0, 0) for _ in rest)), mode="edge")
-    rows = values[: height * factor, : width * factor].reshape(height, factor, -1).sum(axis=1, dtype=np.float64)
-    means: _Floats = rows.reshape(height, width, factor, *rest).sum(axis=2) / factor**2
+        values = np.pad(values, ((0, lacks[0]), (0, lacks[1]), *((0, 0) for _ in values.shape[2:])), mode="edge")
+    cut = values[: height * factor, : width * factor]
+    exact = cut.dtype in (np.uint8, np.bool_) and factor <= 257  # sums of a column of so many bytes
+    rows: NDArray[Any] = cut[::factor].astype(np.uint16 if exact else np.float64)
+    for at in range(1, factor):
+        rows += cut[at::factor]
+    means: _Floats = rows[:, ::factor].astype(np.float64)
+    for at in range(1, factor):
+        means += rows[:, at::factor]
+    means /= factor**2
     return means
 
 
