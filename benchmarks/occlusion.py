@@ -39,8 +39,14 @@ from banet.panoptic.rules import Pairs, Procedure
 
 CUES = tuple(all_cues.WEIGHTS)
 REFITTED = "colour-contour, refitted"
-FOLDERS = {"coco p": "coco_panoptic", "coco poly": "coco_instances", "coll": "coco_instances", "street": "camvid"}
-FOLDERS |= {"stained": "dsb2018", "fluo": "dsb2018"}
+FOLDERS = {
+    "coco panoptic (leak)": ["coco_panoptic"],
+    "coco polygons (leak)": ["coco_instances", "coco_panoptic"],
+    "collages": ["coco_instances", "coco_panoptic", "camvid"],
+    "street (leak)": ["camvid"],
+    "stained tissue (leak)": ["dsb2018"],
+    "fluorescence (leak)": ["dsb2018"],
+}
 
 
 def right(rule: str, pair: Pair, image: NDArray[np.uint8], swap: bool) -> float:
@@ -173,9 +179,9 @@ def main() -> None:
         return
     for masks in options.masks:
         for kind in options.kinds:
-            folder = next((f for start, f in FOLDERS.items() if kind.startswith(start)), ".")
-            if not (options.data / folder).is_dir():
-                print(f"{kind}: {options.data / folder} is missing, left out")
+            missing = [name for name in FOLDERS.get(kind, []) if not (options.data / name).is_dir()]
+            if missing:
+                print(f"{kind}: {options.data / missing[0]} is missing, left out")
                 continue
             began, rng, kept = time.time(), np.random.default_rng(options.seed), []
             spent: dict[str, float] = defaultdict(float)
