@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -249,6 +250,20 @@ def _predict(parser: ArgumentParser, arguments: Sequence[str]) -> int:
 # ---------------------------------------------------------------------------------------------------------------- pq
 
 
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over images, moved by a call with how many are done and how many there are."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="image", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
 def _pq_options(parser: ArgumentParser) -> None:
     parser.add_argument("--gt-json", type=str, metavar="FILE", required=True, help="COCO panoptic JSON of the truth.")
     parser.add_argument("--gt-dir", type=str, metavar="DIR", required=True, help="Folder of its id PNGs.")
@@ -262,17 +277,10 @@ def _pq_options(parser: ArgumentParser) -> None:
 
 def _pq(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    from tqdm import tqdm
-
     from banet.panoptic.coco_format import atomic_path
     from banet.panoptic.quality import format_table, score_folders, to_json
 
-    with tqdm(desc="pq", unit="image", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _progress("pq") as show:
         result = score_folders(
             options.gt_json, options.gt_dir, options.pred_json, options.pred_dir, options.workers, progress=show
         )
@@ -305,16 +313,9 @@ def _fuse_options(parser: ArgumentParser) -> None:
 
 def _fuse(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    from tqdm import tqdm
-
     from banet.engine.fuse import fuse_files
 
-    with tqdm(desc="fuse", unit="image", disable=None, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _progress("fuse") as show:
         done = fuse_files(**vars(options), progress=show)
     if done.elsewhere:
         print(f"left out, as they are of other pictures: {done.elsewhere} instances", file=sys.stderr)

@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from banet.engine.device import pick_device
 from banet.engine.evaluate import check_categories
-from banet.engine.pictures import Picture, Pictures, open_pictures, open_split
+from banet.engine.pictures import Picture, Pictures, choose_pictures
 from banet.engine.recipe import Recipe, SplitConfig
-from banet.errors import InputError
 from banet.modeling.banet import BANet, Output
 from banet.modeling.instance_head import Candidates
 from banet.modeling.readout import Readout, network_input, read_out
@@ -215,12 +214,7 @@ def analyze_command(
         InputError: Weights or data cannot be read, or do not fit each other.
     """
     target = pick_device(device)
-    if split is not None:
-        pictures, source = open_split(split), split.json
-    elif recipe is not None:
-        pictures, source = open_pictures(recipe.data), f"{recipe.name}, validation split"
-    else:
-        raise InputError("analyze: name the data with --config, or with --images, --panoptic and --json")
+    pictures, source = choose_pictures(recipe, split)
     model = BANet.from_pretrained(weights, device=target)
     results = analyze(model, pictures, limit=limit, source=source)
     print(format_rows(results))

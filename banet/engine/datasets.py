@@ -39,15 +39,10 @@ def training_set(data: DataConfig) -> PanopticDataset:
         InputError: The data set is missing, damaged or empty.
     """
     transform = train_transform(data.shorter, data.longer, flip=data.flip, crop=data.crop)
-    dataset: PanopticDataset
     if data.kind == "scenes":
-        dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, (data.scene_size, data.scene_size), transform=transform)
-    else:
-        root, split = Path(data.root), data.train
-        dataset = CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform=transform)
-    if len(dataset) == 0:
-        raise InputError(f"{Path(data.root) / data.train.json}: 'images' is empty; there is nothing to learn from")
-    return dataset
+        return Scenes(TRAIN_SCENES_SEED, data.train_scenes, (data.scene_size, data.scene_size), transform=transform)
+    root, split = Path(data.root), data.train
+    return CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform=transform)
 
 
 class Draws(Dataset[Sample]):

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
 from banet.engine.device import pick_device
-from banet.engine.pictures import Picture, Pictures, open_pictures, open_split
+from banet.engine.pictures import Picture, Pictures, choose_pictures
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.errors import InputError
 from banet.modeling.banet import BANet
@@ -23,6 +23,9 @@ from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import CocoPanopticWriter, atomic_path, write_json
 from banet.panoptic.quality import format_table, to_json
+
+if TYPE_CHECKING:
+    from banet.engine.metrics import PanopticQualityMetric
 
 __all__ = ["Evaluator", "check_categories", "evaluate", "evaluate_command"]
 
@@ -53,18 +56,16 @@ class Evaluator:
     Args:
         model: To measure.
         full: Also AP_mask and mIoU^St.
+        quality: What counts PQ; one that sums over processes can stand in for the plain one.
     """
 
     model: BANet
     full: bool = False
+    quality: PanopticQuality | PanopticQualityMetric | None = None
 
     def __post_init__(self) -> None:
         """Start from nothing."""
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all pictures."""
-        self.quality = PanopticQuality(self.model.categories)
+        self.counts = self.quality if self.quality is not None else PanopticQuality(self.model.categories)
         if self.full:
             from banet.engine.metrics import MaskAP, StuffIoU
 
@@ -84,12 +85,12 @@ class Evaluator:
                 self.ap.update(instances, picture.truth)
                 self.stuff.update(readout.semantic, picture.truth)
             result = readout.fuse(self.model.categories, self.model.inference)
-            self.quality.update(result, picture.truth)
+            self.counts.update(result, picture.truth)
             yield picture, readout, result
 
     def compute(self) -> dict[str, Any]:
         """What `PanopticQuality.compute` gives, and `ap`, `ap50`, `ap75`, `miou_stuff` where asked; shares 0..1."""
-        result = self.quality.compute()
+        result: dict[str, Any] = self.counts.compute()
         if self.full:
             result = {**result, **self.ap.compute(), "miou_stuff": self.stuff.compute()}
         return result
@@ -164,14 +165,7 @@ def evaluate_command(
         InputError: Weights or data cannot be read, or do not fit each other.
     """
     target = pick_device(device)
-    if split is not None:
-        pictures = open_split(split)
-        source = split.json
-    elif recipe is not None:
-        pictures = open_pictures(recipe.data)
-        source = f"{recipe.name}, validation split"
-    else:
-        raise InputError("evaluate: name the data with --config, or with --images, --panoptic and --json")
+    pictures, source = choose_pictures(recipe, split)
     model = BANet.from_pretrained(weights, device=target)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
     model.inference = replace(model.inference, **overrides)

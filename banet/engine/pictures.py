@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from banet.data.coco_panoptic import CocoPanoptic
 from banet.data.scenes import Scenes
-from banet.engine.recipe import DataConfig, SplitConfig
+from banet.engine.recipe import DataConfig, Recipe, SplitConfig
+from banet.errors import InputError
 from banet.panoptic.categories import Categories
 from banet.panoptic.segmentation import PanopticSegmentation
 
-__all__ = ["Picture", "Pictures", "open_pictures", "open_split", "scene_pictures"]
+__all__ = ["Picture", "Pictures", "choose_pictures", "open_pictures", "open_split", "scene_pictures"]
 
 VAL_SCENES_SEED = 2
 
@@ -88,3 +89,16 @@ def open_pictures(data: DataConfig) -> Pictures:
     if data.kind == "scenes":
         return scene_pictures(VAL_SCENES_SEED, data.val_scenes, data.scene_size)
     return open_split(data.val, data.root)
+
+
+def choose_pictures(recipe: Recipe | None, split: SplitConfig | None) -> tuple[Pictures, str]:
+    """What a command is to measure on, and what to call it: a split, or else the validation split of a recipe.
+
+    Raises:
+        InputError: Neither is given, or the data are missing or damaged.
+    """
+    if split is not None:
+        return open_split(split), split.json
+    if recipe is not None:
+        return open_pictures(recipe.data), f"{recipe.name}, validation split"
+    raise InputError("name the data with --config, or with --images, --panoptic and --json")

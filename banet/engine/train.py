@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from banet.data.samples import Sample
+from banet.data.samples import Sample, collate
 from banet.engine.datasets import Draws, DrawSampler, Forwarding, PanopticDataset, raise_if_bad, training_set
 from banet.engine.device import pick_device
 from banet.engine.evaluate import Evaluator, check_categories
@@ -99,8 +99,8 @@ class TrainingTask(L.LightningModule):
         super().__init__()
         self.model = model
         self.recipe = recipe
-        self.evaluator = Evaluator(model)
         self.quality = PanopticQualityMetric(model.categories)
+        self.evaluator = Evaluator(model, quality=self.quality)
 
     def training_step(self, batch: list[Sample], batch_index: int) -> Tensor:
         """Sum of the losses of one batch.
@@ -132,8 +132,8 @@ class TrainingTask(L.LightningModule):
 
     def validation_step(self, batch: list[Picture], batch_index: int) -> None:
         """Add a batch of validation pictures to the measurement."""
-        for picture, _, result in self.evaluator.update(batch):
-            self.quality.update(result, picture.truth)
+        for _ in self.evaluator.update(batch):
+            pass
 
     def on_validation_epoch_end(self) -> None:
         """Log PQ over the validation split."""
@@ -352,7 +352,7 @@ def _loader(dataset: Any, batch: int, workers: int, *, sampler: Iterable[int] | 
         batch_size=batch,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=list,
+        collate_fn=collate,
         persistent_workers=workers > 0,
         worker_init_fn=_ignore_interrupt,
     )
