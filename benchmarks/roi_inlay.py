@@ -165,19 +165,21 @@ def main() -> None:
         notes.append(note)
     print("\nForward and backward:", *notes, sep="\n- ")
 
-    print("\nOne map covered, C=128, features channels last, forward:")
-    last = torch.channels_last
+    print("\nOne map covered, C=128, forward; in brackets with features channels first, which are copied:")
     contestants: dict[str, Callable[[], object]] = {}
     for count in (10, 100, 1000):
         boxes = spread_boxes(count, 1.0).to(arguments.device)
-        crops = torch.randn(count, 128, BINS, BINS, device=arguments.device).contiguous(memory_format=last)
-        contestants[f"K={count}"] = lambda crops=crops, boxes=boxes: roi_inlay(crops, [boxes], (HEIGHT, WIDTH))
-    for name, value in take_turns(contestants, 2 * arguments.repeats, arguments.device).items():
-        print(f"- {name}: {value:.1f} ms")
+        crops = torch.randn(count, 128, BINS, BINS, device=arguments.device)
+        for name, layout in (("last", torch.channels_last), ("first", torch.contiguous_format)):
+            features = crops.contiguous(memory_format=layout)
+            contestants[f"{count} {name}"] = lambda x=features, b=boxes: roi_inlay(x, [b], (HEIGHT, WIDTH))
+    t = take_turns(contestants, 2 * arguments.repeats, arguments.device)
+    for count in (10, 100, 1000):
+        print(f"- K={count}: {t[f'{count} last']:.1f} ms ({t[f'{count} first']:.1f} ms)")
 
     if arguments.device == "cpu":
         print("\nPeak memory of a forward pass beyond its inputs, one map covered:")
-        for count, channels in ((40, 128), (100, 256)):
+        for count, channels in ((40, 128), (100, 256), (1000, 128)):
             command = [sys.executable, __file__, "--peak", str(count), str(channels)]
             peak = float(subprocess.check_output(command))
             output = channels * HEIGHT * WIDTH * 4 / 2**20

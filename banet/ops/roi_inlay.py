@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,33 +142,24 @@ class _Axis(NamedTuple):
 
 
 def _axes(coordinates: Tensor, bins: tuple[int, int], size: tuple[int, int]) -> tuple[_Axis, _Axis]:
-    """Rows and columns of every box, ``coordinates`` ``(K, 4)`` in map pixels."""
-    finite = torch.isfinite(coordinates).all(1)
-    start, stop = torch.where(finite[:, None], coordinates, 0.0).view(-1, 2, 2).flip(2).unbind(1)  # (K, 2): y, x
-    limit = torch.tensor(size, dtype=start.dtype, device=start.device)
-    zero = torch.zeros_like(limit)
-    first = start.ceil().clamp(zero, limit)
-    counts = (stop.ceil().clamp(zero, limit) - first).clamp(min=0)
-    counts = torch.where(counts.prod(1, keepdim=True) > 0, counts, 0.0).to(torch.int64)
-    totals: list[int] = counts.sum(0).tolist()
+    """Rows and columns of every box, ``coordinates`` ``(K, 4)`` in map pixels. Few numbers, so numpy, on the host."""
+    boxes = coordinates.cpu().numpy()
+    boxes = np.where(np.isfinite(boxes).all(1, keepdims=True), boxes, 0)
+    first = [np.ceil(boxes[:, 1 - axis]).clip(0, size[axis]) for axis in range(2)]
+    counts = [(np.ceil(boxes[:, 3 - axis]).clip(0, size[axis]) - first[axis]).clip(0) for axis in range(2)]
+    covers = (counts[0] > 0) & (counts[1] > 0)
     axes = []
     for axis in range(2):
-        owner, rank = _ragged(counts[:, axis], totals[axis])
-        pixel = first[:, axis][owner] + rank
-        scale = bins[axis] / (stop[:, axis] - start[:, axis])
-        position = ((pixel - start[:, axis][owner]) * scale[owner] - 0.5).clamp(0, bins[axis] - 1)
-        low = position.floor().clamp(max=max(bins[axis] - 2, 0))
-        begin = _begin(counts[:, axis])
-        axes.append(
-            _Axis(
-                counts[:, axis],
-                begin,
-                owner,
-                pixel.to(torch.int64),
-                low.to(torch.int64),
-                position - low,
-            )
-        )
+        start, stop = boxes[:, 1 - axis], boxes[:, 3 - axis]
+        count = np.where(covers, counts[axis], 0).astype(np.int64)
+        begin = count.cumsum() - count
+        owner = np.repeat(np.arange(len(count)), count)
+        pixel = np.arange(len(owner)) - begin[owner] + first[axis][owner].astype(np.int64)
+        offset = pixel.astype(boxes.dtype) - start[owner]
+        position = (offset * (bins[axis] / (stop[owner] - start[owner])) - 0.5).clip(0, bins[axis] - 1)
+        low = np.floor(position).clip(max=max(bins[axis] - 2, 0))
+        arrays = (count, begin, owner, pixel, low.astype(np.int64), position - low)
+        axes.append(_Axis(*(torch.from_numpy(array).to(coordinates.device) for array in arrays)))
     return axes[0], axes[1]
 
 
@@ -214,7 +205,8 @@ def _stable_order(keys: Tensor, limit: int) -> Tensor:
     if keys.device.type != "cpu":
         return keys.argsort(stable=True)
     array = keys.numpy()
-    return torch.from_numpy(np.argsort(array.astype(np.uint16) if limit <= 2**16 else array, kind="stable"))
+    narrow = np.uint8 if limit <= 2**8 else np.uint16 if limit <= 2**16 else array.dtype  # for these it is a radix sort
+    return torch.from_numpy(np.argsort(array.astype(narrow, copy=False), kind="stable"))
 
 
 def _repeat(counts: Tensor, total: int) -> Tensor:
@@ -245,9 +237,38 @@ def _offsets(counts: Tensor, dtype: torch.dtype, each: int = 1) -> Tensor:
     return offsets
 
 
+_COPY = 1 << 22
+"""Numbers of a gradient copied at a time: memory of this size is used again, of larger sizes it is fetched anew."""
+
+
 def _bags(table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
     """``(B, C)``: weighted sums of rows of ``table``; bag b holds entries ``offsets[b]:offsets[b + 1]``."""
     return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def _rows_of_channels(source: Tensor, dtype: torch.dtype, limit: int, gather: Callable[[Tensor], Tensor]) -> Tensor:
+    """``gather`` of the positions of ``source`` ``(N, C, H, W)`` as rows of channels, ``(N * H * W, C)`` to ``(B, C)``.
+
+    Where these rows are a copy of more than ``limit`` numbers it is made, used and forgotten part by part.
+    """
+    channels = source.shape[1]
+    rows = source.permute(0, 2, 3, 1)
+    if rows.is_contiguous() and rows.dtype == dtype:
+        return gather(rows.view(-1, channels))
+    step = -(-channels * limit // max(source.numel(), 1))  # channels to a part, in steps of a cache line
+    step = min(max(step - step % 16, 16), channels)
+    result = None
+    for begin in range(0, channels, step):
+        part = slice(begin, min(begin + step, channels))
+        table = source[:, part].to(dtype, memory_format=torch.channels_last, copy=True)
+        gathered = gather(table.permute(0, 2, 3, 1).reshape(-1, table.shape[1]))
+        if step == channels:
+            return gathered
+        if result is None:
+            result = gathered.new_empty((gathered.shape[0], channels))
+        result[:, part] = gathered
+    assert result is not None  # there is at least one channel
+    return result
 
 
 @torch.library.custom_op("banet::roi_inlay", mutates_args=())
@@ -276,10 +297,10 @@ def _inlay_op(features: Tensor, coordinates: Tensor, sizes: Sequence[int], heigh
         torch.index_select(lines, 0, row[part], out=line[part])
     order = _stable_order(line, images * height)
     row, slot = row.index_select(0, order), slot.index_select(0, order)
-    column_pixel = columns.pixel[by_column].to(integer)
+    del line, order
+    line_start, column_pixel = lines * width, columns.pixel[by_column].to(integer)
     for part in _pieces(covered, device):
-        line_start = (lines.index_select(0, row[part])).mul_(width)
-        torch.add(line_start, column_pixel.index_select(0, slot[part]), out=pixel[part])
+        torch.add(line_start.index_select(0, row[part]), column_pixel.index_select(0, slot[part]), out=pixel[part])
     counts = _occurrences(pixel, images * height * width)
 
     corner_x = (owner * (bins_y * bins_x) + columns.bin[by_column]).to(integer)
@@ -290,23 +311,24 @@ def _inlay_op(features: Tensor, coordinates: Tensor, sizes: Sequence[int], heigh
     across, down = min(bins_x - 1, 1), min(bins_y - 1, 1) * bins_x
     index = torch.empty((covered, 4), dtype=integer, device=device)
     weights = torch.empty((covered, 4), dtype=compute, device=device)
+    shares = counts.to(compute).reciprocal_()
     for part in _pieces(covered, device):
-        row_part, slot_part, weights_part = row[part], slot[part], weights[part]
+        row_part, slot_part, index_part, weights_part = row[part], slot[part], index[part], weights[part]
         corner = corner_x.index_select(0, slot_part).add_(corner_y.index_select(0, row_part))
         for tap, step in enumerate((0, across, down, down + across)):
-            torch.add(corner, step, out=index[part][:, tap])
-        share = counts.index_select(0, pixel[part]).to(compute).reciprocal_()
+            torch.add(corner, step, out=index_part[:, tap])
+        share = shares.index_select(0, pixel[part])
         right = fraction_x.index_select(0, slot_part)
-        left = 1 - right
         lower = fraction_y.index_select(0, row_part).mul_(share)
-        upper = share.sub_(lower)
-        torch.mul(upper, left, out=weights_part[:, 0])
-        torch.mul(upper, right, out=weights_part[:, 1])
-        torch.mul(lower, left, out=weights_part[:, 2])
-        torch.mul(lower, right, out=weights_part[:, 3])
+        for level, tap in ((share.sub_(lower), 0), (lower, 2)):
+            torch.mul(level, right, out=weights_part[:, tap + 1])
+            torch.sub(level, weights_part[:, tap + 1], out=weights_part[:, tap])
 
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels).to(compute)
-    result = _bags(table, index.view(-1), weights.view(-1), _offsets(counts, integer, each=4))
+    offsets = _offsets(counts, integer, each=4)
+    limit = images * height * width * channels // 2  # of what is copied at a time: half of the result
+    result = _rows_of_channels(
+        features, compute, limit, lambda table: _bags(table, index.view(-1), weights.view(-1), offsets)
+    )
     return result.view(images, height, width, channels).to(features.dtype).permute(0, 3, 1, 2)
 
 
@@ -327,7 +349,6 @@ def _inlay_backward_op(gradient: Tensor, coordinates: Tensor, sizes: Sequence[in
         return gradient.new_zeros((boxes, bins_y, bins_x, channels)).permute(0, 3, 1, 2)
     image = _image_of_box(sizes, device)
     compute = torch.promote_types(gradient.dtype, torch.float32)
-    table = gradient.permute(0, 2, 3, 1).reshape(-1, channels).to(compute)
     near_row, near_rows = _near(rows, boxes, bins_y)
     near_column, near_columns = _near(columns, boxes, bins_x)
     strips = columns.counts.repeat_interleave(bins_y)  # (K * bins_y,) columns of each box, for each of its rows of bins
@@ -357,25 +378,29 @@ def _inlay_backward_op(gradient: Tensor, coordinates: Tensor, sizes: Sequence[in
     counts = _occurrences(pixel, images * height * width)
     for part in _pieces(sums[1], device):
         weights[part] *= counts.index_select(0, pixel[part]).to(compute).reciprocal_().mul_(min(bins_y, 2))
-    partial = _bags(table, pixel, weights, offsets)
 
     # Then along the columns: a bag for each sample.
     lengths = near_columns[:, None].expand(-1, bins_y, -1).reshape(-1).to(integer)
-    offsets = _offsets(lengths, integer)
-    begin = (near_column[:, None].expand(-1, bins_y, -1).reshape(-1) - offsets[:-1]).to(integer)
+    sample_offsets = _offsets(lengths, integer)
+    begin = (near_column[:, None].expand(-1, bins_y, -1).reshape(-1) - sample_offsets[:-1]).to(integer)
     bag = _repeat(lengths, sums[2])
     shift = (_begin(strips) - columns.begin.repeat_interleave(bins_y)).repeat_interleave(bins_x).to(integer)
     sample_bin = torch.arange(bins_x, dtype=compute, device=device).repeat(boxes * bins_y)
     column_position = (columns.bin + columns.fraction).to(compute)
     index = torch.empty(sums[2], dtype=integer, device=device)
-    weights = torch.empty(sums[2], dtype=compute, device=device)
+    sample_weights = torch.empty(sums[2], dtype=compute, device=device)
     for part in _pieces(sums[2], device):
         bag_part = bag[part]
         column = begin.index_select(0, bag_part).add_(_numbers(part, begin))
         distance = column_position.index_select(0, column).sub_(sample_bin.index_select(0, bag_part)).abs_()
-        torch.sub(1, distance, out=weights[part])
+        torch.sub(1, distance, out=sample_weights[part])
         torch.add(column, shift.index_select(0, bag_part), out=index[part])
-    result = _bags(partial, index, weights, offsets)
+    result = _rows_of_channels(
+        gradient,
+        compute,
+        _COPY,
+        lambda table: _bags(_bags(table, pixel, weights, offsets), index, sample_weights, sample_offsets),
+    )
     return result.view(boxes, bins_y, bins_x, channels).to(gradient.dtype).permute(0, 3, 1, 2)
 
 

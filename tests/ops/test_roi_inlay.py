@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -171,6 +172,31 @@ def test_gradient_layouts(layout: str) -> None:
     with torch.enable_grad():
         _dense(other, boxes, size).backward(gradient)
     torch.testing.assert_close(features.grad, other.grad, atol=1e-10, rtol=1e-10)
+
+
+def test_many_features_on_a_small_map_are_taken_in_parts() -> None:
+    # 40 boxes of 6 x 6 samples on 5 x 7 pixels: their copy would be 41 times the map, so it is made in parts.
+    features = torch.randn(40, 35, 6, 6, dtype=torch.float64)
+    boxes = [random_boxes(25, (5, 7), 1), random_boxes(15, (5, 7), 2)]
+    result = roi_inlay(features, boxes, (5, 7))
+    torch.testing.assert_close(result, reference(features, boxes, (5, 7)), atol=1e-10, rtol=1e-10)
+    last = features.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(roi_inlay(last, boxes, (5, 7)), result, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_large_gradients_are_taken_in_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient = torch.randn(2, 35, 13, 17).to(dtype)
+    _, boxes, _ = case((3, 4))
+
+    def back() -> Tensor:
+        features = torch.zeros(7, 35, 4, 6, dtype=dtype, requires_grad=True)
+        (result,) = torch.autograd.grad(roi_inlay(features, boxes, (13, 17)), features, gradient)
+        return result
+
+    whole = back()
+    monkeypatch.setattr(sys.modules["banet.ops.roi_inlay"], "_COPY", 1000)
+    torch.testing.assert_close(back(), whole)
 
 
 def _dense(features: Tensor, boxes: list[Tensor], size: tuple[int, int]) -> Tensor:
