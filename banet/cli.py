@@ -220,7 +220,8 @@ def _ablate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     from banet.engine.ablate import ablate
 
     out = Path(options.out or Path("runs") / f"ablate_{recipe.name}")
-    ablate(recipe, out, table=options.table, seeds=options.seeds, device=options.device, dry_run=options.dry_run)
+    seeds = [int(seed) for seed in options.seeds]  # plain numbers, for YAML
+    ablate(recipe, out, table=options.table, seeds=seeds, device=options.device, dry_run=options.dry_run)
     return 0
 
 
