@@ -177,6 +177,23 @@ def _analyze_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=PositiveInt | None, metavar="N", help="Measure on the first so many images only."
     )
+    parser.add_argument(
+        "--figure", type=str, metavar="PNG", help="Draw image, baseline, + S2I and I2S, + OH and truth (Fig. 6)."
+    )
+    parser.add_argument(
+        "--baseline",
+        type=str,
+        metavar="WEIGHTS",
+        help="With --figure: weights of the baseline; in a study of `banet ablate` those of the same seed.",
+    )
+    parser.add_argument("--pictures", type=PositiveInt, metavar="N", default=4, help="With --figure: how many.")
+    parser.add_argument(
+        "--picture-ids",
+        type=list[int],
+        metavar="'[ID, ...]'",
+        default=[],
+        help="With --figure: these pictures instead.",
+    )
     parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
 
 
@@ -184,6 +201,8 @@ def _analyze(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
     split = _split(options)
     recipe = load_recipe(options.config) if options.config else None
+    if not options.figure and (options.baseline or options.picture_ids):
+        raise InputError("--baseline and --picture-ids go with --figure PNG; add it")
     from banet.engine.analyze import analyze_command
 
     analyze_command(
@@ -193,6 +212,10 @@ def _analyze(parser: ArgumentParser, arguments: Sequence[str]) -> int:
         out=Path(options.out) if options.out else None,
         limit=options.limit,
         device=options.device,
+        figure=Path(options.figure) if options.figure else None,
+        baseline=options.baseline,
+        shown=options.pictures,
+        picture_ids=options.picture_ids,
     )
     return 0
 
@@ -274,6 +297,12 @@ def _pq_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=PositiveInt, metavar="N", default=1, help="Images that are compared at the same time."
     )
+    parser.add_argument(
+        "--details", action="store_true", help="Also each class, confusions, sizes, and how hidden things fare."
+    )
+    parser.add_argument(
+        "--amodal", type=str, metavar="FILE", help="Whole masks of the truth's things, for --details, which it implies."
+    )
 
 
 def _pq(parser: ArgumentParser, arguments: Sequence[str]) -> int:
@@ -281,11 +310,19 @@ def _pq(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     from banet.panoptic.coco_format import atomic_path
     from banet.panoptic.quality import format_table, score_folders, to_json
 
+    folders = (options.gt_json, options.gt_dir, options.pred_json, options.pred_dir)
     with _progress("pq") as show:
-        result = score_folders(
-            options.gt_json, options.gt_dir, options.pred_json, options.pred_dir, options.workers, progress=show
-        )
-    print(format_table(result))
+        if options.details or options.amodal:
+            from banet.panoptic.breakdown import format_breakdown, score_folders_in_detail
+
+            quality, breakdown = score_folders_in_detail(*folders, options.workers, show, amodal=options.amodal)
+            result = {**quality.compute(), **breakdown.compute()}
+            table = format_table(result, quality.categories, per_class=True)
+            table += f"\n\n{format_breakdown(result, quality.categories)}"
+        else:
+            result = score_folders(*folders, options.workers, show)
+            table = format_table(result)
+    print(table)
     if options.json:
         with atomic_path(Path(options.json)) as temporary:
             Path(temporary).write_text(json.dumps(to_json(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -425,7 +462,16 @@ COMMANDS = {
         SavedDefaults,
     ),
     "analyze": Command(
-        "Tell what perfect boxes, classes, order or stuff would be worth (Table 4).", _analyze_options, _analyze
+        "Tell what perfect boxes, classes, order or stuff would be worth (Table 4).",
+        _analyze_options,
+        _analyze,
+        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--limit N]\n"
+        "                     [--figure PNG [--baseline WEIGHTS] [--pictures N | --picture-ids ID ...]]\n"
+        "                     [--device DEVICE]",
+        "Every row fuses by the paper's rule. The figure shows the pictures whose PQ changes most, up or down, both\n"
+        "from the baseline to the third column and from there to + OH.\n\n"
+        "example, after `banet ablate --config scenes_r18 --out study`:\n"
+        "  banet analyze study/sim_ocm_s2i/seed0 --config study/recipe.yaml --figure figure.png",
     ),
     "ablate": Command(
         "Train and measure the rows of the paper's Table 2 or 3; goes on where it was stopped.",

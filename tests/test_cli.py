@@ -214,6 +214,25 @@ def test_evaluate_passes_a_split(engine):
     assert (options["recipe"], options["out"], options["rule"], options["limit"]) == (None, Path("o"), "area", 3)
 
 
+def test_analyze_passes_the_figure(engine, capsys):
+    calls = engine("analyze", "analyze_command", {})
+    line = "analyze w --config scenes_r18 --figure f.png --baseline b --pictures 3 --picture-ids 7 5 --limit 9"
+    assert main(line.split()) == 0
+    (weights,), options = calls["analyze_command"]
+    assert weights == "w" and options.pop("recipe") == load_recipe("scenes_r18")
+    assert options == {
+        "split": None,
+        "out": None,
+        "limit": 9,
+        "device": "auto",
+        "figure": Path("f.png"),
+        "baseline": "b",
+        "shown": 3,
+        "picture_ids": [7, 5],
+    }
+    assert "--figure PNG" in fault(capsys, "analyze", "w", "--config", "scenes_r18", "--baseline", "b")
+
+
 @pytest.mark.parametrize(("failed", "status"), [(0, 0), (2, 1)])
 def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
     calls = engine("predict", "predict_files", failed)

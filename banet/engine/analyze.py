@@ -1,8 +1,12 @@
-"""`banet analyze`: what perfect boxes, classes, overlap order or segmentation would be worth (Table 4 of the paper)."""
+"""`banet analyze`: what perfect boxes, classes, overlap order or segmentation would be worth (Table 4 of the paper).
+
+Whatever rule is saved with the weights, every row fuses by the paper's, as Table 4 is about the network with OH.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +19,17 @@ from tqdm import tqdm
 
 from banet.engine.device import pick_device
 from banet.engine.evaluate import check_categories
+from banet.engine.figure import Figure
 from banet.engine.pictures import Picture, Pictures, choose_pictures
 from banet.engine.recipe import Recipe, SplitConfig
+from banet.errors import InputError
 from banet.modeling.banet import BANet, Output
 from banet.modeling.instance_head import Candidates
 from banet.modeling.readout import Readout, network_input, read_out
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.coco_format import write_json
 from banet.panoptic.quality import to_json
-from banet.panoptic.rules import gt_order_rule, match_boxes
+from banet.panoptic.rules import Rule, gt_order_rule, match_boxes
 
 __all__ = ["ROWS", "Oracle", "analyze", "analyze_command", "ceiling"]
 
@@ -38,7 +44,7 @@ class Oracle:
         classes: Instance class assignment: each instance takes the class of its box, with score 1. Without true boxes,
             instances that overlap a true box by at least 0.5 take that one's class (our choice).
         order: Where both objects of an occluded pair are matched to the truth, the winner is the one whose segment owns
-            more of the overlap; all other pairs go by the model's rule.
+            more of the overlap; all other pairs go by the paper's rule.
         segmentation: The truth's classes stand in for the argmax of the semantic logits.
     """
 
@@ -115,15 +121,20 @@ def _results(model: BANet, picture: Picture) -> dict[str, PanopticSegmentation]:
         if key not in chosen:
             changed = _choose(model, output, truth, oracle, picture.image.shape[:2])
             chosen[key] = read_out(model, changed, 0, picture.image)
-        readout = chosen[key]
-        if oracle.segmentation:
-            readout = replace(readout, semantic=picture.truth.semantic.astype(np.int64))
-        rule = None
-        if oracle.order:
-            rows = match_boxes(readout.instances.boxes, truth.boxes)
-            rule = gt_order_rule(picture.truth.ids, np.append(truth.ids, 0)[rows])
-        results[name] = readout.fuse(model.categories, model.inference, rule=rule)
+        results[name] = _fuse(model, chosen[key], picture.truth, oracle)
     return results
+
+
+def _fuse(model: BANet, readout: Readout, truth: PanopticSegmentation, oracle: Oracle) -> PanopticSegmentation:
+    """The result of one picture, with the order and the segmentation of an oracle; its instances are chosen already."""
+    if oracle.segmentation:
+        readout = replace(readout, semantic=truth.semantic.astype(np.int64))
+    rule: Rule | str = "appearance"
+    if oracle.order:
+        true_things = _Truth.of(truth)
+        rows = match_boxes(readout.instances.boxes, true_things.boxes)
+        rule = gt_order_rule(truth.ids, np.append(true_things.ids, 0)[rows])
+    return readout.fuse(model.categories, model.inference, rule=rule)
 
 
 def _choose(model: BANet, output: Output, truth: _Truth, oracle: Oracle, size: tuple[int, ...]) -> Output:
@@ -186,17 +197,36 @@ def ceiling(model: BANet, picture: Picture) -> PanopticSegmentation:
 
 
 def format_rows(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table of PQ, PQ^Th and PQ^St in per cent, the paper's COCO figures beside them."""
+    """A table in per cent: PQ, PQ^Th and PQ^St, what each row is worth over `none`, and the paper's COCO figures."""
 
-    def figures(values: tuple[float, ...] | None) -> str:
-        return "".join(f"{value:8.1f}" for value in values) if values else f"{'-':>8}" * 3
+    def figures(values: Sequence[float] | None, sign: str = "") -> str:
+        texts = ("-" if math.isnan(v) else f"{round(v, 1) + 0.0:{sign}.1f}" for v in values or [math.nan] * 3)
+        return "".join(f"{text:>8}" for text in texts)
 
-    lines = [f"{'':<20}{'PQ':>8}{'PQ^Th':>8}{'PQ^St':>8}   the paper's, COCO:{'PQ':>5}{'PQ^Th':>8}{'PQ^St':>8}"]
-    for name, result in results.items():
-        ours = tuple(100 * result[subset]["pq"] for subset in ("All", "Things", "Stuff"))
+    def ours(name: str) -> list[float]:
+        return [100 * results[name][subset]["pq"] for subset in ("All", "Things", "Stuff")]
+
+    columns = f"{'PQ':>8}{'PQ^Th':>8}{'PQ^St':>8}"
+    lines = [f"{'':<20}{'':>24}{'worth':>24}{'the paper, on COCO':>24}", f"{'':<20}{columns * 3}"]
+    for name in results:
+        gains = [value - plain for value, plain in zip(ours(name), ours("none"), strict=True)]
         paper = ROWS[name][1] if name in ROWS else None
-        lines.append(f"{name:<20}{figures(ours)}   {'':<16}{figures(paper)}")
+        worth = figures(None if name == "none" else gains, "+")
+        lines.append(f"{name:<20}{figures(ours(name))}{worth}{figures(paper)}")
     return "\n".join(lines)
+
+
+def _baseline_of(weights: str) -> str:
+    """The baseline of the same seed in the study of `banet ablate` that weights belong to.
+
+    Raises:
+        InputError: They belong to none.
+    """
+    run = Path(weights).parent if Path(weights).is_file() else Path(weights)
+    sibling = run.parent.parent / "baseline" / run.name
+    if not (sibling / "model.safetensors").is_file():
+        raise InputError("--figure: name the weights of its second column with --baseline WEIGHTS")
+    return str(sibling)
 
 
 def analyze_command(
@@ -207,8 +237,24 @@ def analyze_command(
     out: Path | None,
     limit: int | None,
     device: str,
+    figure: Path | None = None,
+    baseline: str | None = None,
+    shown: int = 4,
+    picture_ids: Sequence[int] = (),
 ) -> dict[str, dict[str, Any]]:
-    """`banet analyze`: load, measure every row, print the table.
+    """`banet analyze`: load, measure every row, print the table, and draw the figure where one is asked for.
+
+    Args:
+        weights: Of the network with all parts.
+        recipe: Its validation split is measured on, unless `split` is given.
+        split: In place of a recipe.
+        out: Folder for `analysis.json`.
+        limit: Only the first so many pictures.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        figure: PNG of the paper's Fig. 6.
+        baseline: Weights of its second column; None for the baseline of the study that `weights` belong to.
+        shown: How many pictures `Figure.choose` is to find for it.
+        picture_ids: These pictures instead.
 
     Raises:
         InputError: Weights or data cannot be read, or do not fit each other.
@@ -216,9 +262,19 @@ def analyze_command(
     target = pick_device(device)
     pictures, source = choose_pictures(recipe, split)
     model = BANet.from_pretrained(weights, device=target)
+    drawing = None
+    if figure is not None:  # before the long part, as there may be something wrong with it
+        if figure.suffix.lower() != ".png":
+            raise InputError(f"--figure {figure}: give the name of a .png file")
+        plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)
+        drawing = Figure(plain, model, pictures, source)
+        drawing.find(picture_ids)
     results = analyze(model, pictures, limit=limit, source=source)
     print(format_rows(results))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "analysis.json", {name: to_json(result) for name, result in results.items()})
+    if figure is not None and drawing is not None:
+        drawing.save(figure, count=shown, ids=picture_ids, limit=limit)
+        print(f"written: {figure}")
     return results

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_train import TINY
 
 from banet.data.scenes import SCENE_CATEGORIES
-from banet.engine.analyze import ROWS, Oracle, _choose, _Truth, analyze, analyze_command, ceiling, format_rows
+from banet.engine.analyze import (
+    ROWS,
+    Oracle,
+    _choose,
+    _fuse,
+    _Truth,
+    analyze,
+    analyze_command,
+    ceiling,
+    format_rows,
+)
+from banet.engine.figure import Figure
 from banet.engine.pictures import scene_pictures
 from banet.engine.recipe import SplitConfig
 from banet.errors import InputError
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model
-from banet.modeling.config import InferenceConfig
-from banet.modeling.readout import network_input
-from banet.panoptic import PanopticQuality
+from banet.modeling.config import InferenceConfig, RuleName
+from banet.modeling.readout import Instances, Readout, network_input, read_images
+from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation
+from banet.panoptic.categories import Categories
 
 PICTURES = scene_pictures(11, 3, 96)
+THING = SCENE_CATEGORIES[0].id
+RED = (200, 10, 10)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +64,92 @@ def test_truth_goes_where_the_row_says(model: BANet) -> None:
     assert results["GT Seg"]["Stuff"]["pq"] > results["none"]["Stuff"]["pq"] + 0.2
     assert things(results, "GT Seg") == things(results, "none") == pytest.approx(things(results, "GT Occ"), abs=0.5)
     assert things(results, "GT Box + ICA") > things(results, "none")
-    text = format_rows(results)
-    assert "74.8" in text and "ceiling" in text and text.count("\n") == len(ROWS) + 1
+
+
+def test_table_tells_what_a_row_is_worth_and_the_papers_figures() -> None:
+    def result(pq: float, stuff: float) -> dict[str, dict[str, float]]:
+        return {"All": {"pq": pq}, "Things": {"pq": pq}, "Stuff": {"pq": stuff}}
+
+    text = format_rows(
+        {
+            "none": result(0.5, math.nan),
+            "GT Occ": result(0.6, math.nan),
+            "GT Seg": result(0.4999, 0),
+            "ceiling": result(0.4, 1),
+        }
+    )
+    lines = [line.split() for line in text.splitlines()[2:]]
+    assert lines[0] == ["none", "50.0", "50.0", "-", "-", "-", "-", "43.0", "50.5", "31.8"]
+    assert lines[1] == ["GT", "Occ", "60.0", "60.0", "-", "+10.0", "+10.0", "-", "44.6", "53.2", "31.8"]
+    assert lines[2][2:8] == ["50.0", "50.0", "0.0", "+0.0", "+0.0", "-"]
+    assert lines[3] == ["ceiling", "40.0", "40.0", "100.0", "-10.0", "-10.0", "-", "-", "-", "-"]
+
+
+def test_rows_are_each_oracle_alone_and_the_papers_combinations() -> None:
+    oracles = {name: oracle for name, (oracle, _) in ROWS.items()}
+    alone = [Oracle(), Oracle(boxes=True), Oracle(classes=True), Oracle(order=True), Oracle(segmentation=True)]
+    combined = [Oracle(boxes=True, classes=True), Oracle(boxes=True, classes=True, order=True)]
+    assert all(oracle in oracles.values() for oracle in alone + combined)
+    papers = {name: figures for name, (_, figures) in ROWS.items() if figures}
+    assert papers == {
+        "none": (43.0, 50.5, 31.8),
+        "GT Occ": (44.6, 53.2, 31.8),
+        "GT Box": (47.1, 56.6, 32.8),
+        "GT Box + ICA": (58.4, 74.8, 33.5),
+        "GT Box + ICA + Occ": (59.3, 76.3, 33.5),
+        "GT Seg": (60.8, 50.5, 76.4),
+    }
+    assert oracles["GT Box + ICA"] == combined[0] and oracles["GT Box + ICA + Occ"] == combined[1]
+
+
+def overlapping(truth: PanopticSegmentation, colour: tuple[int, int, int], found: list[tuple[int, ...]]) -> Readout:
+    """Boxes found on a picture that is red left of column 6 and of `colour` elsewhere; the second scores higher."""
+    image = np.full((*truth.ids.shape, 3), colour, dtype=np.uint8)
+    image[:, :6] = RED
+    boxes = np.array(found)
+    masks = MaskCrops(boxes, [np.ones((y2 - y1, x2 - x1), dtype=bool) for x1, y1, x2, y2 in found], truth.ids.shape)
+    instances = Instances(masks, np.array([0.7, 0.9]), np.array([THING, THING]), boxes.astype(np.float32))
+    return Readout(image, instances, np.full(truth.ids.shape, SCENE_CATEGORIES[-1].id))
+
+
+@pytest.mark.parametrize("rule", ["appearance", "heuristic", "score"])
+def test_true_order_decides_matched_pairs_and_the_papers_rule_all_others(model: BANet, rule: RuleName) -> None:
+    # The left one owns the overlap, columns 4 and 5, in the truth and by its colour; the right one by its score.
+    ids = np.zeros((8, 12), dtype=np.int32)
+    ids[:, :6], ids[:, 6:10] = 1, 2
+    truth = PanopticSegmentation.from_ids(ids, [{"id": k, "category_id": THING} for k in (1, 2)], SCENE_CATEGORIES)
+    saved = replace(model.inference, rule=rule, stuff_area=0)
+    network = SimpleNamespace(categories=SCENE_CATEGORIES, inference=saved)
+
+    def wins_left(readout: Readout, oracle: Oracle) -> bool:
+        result = _fuse(network, readout, truth, oracle)  # type: ignore[arg-type]
+        owner = next(s for s in result.segments if s.id == result.ids[4, 5])
+        return owner.score == 0.7
+
+    boxes = [(0, 0, 6, 8), (4, 0, 10, 8)]
+    by_colour = overlapping(truth, (10, 10, 200), boxes)
+    assert wins_left(by_colour, Oracle()) and wins_left(by_colour, Oracle(order=True))
+    against = overlapping(truth, RED, boxes)  # one colour: a tie, so the score decides
+    assert not wins_left(against, Oracle()) and wins_left(against, Oracle(order=True))
+    # Moved away from the truth the pair is unmatched, and goes as if nothing were known.
+    unmatched = overlapping(truth, RED, [(0, 0, 6, 8), (4, 0, 7, 8)])
+    assert not wins_left(unmatched, Oracle(order=True))
+
+
+@torch.inference_mode()
+def test_true_segmentation_replaces_the_argmax_only(model: BANet) -> None:
+    picture = PICTURES[2]
+    readout = next(read_images(model, [picture.image]))
+    changed = _fuse(model, readout, picture.truth, Oracle(segmentation=True))
+    plain = readout.fuse(model.categories, model.inference, rule="appearance")
+    owned = np.isin(plain.ids, [s.id for s in plain.segments if s.isthing])
+    assert np.array_equal(changed.ids[owned], plain.ids[owned])
+    semantic, truth = changed.semantic[~owned], picture.truth.semantic[~owned]
+    stuff = np.isin(truth, [c.id for c in SCENE_CATEGORIES if not c.isthing])
+    assert owned.any() and stuff.any()
+    large = {s.category_id for s in changed.segments}
+    assert all(s == t or t not in large for s, t in zip(semantic[stuff], truth[stuff], strict=True))
+    assert (semantic[~stuff] == -1).all()  # a thing of the truth that no instance owns is void
 
 
 @torch.inference_mode()
@@ -111,3 +213,86 @@ def test_command_writes_the_rows(model: BANet, tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "out" / "analysis.json").read_text())) == {*ROWS, "ceiling"}
     with pytest.raises(InputError, match="--config"):
         analyze_command(str(weights), recipe=None, split=None, out=None, limit=1, device="cpu")
+
+
+# ------------------------------------------------------------------------------------------------------------ figure
+
+
+@pytest.fixture(scope="module")
+def baseline() -> BANet:
+    torch.manual_seed(1)
+    plain = replace(TINY.model, sim=False, ocm=False, s2i=False)
+    limits = InferenceConfig(shorter=120, longer=160, score=0.09, instances=20, stuff_area=8, proposals=50)
+    return build_model(SCENE_CATEGORIES, plain, limits).eval()
+
+
+def test_figure_has_the_papers_columns_and_a_picture_a_row(model: BANet, baseline: BANet) -> None:
+    figure = Figure(baseline, model, PICTURES)
+    assert figure.titles == ("image", "baseline", "+ S2I and I2S", "+ OH", "truth")
+    one, two = figure.draw([0]), figure.draw([0, 2], "note")
+    assert one.width == two.width and two.height > one.height + 96
+    # The picture stands in the first column as it is, in the middle of it.
+    pixels = np.asarray(one)
+    top = next(y for y in range(one.height) if (pixels[y : y + 96, 60:156] == PICTURES[0].image).all())
+    assert top > 0
+    # The last column is the truth, drawn in the colours of the weights.
+    drawn = np.asarray(replace(PICTURES[0].truth, categories=model.categories).draw(PICTURES[0].image))
+    assert (pixels[top : top + 96, 60 + 4 * 208 : 156 + 4 * 208] == drawn).all()
+
+
+def test_columns_are_the_networks_under_their_fusions(model: BANet, baseline: BANet) -> None:
+    first, second, third = Figure(baseline, model, PICTURES).results(PICTURES[2])
+    for result, network, rule in (
+        (first, baseline, "heuristic"),
+        (second, model, "heuristic"),
+        (third, model, "appearance"),
+    ):
+        assert np.array_equal(result.ids, network.predict(PICTURES[2].image, rule=rule).ids)
+
+
+def test_pictures_are_those_where_both_steps_change_most(
+    model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = Figure(baseline, model, scene_pictures(11, 4, 96))
+    steps = [(0.5, 0.9, 0.9), (0.5, 0.4, 0.6), (0.5, 0.5, 0.5), (0.5, 0.8, 0.75)]
+    said = iter([pq for picture in steps for pq in picture])
+    monkeypatch.setattr("banet.engine.figure._pq", lambda result, truth: next(said))
+    assert figure.choose(3) == [1, 3, 0]
+    said = iter([pq for picture in steps for pq in picture])
+    assert figure.choose(3, limit=1) == [0]
+
+
+def test_pictures_by_id(model: BANet, baseline: BANet) -> None:
+    figure = Figure(baseline, model, PICTURES, "scenes")
+    ids = [PICTURES[2].image_id, PICTURES[0].image_id]
+    assert figure.find(ids) == [2, 0]
+    with pytest.raises(InputError, match="--picture-ids: 77: scenes has no picture"):
+        figure.find([77])
+
+
+def test_command_draws_with_the_baseline_of_the_study(model: BANet, baseline: BANet, tmp_path: Path) -> None:
+    recipe = replace(TINY, data=replace(TINY.data, val_scenes=2, scene_size=96))
+    weights = model.save_pretrained(tmp_path / "study" / "sim_ocm_s2i" / "seed3")
+
+    def draw(**options: Any) -> None:
+        options = {"figure": tmp_path / "new" / "figure.png", **options}
+        analyze_command(str(weights), recipe=recipe, split=None, out=None, limit=1, device="cpu", **options)
+
+    with pytest.raises(InputError, match="--baseline"):
+        draw()
+    baseline.save_pretrained(tmp_path / "study" / "baseline" / "seed3")
+    draw()
+    with Image.open(tmp_path / "new" / "figure.png") as shown:
+        assert shown.format == "PNG" and shown.width > 5 * 96
+    with pytest.raises(InputError, match="nowhere"):
+        draw(baseline=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="no picture of that id"):
+        draw(picture_ids=(999,))
+    with pytest.raises(InputError, match=r"\.png"):
+        draw(figure=tmp_path / "figure.jpg")
+
+
+def test_figure_refuses_weights_of_other_classes(model: BANet) -> None:
+    other = build_model(Categories(SCENE_CATEGORIES[k] for k in range(3)), TINY.model)
+    with pytest.raises(InputError, match="weights of --baseline: categories"):
+        Figure(other, model, PICTURES)
