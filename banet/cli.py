@@ -188,11 +188,7 @@ def _analyze_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--pictures", type=PositiveInt, metavar="N", default=4, help="With --figure: how many.")
     parser.add_argument(
-        "--picture-ids",
-        type=list[int],
-        metavar="'[ID, ...]'",
-        default=[],
-        help="With --figure: these pictures instead.",
+        "--picture-ids", nargs="+", type=int, metavar="ID", default=[], help="With --figure: these pictures instead."
     )
     parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
 
