@@ -455,7 +455,7 @@ def _decode(picture: Image.Image) -> NDArray[np.int32]:
     if picture.mode == "RGB":
         # Pillow keeps RGB in four bytes a pixel, the last one padding: handing those out spares the shuffle.
         packed = np.frombuffer(picture.tobytes("raw", "RGBX"), dtype="<u4").reshape(height, width)
-        return (packed & 0xFFFFFF).astype(np.int32)
+        return (packed & 0xFFFFFF).view(np.int32)
     return rgb_to_ids(np.asarray(picture.convert("RGBA")))
 
 

@@ -22,10 +22,19 @@ from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco_format import Annotation, PanopticJson, inside, read_ids
 from banet.panoptic.segmentation import PanopticSegmentation, runs
 
-__all__ = ["Match", "PanopticQuality", "format_table", "match", "score_folders", "to_json"]
+__all__ = [
+    "Compared",
+    "Match",
+    "PanopticQuality",
+    "compare_folders",
+    "format_table",
+    "match",
+    "score_folders",
+    "to_json",
+]
 
 MAX_WORKERS = 4
-"""Most threads that `score_folders` uses: PNG decoding gains nothing from more, and each holds two images."""
+"""Most threads that `compare_folders` uses: PNG decoding gains nothing from more, and each holds two images."""
 
 _DENSE_LIMIT = 1 << 22  # pairs of segments up to which a full table is cheaper than sorting
 
@@ -38,6 +47,8 @@ class Match:
         truth: (M,) matched truth segments.
         prediction: (M,) the predictions they are matched with.
         iou: (M,) their intersection over union, float64.
+        regions: (R, 2) truth segment (no crowd) and prediction of every pair with an IoU above 1/2, whatever their
+            classes; the pairs of one class are the matches. Each segment is in one pair at most.
         misses: truth segments (no crowd) without a match.
         false_alarms: predictions without a match that void and crowd do not excuse.
         truth_classes: class index of every truth segment.
@@ -49,6 +60,7 @@ class Match:
     truth: NDArray[np.int64]
     prediction: NDArray[np.int64]
     iou: NDArray[np.float64]
+    regions: NDArray[np.int64]
     misses: NDArray[np.int64]
     false_alarms: NDArray[np.int64]
     truth_classes: NDArray[np.int64]
@@ -109,8 +121,17 @@ class PanopticQuality:
             ValueError: the sizes differ, a category is unknown, or map and records do not name the same ids.
         """
         found = match(prediction, truth, self.categories)
-        self._add(found)
+        self.add(found)
         return found
+
+    def add(self, found: Match) -> None:
+        """Counts one image that was matched already; see `match`."""
+        count = len(self.categories)
+        classes = found.truth_classes[found.truth]
+        self._iou += np.bincount(classes, weights=found.iou, minlength=count)
+        self._tp += np.bincount(classes, minlength=count)
+        self._fp += np.bincount(found.prediction_classes[found.false_alarms], minlength=count)
+        self._fn += np.bincount(found.truth_classes[found.misses], minlength=count)
 
     def merge(self, other: PanopticQuality) -> PanopticQuality:
         """Adds another one's counts to these, and returns self.
@@ -177,14 +198,6 @@ class PanopticQuality:
         }
         return result
 
-    def _add(self, found: Match) -> None:
-        count = len(self.categories)
-        classes = found.truth_classes[found.truth]
-        self._iou += np.bincount(classes, weights=found.iou, minlength=count)
-        self._tp += np.bincount(classes, minlength=count)
-        self._fp += np.bincount(found.prediction_classes[found.false_alarms], minlength=count)
-        self._fn += np.bincount(found.truth_classes[found.misses], minlength=count)
-
     def __repr__(self) -> str:
         return f"PanopticQuality({self.categories!r}, tp={self._tp.sum()}, fp={self._fp.sum()}, fn={self._fn.sum()})"
 
@@ -208,6 +221,21 @@ def match(prediction: PanopticSegmentation, truth: PanopticSegmentation, categor
     return _match(_side(prediction, categories, "prediction"), _side(truth, categories, "truth"))
 
 
+@dataclass(frozen=True)
+class Compared:
+    """One image of two folders.
+
+    Attributes:
+        annotation: the truth's annotation; its segments are in the order that `found` counts them in.
+        truth_ids: (H, W) int32, the truth's id map.
+        found: what truth and prediction have in common.
+    """
+
+    annotation: Annotation
+    truth_ids: NDArray[np.int32]
+    found: Match
+
+
 def score_folders(
     gt_json: str | os.PathLike[str],
     gt_dir: str | os.PathLike[str],
@@ -217,6 +245,28 @@ def score_folders(
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Scores one COCO panoptic folder against another, image by image.
+
+    Arguments and errors are those of `compare_folders`.
+
+    Returns:
+        See `PanopticQuality.compute`.
+    """
+    truth, images = compare_folders(gt_json, gt_dir, pred_json, pred_dir, workers, progress)
+    quality = PanopticQuality(truth.categories)
+    for image in images:
+        quality.add(image.found)
+    return quality.compute()
+
+
+def compare_folders(
+    gt_json: str | os.PathLike[str],
+    gt_dir: str | os.PathLike[str],
+    pred_json: str | os.PathLike[str],
+    pred_dir: str | os.PathLike[str],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[PanopticJson, Iterator[Compared]]:
+    """Matches one COCO panoptic folder with another, image by image.
 
     Every image that the truth has an annotation for counts; predictions for other images are left out, and so are the
     predictions' `images` and `categories`. The result does not depend on `workers`.
@@ -231,7 +281,7 @@ def score_folders(
         progress: called after each image with (images done, images in all).
 
     Returns:
-        See `PanopticQuality.compute`.
+        The ground truth's JSON, and its images in order; they are read as one asks for them.
 
     Raises:
         InputError: a file is bad (see `PanopticJson.read` and `read_ids`), a truth image has no prediction, map and
@@ -252,7 +302,7 @@ def score_folders(
             "add one for every image of the ground truth (it may have no segments)"
         )
 
-    def score(annotation: Annotation) -> Match:
+    def compare(annotation: Annotation) -> Compared:
         result = _read_side(predicted.annotations[annotation.image_id], pred_dir, truth.categories)
         target = _read_side(annotation, gt_dir, truth.categories)
         if result.ids.shape != target.ids.shape:
@@ -261,17 +311,18 @@ def score_folders(
                 f"{target.ids.shape[1]}x{target.ids.shape[0]}; write it at the size of the image"
             )
         try:
-            return _match(result, target)
+            return Compared(annotation, target.ids, _match(result, target))
         except ValueError as error:
             raise InputError(f"{error}; make the PNG and 'segments_info' agree") from error
 
-    quality = PanopticQuality(truth.categories)
-    total = len(truth.annotations)
-    for done, found in enumerate(_in_order(score, truth.annotations.values(), min(workers, MAX_WORKERS)), start=1):
-        quality._add(found)
-        if progress is not None:
-            progress(done, total)
-    return quality.compute()
+    def images() -> Iterator[Compared]:
+        annotations = truth.annotations.values()
+        for done, image in enumerate(_in_order(compare, annotations, min(workers, MAX_WORKERS)), start=1):
+            yield image
+            if progress is not None:
+                progress(done, len(annotations))
+
+    return truth, images()
 
 
 def to_json(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,12 +385,12 @@ def _match(prediction: _Side, truth: _Side) -> Match:
 
     both = (row > 0) & (column > 0)
     r, c, overlap = row[both] - 1, column[both] - 1, inter[both]
-    alike = (truth.classes[r] == prediction.classes[c]) & ~truth.crowd[r]
-    r, c, overlap = r[alike], c[alike], overlap[alike]
     union = truth_area[r + 1] + area[c + 1] - overlap - on_void[c + 1]
-    hit = 2 * overlap > union
-    r, c = r[hit], c[hit]
-    iou = overlap[hit] / union[hit]
+    hit = (2 * overlap > union) & ~truth.crowd[r]
+    regions = np.stack([r[hit], c[hit]], axis=1)
+    alike = hit & (truth.classes[r] == prediction.classes[c])
+    r, c = r[alike], c[alike]
+    iou = overlap[alike] / union[alike]
 
     missed = ~truth.crowd
     missed[r] = False
@@ -358,6 +409,7 @@ def _match(prediction: _Side, truth: _Side) -> Match:
         truth=r,
         prediction=c,
         iou=iou,
+        regions=regions,
         misses=np.flatnonzero(missed),
         false_alarms=np.flatnonzero(false_alarm),
         truth_classes=truth.classes,
@@ -433,16 +485,18 @@ def _read_side(annotation: Annotation, folder: str | os.PathLike[str], categorie
     )
 
 
-def _in_order(score: Callable[[Annotation], Match], annotations: Iterable[Annotation], workers: int) -> Iterator[Match]:
+def _in_order(
+    compare: Callable[[Annotation], Compared], annotations: Iterable[Annotation], workers: int
+) -> Iterator[Compared]:
     if workers == 1:
-        yield from map(score, annotations)
+        yield from map(compare, annotations)
         return
     # Threads are enough: PNG decoding lets go of the interpreter lock, and they need no second copy of the JSON.
     with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Match]] = deque()
+        waiting: deque[Future[Compared]] = deque()
         try:
             for annotation in annotations:
-                waiting.append(pool.submit(score, annotation))
+                waiting.append(pool.submit(compare, annotation))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:

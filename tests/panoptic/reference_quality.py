@@ -5,8 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 
 
-def pixels_of(rows, segment_id):
-    return {(y, x) for y, row in enumerate(rows) for x, value in enumerate(row) if value == segment_id}
+def pixels_of(rows):
+    """{id: set of its (row, column)}, void included, whether it occurs or not."""
+    pixels = {0: set()}
+    for y, row in enumerate(rows):
+        for x, value in enumerate(row):
+            pixels.setdefault(value, set()).add((y, x))
+    return pixels
 
 
 def count_image(pred_rows, pred_records, true_rows, true_records):
@@ -20,9 +25,10 @@ def count_image(pred_rows, pred_records, true_rows, true_records):
     def of(category):
         return counts.setdefault(category, [[], 0, 0])
 
-    void = pixels_of(true_rows, 0)
-    truth = [(pixels_of(true_rows, i), category, crowd) for i, category, crowd in true_records]
-    predictions = [(pixels_of(pred_rows, i), category) for i, category in pred_records]
+    true_pixels_of, pred_pixels_of = pixels_of(true_rows), pixels_of(pred_rows)
+    void = true_pixels_of[0]
+    truth = [(true_pixels_of[i], category, crowd) for i, category, crowd in true_records]
+    predictions = [(pred_pixels_of[i], category) for i, category in pred_records]
 
     matched_truth, matched_predictions = set(), set()
     for t, (true_pixels, true_category, crowd) in enumerate(truth):
@@ -51,6 +57,18 @@ def count_image(pred_rows, pred_records, true_rows, true_records):
         if 2 * len(pred_pixels & ignored) <= len(pred_pixels):
             of(category)[1] += 1
     return counts
+
+
+def regions(pred_rows, pred_records, true_rows, true_records):
+    """{(true category, predicted category): pairs with an IoU above 1/2}, crowd left out."""
+    true_pixels_of, pred_pixels_of = pixels_of(true_rows), pixels_of(pred_rows)
+    found = {}
+    for i, true_category, crowd in true_records:
+        for j, category in pred_records:
+            counted = pred_pixels_of[j] - true_pixels_of[0]
+            if not crowd and 2 * len(true_pixels_of[i] & counted) > len(true_pixels_of[i] | counted):
+                found[true_category, category] = found.get((true_category, category), 0) + 1
+    return found
 
 
 def add(total, counts):

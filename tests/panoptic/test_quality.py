@@ -4,6 +4,8 @@ import json
 import math
 import os
 import pickle
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +13,14 @@ import pytest
 import reference_quality as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quality_maps import CATEGORIES, SKY, A, B, image_pairs, line, segmentation
 
 from banet.errors import InputError
 from banet.panoptic import quality
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import CocoPanopticWriter, PanopticJson, load, write_ids
+from banet.panoptic.coco_format import CocoPanopticWriter, PanopticJson, load, read_ids, write_ids
 from banet.panoptic.quality import PanopticQuality, format_table, score_folders, to_json
 from banet.panoptic.segmentation import PanopticSegmentation
-
-A, B, SKY = 1, 7, 40
-CATEGORIES = Categories([Category(A, "a", True), Category(B, "b", True), Category(SKY, "sky", False)])
-
-
-def segmentation(rows, classes, crowd=(), categories=CATEGORIES):
-    """`classes`: {id: category id} in the order of the records."""
-    infos = [{"id": i, "category_id": c, "iscrowd": i in crowd} for i, c in classes.items()]
-    return PanopticSegmentation.from_ids(np.atleast_2d(np.array(rows)), infos, categories)
-
-
-def line(*stretches):
-    """A map of one row: line((3, 1), (2, 0)) is 1 1 1 0 0."""
-    return [value for length, value in stretches for _ in range(length)]
 
 
 def score(prediction, truth):
@@ -171,33 +160,6 @@ def test_formula_over_two_images():
 # --- against the slow reference ---------------------------------------------------------------------------------------
 
 
-@st.composite
-def image_pairs(draw):
-    """Maps of a few segments with void, crowd and large ids; the prediction is the truth, disturbed."""
-    height, width = draw(st.integers(1, 5)), draw(st.integers(1, 8))
-    cell = st.integers(0, 4)
-    truth = draw(st.lists(cell, min_size=height * width, max_size=height * width))
-    changes = draw(st.dictionaries(st.integers(0, height * width - 1), st.integers(0, 5), max_size=height * width))
-    prediction = [changes.get(place, value) for place, value in enumerate(truth)]
-    categories = st.sampled_from([A, B, SKY])
-
-    def finish(values, offset):
-        names = {0: 0}
-        for value in set(values) - {0}:
-            names[value] = offset + value * draw(st.sampled_from([1, 257, 65537, 3_000_001]))
-        rows = [[names[v] for v in values[y * width : (y + 1) * width]] for y in range(height)]
-        order = draw(st.permutations(sorted(set(names.values()) - {0})))
-        return rows, order
-
-    true_rows, true_order = finish(truth, 0)
-    pred_rows, pred_order = finish(prediction, draw(st.sampled_from([0, 1000])))
-    crowd = draw(st.sets(st.sampled_from(true_order))) if true_order else set()
-    one_class = draw(st.booleans())
-    true_classes = {i: A if one_class else draw(categories) for i in true_order}
-    pred_classes = {i: A if one_class else draw(categories) for i in pred_order}
-    return pred_rows, pred_classes, true_rows, true_classes, crowd
-
-
 def agree(result, total):
     groups = {"All": CATEGORIES.ids, "Things": [A, B], "Stuff": [SKY]}
     for key, ids in groups.items():
@@ -269,6 +231,7 @@ def test_update_says_what_was_matched():
     found = PanopticQuality(CATEGORIES).update(segmentation(line((5, 9), (7, 8)), {8: SKY, 9: A}), truth)
     assert (found.truth.tolist(), found.prediction.tolist()) == ([0, 2], [1, 0])
     assert found.iou.tolist() == [4 / 5, 4 / 7]
+    assert found.regions.tolist() == [[0, 1], [2, 0]]
     assert found.misses.tolist() == [1] and found.false_alarms.tolist() == []
     assert found.truth_areas.tolist() == [4, 4, 4] and found.prediction_areas.tolist() == [7, 5]
 
@@ -346,6 +309,40 @@ def test_folders_equal_updates(folders, workers):
     assert to_json(result) == to_json(counts.compute())
     assert 0 < result["All"]["pq"] < 1
     assert calls == [(k, 7) for k in range(1, 8)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_few_maps_are_held_at_a_time_however_many_images(tmp_path, monkeypatch, workers):
+    image = segmentation(line((4, 1), (4, 2)), {1: A, 2: SKY})
+    paths = (*write(tmp_path, dict.fromkeys(range(60), image)),) * 2
+    held, most = set(), 0
+
+    def read(path):
+        ids = read_ids(path)
+        held.add(id(ids))
+        weakref.finalize(ids, held.discard, id(ids))
+        return ids
+
+    def show(done, total):
+        nonlocal most
+        most = max(most, len(held))
+
+    monkeypatch.setattr(quality, "read_ids", read)
+    score_folders(*paths, workers=workers, progress=show)
+    assert 1 <= most <= 6 * workers + 4
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(2, 2), (64, 4)])
+def test_more_than_four_threads_are_never_started(folders, monkeypatch, workers, threads):
+    started = []
+
+    def pool(count):
+        started.append(count)
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setattr(quality, "ThreadPoolExecutor", pool)
+    score_folders(*folders[2:], workers=workers)
+    assert started == [threads]
 
 
 def edit(path, change):
@@ -458,27 +455,60 @@ def test_real_truth_against_itself_is_perfect():
 
 
 @pytest.mark.skipif(not DATA or not Path(DATA, "coco_panoptic").is_dir(), reason="BANET_TEST_DATA is not set")
-def test_real_truth_shifted_equals_the_slow_reference():
+def test_real_truth_disturbed_equals_the_slow_reference(tmp_path):
+    """Full maps, from disk: segments moved, lost, merged, split, of a wrong class, void and crowd in the truth."""
     root = Path(str(DATA), "coco_panoptic")
     content = PanopticJson.read(root / "panoptic.json")
-    counts, total = PanopticQuality(content.categories), {}
-    for image_id in (142238, 439180):
-        truth = load(content.annotations[image_id], root / "panoptic", content.categories)
-        small = truth.ids[::3, ::3]
-        kept = [s for s in truth.segments if (small == s.id).any()]
-        truth = PanopticSegmentation(small, kept, content.categories)
-        prediction = PanopticSegmentation(np.roll(small, (1, 2), (0, 1)), kept, content.categories)
-        counts.update(prediction, truth)
-        reference.add(
-            total,
-            reference.count_image(
-                prediction.ids.tolist(),
-                [(s.id, s.category_id) for s in kept],
-                small.tolist(),
-                [(s.id, s.category_id, s.iscrowd) for s in kept],
-            ),
-        )
-    *expected, n = reference.averages(total, [c.id for c in content.categories])
-    result = counts.compute()["All"]
-    assert result["n"] == n
-    assert [result[k] for k in ("pq", "sq", "rq")] == pytest.approx([float(v) for v in expected], abs=1e-12)
+    rng, total, crowds = np.random.default_rng(0), {}, 0
+    with (
+        CocoPanopticWriter(tmp_path / "true", tmp_path / "true.json", content.categories) as truths,
+        CocoPanopticWriter(tmp_path / "pred", tmp_path / "pred.json", content.categories) as predictions,
+    ):
+        for image_id, annotation in content.annotations.items():
+            whole = load(annotation, root / "panoptic", content.categories)
+            crowd = {s.id: s.iscrowd or rng.random() < 0.1 for s in whole.segments}
+            classes = {s.id: s.category_id for s in whole.segments}
+            crowds += sum(crowd.values())
+            truth = segmentation(whole.ids, classes, [i for i, yes in crowd.items() if yes], content.categories)
+
+            ids = np.roll(whole.ids, rng.integers(-9, 10, 2), (0, 1))
+            numbers = sorted(classes)
+            for number in numbers:
+                fate = rng.random()
+                if fate < 0.1:
+                    ids[ids == number] = 0
+                elif fate < 0.2:
+                    classes[number] = int(rng.choice(content.categories.ids))
+                elif fate < 0.3:
+                    ids[ids == number] = rng.choice(numbers)
+                elif fate < 0.4:
+                    half = ids[:, ::2]
+                    half[half == number] = number % 1000 + 1000
+                    classes[number % 1000 + 1000] = classes[number]
+            present = [int(i) for i in np.unique(ids) if i]
+            prediction = segmentation(ids, {i: classes[i] for i in present}, categories=content.categories)
+            truths.add(image_id, annotation.file_name, truth)
+            predictions.add(image_id, annotation.file_name, prediction)
+            reference.add(
+                total,
+                reference.count_image(
+                    ids.tolist(),
+                    [(i, classes[i]) for i in present],
+                    truth.ids.tolist(),
+                    [(s.id, s.category_id, s.iscrowd) for s in truth.segments],
+                ),
+            )
+    assert crowds >= 10
+    result = score_folders(tmp_path / "true.json", tmp_path / "true", tmp_path / "pred.json", tmp_path / "pred")
+    things = {c.id for c in content.categories if c.isthing}
+    for key, ids in (
+        ("All", content.categories.ids),
+        ("Things", things),
+        ("Stuff", set(content.categories.ids) - things),
+    ):
+        *expected, n = reference.averages(total, [int(i) for i in ids])
+        assert result[key]["n"] == n > 20
+        assert [result[key][k] for k in ("pq", "sq", "rq")] == pytest.approx([float(v) for v in expected], abs=1e-12)
+    for category, (ious, false_alarms, misses) in total.items():
+        assert counted(result, category) == (len(ious), false_alarms, misses)
+        assert result["per_class"][category]["iou"] == pytest.approx(float(sum(ious)), abs=1e-12)
