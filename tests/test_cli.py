@@ -330,6 +330,23 @@ def test_pq_writes_null_where_no_class_occurs(tmp_path, capsys):
     assert capsys.readouterr().out
 
 
+def test_pq_in_detail(scenes, tmp_path, capsys):
+    assert pq(scenes, scenes, "--json", str(tmp_path / "plain.json")) == 0
+    plain = capsys.readouterr().out
+    assert pq(scenes, scenes, "--details", "--json", str(tmp_path / "pq.json")) == 0
+    assert "things by crowding" in (said := capsys.readouterr().out) and said.startswith(plain)
+    figures = json.loads((tmp_path / "pq.json").read_text())
+    more = {key: figures.pop(key) for key in ("confusion", "by_size", "by_crowding")}
+    assert figures == json.loads((tmp_path / "plain.json").read_text())
+    assert all(row["truth"] == row["prediction"] for row in more["confusion"])
+    assert set(more["by_size"]) == {"small", "medium", "large"}
+
+    assert pq(scenes, scenes, "--amodal", str(scenes / "instances_amodal.json")) == 0
+    assert "things by hidden share" in capsys.readouterr().out
+    assert pq(scenes, scenes, "--amodal", "no.json") == 2
+    assert capsys.readouterr().err == "banet: error: no.json: does not exist; check the path\n"
+
+
 def test_pq_names_the_file_that_is_missing(scenes, capsys):
     said = fault(capsys, "pq", "--gt-json", "no.json", "--gt-dir", "a", "--pred-json", "b", "--pred-dir", "c")
     assert said.startswith("no.json: ")
