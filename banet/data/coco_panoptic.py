@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from banet.data.images import to_rgb_array
+from banet.data.panoptic_index import PanopticIndex
 from banet.data.samples import Sample, Transform, sample_of
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import PanopticJson, inside, load
+from banet.panoptic.coco_format import inside, load
 from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = ["CocoPanoptic"]
@@ -34,10 +35,11 @@ class CocoPanoptic(Dataset[Sample]):
     Attributes:
         categories: the classes.
         image_ids: id of each image, in order.
+        index: the annotations.
 
     Raises:
-        InputError: a folder is missing, the JSON is bad (see `PanopticJson.read`) or has no annotation. Indexing raises
-            it too, naming the file, where a picture or PNG is missing, bad, or does not fit the other.
+        InputError: a folder is missing, the JSON is bad (see `PanopticIndex.read`) or has no annotation. Indexing
+            raises it too, naming the file, where a picture or PNG is missing, bad, or does not fit the other.
     """
 
     def __init__(
@@ -52,11 +54,11 @@ class CocoPanoptic(Dataset[Sample]):
             if not folder.is_dir():
                 what = "is not a folder" if folder.exists() else "does not exist"
                 raise InputError(f"{folder}: the {field} folder {what}; give the folder of the dataset's files")
-        self._json = PanopticJson.read(json)
-        self.image_ids = list(self._json.annotations)
+        self.index = PanopticIndex.read(json)
+        self.image_ids: list[int] = self.index.image_ids.tolist()
         if not self.image_ids:
             raise InputError(f"{json}: 'annotations' is empty; a dataset needs at least one annotated image")
-        self.categories: Categories = self._json.categories
+        self.categories: Categories = self.index.categories
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -76,7 +78,7 @@ class CocoPanoptic(Dataset[Sample]):
 
     def file_name(self, index: int) -> str:
         """The picture's file name, as the JSON has it."""
-        return self._json.images[self.image_ids[index]].file_name
+        return self.index.image(index).file_name
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
         """The picture, (H,W,3) uint8 RGB, and its truth, as they are in the files.
@@ -84,15 +86,15 @@ class CocoPanoptic(Dataset[Sample]):
         Raises:
             InputError: a file is missing or bad, or they do not fit one another.
         """
-        info = self._json.images[self.image_ids[index]]
-        path = inside(self.images, info.file_name, f"{self._json.path}: images[].file_name")
+        info, annotation = self.index.image(index), self.index.annotation(index)
+        path = inside(self.images, info.file_name, f"{self.index.path}: images[].file_name")
         image = to_rgb_array(path)
-        truth = load(self._json.annotations[info.id], self.panoptic, self.categories, image=info)
+        truth = load(annotation, self.panoptic, self.categories, image=info)
         height, width = image.shape[:2]
         if truth.ids.shape != (height, width):
             hint = " (turned by its EXIF data?)" if truth.ids.shape == (width, height) else ""
             raise InputError(
-                f"{path}: is {width}x{height}{hint}, but its id map {self._json.annotations[info.id].file_name} is "
+                f"{path}: is {width}x{height}{hint}, but its id map {annotation.file_name} is "
                 f"{truth.ids.shape[1]}x{truth.ids.shape[0]}; make them the same size"
             )
         return image, truth

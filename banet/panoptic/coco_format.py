@@ -41,7 +41,9 @@ __all__ = [
     "atomic_path",
     "inside",
     "load",
+    "read_annotation",
     "read_ids",
+    "read_image_info",
     "read_images",
     "read_json",
     "read_labels",
@@ -520,18 +522,55 @@ def read_images(content: Mapping[str, Any], file: Path) -> dict[int, ImageInfo]:
     """
     images: dict[int, ImageInfo] = {}
     for where, entry in _objects(content, "images", str(file), f"{file}: "):
-        image_id = _integer(entry, "id", where, 0)
-        if image_id in images:
-            raise InputError(f"{where}.id: {image_id} is the id of another image too; make it unique")
-        if "file_name" not in entry:
-            raise InputError(f"{where}: 'file_name' is missing; add it")
-        images[image_id] = ImageInfo(
-            id=image_id,
-            file_name=_check_file_name(entry["file_name"], f"{where}.file_name"),
-            width=_integer(entry, "width", where, 1),
-            height=_integer(entry, "height", where, 1),
-        )
+        info = read_image_info(entry, where)
+        if info.id in images:
+            raise InputError(f"{where}.id: {info.id} is the id of another image too; make it unique")
+        images[info.id] = info
     return images
+
+
+def read_image_info(entry: Mapping[str, Any], where: str) -> ImageInfo:
+    """One checked entry of `images`.
+
+    Args:
+        entry: what the JSON holds.
+        where: file and place, for errors.
+
+    Raises:
+        InputError: see `read_images`.
+    """
+    image_id = _integer(entry, "id", where, 0)
+    return ImageInfo(
+        image_id, _file_name(entry, where), _integer(entry, "width", where, 1), _integer(entry, "height", where, 1)
+    )
+
+
+def read_annotation(entry: Mapping[str, Any], where: str, categories: Categories | None) -> Annotation:
+    """One checked entry of `annotations`.
+
+    Args:
+        entry: what the JSON holds.
+        where: file and place, for errors.
+        categories: the classes; None where they are not known yet and the caller asks for them later.
+
+    Raises:
+        InputError: a field is missing, of the wrong type or out of range, a segment's id occurs twice or its category
+            is unknown, or the file name leads out of its folder.
+    """
+    image_id, name = _integer(entry, "image_id", where, 0), _file_name(entry, where)
+    segments: dict[int, SegmentInfo] = {}
+    for place, info in _objects(entry, "segments_info", where, f"{where}."):
+        segment = _read_segment(info, place, categories)
+        if segment.id in segments:
+            raise InputError(f"{place}.id: {segment.id} is the id of another segment too; make it unique")
+        segments[segment.id] = segment
+    return Annotation(image_id, name, tuple(segments.values()))
+
+
+def _file_name(entry: Mapping[str, Any], where: str) -> str:
+    if "file_name" not in entry:
+        raise InputError(f"{where}: 'file_name' is missing; add it")
+    return _check_file_name(entry["file_name"], f"{where}.file_name")
 
 
 def _read_annotations(
@@ -550,25 +589,14 @@ def _read_annotations(
             raise InputError(f"{where}.image_id: no image has the id {image_id}; add it to 'images'")
         if image_id in annotations:
             raise InputError(f"{where}.image_id: image {image_id} has an annotation already; keep one")
-        if "file_name" not in entry:
-            raise InputError(f"{where}: 'file_name' is missing; add it")
-        name = _check_file_name(entry["file_name"], f"{where}.file_name")
-        segments: list[SegmentInfo] = []
-        seen: set[int] = set()
-        for place, info in _objects(entry, "segments_info", where, f"{where}."):
-            segment = _read_segment(info, place, categories)
-            if segment.id in seen:
-                raise InputError(f"{place}.id: {segment.id} is the id of another segment too; make it unique")
-            seen.add(segment.id)
-            segments.append(segment)
-        annotations[image_id] = Annotation(image_id, name, tuple(segments))
+        annotations[image_id] = read_annotation(entry, where, categories)
     return annotations
 
 
-def _read_segment(info: Mapping[str, Any], where: str, categories: Categories) -> SegmentInfo:
+def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | None) -> SegmentInfo:
     segment_id = _integer(info, "id", where, 1, MAX_SEGMENT_ID)
     category_id = _integer(info, "category_id", where, 0)
-    if category_id not in categories:
+    if categories is not None and category_id not in categories:
         raise InputError(f"{where}.category_id: {category_id} is unknown; add it to 'categories' or correct it")
     crowd = info.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):

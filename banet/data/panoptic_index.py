@@ -1,0 +1,160 @@
+"""The index of a COCO panoptic JSON in a few arrays, so that the largest data sets fit into every worker process.
+
+COCO's training JSON holds 118,287 images with 1.3 million segments. As Python objects they take about a gigabyte, and
+a copy of it in each worker, since counting references writes to the pages that a fork shares. As tensors they take some
+tens of megabytes that are never written to: forked workers share their pages, and torch hands them to spawned ones in
+shared memory.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from banet.data.json_stream import stream_json
+from banet.errors import InputError
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco_format import Annotation, ImageInfo, SegmentInfo, read_annotation, read_image_info
+
+__all__ = ["PanopticIndex"]
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Many short texts in two tensors: their UTF-8 bytes, and where each begins (one more for the end)."""
+
+    data: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> _Texts:
+        coded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        starts = np.cumsum([0, *map(len, coded)], dtype=np.int64)
+        return cls(torch.frombuffer(bytearray(b"".join(coded) or b"\0"), dtype=torch.uint8), torch.from_numpy(starts))
+
+    def __getitem__(self, index: int) -> str:
+        start, stop = self.starts[index : index + 2].tolist()
+        return self.data[start:stop].numpy().tobytes().decode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True)
+class PanopticIndex:
+    """The annotations of a COCO panoptic JSON, checked, with their images.
+
+    Areas and boxes of the JSON are not kept: they are counted from the PNGs.
+
+    Attributes:
+        path: the file, for messages.
+        categories: the classes.
+        image_ids: (N,) int64, the image of each annotation, in the file's order.
+    """
+
+    path: Path
+    categories: Categories
+    image_ids: Tensor
+    _sizes: Tensor  # (N,2) int64: width, height
+    _pictures: _Texts
+    _maps: _Texts
+    _starts: Tensor  # (N+1,) int64: where the segments of each annotation begin
+    _segments: Tensor  # (S,2) int32: id, category id
+    _crowd: Tensor  # (S,) bool
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def image(self, index: int) -> ImageInfo:
+        """The image of annotation `index`."""
+        width, height = self._sizes[index].tolist()
+        return ImageInfo(int(self.image_ids[index]), self._pictures[index], width, height)
+
+    def annotation(self, index: int) -> Annotation:
+        """Annotation `index`; its segments say nothing of area, box and score."""
+        start, stop = self._starts[index : index + 2].tolist()
+        rows, crowd = self._segments[start:stop].tolist(), self._crowd[start:stop].tolist()
+        segments = tuple(SegmentInfo(row[0], row[1], flag) for row, flag in zip(rows, crowd, strict=True))
+        return Annotation(int(self.image_ids[index]), self._maps[index], segments)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> PanopticIndex:
+        """Reads and checks a JSON piece by piece.
+
+        Raises:
+            InputError: as `banet.panoptic.coco_format.PanopticJson.read`.
+        """
+        file = Path(path)
+        images: dict[int, ImageInfo] = {}
+        categories: list[Any] = []
+        ids, maps, starts, segments, crowd = array("q"), list[str](), array("q", [0]), array("q"), bytearray()
+        found: set[str] = set()
+        for field, position, item in stream_json(file):
+            if field not in ("images", "annotations", "categories"):
+                continue
+            found.add(field)
+            if position is None:
+                if item != []:
+                    raise InputError(f"{file}: '{field}' must be a list, not {type(item).__name__}")
+                continue
+            if field == "categories":
+                categories.append(item)
+                continue
+            where = f"{file}: {field}[{position}]"
+            if not isinstance(item, dict):
+                raise InputError(f"{where}: must be an object, not {item!r}")
+            if field == "images":
+                info = read_image_info(item, where)
+                if info.id in images:
+                    raise InputError(f"{where}.id: {info.id} is the id of another image too; make it unique")
+                images[info.id] = info
+                continue
+            annotation = read_annotation(item, where, None)
+            try:
+                ids.append(annotation.image_id)
+                for segment in annotation.segments:
+                    segments.extend((segment.id, segment.category_id))
+                    crowd.append(segment.iscrowd)
+            except OverflowError:
+                raise InputError(f"{where}: has an id of more than 63 bits; number anew") from None
+            maps.append(annotation.file_name)
+            starts.append(len(crowd))
+        for field in ("categories", "images", "annotations"):
+            if field not in found:
+                raise InputError(f"{file}: '{field}' is missing; add it")
+        seen: set[int] = set()
+        for position, image_id in enumerate(ids):
+            where = f"{file}: annotations[{position}].image_id"
+            if image_id not in images:
+                raise InputError(f"{where}: no image has the id {image_id}; add it to 'images'")
+            if image_id in seen:
+                raise InputError(f"{where}: image {image_id} has an annotation already; keep one")
+            seen.add(image_id)
+        classes = Categories.from_coco(categories, str(file))
+        table = np.array(segments, np.int64).reshape(-1, 2)
+        unknown = np.flatnonzero(~np.isin(table[:, 1], classes.ids))
+        if len(unknown):
+            row = int(unknown[0])
+            position = int(np.searchsorted(starts, row, "right")) - 1
+            where = f"{file}: annotations[{position}].segments_info[{row - starts[position]}].category_id"
+            raise InputError(f"{where}: {table[row, 1]} is unknown; add it to 'categories' or correct it")
+        return cls(
+            path=file,
+            categories=classes,
+            image_ids=_tensor(ids, np.int64),
+            _sizes=_tensor([(images[i].width, images[i].height) for i in ids], np.int64).reshape(-1, 2),
+            _pictures=_Texts.of([images[i].file_name for i in ids]),
+            _maps=_Texts.of(maps),
+            _starts=_tensor(starts, np.int64),
+            _segments=_tensor(table, np.int32),
+            _crowd=_tensor(crowd, np.bool_),
+        )
+
+
+def _tensor(values: Any, kind: type[np.generic]) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=kind))
