@@ -96,6 +96,9 @@ class MaskAP:
 class PanopticQualityMetric(Metric):
     """`banet.panoptic.PanopticQuality` as a torchmetrics metric, whose counts are summed over processes.
 
+    All states are int64, the sums of IoU as the bits of their float64: so they stay exact whatever precision the
+    network is converted to, and can go to devices that know no double precision.
+
     Args:
         categories: Of predictions and truths.
         **options: Those of `torchmetrics.Metric`.
@@ -109,27 +112,31 @@ class PanopticQualityMetric(Metric):
         super().__init__(**options)
         self.categories = categories
         for name, counts in PanopticQuality(categories).state.items():
-            self.add_state(name, torch.zeros(counts.shape, dtype=torch.float64), dist_reduce_fx="sum")
+            reduce = "sum" if counts.dtype == np.int64 else _sum_bits
+            self.add_state(name, torch.from_numpy(counts.view(np.int64)), dist_reduce_fx=reduce)
 
     def update(self, prediction: PanopticSegmentation, truth: PanopticSegmentation) -> None:
         """Add one image; see `PanopticQuality.update`."""
-        quality = PanopticQuality(self.categories)
+        quality = self._quality()
         quality.update(prediction, truth)
         for name, counts in quality.state.items():
-            total: torch.Tensor = getattr(self, name)
-            total += torch.from_numpy(counts).to(total)
+            setattr(self, name, torch.from_numpy(counts.view(np.int64)).to(self.device))
 
     def compute(self) -> dict[str, Any]:
         """What `PanopticQuality.compute` gives, over all processes."""
+        return self._quality().compute()
+
+    def _quality(self) -> PanopticQuality:
         quality = PanopticQuality(self.categories)
         quality.state = {
-            name: getattr(self, name).cpu().numpy().astype(counts.dtype) for name, counts in quality.state.items()
+            name: getattr(self, name).cpu().numpy().view(counts.dtype) for name, counts in quality.state.items()
         }
-        return quality.compute()
+        return quality
 
-    def set_dtype(self, dst_type: str | torch.dtype) -> PanopticQualityMetric:
-        """Counts stay in double precision, whatever the network computes in."""
-        return self
+
+def _sum_bits(bits: torch.Tensor) -> torch.Tensor:
+    """(N, C) int64 that hold float64, one row a process, to their sum (C,), held likewise."""
+    return bits.cpu().view(torch.float64).sum(0).view(torch.int64).to(bits.device)
 
 
 class StuffIoU:

@@ -42,11 +42,20 @@ def test_it_is_the_numpy_one_and_survives_a_pickle() -> None:
     for index in range(4):
         metric.update(*pair(index))
         metric = pickle.loads(pickle.dumps(metric))
-    metric.half()
     assert to_json(metric.compute()) == expected()
     assert 0 < metric.compute()["All"]["pq"] < 1
     metric.reset()
     assert metric.compute()["All"]["n"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_it_stays_exact_in_a_network_of_low_precision(dtype: torch.dtype) -> None:
+    network = torch.nn.ModuleDict({"quality": PanopticQualityMetric(SCENE_CATEGORIES)})
+    for index in range(4):
+        network["quality"](*pair(index))  # `forward` counts the image too
+        network.to(dtype).half()
+    assert to_json(network["quality"].compute()) == expected()
+    assert all(state.dtype == torch.int64 for state in network["quality"].metric_state.values())
 
 
 def _count(rank: int, folder: str) -> None:
