@@ -9,29 +9,39 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from banet.engine.datasets import Draws, training_set
 from banet.engine.device import pick_device
-from banet.engine.evaluate import evaluate
-from banet.engine.pictures import open_pictures
+from banet.engine.evaluate import Evaluator, check_categories
+from banet.engine.options import load_recipe
+from banet.engine.pictures import Pictures, open_pictures
 from banet.engine.recipe import Recipe, to_yaml
 from banet.engine.train import build_for_training, train
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.banet import BANet
 from banet.modeling.config import BackboneName, RuleName
+from banet.panoptic import PanopticQuality
 from banet.panoptic.coco_format import atomic_path, write_json
 from banet.panoptic.quality import to_json
 
-__all__ = ["COLUMNS", "TABLES", "Row", "ablate", "collect", "to_markdown"]
+__all__ = ["COLUMNS", "RULES", "TABLES", "Row", "ablate", "collect", "network_name", "to_markdown"]
 
 COLUMNS = (
     "PQ", "SQ", "RQ", "PQ^Th", "SQ^Th", "RQ^Th", "PQ^St", "SQ^St", "RQ^St", "AP", "mIoU^St",
 )  # fmt: skip
+RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "colour-contour")
+"""Each network is measured under all of these; the rows of the tables need the first two."""
+NEUTRAL = {"data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every"}
+"""Options that decide no figure, so that a study may go on with others, on another machine."""
+
+Table = Mapping[str, Mapping[str, Sequence[float]]]
+"""Figures in per cent by row and column, one a seed; NaN where a run is not measured or no class occurs."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,6 @@ class Row:
     def rule(self) -> RuleName:
         """The rule that fuses."""
         return "appearance" if self.handled else "heuristic"
-
-    @property
-    def network(self) -> str:
-        """Name of the weights, for a folder."""
-        parts = [name for name in ("sim", "ocm", "s2i", "deformable") if self.model.get(name)]
-        return "_".join([*([self.model["backbone"]] if "backbone" in self.model else []), *(parts or ["baseline"])])
 
 
 def _composition(*parts: str) -> dict[str, Any]:
@@ -118,6 +122,49 @@ def _table_3() -> tuple[Row, ...]:
 TABLES: Mapping[str, tuple[Row, ...]] = {"2": _table_2(), "3": _table_3()}
 
 
+def network_name(recipe: Recipe, row: Row) -> str:
+    """Folder of a row's network in a study; rows of either table that come to the same network share it."""
+    model = replace(recipe.model, **row.model)
+    parts = [name for name in ("sim", "ocm", "s2i", "deformable") if getattr(model, name)] or ["baseline"]
+    return "_".join([*([model.backbone] if model.backbone != recipe.model.backbone else []), *parts])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One network trained with one seed.
+
+    Attributes:
+        network: Its name.
+        recipe: What to train, its seed included.
+        folder: Where its weights, checkpoints and figures are.
+        needed: Rules that rows of the tables want it measured under.
+    """
+
+    network: str
+    recipe: Recipe
+    folder: Path
+    needed: frozenset[RuleName]
+
+    @property
+    def trained(self) -> bool:
+        """Its weights are there."""
+        return (self.folder / "model.safetensors").is_file()
+
+    @property
+    def measured(self) -> bool:
+        """All that the tables need of it is there; the weights may be gone."""
+        return all(_metrics_path(self.folder, rule).is_file() for rule in self.needed)
+
+    def measure(self, device: str) -> None:
+        """Write the figures that are missing."""
+        missing = [rule for rule in RULES if not _metrics_path(self.folder, rule).is_file()]
+        if missing:
+            model = BANet.from_pretrained(self.folder, device=pick_device(device))
+            measured = _measure(model, open_pictures(self.recipe.data), missing, self.recipe.name)
+            for rule, metrics in measured.items():
+                write_json(_metrics_path(self.folder, rule), to_json(metrics))
+
+
 def ablate(
     recipe: Recipe,
     out: Path,
@@ -126,170 +173,281 @@ def ablate(
     seeds: Sequence[int] = (0, 1, 2),
     device: str = "auto",
     dry_run: bool = False,
-) -> Path | None:
-    """Train each distinct network of a table once a seed, measure every row, and write the table.
+) -> list[Path]:
+    """Train each distinct network of the tables once a seed, measure it under all rules, and write the tables.
 
     Killed and started again it goes on where it was: finished networks are not trained again, an unfinished one goes on
-    from its last checkpoint, and measured rows are read from their files.
+    from its last checkpoint, and measured runs are read from their files. Of a run with all the figures that the tables
+    need, the weights may be gone, so a study can be carried on from its small JSON files alone.
 
     Args:
         recipe: Data, schedule and widths; the rows change the composition and the rule only.
-        out: Folder of the study: one run a network and seed, and `table.md`, `table.csv`, `table.png`.
-        table: `2` or `3`.
+        out: Folder of the study: one run a network and seed, `recipe.yaml`, `rules.md` and `.csv`, and for each table
+            `table2.md`, `.csv` and, at the end, `.png`; the tables are written anew after each run.
+        table: `2`, `3`, or `all`.
         seeds: Of the training.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dry_run: Only print what would be trained and how long that may take, from a few timed steps.
 
     Returns:
-        The Markdown table, or None for a dry run.
+        The Markdown tables; none for a dry run.
 
     Raises:
         InputError: An unknown table, no seed, bad data, or a folder that holds a study of another recipe.
     """
-    if table not in TABLES:
-        raise InputError(f"--table {table}: there are {', '.join(TABLES)}")
+    if table not in (*TABLES, "all"):
+        raise InputError(f"--table {table}: there are {', '.join(TABLES)} and all")
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError("--seeds: give one or more different numbers")
-    rows = TABLES[table]
-    networks = {row.network: row for row in rows}
+    tables = dict(TABLES) if table == "all" else {table: TABLES[table]}
+    rows = [row for rows in tables.values() for row in rows]
+    runs = [run for seed in seeds for run in _runs(recipe, out, rows, seed)]
+    _check_study(recipe, out)
     if dry_run:
-        _estimate(recipe, out, networks, seeds, device)
-        return None
-    _claim(recipe, out)
-    for seed in seeds:
-        for name, row in networks.items():
-            folder = out / name / f"seed{seed}"
-            if not (folder / "model.safetensors").is_file():
-                print(f"\n{name}, seed {seed}")
-                train(_row_recipe(recipe, row, seed), folder, resume="auto", device=device)
-    for seed in seeds:
-        for row in rows:
-            _measure(recipe, out, row, seed, device)
-    report = _report(recipe, out, rows, seeds)
-    print(f"\n{report.read_text(encoding='utf-8')}\nwritten: {out}/table.md, table.csv, table.png")
-    return report
+        _estimate(runs, device)
+        return []
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "recipe.yaml") as temporary:
+        temporary.write_text(to_yaml(recipe), encoding="utf-8")
+    for run in runs:
+        if not (run.trained or run.measured):
+            print(f"\n{run.network}, seed {run.recipe.train.seed}")
+            train(run.recipe, run.folder, resume="auto", device=device)
+            run.measure(device)
+            _report(recipe, out, tables, seeds)
+        elif run.trained:
+            run.measure(device)
+    written = _report(recipe, out, tables, seeds)
+    for number, lines in tables.items():
+        title = f"{recipe.name}, Table {number}: gain over {lines[0].name}"
+        _plot(collect(recipe, out, lines, seeds), lines, out / f"table{number}.png", title)
+    for path in written:
+        print(f"\n{path.read_text(encoding='utf-8')}")
+    print(f"written: {out}/" + ", ".join(path.name for path in written) + ", their .csv, and .png of the tables")
+    return written
+
+
+def _runs(recipe: Recipe, out: Path, rows: Sequence[Row], seed: int) -> list[_Run]:
+    """The distinct networks of some rows, in their order; a network's weights keep the rule of its last row."""
+    last = {network_name(recipe, row): row for row in rows}
+    needed = {name: frozenset(r.rule for r in rows if network_name(recipe, r) == name) for name in last}
+    return [
+        _Run(name, _row_recipe(recipe, row, seed), _folder(out, name, seed), needed[name]) for name, row in last.items()
+    ]
+
+
+def _folder(out: Path, network: str, seed: int) -> Path:
+    return out / network / f"seed{seed}"
+
+
+def _metrics_path(folder: Path, rule: RuleName) -> Path:
+    return folder / f"metrics_{rule}.json"
 
 
 def _row_recipe(recipe: Recipe, row: Row, seed: int) -> Recipe:
-    model = replace(recipe.model, **row.model)
     return replace(
         recipe,
-        name=f"{recipe.name}_{row.network}",
-        model=model,
+        name=f"{recipe.name}_{network_name(recipe, row)}",
+        model=replace(recipe.model, **row.model),
         inference=replace(recipe.inference, rule=row.rule),
         train=replace(recipe.train, seed=seed),
     )
 
 
-def _claim(recipe: Recipe, out: Path) -> None:
-    """Keep the recipe beside the study, and refuse a folder that holds another one's."""
-    out.mkdir(parents=True, exist_ok=True)
-    kept, text = out / "recipe.yaml", to_yaml(recipe)
-    if kept.is_file() and kept.read_text(encoding="utf-8") != text:
-        raise InputError(f"{kept}: this study was begun with another recipe; choose another --out")
-    with atomic_path(kept) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _metrics_path(out: Path, row: Row, seed: int) -> Path:
-    return out / row.network / f"seed{seed}" / f"metrics_{row.rule}.json"
-
-
-def _measure(recipe: Recipe, out: Path, row: Row, seed: int, device: str) -> None:
-    path = _metrics_path(out, row, seed)
-    if path.is_file():
+def _check_study(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder that holds the study of another recipe."""
+    kept = out / "recipe.yaml"
+    if not kept.is_file():
         return
-    model = BANet.from_pretrained(path.parent, device=pick_device(device))
-    model.inference = replace(model.inference, rule=row.rule)
-    write_json(path, to_json(evaluate(model, open_pictures(recipe.data), source=recipe.name)))
+    ours, theirs = (_flat(asdict(one)) for one in (recipe, load_recipe(str(kept))))
+    for option in sorted(ours.keys() - NEUTRAL):
+        if ours[option] != theirs[option]:
+            raise InputError(
+                f"{kept}: this study was begun with {option} {theirs[option]}, not {ours[option]}; choose another --out"
+            )
 
 
-def collect(out: Path, rows: Sequence[Row], seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
-    """Figures of a study in per cent: by row and column, one a seed; NaN where no class occurs."""
-    table: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        columns: dict[str, list[float]] = {column: [] for column in COLUMNS}
-        for seed in seeds:
-            for column, value in _figures(json.loads(_metrics_path(out, row, seed).read_text())).items():
-                columns[column].append(value)
-        table[row.name] = columns
-    return table
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
-def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    shares = [metrics[subset][kind] for subset in ("All", "Things", "Stuff") for kind in ("pq", "sq", "rq")]
-    shares += [metrics["ap"], metrics["miou_stuff"]]
+def _measure(
+    model: BANet, pictures: Pictures, rules: Sequence[RuleName], source: str
+) -> dict[RuleName, dict[str, Any]]:
+    """All figures under each rule, from one pass of the network; AP and mIoU, which no rule changes, beside each."""
+    check_categories(model, pictures.categories, source)
+    model.inference = replace(model.inference, rule=rules[0])
+    evaluator = Evaluator(model, full=True)
+    others = {rule: PanopticQuality(model.categories) for rule in rules[1:]}
+    for index in tqdm(range(len(pictures)), desc="measure", unit="image"):
+        for picture, readout, _ in evaluator.update([pictures[index]]):
+            for rule, quality in others.items():
+                quality.update(readout.fuse(model.categories, model.inference, rule=rule), picture.truth)
+    first = evaluator.compute()
+    return {rules[0]: first, **{rule: {**first, **quality.compute()} for rule, quality in others.items()}}
+
+
+def collect(recipe: Recipe, out: Path, rows: Sequence[Row], seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
+    """Figures of a study in per cent: by row and column, one a seed; NaN where not measured or no class occurs."""
+    return {row.name: _columns(out, network_name(recipe, row), row.rule, seeds) for row in rows}
+
+
+def _columns(out: Path, network: str, rule: RuleName, seeds: Sequence[int]) -> dict[str, list[float]]:
+    runs = [_figures(_metrics_path(_folder(out, network, seed), rule)) for seed in seeds]
+    return {column: [run[column] for run in runs] for column in COLUMNS}
+
+
+def _figures(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return dict.fromkeys(COLUMNS, math.nan)
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        shares = [metrics[subset][kind] for subset in ("All", "Things", "Stuff") for kind in ("pq", "sq", "rq")]
+        shares += [metrics["ap"], metrics["miou_stuff"]]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: holds no figures of a run; delete it, to measure the run again") from None
     return {column: math.nan if share is None else 100 * share for column, share in zip(COLUMNS, shares, strict=True)}
 
 
-def _spread(values: Sequence[float]) -> str:
+def _known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
+
+
+def _spread(values: Sequence[float], sign: str = "") -> str:
     """Mean and sample standard deviation."""
-    known = [value for value in values if not math.isnan(value)]
+    known = _known(values)
     if not known:
         return "-"
-    mean = statistics.fmean(known)
-    return f"{mean:.1f}" if len(known) == 1 else f"{mean:.1f} ± {statistics.stdev(known):.1f}"
+    mean = f"{statistics.fmean(known):{sign}.1f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.1f}"
 
 
-def to_markdown(table: Mapping[str, Mapping[str, Sequence[float]]], rows: Sequence[Row]) -> str:
+def _gains(values: Sequence[float], over: Sequence[float]) -> list[float]:
+    """Differences seed by seed, whose spread is that of the gain and not that of the seeds."""
+    return [value - base for value, base in zip(values, over, strict=True)]
+
+
+def to_markdown(table: Table, rows: Sequence[Row]) -> str:
     """The table in the paper's layout: each row's mean ± standard deviation, the paper's COCO figures below it."""
-    lines = [f"| row | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
+    lines = [f"| row | seeds | {' | '.join(COLUMNS)} |", f"|---|---|{'---|' * len(COLUMNS)}"]
     for row in rows:
-        lines.append(f"| {row.name} | {' | '.join(_spread(table[row.name][column]) for column in COLUMNS)} |")
+        columns = table[row.name]
+        spreads = " | ".join(_spread(columns[column]) for column in COLUMNS)
+        lines.append(f"| {row.name} | {len(_known(columns['PQ']))} | {spreads} |")
         paper = (f"*{row.paper[column]:.1f}*" if column in row.paper else "" for column in COLUMNS)
-        lines.append(f"| *the paper's, on COCO* | {' | '.join(paper)} |")
+        lines.append(f"| *the paper's, on COCO* | | {' | '.join(paper)} |")
     return "\n".join(lines)
 
 
-def _report(recipe: Recipe, out: Path, rows: Sequence[Row], seeds: Sequence[int]) -> Path:
-    table = collect(out, rows, seeds)
-    title = f"{recipe.name}, {len(seeds)} seeds, mean ± standard deviation in per cent"
-    with atomic_path(out / "table.md") as temporary:
-        temporary.write_text(f"{title}\n\n{to_markdown(table, rows)}\n", encoding="utf-8")
+def _report(recipe: Recipe, out: Path, tables: Mapping[str, Sequence[Row]], seeds: Sequence[int]) -> list[Path]:
+    """Write all tables from the figures there are; gives the Markdown files."""
+    note = f"{recipe.name}, seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds, in per cent"
+    written = []
+    for number, rows in tables.items():
+        table = collect(recipe, out, rows, seeds)
+        text = f"Table {number} of the paper on {note}. The paper's figures are of other data.\n\n"
+        written.append(_write(out / f"table{number}.md", text + to_markdown(table, rows)))
+        _write(out / f"table{number}.csv", _csv(table, rows, seeds))
+    markdown, text = _rules(recipe, out, [row for rows in tables.values() for row in rows], seeds)
+    note = f"Each network under other rules, {note}. A gain is over the heuristic, seed by seed."
+    written.append(_write(out / "rules.md", f"{note}\n\n{markdown}"))
+    _write(out / "rules.csv", text)
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"{text.rstrip()}\n", encoding="utf-8")
+    return path
+
+
+def _csv(table: Table, rows: Sequence[Row], seeds: Sequence[int]) -> str:
+    """Each seed's figures, their mean and standard deviation, and the paper's."""
+
+    def cells(values: Sequence[float | None]) -> list[str]:
+        return ["" if value is None or math.isnan(value) else f"{value:.3f}" for value in values]
+
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "seed", *COLUMNS])
-    for name, columns in table.items():
+    for row in rows:
+        columns = [table[row.name][column] for column in COLUMNS]
         for position, seed in enumerate(seeds):
-            writer.writerow([name, seed, *(f"{columns[column][position]:.3f}" for column in COLUMNS)])
-    with atomic_path(out / "table.csv") as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-    _plot(table, out / "table.png", title)
-    return out / "table.md"
+            writer.writerow([row.name, seed, *cells([column[position] for column in columns])])
+        known = [_known(column) for column in columns]
+        writer.writerow([row.name, "mean", *cells([statistics.fmean(k) if k else None for k in known])])
+        writer.writerow([row.name, "deviation", *cells([statistics.stdev(k) if len(k) > 1 else None for k in known])])
+        writer.writerow([row.name, "paper, COCO", *cells([row.paper.get(column) for column in COLUMNS])])
+    return text.getvalue()
 
 
-def _plot(table: Mapping[str, Mapping[str, Sequence[float]]], path: Path, title: str) -> None:
+def _rules(recipe: Recipe, out: Path, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[str, str]:
+    """What each rule makes of each network, as Markdown and CSV."""
+    shown = ("PQ", "PQ^Th", "SQ^Th", "RQ^Th", "PQ^St")
+    lines = [
+        f"| network | rule | {' | '.join(shown)} | PQ gain | PQ^Th gain |",
+        f"|---|---|{'---|' * (len(shown) + 2)}",
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["network", "rule", "seed", *COLUMNS])
+    for network in dict.fromkeys(network_name(recipe, row) for row in rows):
+        base = _columns(out, network, RULES[0], seeds)
+        for rule in RULES:
+            columns = _columns(out, network, rule, seeds)
+            figures = [_spread(columns[column]) for column in shown]
+            gains = [_spread(_gains(columns[c], base[c]), "+") if rule != RULES[0] else "" for c in ("PQ", "PQ^Th")]
+            lines.append(f"| {network} | {rule} | {' | '.join([*figures, *gains])} |")
+            for position, seed in enumerate(seeds):
+                if not math.isnan(columns["PQ"][position]):
+                    writer.writerow([network, rule, seed, *(f"{columns[c][position]:.3f}" for c in COLUMNS)])
+    return "\n".join(lines), text.getvalue()
+
+
+def _plot(table: Table, rows: Sequence[Row], path: Path, title: str) -> None:
+    """Gains over the first row, seed by seed, and the paper's on COCO: what can be compared across data."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("matplotlib", "train") from None
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(11, 0.45 * len(rows) + 1.6), layout="constrained")
+    first = rows[0]
     for axes, column in zip(figure.subplots(1, 3, sharey=True), ("PQ", "PQ^Th", "PQ^St"), strict=True):
-        for place, columns in enumerate(table.values()):
-            known = [value for value in columns[column] if not math.isnan(value)]
-            axes.plot(known, [place] * len(known), "o", color="tab:blue", alpha=0.5)
-            if known:
-                axes.plot(statistics.fmean(known), place, "|", color="black", markersize=16)
-        axes.set_yticks(range(len(table)), list(table))
-        axes.invert_yaxis()
-        axes.set_title(column)
+        base = table[first.name][column]
+        for place, row in enumerate(rows):
+            gains = _known(_gains(table[row.name][column], base))
+            axes.plot(gains, [place] * len(gains), "o", color="tab:blue", alpha=0.4, label="a seed")
+            mean = [statistics.fmean(gains)] if gains else []
+            axes.plot(mean, [place] * len(mean), "|", color="black", markersize=16, label="mean")
+            paper = row.paper[column] - first.paper[column]
+            axes.plot(paper, place, "D", markerfacecolor="none", color="tab:orange", label="the paper's, COCO")
+        axes.axvline(0, color="gray", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set_title(f"{column} (from {_spread(base)}; the paper's from {first.paper[column]:.1f})", fontsize=9)
         axes.grid(axis="x", alpha=0.3)
+    axes.invert_yaxis()  # shared by all three
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[:3], labels[:3], loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
-def _estimate(recipe: Recipe, out: Path, networks: Mapping[str, Row], seeds: Sequence[int], device: str) -> None:
+def _estimate(runs: Sequence[_Run], device: str) -> None:
     target = pick_device(device)
     total = 0.0
-    print(f"{'network':<28}{'seeds to train':<18}{'a step':>10}{'a run':>12}")
-    for name, row in networks.items():
-        wanted = [seed for seed in seeds if not (out / name / f"seed{seed}" / "model.safetensors").is_file()]
-        seconds = _step_seconds(_row_recipe(recipe, row, 0), target) if wanted else 0.0
-        run = seconds * recipe.train.iterations
+    print(f"{'network':<36}{'seeds to train':<18}{'a step':>10}{'a run':>12}")
+    for name in dict.fromkeys(run.network for run in runs):
+        wanted = [r.recipe for r in runs if r.network == name and not (r.trained or r.measured)]
+        seconds = _step_seconds(wanted[0], target) if wanted else 0.0
+        run = seconds * wanted[0].train.iterations if wanted else 0.0
         total += run * len(wanted)
-        print(f"{name:<28}{', '.join(map(str, wanted)) or 'none':<18}{seconds:>8.2f} s{_hours(run):>12}")
-    print(f"about {_hours(total)} on {target.type} in all, measuring not counted")
+        seeds = ", ".join(str(recipe.train.seed) for recipe in wanted) or "none"
+        print(f"{name:<36}{seeds:<18}{seconds:>8.2f} s{_hours(run):>12}")
+    print(f"about {_hours(total)} on {target.type} in all; measuring, and what unfinished runs have done, not counted")
 
 
 def _step_seconds(recipe: Recipe, device: torch.device) -> float:
