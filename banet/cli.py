@@ -224,7 +224,9 @@ def _ablate_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=str, metavar="DIR", help="Folder of the study; by default runs/ablate_ and the recipe's name."
     )
-    parser.add_argument("--table", type=Literal["2", "3"], default="2", help="Which table of the paper.")
+    parser.add_argument(
+        "--table", type=Literal["2", "3", "all"], default="2", help="Which table of the paper; networks are shared."
+    )
     parser.add_argument("--seeds", type=list[NonNegativeInt], default=[0, 1, 2], help="Seeds of the training.")
     parser.add_argument("--dry-run", action="store_true", help="Print what would be trained and how long it may take.")
     parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
@@ -470,10 +472,10 @@ COMMANDS = {
         "  banet analyze study/sim_ocm_s2i/seed0 --config study/recipe.yaml --figure figure.png",
     ),
     "ablate": Command(
-        "Train and measure the rows of the paper's Table 2 or 3; goes on where it was stopped.",
+        "Train and measure the rows of the paper's Tables 2 and 3; goes on where it was stopped.",
         _ablate_options,
         _ablate,
-        "--config NAME|FILE [--any.option VALUE ...] [--table 2|3] [--seeds '[0, 1, 2]'] [--out DIR]\n"
+        "--config NAME|FILE [--any.option VALUE ...] [--table 2|3|all] [--seeds '[0, 1, 2]'] [--out DIR]\n"
         "                    [--dry-run] [--device DEVICE]",
         "Every option of the recipe can be given here too, as for `banet train`.",
     ),
