@@ -74,6 +74,12 @@ def _train_options(parser: ArgumentParser) -> None:
         help="Go on from a checkpoint; `auto` takes the last one in the run's folder, if there is one.",
     )
     parser.add_argument("--init", type=str, metavar="NAME|FILE", help="Where weights start; short for --train.init.")
+    parser.add_argument(
+        "--batch",
+        type=PositiveInt,
+        metavar="N",
+        help="Images a step, over all devices together; short for --train.batch. Takes the schedule along.",
+    )
     parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
     parser.add_argument("--print-config", action="store_true", help="Print the resolved recipe as YAML and stop.")
     parser.add_class_arguments(Recipe)
@@ -81,11 +87,12 @@ def _train_options(parser: ArgumentParser) -> None:
 
 def _train(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    own = {"config", "out", "resume", "init", "device", "print_config"}
+    own = {"config", "out", "resume", "init", "batch", "device", "print_config"}
     given = parse_options(parser, arguments, defaults=False)
     overrides = {key: value for key, value in given.items() if key not in own}
-    if options.init is not None:
-        overrides["train.init"] = options.init
+    for name in ("init", "batch"):
+        if options[name] is not None:
+            overrides[f"train.{name}"] = options[name]
     recipe = load_recipe(_config(options), overrides)
     if options.print_config:
         print(to_yaml(recipe.resolved()), end="")
@@ -442,12 +449,13 @@ COMMANDS = {
         _train_options,
         _train,
         "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH]\n"
-        "                   [--init NAME|FILE] [--device DEVICE]",
+        "                   [--init NAME|FILE] [--batch N] [--device DEVICE]",
         "Every option of the recipe can be given here and goes before the file's value. Lists are written\n"
         'as --data.shorter "[640, 800]".\n\n'
         "examples:\n"
         "  banet train --config coco_r50_1x --data.root datasets/coco\n"
         "  banet train --config scenes_r18 --train.iterations 500 --device cpu\n"
+        "  torchrun --nproc-per-node 8 -m banet train --config coco_r50_1x --batch 32\n"
         "  banet train --config coco_r50_1x --print-config > mine.yaml",
     ),
     "evaluate": Command(

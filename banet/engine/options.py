@@ -6,7 +6,7 @@ import difflib
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -94,7 +94,8 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     Args:
         source: The name of a recipe that comes with the package, or a YAML file. A recipe that gives itself no name
             takes the file's.
-        overrides: Values by dotted option that go before the file's, such as `{"train.lr": 0.01}`.
+        overrides: Values by dotted option that go before the file's, such as `{"train.lr": 0.01}`. A `train.batch`
+            among them takes the file's schedule along (`TrainConfig.at_batch`), but for options given here too.
 
     Raises:
         InputError: No such recipe, or it has an unknown option or a bad value.
@@ -104,12 +105,19 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     parser.add_class_arguments(Recipe)
     values = _parse(parser, {"name": path.stem}, str(path))
     values.update(_read(parser, path))
-    values.update(_parse(parser, _nested(overrides or {}), "options"))
+    changes = dict(overrides or {})
+    batch = changes.pop("train.batch", None)
+    passes = changes.pop("train.accumulate", None) if batch is not None else None  # checked against the new batch
+    values.update(_parse(parser, _nested(changes), "options"))
     try:
-        recipe = parser.instantiate(_parse(parser, values.as_dict(), str(path), defaults=True))
+        options = parser.instantiate(_parse(parser, values.as_dict(), str(path), defaults=True))
+        recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
+        if batch is not None:
+            given = {name.removeprefix("train.") for name in changes}
+            recipe = replace(recipe, train=recipe.train.at_batch(batch, accumulate=passes, keep=given))
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, InputError) else InputError(f"recipe {source}: {error}") from None
-    return Recipe(**{field.name: recipe[field.name] for field in fields(Recipe)})
+    return recipe
 
 
 def _read(parser: ArgumentParser, path: Path) -> Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -44,6 +45,7 @@ class DataConfig:
         longer: Most pixels of its longer side.
         flip: Probability of a horizontal flip.
         crop: Range of the share of each side that a random crop keeps; 1, 1 does not crop.
+        copy_paste: Probability that things of another training image are pasted on one; 0 pastes nothing.
         workers: Processes that load samples; 0 loads in the training process.
     """
 
@@ -66,6 +68,7 @@ class DataConfig:
     longer: int = 1333
     flip: float = 0.5
     crop: tuple[float, float] = (0.8, 1.0)
+    copy_paste: float = 0.0
     workers: int = 4
 
     def __post_init__(self) -> None:
@@ -76,6 +79,8 @@ class DataConfig:
             raise ValueError(f"data.flip: must lie in 0..1, not {self.flip}")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"data.crop: must be an increasing pair in (0, 1], not {self.crop}")
+        if not 0 <= self.copy_paste <= 1:
+            raise ValueError(f"data.copy_paste: must lie in 0..1, not {self.copy_paste}")
         if self.workers < 0:
             raise ValueError(f"data.workers: must not be negative, not {self.workers}")
         for name in ("scene_size", "train_scenes", "val_scenes"):
@@ -91,7 +96,8 @@ class TrainConfig:
         init: Where weights start: `imagenet` (torchvision's backbone), `random`, `coco` (torchvision's Mask R-CNN R50),
             or a file: a torchvision Mask R-CNN checkpoint (.pth) or weights of this library (.safetensors).
         iterations: Optimizer steps.
-        batch: Images a step, over all devices together.
+        batch: Images a step, over all devices together. Changed on the command line, it takes the learning rate and
+            the schedule of the recipe along.
         optimizer: `sgd` with momentum, or `adamw`.
         lr: Learning rate after warm-up, at this batch.
         momentum: Of SGD.
@@ -108,6 +114,11 @@ class TrainConfig:
         val_every: Iterations between measurements on the validation split; 0 measures at the end only.
         log_every: Iterations between lines of the log.
         seed: Of weights, order and augmentation.
+        devices: Processes a machine, one a device; 0 takes all GPUs or one CPU, or what torchrun or SLURM started.
+        nodes: Machines; 0 takes what torchrun or SLURM started, else one.
+        strategy: How processes share the work: `ddp` copies the network to each, `fsdp` shards it (GPUs only).
+        loggers: Where the log goes: `csv`, `tensorboard`, `wandb`.
+        profiler: `simple` measures the parts of the loop, `pytorch` the operators; written to the run's folder.
     """
 
     init: str = "imagenet"
@@ -129,6 +140,11 @@ class TrainConfig:
     val_every: int = 0
     log_every: int = 20
     seed: int = 0
+    devices: int = 0
+    nodes: int = 0
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    loggers: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ("csv",)
+    profiler: Literal["none", "simple", "pytorch"] = "none"
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -137,9 +153,46 @@ class TrainConfig:
                 raise ValueError(f"train.{name}: must be at least 1, not {getattr(self, name)}")
         if self.batch % self.accumulate:
             raise ValueError(f"train.batch: {self.batch} must be a multiple of train.accumulate, {self.accumulate}")
-        for name in ("lr", "momentum", "weight_decay", "warmup", "warmup_factor", "clip", "ema", "val_every"):
+        unsigned = ("lr", "momentum", "weight_decay", "warmup", "warmup_factor", "clip", "ema", "val_every")
+        for name in (*unsigned, "devices", "nodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: must not be negative, not {getattr(self, name)}")
+        if self.ema >= 1:
+            raise ValueError(f"train.ema: must lie below 1, not {self.ema}")
+        if self.strategy == "fsdp" and self.ema:
+            raise ValueError("train.ema: sharded weights have no average; set train.ema 0 or train.strategy ddp")
+
+    def at_batch(self, batch: int, *, accumulate: int | None = None, keep: Collection[str] = ()) -> TrainConfig:
+        """The same training at another batch: as many images seen, the learning rate in proportion.
+
+        Iterations, milestones and the intervals of measuring and saving shrink as the batch grows, and the average of
+        the weights reaches over as many images. Warm-up grows with the square root of a larger batch, and keeps its
+        iterations at a smaller one (both this project's choice).
+
+        Args:
+            batch: Images a step.
+            accumulate: Passes a step; by default as many as before.
+            keep: Options that stay as they are.
+
+        Raises:
+            ValueError: The batch does not go with `accumulate`.
+        """
+        factor = batch / self.batch
+
+        def count(iterations: int) -> int:
+            return max(1, round(iterations / factor)) if iterations else 0
+
+        scaled = {
+            "lr": self.lr * factor,
+            "warmup": round(self.warmup * max(1.0, factor**0.5)),
+            "iterations": count(self.iterations),
+            "milestones": tuple(count(milestone) for milestone in self.milestones),
+            "checkpoint_every": count(self.checkpoint_every),
+            "val_every": count(self.val_every),
+            "ema": self.ema**factor,
+        }
+        changes: dict[str, Any] = {name: value for name, value in scaled.items() if name not in keep}
+        return replace(self, batch=batch, accumulate=accumulate or self.accumulate, **changes)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,8 +24,18 @@ from banet.engine.datasets import Draws, DrawSampler, Forwarding, PanopticDatase
 from banet.engine.device import pick_device
 from banet.engine.evaluate import Evaluator, check_categories
 from banet.engine.metrics import PanopticQualityMetric
-from banet.engine.pictures import Picture, open_pictures
+from banet.engine.pictures import Picture, Pictures, open_pictures
 from banet.engine.recipe import Recipe, TrainConfig, to_yaml
+from banet.engine.run_folder import (
+    LAST,
+    AtomicCheckpoints,
+    Averaging,
+    CsvLog,
+    Interrupted,
+    Keeper,
+    locked,
+    out_of_space,
+)
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.backbone import imagenet_weights
 from banet.modeling.banet import BANet
@@ -32,18 +45,21 @@ from banet.panoptic.coco_format import atomic_path
 
 try:
     import lightning as L
-    from lightning.pytorch.callbacks import (
-        Callback,
-        EMAWeightAveraging,
-        LearningRateMonitor,
-        ModelCheckpoint,
-        TQDMProgressBar,
-    )
-    from lightning.pytorch.loggers import CSVLogger
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
+    from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+    from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
+    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+    from lightning.pytorch.utilities import rank_zero_only
 except ImportError:
     raise MissingExtraError("lightning", "train") from None
 
 __all__ = ["TrainingTask", "build_for_training", "learning_rate_factor", "train"]
+
+_say = rank_zero_only(print)
 
 
 def learning_rate_factor(step: int, options: TrainConfig) -> float:
@@ -68,7 +84,7 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> BANet:
     model = build_model(dataset.categories, recipe.model, recipe.inference, recipe.loss)
     init = recipe.train.init
     if init == "random":
-        print(
+        _say(
             "weights: random; GroupNorm learns where batch norm statistics are missing" * (recipe.model.norm == "group")
         )
     elif init == "imagenet":
@@ -79,9 +95,9 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> BANet:
                 f"train.init: the ImageNet weights of {recipe.model.backbone} could not be downloaded ({error});"
                 " connect to the internet once, or set --train.init random"
             ) from None
-        print(f"weights: backbone from ImageNet ({len(missing)} tensors keep their initial values), the rest random")
+        _say(f"weights: backbone from ImageNet ({len(missing)} tensors keep their initial values), the rest random")
     else:
-        print(f"weights: {init}\n{initialise(model, init)}")
+        _say(f"weights: {init}\n{initialise(model, init)}")
     if recipe.model.norm == "frozen_batch" and init == "random":
         warnings.warn("frozen batch norm with random weights hardly learns; set --model.norm group", stacklevel=2)
     return model
@@ -93,10 +109,12 @@ class TrainingTask(L.LightningModule):
     Args:
         model: With its initial weights.
         recipe: How to train it.
+        pictures: Of the validation split, over all processes.
     """
 
-    def __init__(self, model: BANet, recipe: Recipe) -> None:
+    def __init__(self, model: BANet, recipe: Recipe, pictures: int = 0) -> None:
         super().__init__()
+        self.pictures = pictures
         self.model = model
         self.recipe = recipe
         self.quality = PanopticQualityMetric(model.categories)
@@ -108,8 +126,7 @@ class TrainingTask(L.LightningModule):
         Raises:
             InputError: The sum is not finite; names the images.
         """
-        # Sampling inside the network is a function of seed and step, so a resumed run goes on as if undisturbed.
-        torch.manual_seed((self.recipe.train.seed << 40) + (self.global_rank << 32) + batch_index)
+        self._seed_sampling(batch, batch_index)
         losses = self.model.losses([s.image for s in batch], [s.target for s in batch])
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
@@ -123,6 +140,15 @@ class TrainingTask(L.LightningModule):
         self.log("loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
 
+    def _seed_sampling(self, batch: list[Sample], batch_index: int) -> None:
+        """Make the sampling inside the network a function of seed, images and step.
+
+        So a run that goes on does as an undisturbed one would, and it does not matter which process has an image.
+        """
+        images = [sample.target.image_id % 2**64 for sample in batch]
+        seed = np.random.SeedSequence([self.recipe.train.seed, batch_index, *images]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed[0]))
+
     @torch.no_grad()
     def _culprits(self, batch: list[Sample]) -> str:
         """Names of the images of a batch whose own loss is not finite, or of all where it takes them together."""
@@ -131,8 +157,10 @@ class TrainingTask(L.LightningModule):
         return ", ".join(guilty or [s.target.name for s in batch])
 
     def validation_step(self, batch: list[Picture], batch_index: int) -> None:
-        """Add a batch of validation pictures to the measurement."""
-        for _ in self.evaluator.update(batch):
+        """Add a batch of validation pictures to the measurement, unless another process has measured it already."""
+        turn = batch_index * self.trainer.world_size + self.global_rank
+        evaluator = self.evaluator if turn < self.pictures else Evaluator(self.model)
+        for _ in evaluator.update(batch):
             pass
 
     def on_validation_epoch_end(self) -> None:
@@ -144,7 +172,7 @@ class TrainingTask(L.LightningModule):
         self.log("pq", scores["val/pq"], prog_bar=True, logger=False, batch_size=1)
         if not self.trainer.sanity_checking:
             shown = "  ".join(f"{key.removeprefix('val/')} {value:.1f}" for key, value in scores.items())
-            print(f"\niteration {self.global_step}: {shown}")
+            _say(f"\niteration {self.global_step}: {shown}")
 
     def configure_optimizers(self) -> Any:
         """The optimizer and its schedule, as the recipe says."""
@@ -165,6 +193,20 @@ class TrainingTask(L.LightningModule):
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, options))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *unused: Any, **more: Any
+    ) -> None:
+        """Clip the norm of the whole gradient, also where each process holds a part of it."""
+        if gradient_clip_val and isinstance(self.trainer.strategy, FSDPStrategy):
+            sharded: Any = self.trainer.strategy.model
+            sharded.clip_grad_norm_(gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, *unused, **more)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the log of a run that goes on count from the iteration at hand; Lightning counts it after saving."""
+        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
+
     def transfer_batch_to_device(self, batch: list[Any], device: torch.device, dataloader_idx: int) -> list[Any]:
         """Move samples, which are not tensors; pictures stay where they are.
 
@@ -182,43 +224,13 @@ def _zero_if_nan(value: float | None) -> float:
     return 0.0 if value is None or math.isnan(value) else value
 
 
-class SaveOnInterrupt(Callback):
-    """The first Ctrl-C ends the run after the step at hand and saves it; a second one ends it at once.
-
-    Args:
-        path: The checkpoint to write.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.interrupted = False
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over Ctrl-C."""
-        self._before = signal.signal(signal.SIGINT, self._note)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = True
-        signal.signal(signal.SIGINT, self._before)
-        print("\nstopping after this iteration; Ctrl-C again stops at once and loses it")
-
-    def on_train_batch_end(self, trainer: L.Trainer, *unused: Any) -> None:
-        """Save and stop, if asked to."""
-        if self.interrupted:
-            trainer.save_checkpoint(self.path)
-            trainer.should_stop = True
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give Ctrl-C back."""
-        signal.signal(signal.SIGINT, self._before)
-
-
 def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str = "auto") -> Path:
-    """Train as a recipe says.
+    """Train as a recipe says, in this process or, started by torchrun or SLURM, in many.
 
     Args:
         recipe: What to train, on what, how.
-        out: Folder of the run; gets `recipe.yaml`, `log/`, `checkpoints/` and `model.safetensors`.
+        out: Folder of the run; gets `recipe.yaml`, `log/`, `checkpoints/last.ckpt`, `model.safetensors`, `README.md`
+            (a model card) and, where PQ is measured on the way, the `best.safetensors` by it.
         resume: None starts afresh, `auto` goes on from the last checkpoint in `out` if there is one, a path from that
             checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -227,26 +239,45 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
         The weights.
 
     Raises:
-        InputError: Bad data, weights or options, a folder that holds another run, or a loss that is not finite.
+        InputError: Bad data, weights or options, a folder that holds another run or that one is writing to, a full
+            disk, or a loss that is not finite.
         KeyboardInterrupt: The run was interrupted; its state is saved.
     """
     recipe = recipe.resolved()
-    options = recipe.train
-    last = out / "checkpoints" / "last.ckpt"
-    if resume is None and last.exists():
-        raise InputError(f"--out {out}: holds a run already; go on with --resume auto, or choose another folder")
-    start_from = _checkpoint(resume, last)
-    done = _steps_done(start_from)
+    _refuse_another_run(out, resume)
     target = pick_device(device)
     dataset = training_set(recipe.data)
-    validation = open_pictures(recipe.data) if options.val_every else None
+    validation = open_pictures(recipe.data) if recipe.train.val_every else None
     model = build_for_training(recipe, dataset)
     if validation is not None:
         check_categories(model, validation.categories, f"{recipe.name}, validation split")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(out) or nullcontext():
+            return _train(recipe, out, resume, target, model, dataset, validation)
+    except OSError as error:
+        raise out_of_space(error, out) or error from None
 
+
+def _train(
+    recipe: Recipe,
+    out: Path,
+    resume: str | None,
+    device: torch.device,
+    model: BANet,
+    dataset: PanopticDataset,
+    validation: Pictures | None,
+) -> Path:
+    options = recipe.train
+    start_from = _checkpoint(resume, out / LAST)
+    done = _steps_done(start_from)
+    averaging = Averaging(decay=options.ema) if options.ema else None
+    metadata = {"recipe": recipe.name, "initialisation": options.init, "recipe_yaml": to_yaml(recipe)}
+    keeper = Keeper(out, model, averaging, options, metadata)
     _quiet()
-    interrupt = SaveOnInterrupt(last)
-    trainer = _trainer(recipe, out, target, interrupt)
+    callbacks: list[Callback] = [averaging] if averaging else []
+    callbacks.append(keeper)  # after the averaging, as it saves the state after this step's
+    trainer = _trainer(recipe, out, device, callbacks, done)
     world = trainer.world_size
     local, rest = divmod(options.batch, world * options.accumulate)
     if rest:
@@ -254,78 +285,156 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
             f"train.batch: {options.batch} cannot be shared by {world} devices x {options.accumulate} accumulated"
             " passes; make it a multiple"
         )
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    epochs = options.iterations * options.batch / len(dataset)
-    print(
-        f"{recipe.name}: {len(dataset):,} images, {trainable / 1e6:.1f} M trainable parameters, {world} x {target.type}"
-    )
-    print(f"batch: {options.batch} in all, {local} a device and pass; learning rate: {options.lr} after warm-up")
-    print(f"iterations: {options.iterations:,} ({epochs:.2f} epochs)" + f", going on from {done:,}" * (done > 0))
-
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out / "recipe.yaml") as temporary:
-        temporary.write_text(to_yaml(recipe))
-    draws = DrawSampler(done * options.batch, trainer.global_rank, world)
-    trainer.fit(
-        TrainingTask(model, recipe),
-        _loader(Draws(dataset, options.seed), local, recipe.data.workers, sampler=draws),
-        None
-        if validation is None
-        else _loader(validation, 1, recipe.data.workers, sampler=range(trainer.global_rank, len(validation), world)),
-        ckpt_path=start_from,
-    )
-    if interrupt.interrupted:
-        raise KeyboardInterrupt(f"stopped at iteration {trainer.global_step}; go on with --resume auto")
-    weights = model.eval().save_pretrained(
-        out, recipe=recipe.name, iterations=str(trainer.global_step), initialisation=options.init
-    )
-    print(f"weights: {weights}")
+    _announce(recipe, model, len(dataset), local, world, trainer.num_nodes, device, done)
+    if trainer.is_global_zero:
+        with atomic_path(out / "recipe.yaml") as temporary:
+            temporary.write_text(to_yaml(recipe), encoding="utf-8")
+    rank, workers = trainer.global_rank, recipe.data.workers
+    draws = DrawSampler(done * options.batch, rank, world)
+    pictures = 0 if validation is None else len(validation)
+    try:
+        trainer.fit(
+            TrainingTask(model, recipe, pictures),
+            _loader(Draws(dataset, options.seed), local, workers, sampler=draws),
+            _loader(validation, 1, workers, sampler=_shares(pictures, rank, world)) if pictures else None,
+            ckpt_path=start_from,
+        )
+    except Interrupted:
+        raise KeyboardInterrupt(f"stopped at iteration {trainer.global_step}; go on with --resume auto") from None
+    keeper.finish(trainer)
+    weights = out / "model.safetensors"
+    _say(f"weights: {weights}")
     return weights
 
 
-def _trainer(recipe: Recipe, out: Path, device: torch.device, *more: Callback) -> L.Trainer:
+def _announce(
+    recipe: Recipe, model: BANet, images: int, local: int, world: int, nodes: int, device: torch.device, done: int
+) -> None:
+    """The first lines of a run: what is trained, with how many images a step, how fast and how long."""
     options = recipe.train
-    folder = out / "checkpoints"
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder, filename="last", every_n_train_steps=options.checkpoint_every, enable_version_counter=False
-        ),
-        LearningRateMonitor("step"),
-        TQDMProgressBar(refresh_rate=max(1, min(20, options.log_every))),
-    ]
-    if options.ema:
-        callbacks.append(EMAWeightAveraging(decay=options.ema))
-    callbacks += more  # after the averaging, whose state of this step they may save
-    if options.val_every:
-        callbacks.append(
-            ModelCheckpoint(
-                folder,
-                filename="best",
-                monitor="val/pq",
-                mode="max",
-                save_weights_only=True,
-                enable_version_counter=False,
-            )
-        )
-    accelerator = {"cuda": "gpu"}.get(device.type, device.type)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    where = f"{world} x {device.type}" + f" on {nodes} machines" * (nodes > 1)
+    passes = f" in each of {options.accumulate} passes" * (options.accumulate > 1)
+    milestones = ", ".join(f"{milestone:,}" for milestone in options.milestones)
+    then = ", then a cosine" if options.schedule == "cosine" else f", / 10 at {milestones}" * bool(milestones)
+    _say(f"{recipe.name}: {images:,} images, {trainable / 1e6:.1f} M trainable parameters, {where}")
+    _say(f"batch: {options.batch} in all, {local} a device{passes}")
+    _say(f"learning rate: {options.lr:g} after {options.warmup:,} iterations of warm-up{then}")
+    epochs = options.iterations * options.batch / images
+    _say(f"iterations: {options.iterations:,} ({epochs:.2f} epochs)" + f", going on from {done:,}" * (done > 0))
+
+
+def _shares(pictures: int, rank: int, world: int) -> list[int]:
+    """The pictures that one of several processes measures; all get as many, so the last may be one to leave out."""
+    return [index % pictures for index in range(rank, -(-pictures // world) * world, world)]
+
+
+def _trainer(recipe: Recipe, out: Path, device: torch.device, more: list[Callback], done: int) -> L.Trainer:
+    options = recipe.train
+    gpu = device.type == "cuda"
+    if options.strategy == "fsdp" and not gpu:
+        raise InputError(f"train.strategy: fsdp needs GPUs, this run is on {device.type}; set ddp")
+    if options.precision == "16" and not gpu:
+        raise InputError(f"train.precision: 16 needs a GPU, this run is on {device.type}; set bf16 or 32")
+    callbacks: list[Callback] = [TQDMProgressBar(refresh_rate=max(1, min(20, options.log_every)))]
+    loggers = _loggers(recipe, out, done)
+    if loggers:
+        callbacks.append(LearningRateMonitor("step"))
+    callbacks += more
+    environment = _environment()
+    devices, nodes = _processes(options, environment, "auto" if gpu else 1)
+    plugins: list[Any] = [AtomicCheckpoints(), *([environment] if environment else [])]
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
-    return L.Trainer(
-        accelerator=accelerator,
-        devices="auto" if accelerator == "gpu" else 1,
-        max_steps=options.iterations,
-        precision=precision,
-        accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=options.clip or None,
-        val_check_interval=options.val_every * options.accumulate or None,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        limit_val_batches=1.0 if options.val_every else 0,
-        log_every_n_steps=options.log_every,
-        logger=CSVLogger(out, name="log", version=""),
-        callbacks=callbacks,
-        use_distributed_sampler=False,  # draws are shared out by number already
-        enable_model_summary=False,
-    )
+    try:
+        return L.Trainer(
+            accelerator="gpu" if gpu else device.type,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_strategy(options, single=devices == 1 and nodes == 1),
+            plugins=plugins,
+            max_steps=options.iterations,
+            precision=precision,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.clip or None,
+            val_check_interval=options.val_every * options.accumulate or None,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if options.val_every else 0,
+            log_every_n_steps=options.log_every,
+            logger=loggers,
+            profiler=_profiler(options, out),
+            callbacks=callbacks,
+            enable_checkpointing=False,  # Keeper does it
+            use_distributed_sampler=False,  # draws are shared out by number already
+            enable_model_summary=False,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"train.devices, train.nodes: {reason}; leave them 0 to take what there is") from None
+
+
+def _environment() -> ClusterEnvironment | None:
+    """Who started the processes of this run, if it was not this command itself."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if SLURMEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=False)  # its checkpoints would pass the run's own by
+    return None
+
+
+def _processes(options: TrainConfig, environment: ClusterEnvironment | None, alone: int | str) -> tuple[Any, int]:
+    """Processes a machine, and machines."""
+    devices: Any = alone
+    nodes = 1
+    if isinstance(environment, TorchElasticEnvironment):
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = environment.world_size() // devices
+    elif environment is not None:
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        devices = int(os.environ["SLURM_NTASKS"]) // nodes
+    return options.devices or devices, options.nodes or nodes
+
+
+def _strategy(options: TrainConfig, *, single: bool) -> Any:
+    if options.strategy == "fsdp":
+        # One unit: the network is called part by part, which units of their own would not allow.
+        return FSDPStrategy(state_dict_type="full", use_orig_params=True)
+    # No buffer changes in training, and every parameter takes part in every loss, images without objects included.
+    return "auto" if single else DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _loggers(recipe: Recipe, out: Path, done: int) -> list[Logger]:
+    loggers: list[Logger] = []
+    for kind in recipe.train.loggers:
+        if kind == "csv":
+            loggers.append(CsvLog(out / "log" / "metrics.csv", done))
+        elif kind == "tensorboard":
+            if not find_spec("tensorboard"):
+                raise MissingExtraError("tensorboard", "tensorboard")
+            loggers.append(TensorBoardLogger(out, name="log", version="", purge_step=done or None))
+        else:
+            if not find_spec("wandb"):
+                raise MissingExtraError("wandb", "wandb")
+            # The name of the folder is the run's, so that a run that goes on is one curve.
+            loggers.append(WandbLogger(name=out.name, id=out.name, project="banet", save_dir=out, resume="allow"))
+    return loggers
+
+
+def _profiler(options: TrainConfig, out: Path) -> Profiler | None:
+    if options.profiler == "none":
+        return None
+    kind = SimpleProfiler if options.profiler == "simple" else PyTorchProfiler
+    return kind(dirpath=out, filename="profile")
+
+
+@rank_zero_only
+def _lock(out: Path) -> AbstractContextManager[None]:
+    return locked(out)
+
+
+def _refuse_another_run(out: Path, resume: str | None) -> None:
+    if resume is None and (out / LAST).exists():
+        raise InputError(f"--out {out}: holds a run already; go on with --resume auto, or choose another folder")
 
 
 def _checkpoint(resume: str | None, last: Path) -> Path | None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny import TINY, with_train
 
 from banet import BANet
 from banet.data.samples import Sample
@@ -21,37 +22,12 @@ from banet.engine.demo import run_demo
 from banet.engine.evaluate import evaluate, evaluate_command
 from banet.engine.pictures import scene_pictures
 from banet.engine.predict import predict_files
-from banet.engine.recipe import DataConfig, Recipe, SplitConfig, TrainConfig
+from banet.engine.recipe import DataConfig, SplitConfig, TrainConfig
 from banet.engine.train import TrainingTask, build_for_training, learning_rate_factor, train
 from banet.errors import InputError
-from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 from banet.panoptic.quality import score_folders, to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-TINY = Recipe(
-    name="tiny",
-    model=ModelConfig(
-        backbone="resnet18",
-        fpn_channels=16,
-        semantic_channels=(16, 16, 8),
-        box_head_channels=16,
-        mask_head_channels=16,
-        i2s_channels=8,
-        anchor_sizes=(8, 16, 32, 64, 96),
-    ),
-    inference=InferenceConfig(shorter=64, longer=96, proposals=30, score=0.1, instances=10, stuff_area=8),
-    loss=LossConfig(rpn_samples=32, roi_samples=16, proposals=50),
-    data=DataConfig(kind="scenes", scene_size=64, train_scenes=5, val_scenes=3, shorter=(64,), longer=96, workers=0),
-    train=TrainConfig(
-        init="random", iterations=4, batch=2, optimizer="adamw", lr=1e-3, warmup=2, milestones=(), ema=0.5,
-        checkpoint_every=2, log_every=1,
-    ),
-)  # fmt: skip
-
-
-def with_train(recipe: Recipe, **options: object) -> Recipe:
-    return replace(recipe, train=replace(recipe.train, **options))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +38,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_weights_recipe_log_and_checkpoints(run: Path) -> None:
-    assert {p.name for p in run.iterdir()} == {"model.safetensors", "recipe.yaml", "log", "checkpoints"}
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    kept = {p.name for p in run.iterdir() if p.name != ".lock"}
+    assert kept == {"model.safetensors", "best.safetensors", "recipe.yaml", "log", "checkpoints"}
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    # Measured after the last iteration, so the best weights are the last, averaged ones.
+    best, final = (load_file(run / f"{name}.safetensors") for name in ("best", "model"))
+    assert all(torch.equal(best[name], final[name]) for name in final)
     log = (run / "log" / "metrics.csv").read_text()
     assert all(name in log for name in ("loss_i2s", "loss_rpn_box", "val/pq_th", "lr-AdamW"))
     assert "group" in (run / "recipe.yaml").read_text()  # `auto` is resolved
