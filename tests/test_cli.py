@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -477,6 +478,21 @@ def test_commands_in_the_readme_are_accepted(engine, monkeypatch, tmp_path):
         assert main(line.split()[1:]) == 0, line
     assert {"pq", "scenes", "train", "evaluate_command", "predict_files", "fuse_files"} <= set(calls)
     assert calls["train"][0][0].data.root == "datasets/toy"
+
+
+def test_commands_in_the_page_on_ablation_are_accepted(engine, monkeypatch, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "ablation.md").read_text(encoding="utf-8")
+    engine("ablate", "ablate")
+    calls = engine("analyze", "analyze_command")
+    monkeypatch.chdir(tmp_path)
+    Path("study").mkdir()
+    Path("study/recipe.yaml").write_text(to_yaml(load_recipe("scenes_r18")))
+    lines = [line for block in page.split("```bash\n")[1:] for line in block.split("```")[0].splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    assert calls["ablate"][1]["seeds"] == [0, 1, 2]
+    assert calls["analyze_command"][1]["figure"] == Path("figure.png")
 
 
 def test_recipes_in_the_readme_are_those_there():
