@@ -20,7 +20,7 @@ from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.segmentation import runs
 
-__all__ = ["Sample", "SegmentLike", "Target", "Transform", "collate", "make_target", "sample_of"]
+__all__ = ["Sample", "SegmentLike", "Target", "Transform", "collate", "make_target", "sample_of", "transformed"]
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 """Takes an image (3,H,W) uint8 and its id map (H,W) and gives both back, changed alike.
@@ -184,11 +184,17 @@ def sample_of(
     Raises:
         InputError: see `make_target`.
     """
+    pixels, owners = transformed(image, ids, transform)
+    return Sample(pixels, make_target(owners, segments, categories, image_id, name))
+
+
+def transformed(image: NDArray[np.uint8], ids: NDArray[np.int32], transform: Transform | None) -> tuple[Tensor, Tensor]:
+    """An image (H,W,3) and its id map (H,W) as tensors (3,H',W') uint8 and (H',W') int32, changed by a transform."""
     picture = tv_tensors.Image(torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1))
     id_map = tv_tensors.Mask(torch.from_numpy(np.require(ids, np.int32, ["C", "W"])))
     changed: tuple[Tensor, Tensor] = (picture, id_map) if transform is None else transform(picture, id_map)
     pixels, owners = (tensor.as_subclass(Tensor) for tensor in changed)
-    return Sample(pixels.contiguous(), make_target(owners, segments, categories, image_id, name))
+    return pixels.contiguous(), owners
 
 
 def _tight_boxes(

@@ -9,23 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from banet.data.images import resized_size
+
 __all__ = ["CropShare", "ResizeShorter", "eval_transform", "resize_image", "resized_size", "train_transform"]
-
-
-def resized_size(height: int, width: int, shorter: int, longer: int) -> tuple[int, int]:
-    """The size (H,W) of an image whose shorter side becomes `shorter`, or less so that the longer one is ≤ `longer`."""
-    low, high = min(height, width), max(height, width)
-    if shorter * high > longer * low:
-        other, side = max(1, round(longer * low / high)), longer
-    else:
-        other, side = shorter, min(longer, round(shorter * high / low))
-    return (other, side) if height <= width else (side, other)
 
 
 def resize_image(image: Tensor, shorter: int, longer: int) -> Tensor:
@@ -74,13 +68,14 @@ class ResizeShorter(v2.Transform):  # type: ignore[misc]
             return inpt
         if isinstance(inpt, tv_tensors.Mask):
             rows, columns = (_nearest(old, new) for old, new in zip(inpt.shape[-2:], size, strict=True))
-            return tv_tensors.wrap(inpt.as_subclass(Tensor)[..., rows[:, None], columns], like=inpt)
+            ids = inpt.as_subclass(Tensor).numpy()  # whose `take` is six times faster than torch's indexing
+            return tv_tensors.wrap(torch.from_numpy(ids.take(columns, -1).take(rows, -2)), like=inpt)
         return _bilinear(inpt, size)
 
 
-def _nearest(old: int, new: int) -> Tensor:
-    """(new,) int64: for each new pixel, the old one in which its centre lies."""
-    return torch.div((2 * torch.arange(new) + 1) * old, 2 * new, rounding_mode="floor")
+def _nearest(old: int, new: int) -> NDArray[np.int64]:
+    """(new,): for each new pixel, the old one in which its centre lies."""
+    return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
 class CropShare(v2.Transform):  # type: ignore[misc]

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from banet.data.coco_panoptic import CocoPanoptic
+from banet.data.copy_paste import CopyPaste
 from banet.data.samples import Sample
 from banet.data.scenes import Scenes
 from banet.data.transforms import train_transform
@@ -39,10 +40,14 @@ def training_set(data: DataConfig) -> PanopticDataset:
         InputError: The data set is missing, damaged or empty.
     """
     transform = train_transform(data.shorter, data.longer, flip=data.flip, crop=data.crop)
+    dataset: Scenes | CocoPanoptic
     if data.kind == "scenes":
-        return Scenes(TRAIN_SCENES_SEED, data.train_scenes, (data.scene_size, data.scene_size), transform=transform)
-    root, split = Path(data.root), data.train
-    return CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform=transform)
+        size = (data.scene_size, data.scene_size)
+        dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, size, transform=transform)
+    else:
+        root, split = Path(data.root), data.train
+        dataset = CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform=transform)
+    return CopyPaste(dataset, data.copy_paste) if data.copy_paste else dataset
 
 
 class Draws(Dataset[Sample]):
