@@ -37,8 +37,8 @@ COLUMNS = (
 )  # fmt: skip
 RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "colour-contour")
 """Each network is measured under all of these; the rows of the tables need the first two."""
-NEUTRAL = {"data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every"}
-"""Options that decide no figure, so that a study may go on with others, on another machine."""
+NEUTRAL = {"data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every", "train.seed"}
+"""Options that decide no figure, so that a study may go on with others, on another machine; seeds have folders."""
 
 Table = Mapping[str, Mapping[str, Sequence[float]]]
 """Figures in per cent by row and column, one a seed; NaN where a run is not measured or no class occurs."""
@@ -321,7 +321,7 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
     known = _known(values)
     if not known:
         return "-"
-    mean = f"{statistics.fmean(known):{sign}.1f}"
+    mean = f"{round(statistics.fmean(known), 1) + 0.0:{sign}.1f}"  # + 0.0: no minus before a zero
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.1f}"
 
 
@@ -413,7 +413,7 @@ def _plot(table: Table, rows: Sequence[Row], path: Path, title: str) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("matplotlib", "train") from None
-    figure = Figure(figsize=(11, 0.45 * len(rows) + 1.6), layout="constrained")
+    figure = Figure(figsize=(11, 0.4 * len(rows) + 2), layout="constrained")
     first = rows[0]
     for axes, column in zip(figure.subplots(1, 3, sharey=True), ("PQ", "PQ^Th", "PQ^St"), strict=True):
         base = table[first.name][column]
@@ -426,7 +426,7 @@ def _plot(table: Table, rows: Sequence[Row], path: Path, title: str) -> None:
             axes.plot(paper, place, "D", markerfacecolor="none", color="tab:orange", label="the paper's, COCO")
         axes.axvline(0, color="gray", linewidth=0.8)
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
-        axes.set_title(f"{column} (from {_spread(base)}; the paper's from {first.paper[column]:.1f})", fontsize=9)
+        axes.set_title(f"{column}\nfrom {_spread(base)}; the paper's from {first.paper[column]:.1f}", fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()  # shared by all three
     handles, labels = axes.get_legend_handles_labels()

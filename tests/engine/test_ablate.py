@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
@@ -211,7 +212,7 @@ def test_plot_shows_gains_beside_the_papers(figures: Path, monkeypatch: pytest.M
     )
     module._plot(collect(STUDY, figures, TWO, [0, 1]), TWO, figures / "plot.png", "title")
     axes = drawn[0].axes[0]
-    assert axes.get_title().startswith("PQ (from 35.0 ± 7.1; the paper's from 39.1)")
+    assert axes.get_title() == "PQ\nfrom 35.0 ± 7.1; the paper's from 39.1"
     lines: dict[str, list[Any]] = {}
     for line in axes.get_lines():
         lines.setdefault(line.get_label(), []).append(line.get_xdata())
@@ -231,6 +232,7 @@ def test_mean_and_spread() -> None:
     columns = {column: [10.0, 12.0, 14.0] for column in COLUMNS} | {"AP": [float("nan")] * 3}
     text = to_markdown({row.name: columns for row in TWO}, TWO)
     assert "12.0 ± 2.0" in text and "| - |" in text and "nan" not in text
+    assert module._spread([-0.01], "+") == "+0.0" and module._spread([0.4, 0.6], "+") == "+0.5 ± 0.1"
 
 
 # ------------------------------------------------------------------------------------------------------------- killed
@@ -238,22 +240,27 @@ def test_mean_and_spread() -> None:
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    recipe = with_train(STUDY, iterations=6, checkpoint_every=1)
+    recipe = with_train(STUDY, iterations=8, checkpoint_every=1)
     file, out = tmp_path / "recipe.yaml", tmp_path / "killed"
     file.write_text(to_yaml(recipe))
     command = [sys.executable, "-m", "banet", "ablate", "--config", str(file), "--out", str(out), "--device", "cpu"]
     command += ["--seeds", "[4]"]
     ablate(recipe, tmp_path / "whole", seeds=[4], device="cpu")
 
-    def files() -> set[Path]:
-        return set(out.rglob("*"))
+    def written() -> dict[Path, int]:
+        """What is there, and since when."""
+        found = {}
+        for path in out.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                found[path] = path.stat().st_mtime_ns
+        return found
 
     moment, kills = random.Random(0), 0
-    for wait in (moment.uniform(0, 3) for _ in range(4)):
-        before = files()
+    for wait in (moment.uniform(0, 6) for _ in range(4)):
+        before = written()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while files() == before and process.poll() is None:  # starting takes an unknown time: count from what it writes
-            time.sleep(0.02)
+        while written() == before and process.poll() is None:
+            time.sleep(0.02)  # starting takes an unknown time, so count from what it writes first
         time.sleep(wait)
         if process.poll() is None:
             process.kill()
@@ -261,7 +268,7 @@ def test_a_study_that_is_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_pat
         process.wait()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert kills == 4
+    assert kills >= 3
     ours, wanted = (collect(recipe, folder, TWO, [4]) for folder in (out, tmp_path / "whole"))
     for row in TWO:
         for column in COLUMNS:

@@ -240,6 +240,15 @@ def test_figure_has_the_papers_columns_and_a_picture_a_row(model: BANet, baselin
     assert (pixels[top : top + 96, 60 + 4 * 208 : 156 + 4 * 208] == drawn).all()
 
 
+def test_wide_pictures_are_scaled_to_their_column(
+    model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Figure(baseline, model, PICTURES).draw([0])
+    monkeypatch.setattr("banet.engine.figure.WIDEST", 48)
+    half = Figure(baseline, model, PICTURES).draw([0])
+    assert (half.width, half.height) == (5 * 56 + 8, whole.height - 48)
+
+
 def test_columns_are_the_networks_under_their_fusions(model: BANet, baseline: BANet) -> None:
     first, second, third = Figure(baseline, model, PICTURES).results(PICTURES[2])
     for result, network, rule in (
