@@ -4,8 +4,8 @@
 
 DIR holds `coco_panoptic`, `coco_instances`, `camvid` and `dsb2018`; kinds whose folder is missing are left out, and
 what is drawn (`scenes`, `leaves of one colour`) needs none. Two masks of a pair have equal scores and come in random
-order; a tie counts a half. Intervals (95 %) come from drawing pictures again. Beside `colour-contour`, whose four
-weights were fitted on such pairs, stands a column with weights fitted without the picture that they are measured on.
+order; a tie counts a half. Intervals (95 %) come from drawing pictures again. Beside `colour-contour`, whose weights
+were fitted on such pairs, stands a column with weights fitted without the picture that they are measured on.
 """
 
 from __future__ import annotations

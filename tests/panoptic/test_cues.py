@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from banet.data.scenes import make_scene
 from banet.panoptic import MaskCrops, resolve_occlusions
-from banet.panoptic.cues import Overlap, local_colour, log_odds, own_colour, own_share, step
+from banet.panoptic.cues import Overlap, edge, local_colour, log_odds, own_share
 from banet.panoptic.rules import Pairs, appearance, colour_contour
 
 RED, BLUE, GREEN = (180, 40, 40), (40, 60, 170), (70, 150, 60)
@@ -116,7 +116,7 @@ def test_every_cue_sees_a_plain_case(front, size, grey):
         image = np.repeat(image[..., :1], 3, axis=2)
     overlap = overlap_of(masks, image)
     sign = 1 if front == 0 else -1
-    for cue in (local_colour, own_colour, step, log_odds):
+    for cue in (local_colour, edge, log_odds):
         assert sign * cue(overlap) > 0.5, cue.__name__
 
 
@@ -128,8 +128,18 @@ def test_one_colour_and_a_shadow_at_the_edge(front):
     rim = np.abs(np.hypot(y - 60, x - 120 * (0.38, 0.6)[front]) - 31) < 2
     image[rim & ~masks[front]] = (110, 20, 20)
     overlap = overlap_of(masks, image)
-    assert (1 if front == 0 else -1) * step(overlap) > 0.3
+    assert (1 if front == 0 else -1) * edge(overlap) > 0.3
     assert (1 if front == 0 else -1) * log_odds(overlap) > 0
+
+
+@pytest.mark.parametrize("rough", [0, 1])
+def test_texture_alone_is_no_edge(rough):
+    """One disc is rough, the other smooth, of the same mean: wherever a contour lies, nothing runs along it."""
+    masks, image = two_discs(120, 0, ((120, 120, 120), (120, 120, 120)), noise=0)
+    grain = np.random.default_rng(0).normal(0, 40, (120, 120, 1))
+    image[masks[rough]] = (image + grain).clip(0, 255).astype(np.uint8)[masks[rough]]
+    image[~(masks[0] | masks[1])] = 120
+    assert abs(edge(overlap_of(masks, image))) < 0.3
 
 
 def test_what_lies_wholly_inside_is_in_front():
@@ -162,16 +172,19 @@ def test_needs_an_image():
 
 
 def test_finds_the_order_of_scenes():
-    """Full masks of drawn scenes; the paper's rule is right in nine pairs of ten."""
+    """Full masks of drawn scenes, the pairs of which the one in front can be seen there; the paper's rule errs."""
     right, paper = [], []
     for index in range(8):
         scene = make_scene(11, index, (192, 192))
         pairs = Pairs.of(MaskCrops.from_masks(scene.masks), np.full(len(scene.masks), 0.5), scene.image)
         pairs = pairs.where(pairs.occluded(0.2))
         place = np.argsort(scene.order)
-        truth = np.where(place[pairs.i] < place[pairs.j], 1, -1)
+        front = np.where(place[pairs.i] < place[pairs.j], pairs.i, pairs.j)
+        owners = [scene.ids[scene.masks[i] & scene.masks[j]] for i, j in zip(pairs.i, pairs.j, strict=True)]
+        shown = np.array([np.mean(owner == n + 1) >= 0.5 for owner, n in zip(owners, front, strict=True)])
+        pairs, truth = pairs.where(shown), np.where(front == pairs.i, 1, -1)[shown]
         right.extend(np.sign(colour_contour(pairs)) == truth)
         paper.extend(np.sign(appearance(pairs)) == truth)
     assert len(right) > 40
-    assert np.mean(right) >= 0.95
+    assert np.mean(right) >= 0.98
     assert np.mean(right) > np.mean(paper)
