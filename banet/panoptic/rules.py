@@ -173,10 +173,10 @@ def area(pairs: Pairs) -> NDArray[np.int64]:
 def colour_contour(pairs: Pairs) -> NDArray[np.float64]:
     """In front is for whom colours and contours around the overlap speak; not from the paper, and learns nothing.
 
-    The margin is a sum of log odds (`banet.panoptic.cues`): whose own pixels near the overlap, and whose own pixels
-    anywhere, have the overlap's colours; along whose contour the colour changes; and of whom too little would be left
-    to see. It works on grey pictures too. It is a tie (within `TIE`) where the picture has one colour all around, and
-    between equal masks. Time is a millisecond or two a pair, whatever the size of the picture.
+    The margin is a sum of log odds (`banet.panoptic.cues`): whose own pixels near the overlap have the overlap's
+    colours; along whose contour the edges of the picture run; and of whom too little would be left to see. It works on
+    grey pictures too. It is a tie (within `TIE`), so that the score decides, where the picture has one colour all
+    around, and between equal masks. Time is about two milliseconds a pair, whatever the size of the picture.
     """
     if pairs.image is None:
         raise ValueError("this rule looks at the image, but image is None")
