@@ -179,7 +179,8 @@ def in_memory(truth: Folder, prediction: Folder, repeats: int) -> None:
     (content, truths), (_, predictions) = read(truth), read(prediction)
     fitting = [key for key, one in truths.items() if one.ids.shape == (427, 640)][:4]
     if not fitting:
-        raise SystemExit("no map of 640 x 427 among these")
+        print("in memory: left out, as no map here is 640 x 427")
+        return
     categories = content.categories
     counts = PanopticQuality(categories)
     other = TorchPanopticQuality(
@@ -195,13 +196,16 @@ def in_memory(truth: Folder, prediction: Folder, repeats: int) -> None:
         return torch.from_numpy(np.stack([semantic, one.ids.astype(np.int64)], -1)[None])
 
     tensors = [(as_tensor(predictions[key], categories), as_tensor(truths[key], categories)) for key in fitting]
-    times = take_turns(
-        {
-            "update": lambda: [counts.update(predictions[key], truths[key]) for key in fitting],
-            "torchmetrics": lambda: [other.update(*pair) for pair in tensors],
-        },
-        repeats,
-    )
+
+    def ours() -> None:
+        for key in fitting:
+            counts.update(predictions[key], truths[key])
+
+    def theirs() -> None:
+        for pair in tensors:
+            other.update(*pair)
+
+    times = take_turns({"update": ours, "torchmetrics": theirs}, repeats)
     report("in memory, 640 x 427", times, len(fitting), f"at least {GOAL_MEMORY:.0f}")
 
 

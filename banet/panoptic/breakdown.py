@@ -53,7 +53,7 @@ class Breakdown:
     for each class recall TP / (TP + FN), SQ, and their product, the quality: IoU summed over matches / (TP + FN). As
     in PQ, averages are over classes that occur. TP and FN of the steps add up to those of all segments with a share.
 
-    Memory is that of C x C counts and some more, C classes, whatever the number of images.
+    Memory is that of (C, C) counts, C classes, whatever the number of images.
 
     Args:
         categories: the classes.
@@ -329,15 +329,11 @@ def _share_row(quality: PanopticQuality) -> dict[str, Any]:
     iou, tp, fn = state["iou"], state["tp"], state["fn"]
     occurs = tp + fn > 0
     n = int(occurs.sum())
-    row: dict[str, Any] = dict.fromkeys(("quality", "sq", "recall"), math.nan)
-    if n:
-        iou_, tp_, all_ = iou[occurs], tp[occurs], (tp + fn)[occurs]
-        row = {
-            "quality": float((iou_ / all_).mean()),
-            "sq": float((iou_ / np.maximum(tp_, 1)).mean()),
-            "recall": float((tp_ / all_).mean()),
-        }
-    return {**row, "n": n, "iou": float(iou.sum()), "tp": int(tp.sum()), "fn": int(fn.sum())}
+    truths = np.maximum(tp + fn, 1)
+    rows = np.stack([iou / truths, iou / np.maximum(tp, 1), tp / truths])[:, occurs]
+    means = rows.mean(axis=1).tolist() if n else 3 * [math.nan]
+    shares = dict(zip(("quality", "sq", "recall"), means, strict=True))
+    return {**shares, "n": n, "iou": float(iou.sum()), "tp": int(tp.sum()), "fn": int(fn.sum())}
 
 
 def _percent(share: float | None) -> str:
