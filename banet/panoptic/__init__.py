@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from banet.panoptic.inputs import MaskCrops
     from banet.panoptic.occlusion import resolve_occlusions
     from banet.panoptic.quality import PanopticQuality
-    from banet.panoptic.rules import RULES, Pairs, Procedure, gt_order_rule, match_boxes
+    from banet.panoptic.rules import RULES, Pairs, Procedure, gt_order_rule, logit_rule, match_boxes
     from banet.panoptic.segmentation import PanopticSegmentation, Segment
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Segment",
     "fuse_panoptic",
     "gt_order_rule",
+    "logit_rule",
     "match_boxes",
     "read_detections",
     "resolve_occlusions",
@@ -48,6 +49,7 @@ _HOME = {
     "Segment": "segmentation",
     "fuse_panoptic": "fusion",
     "gt_order_rule": "rules",
+    "logit_rule": "rules",
     "match_boxes": "rules",
     "read_detections": "adapters",
     "resolve_occlusions": "occlusion",

@@ -12,7 +12,7 @@ from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.inputs import check_image, check_masks, check_scores, to_numpy
 from banet.panoptic.occlusion import resolve_occlusions
 from banet.panoptic.rules import Procedure, Rule, place_by_score
-from banet.panoptic.segmentation import PanopticSegmentation, Segment, measure_ids
+from banet.panoptic.segmentation import PanopticSegmentation, Segment, measure_runs, runs
 
 __all__ = ["fuse_panoptic"]
 
@@ -66,12 +66,13 @@ def fuse_panoptic(
     """
     classes = Categories.of(categories)
     picture = None if image is None else check_image(image)
-    stuff = _stuff(semantic, stuff_semantic, thing_pixels, classes)
-    if picture is not None and picture.shape[:2] != stuff.shape:
-        raise ValueError(f"semantic is of size {stuff.shape} (H, W) but the image is of size {picture.shape[:2]}")
+    maps = _category_maps(semantic, stuff_semantic, thing_pixels)
+    height, width = maps[0].shape
+    if picture is not None and picture.shape[:2] != (height, width):
+        raise ValueError(f"semantic is of size {(height, width)} (H, W) but the image is of size {picture.shape[:2]}")
     if stuff_area < 0:
         raise ValueError(f"stuff_area must not be negative, not {stuff_area}")
-    objects = check_masks(masks, (stuff.shape[0], stuff.shape[1]))
+    objects = check_masks(masks, (height, width))
     count = len(objects)
     numbers = check_scores(scores, count)
     things = _thing_labels(labels, count, classes)
@@ -84,18 +85,25 @@ def fuse_panoptic(
         removal_threshold=removal_threshold,
     )
 
+    # Neither map changes often along a row, so all that is left to do is done by runs of pixels.
+    starts, lengths = runs(owners, *maps, rows=True)
+    owner = owners.reshape(-1)[starts]
+    stuff = _stuff([each.reshape(-1)[starts] for each in maps], classes)
     # Codes for the time being: 0 is void, 1 .. N the objects by score, and above them the stuff classes by category id.
     place = place_by_score(numbers)
-    ids = np.append(place + 1, 0).astype(np.int32).take(owners)  # owner -1 takes the last entry
-    np.copyto(ids, stuff + count * (stuff > 0), where=owners < 0)
-    codes, areas, boxes = measure_ids(ids)
-    kept = (codes <= count) | (areas >= stuff_area)
-    codes, areas, boxes = codes[kept], areas[kept], boxes[kept]
-    final = np.zeros(count + classes.num_stuff + 1, dtype=np.int32)
+    coded = np.where(owner >= 0, np.append(place + 1, 0)[owner], stuff + count * (stuff > 0))
+    areas, boxes = measure_runs(coded, count + classes.num_stuff + 1, starts, lengths, width)
+    kept = areas > 0
+    kept[count + 1 :] &= areas[count + 1 :] >= stuff_area
+    kept[0] = False
+    codes = np.flatnonzero(kept)
+    final = np.zeros(len(kept), dtype=np.int32)
     final[codes] = np.arange(1, len(codes) + 1)
+    ids = np.repeat(final[coded], lengths).reshape(height, width)
     by_place = np.argsort(place)
     segments = []
-    for new, (code, size, box) in enumerate(zip(codes.tolist(), areas.tolist(), boxes.tolist(), strict=True), start=1):
+    measured = zip(codes.tolist(), areas[codes].tolist(), boxes[codes].tolist(), strict=True)
+    for new, (code, size, box) in enumerate(measured, start=1):
         isthing = code <= count
         n = int(by_place[code - 1]) if isthing else -1
         index = int(things[n]) if isthing else classes.num_things + code - count - 1
@@ -109,33 +117,42 @@ def fuse_panoptic(
                 bbox=(box[0], box[1], box[2], box[3]),
             )
         )
-    return PanopticSegmentation(final.take(ids), segments, classes, picture)
+    return PanopticSegmentation(ids, segments, classes, picture)
 
 
-def _stuff(semantic: Any, stuff_semantic: Any, thing_pixels: str, classes: Categories) -> NDArray[np.int32]:
-    """Stuff class of each pixel were there no instances: 0 is void, 1 .. S the classes by category id."""
+def _category_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> list[NDArray[Any]]:
+    """The semantic map and, where it is wanted, that of the best stuff classes: (H, W) category ids each."""
     if thing_pixels not in ("void", "best_stuff"):
         raise ValueError(f"thing_pixels must be 'void' or 'best_stuff', not {thing_pixels!r}")
-    index = _index_map(semantic, "semantic", classes)
+    named = {"semantic": to_numpy(semantic)}
     if thing_pixels == "best_stuff":
         if stuff_semantic is None:
             raise ValueError("thing_pixels='best_stuff' needs stuff_semantic, the best stuff class of each pixel")
-        best = _index_map(stuff_semantic, "stuff_semantic", classes)
-        if best.shape != index.shape:
-            raise ValueError(f"stuff_semantic is of size {best.shape} (H, W) but semantic is of size {index.shape}")
+        named["stuff_semantic"] = to_numpy(stuff_semantic)
+    for name, array in named.items():
+        if array.ndim != 2:
+            raise ValueError(f"{name} must have shape (H, W), not {array.shape}")
+        if array.shape != named["semantic"].shape:
+            raise ValueError(
+                f"{name} is of size {array.shape} (H, W) but semantic is of size {named['semantic'].shape}"
+            )
+    return list(named.values())
+
+
+def _stuff(ids: list[NDArray[Any]], classes: Categories) -> NDArray[np.int64]:
+    """Stuff class of each run of pixels were there no instances: 0 is void, 1 .. S the classes by category id.
+
+    Args:
+        ids: category ids (K,) in the semantic map and, if wanted, of the best stuff class.
+        classes: the categories.
+    """
+    index = classes.indices_of(ids[0], "semantic")
+    if len(ids) > 1:
+        best = classes.indices_of(ids[1], "stuff_semantic")
         if ((best >= 0) & (best < classes.num_things)).any():
             raise ValueError("stuff_semantic must hold stuff and void only, but there are things in it")
-        thing = (index >= 0) & (index < classes.num_things)
-        index = np.where(thing, best, index)
-    codes = (np.arange(len(classes), dtype=np.int32) - classes.num_things + 1).clip(min=0)
-    return np.append(codes, np.int32(0)).take(index)  # void, -1, takes the last entry
-
-
-def _index_map(ids: Any, name: str, classes: Categories) -> NDArray[np.int64]:
-    array = to_numpy(ids)
-    if array.ndim != 2:
-        raise ValueError(f"{name} must have shape (H, W), not {array.shape}")
-    return classes.indices_of(array, name)
+        index = np.where((index >= 0) & (index < classes.num_things), best, index)
+    return (index - classes.num_things + 1).clip(min=0)
 
 
 def _thing_labels(labels: Any, count: int, classes: Categories) -> NDArray[np.int64]:

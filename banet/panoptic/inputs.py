@@ -37,13 +37,15 @@ class MaskCrops:
         """Crop dense (N, H, W) boolean masks to their tight boxes; the crops are views, nothing is copied."""
         count, height, width = masks.shape
         boxes = np.zeros((count, 4), dtype=np.int64)
-        if masks.size:
-            for axis, extent in ((1, width), (2, height)):  # columns, then rows, that hold a pixel
-                hit: NDArray[np.bool_] = np.any(masks, axis=axis)
-                some = hit.any(axis=1)
-                boxes[:, axis - 1] = np.where(some, hit.argmax(axis=1), 0)
-                boxes[:, axis + 1] = np.where(some, extent - hit[:, ::-1].argmax(axis=1), 0)
-        crops = [mask[y1:y2, x1:x2] for mask, (x1, y1, x2, y2) in zip(masks, boxes.tolist(), strict=True)]
+        crops = []
+        hits: NDArray[np.bool_] = np.any(masks, axis=2)
+        for mask, box, hit in zip(masks, boxes, hits, strict=True):
+            rows = np.flatnonzero(hit)
+            if len(rows):
+                columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+                box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            x1, y1, x2, y2 = box.tolist()
+            crops.append(mask[y1:y2, x1:x2])
         return cls(boxes, crops, (height, width))
 
     def to_masks(self) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ __all__ = [
     "area",
     "colour_contour",
     "gt_order_rule",
+    "logit_rule",
     "match_boxes",
     "place_by_score",
     "remove_hidden",
@@ -110,20 +111,33 @@ class Pairs:
         Returns:
             (C, P) float64.
         """
-        count = len(self.areas)
-        sums = self.regions.sums(of, self.regions.shared(self.i, self.j, count))
-        return self.regions.pair_sums(sums, self.i, self.j, count)
+        return self._of_overlaps(self.regions.sums(of, self.regions.depths() > 1))
 
     def mask_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
         """Sums a quantity over each mask, as `overlap_sums`: (C, N) float64, 0 for objects that are in no pair."""
+        return self._of_masks(self.regions.sums(of, self._claimed()))
+
+    def colour_sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sums of RGB over each mask, (3, N), as `mask_sums`; of RGB scaled to length 1 over each overlap, (3, P)."""
+        deep = self.regions.depths() > 1
+        shallow = self.regions.sums(self.colours, self._claimed() & ~deep)
+        both = self.regions.sums(lambda pixels: np.concatenate([rgb := self.colours(pixels), _unit(rgb)]), deep)
+        return self._of_masks(shallow + both[:3]), self._of_overlaps(both[3:])
+
+    def _claimed(self) -> NDArray[np.bool_]:
+        """The regions, (R,) bool, of objects that are in a pair."""
         paired = np.zeros(len(self.areas), dtype=bool)
         paired[self.i] = paired[self.j] = True
-        claims = paired[self.regions.claims_object]
-        region, claimant = self.regions.claims_region[claims], self.regions.claims_object[claims]
-        wanted = np.zeros(len(self.regions.sizes), dtype=bool)
-        wanted[region] = True
-        sums = self.regions.sums(of, wanted)
-        return np.stack([np.bincount(claimant, weights=channel[region], minlength=len(paired)) for channel in sums])
+        claimed = np.zeros(len(self.regions.sizes), dtype=bool)
+        claimed[self.regions.claims_region[paired[self.regions.claims_object]]] = True
+        return claimed
+
+    def _of_masks(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        region, claimant = self.regions.claims_region, self.regions.claims_object
+        return np.stack([np.bincount(claimant, weights=channel[region], minlength=len(self.areas)) for channel in sums])
+
+    def _of_overlaps(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.regions.pair_sums(sums, self.i, self.j, len(self.areas))
 
 
 Rule = Callable[[Pairs], NDArray[Any]]
@@ -153,8 +167,8 @@ def appearance(pairs: Pairs) -> NDArray[np.float64]:
     As the mean of f(x, O) over X is the dot product of the mean unit colour of X and the unit mean colour of O, a pair
     needs three sums. Black has cosine 0 with everything. On a grey picture every pair is a tie.
     """
-    toward = _unit(pairs.mask_sums(pairs.colours))
-    over = pairs.overlap_sums(lambda pixels: _unit(pairs.colours(pixels)))
+    whole, over = pairs.colour_sums()
+    toward = _unit(whole)
     margin: NDArray[np.float64] = ((toward[:, pairs.i] - toward[:, pairs.j]) * over).sum(axis=0) / pairs.overlap
     margin[np.abs(margin) <= TIE] = 0
     return margin
@@ -233,6 +247,80 @@ def gt_order_rule(truth_ids: Any, matched: Any, fallback: Rule = appearance) -> 
         return margin
 
     return rule
+
+
+def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "gated"] = "sum") -> Rule:
+    """The rule that asks the network's own logits: in front is who has the higher mean of fused logits in the overlap.
+
+    With `a` the mask logit of an object at a pixel and `b` the semantic logit of its class there, the fused logit is
+
+    * "sum": a + b, the panoptic logit of an instance in UPSNet (arXiv 1901.03784);
+    * "gated": (sigmoid(a) + sigmoid(b)) (a + b), that of EfficientPS (arXiv 2004.02307).
+
+    Those papers take the arg max pixel by pixel, over stuff as well; here an overlap goes to one of the two (ours).
+
+    Args:
+        mask_logits: (N, H, W) numbers, arrays or tensors: the mask logits of each object at full size. Or a sequence
+            of N, the n-th over the box of the n-th of the `MaskCrops` that the rule will be used with. What lies
+            outside of the object's mask is never looked at.
+        semantic_logits: the semantic logits of each object's class, (N, H, W) or N crops likewise; for a map (C, H, W)
+            and class indices of the objects that is `semantic[classes]`.
+        combine: "sum" or "gated".
+
+    Returns:
+        A rule for these N objects.
+
+    Raises:
+        ValueError: an unknown `combine`; from the rule: other than N objects, logits that have neither the picture's
+            size nor their box's, or that are no real numbers, or not finite in an overlap.
+    """
+    if combine not in ("sum", "gated"):
+        raise ValueError(f"combine must be 'sum' or 'gated', not {combine!r}")
+    parts = {
+        "mask_logits": [to_numpy(logits) for logits in mask_logits],
+        "semantic_logits": [to_numpy(logits) for logits in semantic_logits],
+    }
+
+    def fused(pairs: Pairs, pair: int, n: int) -> NDArray[np.float64]:
+        box, inside = pairs.overlap_mask(pair)
+        a, b = (_cut(part[n], f"{name}[{n}]", pairs.masks, n, box)[inside] for name, part in parts.items())
+        if not np.isfinite(a + b).all():
+            raise ValueError(f"the logits of object {n} are not finite where it overlaps another")
+        return a + b if combine == "sum" else (_sigmoid(a) + _sigmoid(b)) * (a + b)
+
+    def rule(pairs: Pairs) -> NDArray[np.float64]:
+        for name, part in parts.items():
+            if len(part) != len(pairs.areas):
+                raise ValueError(f"{name} has {len(part)} entries for {len(pairs.areas)} objects")
+        margin = np.zeros(len(pairs))
+        for k, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)):
+            margin[k] = fused(pairs, k, i).mean() - fused(pairs, k, j).mean()
+        return margin
+
+    return rule
+
+
+def _cut(
+    logits: NDArray[Any], name: str, masks: MaskCrops, n: int, box: tuple[int, int, int, int]
+) -> NDArray[np.float64]:
+    """The part of an object's logits, given for the picture or for the object's box, that lies in `box`."""
+    left, top, right, bottom = masks.boxes[n].tolist()
+    if logits.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be real numbers, not {logits.dtype}")
+    if logits.shape == masks.size:
+        left, top = 0, 0
+    elif logits.shape != (bottom - top, right - left):
+        raise ValueError(
+            f"{name} has shape {logits.shape}; it must be that of the picture, {masks.size}, or of the mask's box, "
+            f"{(bottom - top, right - left)}"
+        )
+    x1, y1, x2, y2 = box
+    return logits[y1 - top : y2 - top, x1 - left : x2 - left].astype(np.float64)
+
+
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    bounded: NDArray[np.float64] = 0.5 * (1 + np.tanh(0.5 * x))  # never overflows
+    return bounded
 
 
 def match_boxes(boxes: Any, truth_boxes: Any, threshold: float = 0.5) -> NDArray[np.int64]:
@@ -352,7 +440,7 @@ def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold:
     owners = regions.paint(remove_hidden(decide, pairs.areas, pairs.scores, removal_threshold)).reshape(-1)
     for stack in stacks:
         owners[stack.pixels] = np.where(stack.winner < count, stack.winner, -1)
-    return owners.reshape(regions.label.shape)
+    return owners.reshape(regions.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -392,8 +480,7 @@ def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
     for some, claimants in regions.by_depth():
         row = np.full(len(regions.sizes), -1, dtype=np.int64)
         row[some] = np.arange(len(some))
-        pixels = regions.pixels(wanted & (row >= 0))
-        region = regions.label.reshape(-1)[pixels]
+        pixels, region = regions.pixels(wanted & (row >= 0))
         claimed = claimants[row[region]]
         unit = _unit(pairs.colours(pixels))
         likeness = np.stack([(unit * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
@@ -403,7 +490,7 @@ def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Columns (C, M) scaled to length 1; columns of zeros stay zeros."""
-    length = np.sqrt((vectors * vectors).sum(axis=0))
+    length = np.sqrt(np.einsum("cm,cm->m", vectors, vectors))
     length[length == 0] = 1
     scaled: NDArray[np.float64] = vectors / length
     return scaled

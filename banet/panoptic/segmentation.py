@@ -16,7 +16,16 @@ from banet.panoptic.categories import VOID, Categories, Category
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_SEGMENT_ID", "PanopticSegmentation", "Segment", "ids_to_rgb", "measure_ids", "rgb_to_ids", "runs"]
+__all__ = [
+    "MAX_SEGMENT_ID",
+    "PanopticSegmentation",
+    "Segment",
+    "ids_to_rgb",
+    "measure_ids",
+    "measure_runs",
+    "rgb_to_ids",
+    "runs",
+]
 
 MAX_SEGMENT_ID = 2**24 - 1
 """Largest segment id that a PNG of three bytes a pixel holds."""
@@ -370,19 +379,39 @@ def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
         The K ids in the map that are not 0, ascending (K,); areas in pixels (K,); boxes x, y, width, height (K, 4).
     """
     starts, lengths = runs(ids, rows=True)
-    values, label = np.unique(ids.reshape(-1)[starts], return_inverse=True)
-    if len(values) == 0:
-        return values.astype(np.int32), np.zeros(0, np.int64), np.zeros((0, 4), np.int64)
-    order = np.argsort(label, kind="stable")
-    heads = np.searchsorted(label[order], np.arange(len(values)))
-    starts, lengths = starts[order], lengths[order]
-    y, x = np.divmod(starts, ids.shape[1])
-    left, top = np.minimum.reduceat(x, heads), np.minimum.reduceat(y, heads)
-    right, bottom = np.maximum.reduceat(x + lengths, heads), np.maximum.reduceat(y, heads) + 1
-    areas = np.add.reduceat(lengths, heads)
+    values, codes = np.unique(ids.reshape(-1)[starts], return_inverse=True)
+    areas, boxes = measure_runs(codes, len(values), starts, lengths, ids.shape[1])
     keep = values != 0
-    boxes = np.stack([left, top, right - left, bottom - top], axis=1)
     return values[keep].astype(np.int32), areas[keep], boxes[keep]
+
+
+def measure_runs(
+    codes: NDArray[np.int64], count: int, starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Counts area and tight box of each of the codes 0 .. count - 1 in a map that is given by its runs.
+
+    Args:
+        codes: (K,), that of each run.
+        count: number of codes.
+        starts: (K,) flat index of the first pixel of each run.
+        lengths: (K,) pixels of each run; none leaves its row (`runs` with `rows`).
+        width: W of the map.
+
+    Returns:
+        Areas in pixels (count,) and boxes x, y, width, height (count, 4); zeros for a code that does not occur.
+    """
+    areas, boxes = np.zeros(count, np.int64), np.zeros((count, 4), np.int64)
+    if len(codes):
+        order = np.argsort(codes.astype(np.min_scalar_type(count)), kind="stable")  # small integers sort faster
+        heads = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        found = codes[order[heads]]
+        lengths = lengths[order]
+        y, x = np.divmod(starts[order], width)
+        left, top = np.minimum.reduceat(x, heads), np.minimum.reduceat(y, heads)
+        right, bottom = np.maximum.reduceat(x + lengths, heads), np.maximum.reduceat(y, heads) + 1
+        areas[found] = np.add.reduceat(lengths, heads)
+        boxes[found] = np.stack([left, top, right - left, bottom - top], axis=1)
+    return areas, boxes
 
 
 def _in_range(array: NDArray[Any]) -> NDArray[Any]:

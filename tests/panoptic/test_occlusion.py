@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banet.panoptic import RULES, MaskCrops, gt_order_rule, match_boxes, resolve_occlusions
+from banet.panoptic import RULES, MaskCrops, gt_order_rule, logit_rule, match_boxes, resolve_occlusions
 from banet.panoptic.occlusion import lock_in
 from banet.panoptic.rules import Pairs, Procedure
 
@@ -333,6 +334,74 @@ def test_ground_truth_order(scene, seed):
 
     owner = resolve_occlusions(masks, scores, image, rule=gt_order_rule(truth, matched))
     np.testing.assert_array_equal(owner, reference.resolve(masks, scores, image, plain))
+
+
+@pytest.mark.parametrize("combine", ["sum", "gated"])
+@settings(max_examples=60, deadline=None)
+@given(scenes, st.integers(0, 2**32))
+def test_logit_rule(combine, scene, seed):
+    masks, scores, image = scene
+    rng = np.random.default_rng(seed)
+    mask_logits, semantic_logits = rng.normal(0, 4, (2, *masks.shape)).astype(np.float32)
+
+    def mean(n, shared):
+        total = 0
+        for p in shared:
+            a, b = float(mask_logits[n][p]), float(semantic_logits[n][p])
+            gate = 1 / (1 + math.exp(-a)) + 1 / (1 + math.exp(-b))
+            total += (a + b) * (gate if combine == "gated" else 1)
+        return total / len(shared)
+
+    owner = resolve_occlusions(masks, scores, image, rule=logit_rule(mask_logits, semantic_logits, combine))
+    expected = reference.resolve(masks, scores, image, lambda a, b, shared: mean(a, shared) - mean(b, shared))
+    np.testing.assert_array_equal(owner, expected)
+
+    crops = MaskCrops.from_masks(masks)
+    cut = [
+        [x[y1:y2, x1:x2] for x, (x1, y1, x2, y2) in zip(logits, crops.boxes.tolist(), strict=True)]
+        for logits in (mask_logits, semantic_logits)
+    ]
+    np.testing.assert_array_equal(resolve_occlusions(crops, scores, None, rule=logit_rule(*cut, combine)), owner)
+
+
+def test_logit_rules_differ_and_ties_go_by_score():
+    a, b = np.zeros((2, 4, 5)), np.zeros((2, 4, 5))
+    a[0], b[0] = 6, -5  # sum 1, gated 1.004
+    a[1], b[1] = 0.4, 0.4  # sum 0.8, gated 0.96
+    a[1, 1, 1:4], b[1, 1, 1:4] = 5, -3.9  # mean sum 0.95, mean gated 1.03
+    assert (resolve_occlusions(MASKS, [0.7, 0.8], None, rule=logit_rule(a, b))[1:3, 1:4] == 0).all()
+    assert (resolve_occlusions(MASKS, [0.9, 0.8], None, rule=logit_rule(a, b, "gated"))[1:3, 1:4] == 1).all()
+    for scores, first in (([0.9, 0.8], 0), ([0.7, 0.8], 1)):
+        owner = resolve_occlusions(MASKS, scores, None, rule=logit_rule(a[[0, 0]], b[[0, 0]]))
+        assert (owner[1:3, 1:4] == first).all()
+
+
+def test_logits_may_be_tensors():
+    torch = pytest.importorskip("torch")
+    masks, scores, image = draw_scene(13, 10, (9, 8), "mixed")
+    logits = np.random.default_rng(1).normal(0, 4, (2, *masks.shape))
+    owner = resolve_occlusions(masks, scores, image, rule=logit_rule(*torch.from_numpy(logits).requires_grad_()))
+    np.testing.assert_array_equal(owner, resolve_occlusions(masks, scores, image, rule=logit_rule(*logits)))
+
+
+@pytest.mark.parametrize(
+    ("mask_logits", "semantic_logits", "message"),
+    [
+        (np.zeros((3, 4, 5)), np.zeros((2, 4, 5)), "mask_logits has 3 entries for 2"),
+        (np.zeros((2, 4, 5)), np.zeros((1, 4, 5)), "semantic_logits has 1 entries for 2"),
+        (np.zeros((2, 4, 4)), np.zeros((2, 4, 5)), r"mask_logits\[0\] has shape"),
+        (np.zeros((2, 4, 5)), np.zeros((2, 5, 4)), r"semantic_logits\[0\] has shape"),
+        (np.zeros((2, 4, 5), dtype=bool), np.zeros((2, 4, 5)), "real numbers"),
+        (np.full((2, 4, 5), np.nan), np.zeros((2, 4, 5)), "not finite"),
+        (np.zeros((2, 4, 5)), np.full((2, 4, 5), -np.inf), "not finite"),
+    ],
+)
+def test_logit_rule_bad_input(mask_logits, semantic_logits, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        resolve_occlusions(MASKS, [0.7, 0.8], IMAGE, rule=logit_rule(mask_logits, semantic_logits))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="combine"):
+        logit_rule(mask_logits, semantic_logits, "mean")
 
 
 def test_match_boxes():
