@@ -258,7 +258,13 @@ def _ablate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
 
 def _predict_options(parser: ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", type=str, metavar="INPUT", help="Pictures, folders of pictures, or globs.")
-    parser.add_argument("--weights", type=str, required=True, help=WEIGHTS)
+    parser.add_argument("--weights", type=str, help=WEIGHTS)
+    parser.add_argument(
+        "--runtime",
+        type=Literal["torch", "onnx", "openvino"],
+        default="torch",
+        help="What runs the network. All but torch run a file of `banet export`, on the CPU, without torch.",
+    )
     parser.add_argument("--out", type=str, metavar="DIR", default="predictions", help="Where the results go.")
     parser.add_argument(
         "--rule", type=RuleName | None, metavar=RULE, help="Occlusion rule; default: the one saved with the weights."
@@ -268,12 +274,41 @@ def _predict_options(parser: ArgumentParser) -> None:
 
 def _predict(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
+    weights, inputs = options.weights, list(options.inputs)
+    if weights is None and options.runtime != "torch" and len(inputs) > 1:
+        weights, *inputs = inputs
+    if weights is None:
+        raise InputError("missing: --weights")
     from banet.engine.predict import predict_files
 
     failed = predict_files(
-        options.weights, list(options.inputs), Path(options.out), rule=options.rule, device=options.device
+        weights, inputs, Path(options.out), rule=options.rule, device=options.device, runtime=options.runtime
     )
     return 1 if failed else 0
+
+
+# ------------------------------------------------------------------------------------------------------------ export
+
+
+def _export_options(parser: ArgumentParser) -> None:
+    parser.add_argument("weights", type=str, metavar="WEIGHTS", help=WEIGHTS)
+    parser.add_argument(
+        "--format",
+        type=Literal["onnx", "torch-export", "openvino"],
+        default="onnx",
+        help="onnx: one .onnx file; torch-export: a .pt2 of torch.export; openvino: .xml with .bin beside it.",
+    )
+    parser.add_argument(
+        "--out", type=str, metavar="FILE", help="The file; by default the weights' name, in this folder."
+    )
+
+
+def _export(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from banet.engine.export import export_command
+
+    export_command(options.weights, options.format, options.out)
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------------------------- pq
@@ -487,7 +522,26 @@ COMMANDS = {
         "                    [--dry-run] [--device DEVICE]",
         "Every option of the recipe can be given here too, as for `banet train`.",
     ),
-    "predict": Command("Segment pictures; writes id PNG, JSON and an overlay for each.", _predict_options, _predict),
+    "predict": Command(
+        "Segment pictures; writes id PNG, JSON and an overlay for each.",
+        _predict_options,
+        _predict,
+        "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--rule RULE] [--device DEVICE]\n"
+        "                     [--runtime torch|onnx|openvino]",
+        "With --runtime onnx or openvino the exported file is given as --weights or before the pictures.\n\n"
+        "example:\n"
+        "  banet predict --runtime onnx model.onnx photos/",
+    ),
+    "export": Command(
+        "Write the network as a graph that runs without torch.",
+        _export_options,
+        _export,
+        "WEIGHTS [--format onnx|torch-export|openvino] [--out FILE]",
+        "The graph takes an image of any size and gives boxes, scores, labels, masks and semantic logits.\n"
+        "`banet predict --runtime` runs it, with occlusion handling and fusion after it.\n\n"
+        "example:\n"
+        "  banet export scenes --out model.onnx",
+    ),
     "pq": Command("Score one COCO panoptic folder against another; needs no model.", _pq_options, _pq),
     "fuse": Command(
         "Make panoptic results of anybody's instances and label maps; needs no model.",

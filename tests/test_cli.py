@@ -133,8 +133,10 @@ def test_version(capsys):
         ("evaluate w --config coco_r50_1x --limit 0", "--limit: must be a whole number from 1, not 0"),
         ("evaluate w --config coco_r50_1x --inference.scor 1", "did you mean --inference.score?"),
         ("evaluate w --config coco_r50_1x --rule best", "--rule: must be one of appearance, "),
-        ("predict", "missing: INPUT, --weights"),
+        ("predict", "missing: INPUT"),
         ("predict a.jpg", "missing: --weights"),
+        ("predict a.onnx --runtime onnx", "missing: --weights"),
+        ("export scenes --format tflite", "--format: must be one of onnx, torch-export, openvino, not tflite"),
         ("pq --gt-json a", "missing: --gt-dir, --pred-json, --pred-dir"),
         ("fuse --images a", "missing: --instances, --semantic, --out"),
         ("fuse --instances a --semantic b --images c --out d --nms x", "--nms: must be a number or null, not x"),
@@ -240,8 +242,22 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
     assert main(["predict", "a.jpg", "b/", "*.png", "--weights", "w", "--out", "o", "--rule", "score"]) == status
     assert calls["predict_files"] == (
         ("w", ["a.jpg", "b/", "*.png"], Path("o")),
-        {"rule": "score", "device": "auto"},
+        {"rule": "score", "device": "auto", "runtime": "torch"},
     )
+
+
+def test_predict_takes_an_exported_file_before_the_pictures(engine):
+    calls = engine("predict", "predict_files", 0)
+    assert main(["predict", "--runtime", "onnx", "a.onnx", "b/", "c.jpg"]) == 0
+    positional, named = calls["predict_files"]
+    assert positional == ("a.onnx", ["b/", "c.jpg"], Path("predictions"))
+    assert named["runtime"] == "onnx"
+
+
+def test_export_passes_its_options(engine):
+    calls = engine("export", "export_command", Path("m.xml"))
+    assert main(["export", "scenes", "--format", "openvino", "--out", "m.xml"]) == 0
+    assert calls["export_command"] == (("scenes", "openvino", "m.xml"), {})
 
 
 def test_demo_passes_its_options(engine):

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from banet.errors import InputError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "list_images", "read_image", "to_rgb_array"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "list_images", "read_image", "resized_size", "to_rgb_array"]
 
 MAX_PIXELS = 178_956_970
 """Pictures of more pixels are refused: a small file can claim any size."""
@@ -165,6 +165,16 @@ def to_rgb_array(image: Any) -> NDArray[np.uint8]:
     elif array.dtype != np.uint8:
         raise TypeError(f"images must be uint8 or float, not {array.dtype}")
     return np.require(np.broadcast_to(array, (*array.shape[:2], 3)), requirements=["C", "W"])
+
+
+def resized_size(height: int, width: int, shorter: int, longer: int) -> tuple[int, int]:
+    """The size (H,W) of an image whose shorter side becomes `shorter`, or less so that the longer one is ≤ `longer`."""
+    low, high = min(height, width), max(height, width)
+    if shorter * high > longer * low:
+        other, side = max(1, round(longer * low / high)), longer
+    else:
+        other, side = shorter, min(longer, round(shorter * high / low))
+    return (other, side) if height <= width else (side, other)
 
 
 def list_images(inputs: Sequence[str]) -> list[Path]:

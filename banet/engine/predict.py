@@ -4,41 +4,55 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
 from banet.data.images import list_images, read_image
-from banet.engine.device import pick_device
 from banet.errors import InputError
-from banet.modeling.banet import BANet
 from banet.panoptic.coco_format import atomic_path
 
-__all__ = ["predict_files"]
+if TYPE_CHECKING:
+    from banet.engine.exported import ExportedModel
+    from banet.modeling.banet import BANet
+
+__all__ = ["Runtime", "predict_files"]
+
+Runtime = Literal["torch", "onnx", "openvino"]
 
 
-def predict_files(weights: str, inputs: list[str], out: Path, *, rule: str | None = None, device: str = "auto") -> int:
+def predict_files(
+    weights: str,
+    inputs: list[str],
+    out: Path,
+    *,
+    rule: str | None = None,
+    device: str = "auto",
+    runtime: Runtime = "torch",
+) -> int:
     """Segment pictures; a bad one does not keep the others from being done.
 
     Args:
-        weights: See `BANet.from_pretrained`.
+        weights: See `BANet.from_pretrained`; or, with another runtime than torch, a file that `banet export` wrote.
         inputs: Pictures, folders or patterns.
         out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each picture.
         rule: Another occlusion rule than the one saved with the weights.
-        device: `auto`, `cpu`, `cuda` or `mps`.
+        device: `auto`, `cpu`, `cuda` or `mps`; the other runtimes compute on the CPU.
+        runtime: What runs the network. All but `torch` need no torch.
 
     Returns:
         How many pictures could not be done; each is named on standard error.
 
     Raises:
         InputError: No picture is found, or the weights cannot be read.
+        MissingExtraError: The runtime is not installed.
     """
     paths = list_images(inputs)
     names = _names(paths)
-    target = pick_device(device)
-    model = BANet.from_pretrained(weights, device=target)
+    model, place = _open(weights, runtime, device)
     things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
     stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
-    print(f"{weights} on {target.type} knows the things {things}; and the stuff {stuff}")
+    print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
     out.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     for path, name in zip(tqdm(paths, desc="predict", unit="image"), names, strict=True):
@@ -54,6 +68,27 @@ def predict_files(weights: str, inputs: list[str], out: Path, *, rule: str | Non
         print(f"banet: error: {failure}", file=sys.stderr)
     print(f"{len(paths) - len(failures)} of {len(paths)} pictures segmented: {out}")
     return len(failures)
+
+
+def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | ExportedModel, str]:
+    """The model, and where it computes."""
+    suffix = {"onnx": ".onnx", "openvino": ".xml"}
+    if runtime != "torch":
+        from banet.engine.exported import ExportedModel
+
+        if Path(weights).suffix != suffix[runtime]:
+            raise InputError(f"{weights}: --runtime {runtime} runs {suffix[runtime]} files; `banet export` makes them")
+        if device not in ("auto", "cpu"):
+            raise InputError(f"--device {device}: --runtime {runtime} computes on the CPU; choose auto or cpu")
+        return ExportedModel.open(weights), "cpu"
+    if Path(weights).suffix in suffix.values():
+        known = next(name for name, ending in suffix.items() if ending == Path(weights).suffix)
+        raise InputError(f"{weights}: is an exported network; add --runtime {known}")
+    from banet.engine.device import pick_device
+    from banet.modeling.banet import BANet
+
+    target = pick_device(device)
+    return BANet.from_pretrained(weights, device=target), target.type
 
 
 def _names(paths: list[Path]) -> list[str]:

@@ -167,7 +167,10 @@ class BANet(nn.Module):
             images: Each (3, h, w), RGB, uint8 or float in 0..255, at the size that the network works at.
             pad_to: See `batch`.
         """
-        batch = self.batch(images, pad_to)
+        return self.segment(self.batch(images, pad_to))
+
+    def segment(self, batch: ImageBatch) -> Output:
+        """Instances and semantic logits of a batch."""
         pyramid = self.backbone(batch.pixels)
         semantic = self.semantic_head(pyramid[:4])
         rois = self.roi_features(pyramid[:4], semantic)
@@ -315,7 +318,32 @@ class BANet(nn.Module):
 
         return save_model(self, path, half=half, metadata=metadata)
 
+    def push_to_hub(self, repository: str, *, licence: str, private: bool = False, **metadata: str) -> str:
+        """Upload to the Hugging Face hub, with a card of classes, recipe, measured PQ and licence.
+
+        Args:
+            repository: `owner/name`; made if it is not there.
+            licence: Identifier of the licence of the weights, such as `apache-2.0`.
+            private: Whether a new repository is private.
+            **metadata: What the card tells: `recipe`, `recipe_yaml`, `iterations`, `pq`. `banet push` takes them from
+                the file that a training run wrote.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: The hub refused.
+        """
+        from tempfile import TemporaryDirectory
+
+        from banet.modeling.hub import push_to_hub
+        from banet.modeling.weights import save_model
+
+        with TemporaryDirectory() as folder:
+            weights = save_model(self, folder, metadata=metadata)
+            return push_to_hub(weights, repository, licence=licence, private=private)
+
 
 def _detections(boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor], masks: Tensor) -> list[Detections]:
-    split = torch.split(masks.float(), [len(b) for b in boxes])
+    split = torch.split(masks.float(), [b.shape[0] for b in boxes])
     return [Detections(*parts) for parts in zip(boxes, scores, labels, split, strict=True)]

@@ -209,9 +209,23 @@ class InstanceToSemanticWithContext(InstanceToSemantic):
         return F.conv2d(interacted, sim_weight) + bias[:, :, None, None]
 
     def _pool(self, inlay: Tensor, size: tuple[int, int]) -> Tensor:
-        height, width = (-(-side // STRIDES[0]) for side in size)
+        height, width = ((side + STRIDES[0] - 1) // STRIDES[0] for side in size)
         valid = inlay[:, :height, :width]
-        return torch.cat([F.adaptive_max_pool2d(valid, cells).flatten() for cells in self.cells])
+        return torch.cat([_max_pool(valid, cells).flatten() for cells in self.cells])
+
+
+def _max_pool(x: Tensor, cells: int) -> Tensor:
+    """Adaptive max-pooling of (C, h, w) to (C, cells, cells)."""
+    if not torch.compiler.is_exporting():
+        return F.adaptive_max_pool2d(x, cells)
+    # In a graph of any size no standard operator does it: one axis after the other, all but a cell's pixels left out.
+    for _ in range(2):
+        length = x.shape[1]
+        pixel = torch.arange(length, device=x.device)
+        cell = torch.arange(cells, device=x.device)[:, None]
+        inside = ((pixel + 1) * cells > cell * length) & (pixel * cells < (cell + 1) * length)
+        x = torch.where(inside[..., None], x[:, None], -torch.inf).amax(2).transpose(1, 2)
+    return x
 
 
 def _inlay(features: Tensor, boxes: list[Tensor], semantic: Sequence[Tensor]) -> Tensor:

@@ -104,12 +104,13 @@ class BoxHead(nn.Module):
         """
         logits, deltas = self(features)
         scores = logits.softmax(-1)[:, : self.num_things]
-        counts = [len(p) for p in proposals]
+        counts = [p.shape[0] for p in proposals]
         result = []
         for score, delta, boxes, size in zip(scores.split(counts), deltas.split(counts), proposals, sizes, strict=True):
             repeated = boxes[:, None].expand(-1, self.num_things, -1).reshape(-1, 4)
             decoded = self.coder.decode_single(delta.reshape(-1, 4), repeated)
-            result.append(Candidates(clip_boxes_to_image(decoded, size).reshape(len(boxes), self.num_things, 4), score))
+            refined = clip_boxes_to_image(decoded, size).reshape(boxes.shape[0], self.num_things, 4)
+            result.append(Candidates(refined, score))
         return result
 
     def losses(self, features: Tensor, samples: Sequence[RoISamples]) -> tuple[Tensor, Tensor]:

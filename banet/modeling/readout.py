@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,70 +15,13 @@ from banet.data.images import to_rgb_array
 from banet.data.transforms import resize_image
 from banet.modeling.backbone import STRIDES
 from banet.modeling.banet import BANet, Output
-from banet.modeling.config import InferenceConfig
 from banet.modeling.instance_head import Detections
+from banet.modeling.instances import Instances, Readout
 from banet.ops.paste import paste_masks
-from banet.panoptic import MaskCrops, PanopticSegmentation, fuse_panoptic
+from banet.panoptic import MaskCrops
 from banet.panoptic.categories import Categories
 
 __all__ = ["Instances", "Readout", "network_input", "paste_detections", "read_images", "read_out", "semantic_argmax"]
-
-
-@dataclass(frozen=True)
-class Instances:
-    """Instances of a picture at its own size.
-
-    Attributes:
-        masks: N boolean masks, which may overlap; none is empty.
-        scores: (N,) float64.
-        labels: (N,) category ids.
-        boxes: (N, 4) float32 x1, y1, x2, y2 in pixels of the picture, unrounded.
-    """
-
-    masks: MaskCrops
-    scores: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Readout:
-    """All that fusion needs of one picture, so that several rules can be tried on one pass of the network.
-
-    Attributes:
-        image: (H, W, 3) uint8.
-        instances: The panoptic instances.
-        semantic: (H, W) category id of the best class of each pixel.
-        stuff_semantic: (H, W) category id of the best stuff class, where it is asked for.
-    """
-
-    image: NDArray[np.uint8]
-    instances: Instances
-    semantic: NDArray[np.int64]
-    stuff_semantic: NDArray[np.int64] | None = None
-
-    def fuse(self, categories: Categories, options: InferenceConfig, *, rule: Any = None) -> PanopticSegmentation:
-        """The panoptic result.
-
-        Args:
-            categories: The model's.
-            options: Thresholds and the rule.
-            rule: Another rule than the one of `options`.
-        """
-        return fuse_panoptic(
-            self.instances.masks,
-            self.instances.scores,
-            self.instances.labels,
-            self.semantic,
-            self.image,
-            categories=categories,
-            rule=options.rule if rule is None else rule,
-            stuff_area=options.stuff_area,
-            thing_pixels=options.thing_pixels,
-            stuff_semantic=self.stuff_semantic,
-            overlap_threshold=options.overlap_threshold,
-            removal_threshold=options.removal_threshold,
-        )
 
 
 def read_images(model: BANet, images: Sequence[Any]) -> Iterator[Readout]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.detection import _utils as detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
 from banet.modeling.backbone import STRIDES
 
@@ -140,7 +140,7 @@ class RegionProposals(nn.Module):
         before, after, iou = limits
         top_scores, top_boxes, levels = [], [], []
         for level, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors, strict=True)):
-            best, index = score.float().topk(min(before, score.shape[1]), dim=1)
+            best, index = score.float().topk(torch.sym_min(before, score.shape[1]), dim=1)
             chosen = delta.float().gather(1, index[..., None].expand(-1, -1, 4))
             decoded = self.coder.decode_single(chosen.reshape(-1, 4), anchor[index].reshape(-1, 4))
             top_scores.append(best)
@@ -152,6 +152,17 @@ class RegionProposals(nn.Module):
             boxes = clip_boxes_to_image(boxes, size)
             keep = remove_small_boxes(boxes, min_size=1e-3)
             boxes, score, level_index = boxes[keep], score[keep], level_of[keep]
-            keep = batched_nms(boxes, score, level_index, iou)[:after]
+            keep = _suppress(boxes, score, level_index, iou)[:after]
             proposals.append(boxes[keep])
         return proposals
+
+
+def _suppress(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float) -> Tensor:
+    """`batched_nms`: rows of the boxes (L, 4) that stay, best first."""
+    if not torch.compiler.is_exporting():
+        keep: Tensor = batched_nms(boxes, scores, levels, iou)
+        return keep
+    # torchvision's asks how many boxes there are, which a graph does not know.
+    rows = [(levels == level).nonzero()[:, 0] for level in range(len(STRIDES))]
+    keep = torch.cat([own[nms(boxes[own], scores[own], iou)] for own in rows])
+    return keep[scores[keep].argsort(descending=True)]

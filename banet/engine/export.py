@@ -1,0 +1,206 @@
+"""`banet export`: the network as a graph that runs without this library, and without Python.
+
+The graph goes from an image to `NetworkOutput`. Resizing before it, occlusion handling and fusion after it stay
+outside; `banet.engine.exported` does them without torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from banet.engine.exported import HEADER, INPUT, OUTPUTS, write_header
+from banet.errors import InputError, MissingExtraError
+from banet.modeling.banet import DIVISOR, BANet, ImageBatch
+from banet.ops.deform_conv import DeformableConv2d
+from banet.panoptic.coco_format import atomic_path
+
+__all__ = ["ExportFormat", "GraphModel", "export_command", "export_model", "trace"]
+
+ExportFormat = Literal["onnx", "torch-export", "openvino"]
+
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
+OPSET = 20
+EXAMPLE = (250, 333)  # any size will do
+AXES = {
+    INPUT: (1, 3, "height", "width"),
+    "boxes": ("instances", 4),
+    "scores": ("instances",),
+    "labels": ("instances",),
+    "masks": ("instances", 28, 28),
+    "logits": (1, "classes", "rows", "columns"),
+}
+
+
+class GraphModel(nn.Module):
+    """A network as tensors in, tensors out; batch 1.
+
+    Args:
+        model: In evaluation mode.
+    """
+
+    def __init__(self, model: BANet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The parts of `banet.engine.exported.NetworkOutput` of an image (1, 3, H, W), uint8 RGB."""
+        height, width = image.shape[2:]
+        pixels = (image.float() - self.model.mean) / self.model.std
+        # Padded too far, then cut: padding by a number of pixels that may be none is another graph.
+        padded = F.pad(pixels, (0, DIVISOR - 1, 0, DIVISOR - 1))
+        padded = padded[:, :, : height + (-height) % DIVISOR, : width + (-width) % DIVISOR]
+        output = self.model.segment(ImageBatch(padded, [(height, width)]))
+        found = output.detections[0]
+        return found.boxes, found.scores, found.labels, found.masks, output.logits
+
+
+def trace(model: BANet) -> torch.export.ExportedProgram:
+    """The network as a program of torch's own operators, for images of any height and width.
+
+    Args:
+        model: On the CPU, in evaluation mode.
+    """
+    side = torch.export.Dim.DYNAMIC
+    example = torch.zeros(1, 3, *EXAMPLE, dtype=torch.uint8)
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(
+            GraphModel(model).eval(),
+            (example,),
+            dynamic_shapes=({2: side, 3: side},),
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    # torch asserts what it supposed of unknown sizes while tracing, such as that suppression leaves two boxes or more
+    # and that no map is one pixel wide. None of the operators depends on it.
+    for node in list(program.graph.nodes):
+        if node.target in (torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_tensor_metadata.default):
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names this machine's folders
+    return program
+
+
+def export_model(model: BANet, path: Path, export_format: ExportFormat) -> Path:
+    """Write a network as a graph, with its classes and inference options.
+
+    Args:
+        model: On the CPU, in evaluation mode.
+        path: The file: `.onnx`, `.pt2` for `torch-export`, `.xml` for `openvino`, which also writes `.bin` beside it.
+        export_format: Which.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: Another suffix, or the format cannot hold the network.
+        MissingExtraError: What writes the format is not installed.
+    """
+    if path.suffix != SUFFIXES[export_format]:
+        raise InputError(f"--out {path}: a file of --format {export_format} ends in {SUFFIXES[export_format]}")
+    _check(model, export_format)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = write_header(model.categories, model.inference)
+    if export_format == "torch-export":
+        with atomic_path(path) as temporary:
+            torch.export.save(trace(model), temporary, extra_files={HEADER: header})
+        return path
+    proto = _onnx(trace(model), header)
+    if export_format == "onnx":
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(proto.SerializeToString())
+    else:
+        _write_openvino(proto, header, path)
+    return path
+
+
+def _check(model: BANet, export_format: ExportFormat) -> None:
+    for package in {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino")}.get(
+        export_format, ()
+    ):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingExtraError(package, "export") from None
+    if export_format == "openvino" and any(isinstance(part, DeformableConv2d) for part in model.modules()):
+        raise InputError(
+            "--format openvino: OpenVINO reads no deformable convolution, which these weights have (model.deformable or"
+            " backbone dcn101); take --format onnx, which ONNX Runtime runs"
+        )
+
+
+def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
+    """The program in ONNX's standard operators."""
+    with _quiet():
+        exported = torch.onnx.export(
+            program, input_names=[INPUT], output_names=list(OUTPUTS), opset_version=OPSET, dynamo=True, verbose=False
+        )
+    assert exported is not None
+    proto = exported.model_proto
+    del proto.graph.value_info[:]  # in symbols of the tracer
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dimension, name in zip(value.type.tensor_type.shape.dim, AXES[value.name], strict=True):
+            if isinstance(name, str) and not dimension.dim_value:
+                dimension.dim_param = name
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key=HEADER, value=header)
+    return proto
+
+
+def _write_openvino(proto: Any, header: str, path: Path) -> None:
+    import openvino
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        source = Path(folder) / "source.onnx"
+        source.write_bytes(proto.SerializeToString())
+        # Not `convert_model`, whose rewriting of the graph moves OCM's part of the logits by tenths.
+        graph = openvino.Core().read_model(source)
+        graph.set_rt_info(header, HEADER)
+        openvino.save_model(graph, Path(folder) / path.name, compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):  # the one that names the other last
+            (Path(folder) / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of torch and of the exporter on their own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def export_command(weights: str, export_format: ExportFormat, out: str | None) -> Path:
+    """`banet export`: load, trace, write.
+
+    Args:
+        weights: See `BANet.from_pretrained`.
+        export_format: See `export_model`.
+        out: The file; by default the weights' name with the format's suffix, in this folder.
+
+    Raises:
+        InputError: The weights cannot be read, or cannot be written in this format.
+    """
+    assert export_format in get_args(ExportFormat)
+    model = BANet.from_pretrained(weights)
+    path = Path(out) if out else Path(Path(weights).stem).with_suffix(SUFFIXES[export_format])
+    written = export_model(model, path, export_format)
+    print(f"{written}: {written.stat().st_size / 1e6:.1f} MB")
+    return written
