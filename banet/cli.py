@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -476,6 +476,122 @@ def _collage(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     return 0
 
 
+# -------------------------------------------------------------------------------------------------------- data check
+
+
+def _check_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folders", nargs="*", type=str, metavar="DIR", help="Folders of splits, or of folders of splits.")
+    add("--config", type=str, metavar="NAME|FILE", help=f"{CONFIG} Its data.train and data.val are checked.")
+    add("--images", type=str, metavar="DIR", help="Folder of the pictures, if not DIR/images.")
+    add("--panoptic", type=str, metavar="DIR", help="With --images and --json, and without DIR: folder of id PNGs.")
+    add("--json", type=str, metavar="FILE", help="With --images and --panoptic: the COCO panoptic JSON.")
+    add("--report", type=str, metavar="FILE", help="Write all findings to this JSON.")
+
+
+def _check(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    parts = [options.images, options.panoptic, options.json]
+    ways = [bool(options.folders), bool(options.config), bool(options.json or options.panoptic)]
+    if sum(ways) != 1 or ((options.json or options.panoptic) and not all(parts)):
+        raise InputError("say what to check: DIR ..., or --config NAME|FILE, or --images, --panoptic and --json")
+    from banet.data.check import Split, check_splits, find_splits
+    from banet.panoptic.coco_format import write_json
+
+    if options.config:
+        data = load_recipe(options.config).data
+        root = Path(data.root)
+        splits = [
+            Split(name, root / part.images, root / part.panoptic, root / part.json)
+            for name, part in (("train", data.train), ("val", data.val))
+        ]
+    elif options.json:
+        splits = [Split(Path(options.json).stem, *map(Path, parts))]
+    else:
+        splits = [split for folder in options.folders for split in find_splits(folder, options.images)]
+        if len({split.name for split in splits}) < len(splits):
+            splits = [replace(split, name=str(split.json.parent)) for split in splits]
+    with _progress("check") as show:
+        report = check_splits(splits, show)
+    if options.report:
+        write_json(options.report, report.to_json())
+    print(report)
+    return 1 if report.findings else 0
+
+
+# ------------------------------------------------------------------------------------------------------ data convert
+
+Overlaps = Literal["fail", RuleName]
+OVERLAPS = "What to do where objects overlap: refuse, or the occlusion rule that says who is in front."
+CLASSES = "JSON of the classes: a list of id, name, isthing, or any COCO panoptic JSON."
+
+
+def _out(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=str, metavar="DIR", required=True, help="A new folder; gets panoptic.json and panoptic/."
+    )
+
+
+def _convert_coco_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", type=str, metavar="DIR", required=True, help="Folder of the pictures.")
+    add("--instances", type=str, metavar="FILE", required=True, help="COCO instances JSON.")
+    add("--stuff", type=str, metavar="DIR", help="Label maps of category ids: PNGs, named as the pictures.")
+    add("--categories", type=str, metavar="FILE", help=f"{CLASSES} By default the instances' own, as things.")
+    add("--overlaps", type=Overlaps, metavar=f"{{fail,{RULE[1:]}", default="fail", help=OVERLAPS)
+    add("--void", type=list[int], metavar="'[ID, ...]'", default=[], help="Labels of --stuff that are void, beside 0.")
+    _out(parser)
+
+
+def _convert_split_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--root", type=str, metavar="DIR", required=True, help="The data set as it is unpacked.")
+    parser.add_argument("--split", type=str, metavar="NAME", required=True, help="Which of its splits.")
+    _out(parser)
+
+
+def _convert_maps_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", type=str, metavar="DIR", required=True, help="Folder of the pictures.")
+    add("--labels", type=str, metavar="DIR", required=True, help="PNGs of category ids, named as the pictures.")
+    add("--instances", type=str, metavar="DIR", help="PNGs of instance numbers. Things where they are 0 are crowd.")
+    add("--categories", type=str, metavar="FILE", required=True, help=CLASSES)
+    add("--void", type=list[int], metavar="'[ID, ...]'", default=[], help="Labels that are void, beside 0.")
+    _out(parser)
+
+
+def _convert_shapes_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--annotations", type=str, metavar="PATH", required=True, help="Labelme: folder of JSONs. CVAT: the XML.")
+    add("--images", type=str, metavar="DIR", help="Folder of the pictures. Labelme's by default: that of the JSONs.")
+    add(
+        "--stuff", type=list[str], metavar="'[NAME, ...]'", default=[], help="Labels that are stuff; others are things."
+    )
+    add("--categories", type=str, metavar="FILE", help=f"{CLASSES} In place of --stuff.")
+    add("--ignore", type=list[str], metavar="'[NAME, ...]'", default=[], help="Labels that are left out.")
+    add("--overlaps", type=Overlaps, metavar=f"{{fail,{RULE[1:]}", default="fail", help=OVERLAPS)
+    _out(parser)
+
+
+def _convert(format_name: str) -> Callable[[ArgumentParser, Sequence[str]], int]:
+    """What runs `banet data convert FORMAT`: convert_FORMAT of the module that has it."""
+    module = "maps" if format_name == "ade20k" else format_name
+
+    def run(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+        options = vars(parse_options(parser, arguments))
+        if options.get("categories") and options.get("annotations") and options.get("stuff"):
+            raise InputError("--stuff: give either it or --categories, which says what is stuff")
+        if format_name == "cvat" and not options["images"]:
+            raise InputError("missing: --images")
+        from importlib import import_module
+
+        convert = getattr(import_module(f"banet.data.convert.{module}"), f"convert_{format_name}")
+        with _progress("convert") as show:
+            print(convert(**options, progress=show))
+        return 0
+
+    return run
+
+
 # -------------------------------------------------------------------------------------------------------------- main
 
 COMMANDS = {
@@ -566,8 +682,62 @@ COMMANDS = {
         notes="Backgrounds count as stuff `background` as a whole. instances_amodal.json holds full masks and their\n"
         "`depth`: 0 is the front.",
     ),
+    "data check": Command(
+        "Tell what is wrong with a COCO panoptic data set, and how to mend it.",
+        _check_options,
+        _check,
+        "DIR ... [--images DIR] | --config NAME|FILE | --images DIR --panoptic DIR --json FILE\n"
+        "                        [--report FILE]",
+        "DIR has panoptic.json, panoptic/ and images/, or folders that have, or COCO's own layout. Several splits are\n"
+        "also searched for pictures that they share. Ends with 0 if nothing was found, with 1 if something was.",
+    ),
+    "data convert coco": Command(
+        "Make COCO panoptic of COCO instances and label maps of stuff.",
+        _convert_coco_options,
+        _convert("coco"),
+        "--images DIR --instances FILE --out DIR [--stuff DIR --categories FILE [--void '[ID, ...]']]\n"
+        "                               [--overlaps fail|RULE]",
+        "Things are in front of crowds, crowds in front of stuff. Thing ids in --stuff are void.\n"
+        "example:\n"
+        "  banet data convert coco --images photos --instances instances.json --overlaps area --out mine",
+    ),
+    "data convert cityscapes": Command(
+        "Make COCO panoptic of Cityscapes (gtFine, leftImg8bit).",
+        _convert_split_options,
+        _convert("cityscapes"),
+        notes="example, as recipe cityscapes_r50 has it:\n  banet data convert cityscapes --root datasets/cityscapes "
+        "--split train --out datasets/cityscapes/panoptic_train",
+    ),
+    "data convert ade20k": Command(
+        "Make COCO panoptic of ADE20K (ADEChallengeData2016 with annotations_instance).",
+        _convert_split_options,
+        _convert("ade20k"),
+        notes="example, as recipe ade20k_r50 has it:\n  banet data convert ade20k --root datasets/ADEChallengeData2016 "
+        "--split training \\\n      --out datasets/ADEChallengeData2016/panoptic_training",
+    ),
+    "data convert maps": Command(
+        "Make COCO panoptic of label maps and instance maps.", _convert_maps_options, _convert("maps")
+    ),
+    "data convert labelme": Command(
+        "Make COCO panoptic of Labelme's polygons.",
+        _convert_shapes_options,
+        _convert("labelme"),
+        "--annotations DIR --out DIR [--images DIR] [--stuff '[NAME, ...]' | --categories FILE]\n"
+        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE]",
+        "Shapes of one label and one group_id are one object. Things are in front of stuff. Give the second split\n"
+        "the classes of the first: --categories FIRST/panoptic.json.",
+    ),
+    "data convert cvat": Command(
+        "Make COCO panoptic of CVAT's XML (CVAT for images 1.1).",
+        _convert_shapes_options,
+        _convert("cvat"),
+        "--annotations FILE --images DIR --out DIR [--stuff '[NAME, ...]' | --categories FILE]\n"
+        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE]",
+        "Shapes of one label and one group_id are one object. The higher z_order is in front; in one layer things are\n"
+        "in front of stuff. Give the second split the classes of the first: --categories FIRST/panoptic.json.",
+    ),
 }
-GROUPS = {"data": "Make data sets."}
+GROUPS = {"data": "Make and check data sets.", "data convert": "Make COCO panoptic of other formats."}
 
 
 def _overview(group: str = "") -> str:
@@ -590,7 +760,7 @@ def _overview(group: str = "") -> str:
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    for words in (2, 1):
+    for words in (3, 2, 1):
         name = " ".join(arguments[:words])
         if name in COMMANDS:
             return COMMANDS[name].run(COMMANDS[name].parser(name), arguments[words:])

@@ -1,0 +1,404 @@
+"""What is wrong with data sets in COCO panoptic format, and how to mend it. Needs no torch.
+
+Only what is certain is a finding. What may be meant so (the same name in two splits, files that the JSON does not
+list) is a note. The JSON is read piece by piece and pictures one at a time, so that the size of a data set is no limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.data.images import SUFFIXES, to_rgb_array
+from banet.data.json_stream import stream_json
+from banet.errors import InputError
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco_format import Annotation, ImageInfo, inside, read_annotation, read_ids, read_image_info
+from banet.panoptic.segmentation import measure_ids
+
+__all__ = ["Finding", "Report", "Split", "check_splits", "find_splits"]
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: its name, the folder of pictures, the folder of id PNGs, the JSON."""
+
+    name: str
+    images: Path
+    panoptic: Path
+    json: Path
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        kind: `json`, `categories`, `picture`, `png`, `size`, `ids`, `area`, `bbox`, `stuff`, `annotation`, `duplicate`
+            or `leak`.
+        where: file and field.
+        what: what is wrong there.
+        mend: what to do about it.
+    """
+
+    kind: str
+    where: str
+    what: str
+    mend: str
+
+
+@dataclass
+class Report:
+    """What was looked at, and what was found.
+
+    Attributes:
+        splits: for each split its counts of images, segments, crowds, and segments by class name.
+        findings: the faults.
+        notes: what may be meant so.
+    """
+
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain dicts and lists."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = []
+        for name, counts in self.splits.items():
+            lines.append(
+                f"{name}: {counts['images']:,} images, {counts['segments']:,} segments ({counts['crowds']:,} crowd),"
+                f" {counts['categories']} categories, {counts['void']:.1%} of the pixels void"
+            )
+            rest = [one for one, count in counts["by_category"].items() if not count]
+            if rest:
+                lines.append(f"  without a segment: {_some(rest)}")
+        lines += [f"note: {note}" for note in self.notes]
+        for kind, count in Counter(finding.kind for finding in self.findings).items():
+            lines.append(f"\n{kind}: {count:,}")
+            those = [finding for finding in self.findings if finding.kind == kind]
+            lines += [f"  {one.where}: {one.what}\n    mend: {one.mend}" for one in those[:_SHOWN]]
+            if count > _SHOWN:
+                lines.append(f"  ... and {count - _SHOWN:,} more; --report FILE has them all")
+        total = len(self.findings)
+        lines.append(f"\n{total:,} finding{'s' * (total != 1)}" if total else "nothing found")
+        return "\n".join(lines)
+
+
+def find_splits(folder: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> list[Split]:
+    """The splits in a folder: what `banet data` writes, such folders side by side, or COCO's own layout.
+
+    Args:
+        folder: has panoptic.json, panoptic/ and images/; or folders that have; or annotations/panoptic_NAME.json,
+            annotations/panoptic_NAME/ and NAME/.
+        images: the pictures of the only split, where they are elsewhere.
+
+    Raises:
+        InputError: there is none, or `images` is given and there are several.
+    """
+    root = Path(folder)
+    jsons = [root / "panoptic.json"] if (root / "panoptic.json").is_file() else sorted(root.glob("*/panoptic.json"))
+    splits = [Split(path.parent.name, path.parent / "images", path.parent / "panoptic", path) for path in jsons]
+    if not splits:
+        for path in sorted(root.glob("annotations/panoptic_*.json")):
+            name = path.stem.removeprefix("panoptic_")
+            splits.append(Split(name, root / name, path.with_suffix(""), path))
+    if not splits:
+        raise InputError(
+            f"{root}: holds neither panoptic.json nor annotations/panoptic_*.json, nor do its folders;"
+            " give --images, --panoptic and --json"
+        )
+    if images is not None:
+        if len(splits) > 1:
+            raise InputError(f"--images {images}: {root} holds {len(splits)} splits; check one at a time")
+        splits = [Split(splits[0].name, Path(images), splits[0].panoptic, splits[0].json)]
+    return splits
+
+
+def check_splits(splits: Sequence[Split], progress: Callable[[int, int], None] | None = None) -> Report:
+    """Looks at every field and every pixel of data sets, and for what they share.
+
+    Args:
+        splits: such as training and validation; their names must differ.
+        progress: called with how many annotations are done, and how many there are.
+
+    Raises:
+        InputError: a folder is missing, or a JSON is none or lacks one of its lists.
+    """
+    report = Report()
+    checks = [_Check(split, report) for split in splits]
+    total, done = sum(check.total for check in checks), 0
+    for check in checks:
+        for _ in check.run():
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    for row, check in enumerate(checks):
+        for other in checks[:row]:
+            _compare(other, check, report)
+    return report
+
+
+class _Check:
+    """The check of one split."""
+
+    def __init__(self, split: Split, report: Report) -> None:
+        self.split, self.report = split, report
+        for folder, option in ((split.images, "--images"), (split.panoptic, "--panoptic")):
+            if not folder.is_dir():
+                raise InputError(f"{folder}: is no folder; give the right one with {option}")
+        self.images: dict[int, ImageInfo] = {}
+        self.pixels: dict[bytes, str] = {}  # digest of a picture -> its name
+        self.total = 0
+        listed: list[Any] = []
+        found: set[str] = set()
+        names: dict[str, int] = {}
+        for key, position, entry in stream_json(split.json):
+            found.add(key)
+            if position is None and key in ("images", "annotations", "categories") and entry != []:
+                raise InputError(f"{split.json}: '{key}' must be a list, not {type(entry).__name__}")
+            if position is None:
+                continue
+            where = f"{split.json}: {key}[{position}]"
+            if key == "annotations":
+                self.total += 1
+            elif key == "categories":
+                listed.append(entry)
+            elif key == "images":
+                info = self.entry("json", where, entry, lambda one, at: read_image_info(one, at))
+                if info is None:
+                    continue
+                if info.id in self.images:
+                    self.add("duplicate", f"{where}.id", f"{info.id} is the id of another image too", "make it unique")
+                elif info.file_name in names:
+                    what = f"{info.file_name!r} is the name of image {names[info.file_name]} too"
+                    self.add("duplicate", f"{where}.file_name", what, "keep one of the two, with its annotation")
+                names.setdefault(info.file_name, info.id)
+                self.images.setdefault(info.id, info)
+        missing = next((key for key in ("images", "annotations", "categories") if key not in found), None)
+        if missing is not None:
+            raise InputError(f"{split.json}: '{missing}' is missing; add it")
+        try:
+            self.categories: Categories | None = Categories.from_coco(listed, str(split.json))
+        except InputError as error:
+            self.categories = None
+            self.error("categories", error)
+        else:
+            for name, count in Counter(self.categories.names).items():
+                if count > 1:
+                    self.add(
+                        "categories", f"{split.json}: categories", f"{count} are called {name!r}", "name them apart"
+                    )
+        self.by_category: Counter[int] = Counter()
+
+    def add(self, kind: str, where: str, what: str, mend: str) -> None:
+        self.report.findings.append(Finding(kind, where, what, mend))
+
+    def error(self, kind: str, error: InputError) -> None:
+        """Note an error's line, which reads `where: what; mend`."""
+        text, _, mend = " ".join(str(error).split()).rpartition("; ")
+        where, _, what = text.partition(": ")
+        if what.split(":")[0].split("[")[0] in (
+            "images",
+            "annotations",
+            "categories",
+        ):  # the field belongs to the place
+            place, _, what = what.partition(": ")
+            where = f"{where}: {place}"
+        self.add(kind, where, what, mend)
+
+    def entry(self, kind: str, where: str, entry: Any, read: Callable[[Mapping[str, Any], str], Any]) -> Any:
+        """A checked entry of the JSON; None, with a finding, where it is bad."""
+        if not isinstance(entry, dict):
+            self.add(kind, where, f"must be an object, not {entry!r:.60}", "remove it")
+            return None
+        try:
+            return read(entry, where)
+        except InputError as error:
+            self.error(kind, error)
+            return None
+
+    def run(self) -> Iterator[None]:
+        """Look at one annotation after the other."""
+        seen: set[int] = set()
+        maps: dict[str, int] = {}
+        segments = crowds = pixels = void = 0
+        for key, position, entry in stream_json(self.split.json):
+            if key != "annotations" or position is None:
+                continue
+            yield
+            where = f"{self.split.json}: annotations[{position}]"
+            annotation = self.entry("json", where, entry, lambda one, at: read_annotation(one, at, self.categories))
+            if annotation is None:
+                if isinstance(entry, dict) and isinstance(entry.get("image_id"), int):
+                    seen.add(entry["image_id"])
+                continue
+            info = self.images.get(annotation.image_id)
+            if info is None:
+                what = f"no image has the id {annotation.image_id}"
+                self.add("json", f"{where}.image_id", what, "add it to 'images' or remove the annotation")
+            elif info.id in seen:
+                self.add("duplicate", f"{where}.image_id", f"image {info.id} has an annotation already", "keep one")
+            seen.add(annotation.image_id)
+            if annotation.file_name in maps:
+                what = f"{annotation.file_name} is the PNG of image {maps[annotation.file_name]} too"
+                self.add("duplicate", f"{where}.file_name", what, "give each image a PNG of its own")
+            maps.setdefault(annotation.file_name, annotation.image_id)
+            segments += len(annotation.segments)
+            crowds += sum(segment.iscrowd for segment in annotation.segments)
+            self.by_category.update(segment.category_id for segment in annotation.segments)
+            self._stuff_once(annotation, where)
+            shape = None if info is None else self._picture(info)
+            ids = self._map(annotation)
+            if ids is not None:
+                pixels += ids.size
+                void += ids.size - int(np.count_nonzero(ids))
+                self._sizes(annotation, info, shape, ids)
+                self._segments(annotation, where, ids)
+        bare = [info.file_name for image_id, info in self.images.items() if image_id not in seen]
+        if bare:
+            mend = "annotate them or remove them from 'images'"
+            self.add("annotation", f"{self.split.json}: images", f"without an annotation: {_some(bare)}", mend)
+        self._unlisted(maps)
+        named = {} if self.categories is None else {c.name: self.by_category[c.id] for c in self.categories}
+        self.report.splits[self.split.name] = {
+            "images": len(self.images),
+            "segments": segments,
+            "crowds": crowds,
+            "void": void / max(pixels, 1),
+            "categories": len(named),
+            "by_category": named,
+        }
+
+    def _stuff_once(self, annotation: Annotation, where: str) -> None:
+        if self.categories is None:
+            return
+        counts = Counter(s.category_id for s in annotation.segments if not self.categories.isthing(s.category_id))
+        twice = [self.categories.by_id(category_id).name for category_id, count in counts.items() if count > 1]
+        if twice:
+            what = f"several segments of stuff: {_some(twice)}"
+            self.add("stuff", f"{where}.segments_info", what, "join them: stuff is one segment a class and image")
+
+    def _picture(self, info: ImageInfo) -> tuple[int, ...] | None:
+        """Read a picture; its (H,W)."""
+        try:
+            image = to_rgb_array(inside(self.split.images, info.file_name))
+        except InputError as error:
+            self.error("picture", error)
+            return None
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=repr(image.shape).encode()).digest()
+        other = self.pixels.setdefault(digest, info.file_name)
+        if other != info.file_name:
+            where = str(self.split.images / info.file_name)
+            self.add("duplicate", where, f"shows pixel by pixel what {other} shows", "remove one of the two")
+        return image.shape[:2]
+
+    def _map(self, annotation: Annotation) -> NDArray[np.int32] | None:
+        try:
+            return read_ids(inside(self.split.panoptic, annotation.file_name))
+        except InputError as error:
+            self.error("png", error)
+            return None
+
+    def _sizes(
+        self, annotation: Annotation, info: ImageInfo | None, shape: tuple[int, ...] | None, ids: NDArray[np.int32]
+    ) -> None:
+        path = self.split.panoptic / annotation.file_name
+        size = f"{ids.shape[1]}x{ids.shape[0]}"
+        if info is not None and ids.shape != (info.height, info.width):
+            where = f"{self.split.json}: image {info.id}: width and height"
+            self.add("size", where, f"are {info.width}x{info.height}, but {path} is {size}", "correct one of them")
+        if shape is not None and ids.shape != shape:
+            turned = ids.shape == shape[::-1]
+            mend = "turn the PNG: the picture's EXIF data turn it" if turned else "make them the same size"
+            self.add("size", str(path), f"is {size}, but its picture is {shape[1]}x{shape[0]}", mend)
+
+    def _segments(self, annotation: Annotation, where: str, ids: NDArray[np.int32]) -> None:
+        """Compare the ids, areas and boxes of the JSON with those of the PNG."""
+        values, areas, boxes = measure_ids(ids)
+        place = {int(value): row for row, value in enumerate(values)}
+        listed = {segment.id for segment in annotation.segments}
+        path = self.split.panoptic / annotation.file_name
+        if unlisted := sorted(place.keys() - listed):
+            mend = "list them in segments_info, or set the pixels to 0"
+            self.add("ids", str(path), f"pixels have ids that the JSON does not list: {_some(unlisted)}", mend)
+        if absent := sorted(listed - place.keys()):
+            mend = "remove them, or write the PNG anew"
+            self.add("ids", f"{where}.segments_info", f"segments without a pixel in {path}: {_some(absent)}", mend)
+        wrong_areas, wrong_boxes = [], []
+        for segment in annotation.segments:
+            row = place.get(segment.id)
+            if row is None:
+                continue
+            if segment.area is not None and segment.area != areas[row]:
+                wrong_areas.append(f"{segment.id} ({segment.area:g}, counted {areas[row]})")
+            if segment.bbox is not None and tuple(segment.bbox) != tuple(boxes[row].tolist()):
+                wrong_boxes.append(f"{segment.id} ({_box(segment.bbox)}, counted {_box(boxes[row].tolist())})")
+        for kind, wrong in (("area", wrong_areas), ("bbox", wrong_boxes)):
+            if wrong:
+                what = f"differs from the PNG for segment {_some(wrong, 3)}"
+                self.add(kind, f"{where}.segments_info.{kind}", what, "write the counted one, or leave the field out")
+
+    def _unlisted(self, maps: Mapping[str, int]) -> None:
+        """Note files that the JSON does not name."""
+        for folder, known, suffixes in (
+            (self.split.images, {info.file_name for info in self.images.values()}, SUFFIXES),
+            (self.split.panoptic, set(maps), frozenset({".png"})),
+        ):
+            files = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
+            more = sum(path.relative_to(folder).as_posix() not in known for path in files)
+            if more:
+                self.report.notes.append(f"{folder}: {more:,} files that {self.split.json} does not name")
+
+
+def _compare(first: _Check, second: _Check, report: Report) -> None:
+    """What two splits share, and should not."""
+    names = first.split.name, second.split.name
+    if None not in (first.categories, second.categories) and first.categories != second.categories:
+        mend = "give both splits the same categories; networks are trained and measured by them"
+        report.findings.append(
+            Finding("categories", str(second.split.json), f"differ from those of {first.split.json}", mend)
+        )
+    leaked: set[str] = set()
+    for digest in first.pixels.keys() & second.pixels.keys():
+        ours, theirs = first.pixels[digest], second.pixels[digest]
+        leaked.add(theirs)
+        what = f"is pixel by pixel {first.split.images / ours} of the split {names[0]}"
+        report.findings.append(Finding("leak", str(second.split.images / theirs), what, "remove it from one of them"))
+    ids = first.images.keys() & second.images.keys()
+    for image_id in sorted(ids):
+        name = second.images[image_id].file_name
+        if name == first.images[image_id].file_name and name not in leaked:
+            where, what = (
+                str(second.split.images / name),
+                f"has the id and the name of an image of the split {names[0]}",
+            )
+            report.findings.append(
+                Finding("leak", where, what, "remove it from one of them; number it anew if it is new")
+            )
+    shared = {info.file_name for info in first.images.values()} & {info.file_name for info in second.images.values()}
+    for kind, those in (("id", sorted(ids)), ("name", sorted(shared))):
+        if those:
+            both = f"{len(those):,} images of {names[0]} and of {names[1]}"
+            report.notes.append(f"{both} have the same {kind}, which alone is no fault: {_some(those, 3)}")
+
+
+def _box(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in values) + "]"
+
+
+def _some(values: Sequence[Any], limit: int = 5) -> str:
+    more = f" and {len(values) - limit:,} more" if len(values) > limit else ""
+    return ", ".join(map(str, values[:limit])) + more

@@ -1,0 +1,165 @@
+"""CVAT: the XML of "CVAT for images 1.1", with polygons, boxes, ellipses and masks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.data.convert.output import Progress, Truth, read_categories, same_size, write_panoptic
+from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, layer_shapes
+from banet.errors import InputError
+from banet.panoptic.coco_format import inside
+from banet.panoptic.rle import decode_polygons
+
+__all__ = ["convert_cvat"]
+
+_SHAPES = ("polygon", "box", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
+
+
+def convert_cvat(
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    stuff: Collection[str] = (),
+    categories: str | os.PathLike[str] | None = None,
+    ignore: Collection[str] = (),
+    overlaps: str = FAIL,
+    progress: Progress | None = None,
+) -> Path:
+    """Converts an annotations.xml. Shapes of one label and one group are parts of one object.
+
+    Args:
+        annotations: the XML.
+        images: the folder of pictures.
+        out: see `write_panoptic`.
+        stuff: labels that are stuff.
+        categories: JSON of the classes, whose names are the labels; by default they are numbered by name. Give the
+            second split of a data set the classes of the first.
+        ignore: labels that are left out.
+        overlaps: `FAIL` or an occlusion rule, for objects that overlap in one layer. The higher z_order lies in front;
+            within a layer things lie in front of stuff.
+        progress: see `write_panoptic`.
+
+    Returns:
+        The path of panoptic.json.
+
+    Raises:
+        InputError: a file is missing or bad, a label is unknown, or objects overlap and may not.
+    """
+    file = Path(annotations)
+    if not Path(images).is_dir():
+        raise InputError(f"--images {images}: is no folder; give the folder of pictures")
+    labels: set[str] = set()
+    total = 0
+    for image in _images(file):
+        total += 1
+        labels.update(str(mark.get("label", "")) for mark in image if mark.tag in _SHAPES)
+    if categories is not None:
+        classes = read_categories(categories)
+    else:
+        classes = categories_of_names(labels - set(ignore), stuff)
+    id_of = {category.name: category.id for category in classes}
+
+    def truths() -> Iterator[Truth]:
+        for image in _images(file):
+            name = image.get("name", "")
+            where = f"{file}: image {name!r}"
+            size = round(_number(image, "height", where)), round(_number(image, "width", where))
+            picture = inside(images, name, where)
+            same_size(file, size, picture)
+            groups: dict[tuple[str, ...], list[tuple[ElementTree.Element, str]]] = {}
+            for position, mark in enumerate(mark for mark in image if mark.tag in _SHAPES):
+                label, group = mark.get("label", ""), mark.get("group_id")
+                place = f"{mark.tag} {position} ({label})"
+                if label in ignore:
+                    continue
+                if label not in id_of:
+                    raise InputError(f"{where}: {place}: the label is not in --categories; add it, or --ignore it")
+                key = (label, str(position)) if group in (None, "", "0") else (label, "group", str(group))
+                groups.setdefault(key, []).append((mark, place))
+            shapes = []
+            for (label, *_), parts in groups.items():
+                mask = np.zeros(size, bool)
+                for mark, place in parts:
+                    mask |= _mask(mark, size, f"{where}: {place}")
+                z = max(round(_number(mark, "z_order", where, 0)) for mark, _ in parts)
+                shapes.append(Shape.of(parts[0][1], id_of[label], mask, z=z))
+            yield Truth(name, *layer_shapes(shapes, classes, picture, size, overlaps))
+
+    return write_panoptic(out, truths(), classes, total, progress)
+
+
+def _images(file: Path) -> Iterator[ElementTree.Element]:
+    """The elements `image`, one at a time."""
+    count = 0
+    try:
+        for _, element in ElementTree.iterparse(file):
+            if element.tag == "image":
+                count += 1
+                yield element
+                element.clear()
+            elif element.tag == "track":
+                raise InputError(f"{file}: holds tracks of a video; export it as 'CVAT for images 1.1'")
+    except OSError as error:
+        raise InputError(f"--annotations {file}: cannot be read ({error.strerror}); give CVAT's XML file") from error
+    except ElementTree.ParseError as error:
+        raise InputError(f"{file}: is not XML ({error}); export it anew as 'CVAT for images 1.1'") from error
+    if not count:
+        raise InputError(f"{file}: holds no image; export it as 'CVAT for images 1.1'")
+
+
+def _number(element: ElementTree.Element, key: str, where: str, default: float | None = None) -> float:
+    text = element.get(key)
+    try:
+        return float(text) if text is not None or default is None else default  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: {element.tag}: {key} must be a number, not {text!r}") from None
+
+
+def _mask(mark: ElementTree.Element, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    def number(key: str) -> float:
+        return _number(mark, key, where)
+
+    if mark.tag == "mask":
+        return _drawn(mark, size, where)
+    if mark.tag == "polygon":
+        try:
+            outline = [float(v) for point in mark.get("points", "").split(";") for v in point.split(",")]
+        except ValueError:
+            raise InputError(f"{where}: points: must be pairs x,y with ; between") from None
+    elif mark.tag == "box":
+        if float(mark.get("rotation", 0)):
+            raise InputError(f"{where}: is turned; make it a polygon")
+        x1, y1, x2, y2 = map(number, ("xtl", "ytl", "xbr", "ybr"))
+        outline = [x1, y1, x2, y1, x2, y2, x1, y2]
+    elif mark.tag == "ellipse":
+        x, y, rx, ry = map(number, ("cx", "cy", "rx", "ry"))
+        outline = ellipse(x, y, rx, ry, _number(mark, "rotation", where, 0))
+    else:
+        raise InputError(f"{where}: has no area; outline it, or --ignore its label")
+    try:
+        return decode_polygons([outline], size)
+    except ValueError as error:
+        raise InputError(f"{where}: points: {error}") from error
+
+
+def _drawn(mark: ElementTree.Element, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """A mask: run lengths along the rows of a window, beginning with what is not the object's."""
+    left, top, width, height = (round(_number(mark, key, where)) for key in ("left", "top", "width", "height"))
+    try:
+        runs = [int(text) for text in mark.get("rle", "").split(",")]
+    except ValueError:
+        raise InputError(f"{where}: rle: must be whole numbers with , between") from None
+    inside_picture = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]
+    if min(runs) < 0 or sum(runs) != width * height or not inside_picture:
+        raise InputError(f"{where}: rle: does not fill {width} x {height} pixels within the picture; draw it anew")
+    mask = np.zeros(size, bool)
+    filled = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    mask[top : top + height, left : left + width] = filled.reshape(height, width)
+    return mask

@@ -1,0 +1,176 @@
+"""Folders of label maps and instance maps, and ADE20K, which comes as such."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.data.convert.output import (
+    Progress,
+    Truth,
+    find_pictures,
+    from_classes,
+    read_categories,
+    same_size,
+    write_panoptic,
+)
+from banet.errors import InputError
+from banet.panoptic.categories import Categories, Category
+from banet.panoptic.coco_format import read_labels
+
+__all__ = ["ade20k_categories", "convert_ade20k", "convert_maps"]
+
+
+def convert_maps(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    categories: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    instances: str | os.PathLike[str] | None = None,
+    void: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> Path:
+    """Converts a folder of label maps, with or without instance maps.
+
+    All three folders hold the same names, in the same folders, whatever their suffixes.
+
+    Args:
+        images: the pictures.
+        labels: PNGs of category ids: grey, 8 or 16 bits, or palette.
+        categories: JSON of the classes, see `read_categories`.
+        out: see `write_panoptic`.
+        instances: PNGs of instance numbers, 0 where there is none. Without them, and where they are 0, things are
+            crowd.
+        void: labels that are void; 0 is, unless it is a category's id.
+        progress: see `write_panoptic`.
+
+    Returns:
+        The path of panoptic.json.
+
+    Raises:
+        InputError: a folder, map or picture is missing or bad, or a label is unknown.
+    """
+    classes = read_categories(categories)
+    pictures, label_maps = find_pictures(images), find_pictures(labels, "--labels")
+    instance_maps = None if instances is None else find_pictures(instances, "--instances")
+    for stem, name in label_maps.items():
+        if stem not in pictures:
+            raise InputError(f"{Path(labels) / name}: there is no picture of this name in {images}; add or remove it")
+        if instance_maps is not None and stem not in instance_maps:
+            raise InputError(f"{Path(labels) / name}: there is no instance map of this name in {instances}; add it")
+
+    def truths() -> Iterator[Truth]:
+        for stem, name in label_maps.items():
+            path = Path(labels) / name
+            values, _ = read_labels(path)
+            same_size(path, values.shape, Path(images) / pictures[stem])
+            numbers = None
+            if instances is not None and instance_maps is not None:
+                numbers, _ = read_labels(Path(instances) / instance_maps[stem])
+                same_size(Path(instances) / instance_maps[stem], numbers.shape, Path(images) / pictures[stem])
+            yield Truth(pictures[stem], *from_classes(path, values, numbers, classes, void))
+
+    return write_panoptic(out, truths(), classes, len(label_maps), progress)
+
+
+def convert_ade20k(
+    root: str | os.PathLike[str], split: str, out: str | os.PathLike[str], progress: Progress | None = None
+) -> Path:
+    """Converts one split of ADEChallengeData2016 with its instances.
+
+    Args:
+        root: folder of images, annotations, annotations_instance, objectInfo150.txt and categoryMapping.txt.
+        split: training or validation.
+        out: see `write_panoptic`; its pictures are those of ROOT/images/SPLIT.
+        progress: see `write_panoptic`.
+
+    Returns:
+        The path of panoptic.json. Category ids are the label maps' values, 1..150. Where label map and instance map
+        differ the instance goes before; pixels of a thing that are of no instance are crowd.
+
+    Raises:
+        InputError: a file is missing or bad.
+    """
+    base = Path(root)
+    classes, label_of = ade20k_categories(base)
+    pictures = find_pictures(base / "images" / split, "--root")
+    label_maps = find_pictures(base / "annotations" / split, "--root")
+    missing = next((stem for stem in label_maps if stem not in pictures), None)
+    if missing is not None:
+        raise InputError(f"{base / 'images' / split}: has no picture {missing}.jpg; add it or remove its annotation")
+
+    def truths() -> Iterator[Truth]:
+        for stem, name in label_maps.items():
+            picture = base / "images" / split / pictures[stem]
+            path = base / "annotations" / split / name
+            labels, _ = read_labels(path)
+            same_size(path, labels.shape, picture)
+            path = base / "annotations_instance" / split / name
+            kind, numbers = _instances(path)
+            same_size(path, numbers.shape, picture)
+            if kind.max() >= len(label_of):
+                raise InputError(f"{path}: holds instance class {kind.max()}, which categoryMapping.txt does not list")
+            labels = np.where(numbers > 0, label_of[kind], labels)
+            yield Truth(pictures[stem], *from_classes(path, labels, numbers, classes))
+
+    return write_panoptic(out, truths(), classes, len(label_maps), progress)
+
+
+def ade20k_categories(root: Path) -> tuple[Categories, NDArray[np.int32]]:
+    """The classes of ADE20K and the label of each instance class (0: none), from the tables that it comes with.
+
+    Raises:
+        InputError: a table is missing, or a line of it is not understood.
+    """
+    names: dict[int, str] = {}
+    file = root / "objectInfo150.txt"
+    for number, line in _rows(file):
+        cells = line.split("\t")
+        if len(cells) < 2 or not cells[0].strip().isdigit():
+            raise InputError(f"{file}, line {number}: must begin with a number and end with a name, with tabs between")
+        names[int(cells[0])] = cells[-1].strip().split(",")[0]
+    label_of: dict[int, int] = {}
+    file = root / "categoryMapping.txt"
+    for number, line in _rows(file):
+        numbers = line.split()[:2]
+        if len(numbers) < 2 or not all(cell.isdigit() for cell in numbers) or int(numbers[1]) not in names:
+            raise InputError(
+                f"{file}, line {number}: must begin with an instance class and a line of objectInfo150.txt"
+            )
+        label_of[int(numbers[0])] = int(numbers[1])
+    table = np.zeros(1 + max(label_of), np.int32)
+    table[list(label_of)] = list(label_of.values())
+    things = set(label_of.values())
+    return Categories(Category(label, name, label in things) for label, name in names.items()), table
+
+
+def _rows(file: Path) -> list[tuple[int, str]]:
+    """Numbers and texts of a table's lines, without its head."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); --root is the folder that it comes in") from None
+    rows = [(number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
+    if not rows:
+        raise InputError(f"{file}: holds no line; copy it anew")
+    return rows
+
+
+def _instances(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Instance class (red) and instance number (green) of each pixel."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.mode != "RGB":
+                raise InputError(f"{path}: is of mode {picture.mode}; instance maps are RGB: class, number, nothing")
+            values = np.asarray(picture).astype(np.int32)
+    except FileNotFoundError:
+        raise InputError(f"{path}: does not exist; unpack annotations_instance there") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: is no PNG, or is damaged") from error
+    return values[..., 0], values[..., 1]

@@ -1,0 +1,229 @@
+"""What every conversion ends with: a folder in COCO panoptic format that is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.data.images import SUFFIXES
+from banet.errors import InputError
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco_format import CocoPanopticWriter, read_json
+from banet.panoptic.segmentation import PanopticSegmentation, runs
+
+__all__ = [
+    "Progress",
+    "Region",
+    "Truth",
+    "find_pictures",
+    "from_classes",
+    "picture_size",
+    "read_categories",
+    "same_size",
+    "write_panoptic",
+]
+
+Progress = Callable[[int, int], None]
+"""Called with how many pictures are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """What an id of a map stands for."""
+
+    category_id: int
+    iscrowd: bool = False
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One picture, converted.
+
+    Attributes:
+        file_name: of the picture, relative to the folder of pictures.
+        ids: (H,W) int32; 0 is void.
+        regions: what the other ids are; those without a pixel are left out of what is written.
+        image_id: of the picture; None numbers them from 1.
+    """
+
+    file_name: str
+    ids: NDArray[np.int32]
+    regions: Mapping[int, Region]
+    image_id: int | None = None
+
+
+def write_panoptic(
+    out: str | os.PathLike[str],
+    truths: Iterable[Truth],
+    categories: Categories,
+    total: int,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes OUT/panoptic.json and OUT/panoptic/, by way of a folder beside OUT that is renamed at the end.
+
+    Args:
+        out: the folder; it may exist if it is empty.
+        truths: the pictures, one at a time.
+        categories: their classes.
+        total: how many there are, for `progress`.
+        progress: see `Progress`.
+
+    Returns:
+        The path of panoptic.json.
+
+    Raises:
+        InputError: the folder is not empty, there is no picture, two have one name; or what `truths` raises.
+            Nothing is left behind then.
+    """
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--out {folder}: exists already; choose another folder, or remove it first")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    count = 0
+    try:
+        with CocoPanopticWriter(temporary / "panoptic", temporary / "panoptic.json", categories) as writer:
+            for count, truth in enumerate(truths, start=1):
+                present = np.unique(truth.ids)
+                infos = [
+                    {"id": identity, "category_id": region.category_id, "iscrowd": region.iscrowd}
+                    for identity, region in truth.regions.items()
+                    if identity in present
+                ]
+                result = PanopticSegmentation.from_ids(truth.ids, infos, categories)
+                try:
+                    writer.add(count if truth.image_id is None else truth.image_id, truth.file_name, result)
+                except ValueError as error:
+                    raise InputError(f"{error}; rename one of the pictures") from error
+                if progress is not None:
+                    progress(count, total)
+            if not count:
+                raise InputError(f"--out {folder}: there is no picture to write; check the folders given")
+        if folder.exists():
+            folder.rmdir()
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder / "panoptic.json"
+
+
+def from_classes(
+    file: Path,
+    labels: NDArray[np.int32],
+    instances: NDArray[np.int32] | None,
+    categories: Categories,
+    void: Sequence[int] = (),
+) -> tuple[NDArray[np.int32], dict[int, Region]]:
+    """Id map of a map of classes and a map of instances.
+
+    Every class and instance number (other than 0) that occur together on a thing make a segment. Pixels of a thing
+    that are of no instance are crowd; stuff is one segment a class, whatever its instance numbers.
+
+    Args:
+        file: of the label map, for errors.
+        labels: (H,W) category ids.
+        instances: (H,W), 0 where there is none; None where there is no such map.
+        categories: the classes.
+        void: label values that are void. 0 is too, unless it is a category's id.
+
+    Raises:
+        InputError: a label is neither a category's id nor void.
+    """
+    numbers = np.zeros_like(labels) if instances is None else instances
+    starts, lengths = runs(labels, numbers)
+    pairs, place = np.unique(np.stack([labels.ravel()[starts], numbers.ravel()[starts]]), axis=1, return_inverse=True)
+    known = {*void, *(() if 0 in categories else (0,))}
+    unknown = sorted({int(label) for label in pairs[0]} - known - {int(i) for i in categories.ids})
+    if unknown:
+        raise InputError(
+            f"{file}: has the label {', '.join(map(str, unknown[:10]))}, which is no category's id;"
+            " add it to --categories, or to --void to leave it out"
+        )
+    identity: dict[tuple[int, int], int] = {}
+    regions: dict[int, Region] = {}
+    table = np.zeros(pairs.shape[1], np.int32)
+    for column, (label, number) in enumerate(pairs.T.tolist()):
+        if label in known:
+            continue
+        isthing = categories.isthing(label)
+        key = (label, number if isthing else 0)
+        if key not in identity:
+            identity[key] = len(identity) + 1
+            regions[identity[key]] = Region(label, iscrowd=isthing and number == 0)
+        table[column] = identity[key]
+    return np.repeat(table[place.reshape(-1)], lengths).reshape(labels.shape), regions
+
+
+def read_categories(path: str | os.PathLike[str]) -> Categories:
+    """The classes of a JSON: a list of `id`, `name`, `isthing`, or an object that holds one as `categories`.
+
+    Raises:
+        InputError: see `Categories.from_coco`.
+    """
+    content: Any = read_json(path)
+    if isinstance(content, dict):
+        if "categories" not in content:
+            raise InputError(f"{path}: 'categories' is missing; add it")
+        content = content["categories"]
+    return Categories.from_coco(content, str(path))
+
+
+def find_pictures(folder: str | os.PathLike[str], field: str = "--images") -> dict[str, str]:
+    """The pictures in a folder and its folders: path without suffix -> path, both relative to it, with /; in order.
+
+    Raises:
+        InputError: there is no such folder, or two pictures differ in their suffixes only.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{field} {root}: is no folder; give the folder of the files")
+    found: dict[str, str] = {}
+    for path in sorted(_files(root)):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            name = path.relative_to(root)
+            stem = name.with_suffix("").as_posix()
+            if stem in found:
+                raise InputError(f"{root}: {found[stem]} and {name.as_posix()} have one name; rename one of them")
+            found[stem] = name.as_posix()
+    return found
+
+
+def _files(root: Path) -> Iterator[Path]:
+    return (path for path in root.rglob("*") if path.is_file())
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(H,W) of a picture as it is shown, from its header alone.
+
+    Raises:
+        InputError: it is missing or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except FileNotFoundError:
+        raise InputError(f"{path}: does not exist; check the path") from None
+    except Exception as error:  # a decoder may raise anything on bad data
+        raise InputError(f"{path}: is not a picture, or is damaged; replace it or leave it out") from error
+    return (width, height) if turned else (height, width)
+
+
+def same_size(path: Path, shape: tuple[int, ...], picture: Path) -> None:
+    """Asks that a map has the size of its picture.
+
+    Raises:
+        InputError: it has not.
+    """
+    height, width = picture_size(picture)
+    if shape != (height, width):
+        raise InputError(
+            f"{path}: is {shape[1]}x{shape[0]}, but its picture {picture} is {width}x{height}; make them the same size"
+        )
