@@ -110,6 +110,26 @@ def _config(options: Namespace) -> str:
     return str(options.config)
 
 
+# -------------------------------------------------------------------------------------------------------------- push
+
+
+def _push_options(parser: ArgumentParser) -> None:
+    parser.add_argument("weights", type=str, metavar="WEIGHTS", help=WEIGHTS)
+    parser.add_argument("repository", type=str, metavar="OWNER/NAME", help="Where on the hub; made if it is not there.")
+    parser.add_argument(
+        "--license", type=str, metavar="NAME", required=True, help="Licence of the weights, such as apache-2.0."
+    )
+    parser.add_argument("--private", action="store_true", help="Make a new repository private.")
+
+
+def _push(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from banet.modeling.hub import push_to_hub
+
+    print(push_to_hub(options.weights, options.repository, licence=options.license, private=options.private))
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------------------- evaluate
 
 
@@ -608,6 +628,11 @@ COMMANDS = {
         "  banet train --config scenes_r18 --train.iterations 500 --device cpu\n"
         "  torchrun --nproc-per-node 8 -m banet train --config coco_r50_1x --batch 32\n"
         "  banet train --config coco_r50_1x --print-config > mine.yaml",
+    ),
+    "push": Command(
+        "Upload weights to the Hugging Face hub, with a card of classes, recipe, PQ and licence.",
+        _push_options,
+        _push,
     ),
     "evaluate": Command(
         "Measure PQ, AP of masks and mIoU of stuff.",

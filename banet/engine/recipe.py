@@ -216,10 +216,22 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def resolved(self) -> Recipe:
-        """The recipe with `model.norm: auto` replaced by what it means for `train.init`."""
+        """The recipe with `model.norm: auto` replaced by what it means for `train.init`.
+
+        Raises:
+            InputError: `train.init` names weights of this library that cannot be read.
+        """
         if self.model.norm != "auto":
             return self
-        norm: Literal["group", "frozen_batch"] = "group" if self.train.init == "random" else "frozen_batch"
+        norm: Literal["group", "frozen_batch"]
+        if self.train.init == "random":
+            norm = "group"
+        elif self.train.init in ("imagenet", "coco") or self.train.init.endswith((".pth", ".pt")):
+            norm = "frozen_batch"
+        else:
+            from banet.modeling.weights import saved_config  # loads torch
+
+            norm = "group" if saved_config(self.train.init).norm == "group" else "frozen_batch"
         return replace(self, model=replace(self.model, norm=norm))
 
 

@@ -22,7 +22,16 @@ from banet.modeling.config import InferenceConfig, ModelConfig
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import atomic_path
 
-__all__ = ["Filled", "initialise", "load_model", "packaged_weights", "save_model"]
+__all__ = [
+    "Filled",
+    "find_weights",
+    "initialise",
+    "load_model",
+    "packaged_weights",
+    "read_metadata",
+    "save_model",
+    "saved_config",
+]
 
 FORMAT = "banet-1"
 FILE_NAME = "model.safetensors"
@@ -58,18 +67,21 @@ def packaged_weights() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
 
 
+def saved_config(source: str | Path) -> ModelConfig:
+    """What the network of some weights is made of.
+
+    Raises:
+        InputError: As `BANet.from_pretrained`.
+    """
+    path = find_weights(source)
+    return _described(path, _read_header(path)[0])[0]
+
+
 def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> BANet:
     """Load a model; see `BANet.from_pretrained`."""
-    path = _find(source)
+    path = find_weights(source)
     header, shapes = _read_header(path)
-    try:
-        config = ModelConfig(**_tuples(json.loads(header["model"])))
-        inference = InferenceConfig(**_tuples(json.loads(header["inference"])))
-        categories = Categories.from_coco(json.loads(header["categories"]), source=str(path))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: the header does not describe a model of this version ({error}); use its own version"
-        ) from None
+    config, inference, categories = _described(path, header)
     model = build_model(categories, config, inference)
     own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
@@ -83,7 +95,33 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> BAN
     return model.to(device).eval()
 
 
-def _find(source: str | Path) -> Path:
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header of weights that this library wrote.
+
+    Raises:
+        InputError: It did not, or the file is damaged.
+    """
+    return _read_header(path)[0]
+
+
+def _described(path: Path, header: Mapping[str, str]) -> tuple[ModelConfig, InferenceConfig, Categories]:
+    try:
+        config = ModelConfig(**_tuples(json.loads(header["model"])))
+        inference = InferenceConfig(**_tuples(json.loads(header["inference"])))
+        categories = Categories.from_coco(json.loads(header["categories"]), source=str(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: the header does not describe a model of this version ({error}); use its own version"
+        ) from None
+    return config, inference, categories
+
+
+def find_weights(source: str | Path) -> Path:
+    """The file of some weights; see `BANet.from_pretrained`.
+
+    Raises:
+        InputError: There are none.
+    """
     path = Path(source)
     if path.is_file():
         return path
@@ -93,7 +131,8 @@ def _find(source: str | Path) -> Path:
     name = str(source)
     if name in packaged:
         return packaged[name]
-    if name.count("/") == 1 and not path.suffix and not path.exists() and not name.startswith((".", "/", "~")):
+    file = path.suffix in {".safetensors", ".pth", ".pt", ".ckpt"}
+    if name.count("/") == 1 and not file and not path.exists() and not name.startswith((".", "/", "~")):
         return _download(name)
     known = ", ".join(packaged) or "none"
     raise InputError(f"{source}: no such weights; give a .safetensors file, a run's folder, or a name ({known})")
@@ -139,21 +178,28 @@ class Filled:
         filled: Names of the model's tensors that took a value.
         left: Names of those that keep their random values.
         unused: Names in the checkpoint that found no place.
+        kept: Where the class lists differ, names of the classes that both have.
+        fresh: Names of the classes that start at random.
     """
 
     filled: list[str]
     left: list[str]
     unused: list[str]
+    kept: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         def groups(names: list[str]) -> str:
             parts = sorted({".".join(name.split(".")[:2]) for name in names})
             return ", ".join(parts) or "nothing"
 
+        classes = f"\nclasses kept: {', '.join(self.kept) or 'none'}; at random: {', '.join(self.fresh) or 'none'}"
         return (
             f"filled {len(self.filled)} tensors: {groups(self.filled)}\n"
             f"left {len(self.left)} tensors at random: {groups(self.left)}\n"
             f"unused in the checkpoint: {len(self.unused)} tensors: {groups(self.unused)}"
+            + classes
+            * bool(self.kept or self.fresh)
         )
 
 
@@ -162,13 +208,16 @@ def initialise(model: BANet, init: str) -> Filled:
 
     Args:
         model: Just built.
-        init: `coco` for the Mask R-CNN R50 that torchvision publishes (downloaded), a torchvision Mask R-CNN checkpoint
-            (`.pth`, read with `weights_only`), or weights of this library (`.safetensors`, or a name).
+        init: `coco` for the Mask R-CNN R50 that torchvision publishes (downloaded), a torchvision Mask R-CNN or ResNet
+            checkpoint (`.pth` or `.pt`, read with `weights_only`), or weights of this library (`.safetensors`, or a
+            name), of whose classes those of the same name and kind are kept.
 
     Raises:
-        InputError: The file cannot be read, or no tensor of it fits.
+        InputError: The file cannot be read, no tensor of it fits, or its network has another norm.
     """
     path = Path(init)
+    kept: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
     if init == "coco":
         from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
@@ -193,7 +242,16 @@ def initialise(model: BANet, init: str) -> Filled:
         found = _from_torchvision(model, state)
     else:
         other = load_model(init)
+        if other.config.norm != model.config.norm:
+            raise InputError(
+                f"{init}: its backbone has norm {other.config.norm}, this network {model.config.norm}; set --model.norm"
+                f" {other.config.norm}"
+            )
         found = _by_category(other, model, other.state_dict())
+        if other.categories != model.categories:
+            theirs = {(c.name, c.isthing) for c in other.categories}
+            kept = tuple(c.name for c in model.categories if (c.name, c.isthing) in theirs)
+            fresh = tuple(c.name for c in model.categories if (c.name, c.isthing) not in theirs)
     own = model.state_dict()
     fitting = {name: tensor for name, (tensor, _) in found.items() if name in own and tensor.shape == own[name].shape}
     if not fitting:
@@ -203,6 +261,8 @@ def initialise(model: BANet, init: str) -> Filled:
         filled=sorted(fitting),
         left=sorted(set(own) - set(fitting)),
         unused=sorted({source for name, (_, source) in found.items() if name not in fitting}),
+        kept=kept,
+        fresh=fresh,
     )
 
 
@@ -224,12 +284,16 @@ _TORCHVISION_NAMES = (
 
 
 def _from_torchvision(model: BANet, state: Mapping[str, Tensor]) -> _Found:
-    """Our names for a torchvision Mask R-CNN; class rows go by the COCO names that torchvision gives its columns."""
+    """Our names for a torchvision Mask R-CNN, or for a ResNet alone, whatever stands before the names of its layers.
+
+    Class rows go by the COCO names that torchvision gives its columns.
+    """
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
     found: _Found = {}
+    body = _body_prefix(state)
     for name, tensor in state.items():
-        ours = name
+        ours = f"backbone.body.{name.removeprefix(body)}" if name.startswith(body) else name
         for theirs, new in _TORCHVISION_NAMES:
             ours = re.sub(theirs, new, ours)
         found[ours] = (tensor, name)
@@ -250,6 +314,12 @@ def _from_torchvision(model: BANet, state: Mapping[str, Tensor]) -> _Found:
             columns_of_boxes = (4 * rows[:, None] + torch.arange(4)).flatten()
             _take(found, state, boxes, f"box_head.boxes.{kind}", columns_of_boxes)
     return found
+
+
+def _body_prefix(state: Mapping[str, Tensor]) -> str:
+    """What stands before the names of a ResNet's layers: nothing in a classifier's, `module.` in some others'."""
+    first = "layer1.0.conv1.weight"
+    return next((name.removesuffix(first) for name in state if name.endswith(first)), "backbone.body.")
 
 
 def _take(found: _Found, state: Mapping[str, Tensor], theirs: str, ours: str, rows: Tensor) -> None:
@@ -280,7 +350,11 @@ def _by_category(other: BANet, model: BANet, state: Mapping[str, Tensor]) -> _Fo
     }
     for part, pair in rows.items():
         for name in (f"{part}.weight", f"{part}.bias"):
-            if name in own and name in state and own[name].shape[1:] == state[name].shape[1:] and pair:
+            if name not in own or name not in state or own[name].shape[1:] != state[name].shape[1:]:
+                continue
+            if not pair:
+                del found[name]  # where the numbers of classes agree, others' rows would fit
+            else:
                 mixed = own[name].clone()
                 here, there = (torch.tensor(side) for side in zip(*pair, strict=True))
                 mixed[here] = state[name][there].to(mixed)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 import torchvision
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.torch import save_file
 from small import small_model
 
 from banet import BANet
+from banet.cli import main
+from banet.engine.options import load_recipe
+from banet.engine.recipe import Recipe, TrainConfig, to_yaml
 from banet.errors import InputError
 from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, ModelConfig
@@ -172,7 +178,8 @@ def test_own_weights_with_another_class_list_keep_the_matching_names(tmp_path: P
     )
     model = build_model(classes, source.config)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    initialise(model, str(path))
+    filled = initialise(model, str(path))
+    assert "classes kept: thing 2, stuff 1; at random: new, thing 0" in str(filled)
     ours, theirs = model.state_dict(), source.state_dict()
     assert torch.equal(ours["segmenter.final.weight"][1], theirs["segmenter.final.weight"][2])
     assert torch.equal(ours["segmenter.final.weight"][2], theirs["segmenter.final.weight"][4])
@@ -181,3 +188,123 @@ def test_own_weights_with_another_class_list_keep_the_matching_names(tmp_path: P
     assert torch.equal(ours["box_head.boxes.weight"][4:8], theirs["box_head.boxes.weight"][8:12])
     assert torch.equal(ours["mask_head.masks.weight"][0], fresh["mask_head.masks.weight"][0])
     assert torch.equal(ours["backbone.body.conv1.weight"], theirs["backbone.body.conv1.weight"])
+
+
+def test_rows_of_other_classes_are_never_taken_by_position(tmp_path: Path) -> None:
+    """As many classes, none of them the same: every tensor of the old rows would fit."""
+    path = small_model(3, 2).save_pretrained(tmp_path)
+    torch.manual_seed(9)
+    classes = Categories([Category(i, f"other {i}", i < 4) for i in range(1, 6)])
+    model = build_model(classes, small_model(3, 2).config)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    initialise(model, str(path))
+    own = model.state_dict()
+    for part in ("segmenter.first", "segmenter.final", "mask_head.masks", "box_head.boxes"):
+        assert torch.equal(own[f"{part}.weight"], fresh[f"{part}.weight"]), part
+    assert torch.equal(own["box_head.classes.weight"][:3], fresh["box_head.classes.weight"][:3])
+
+
+@pytest.mark.parametrize("prefix", ["", "module.encoder_q."])
+def test_a_backbone_alone_is_understood(tmp_path: Path, prefix: str) -> None:
+    torch.manual_seed(3)
+    resnet = torchvision.models.resnet18()
+    torch.save({"model": {f"{prefix}{k}": v for k, v in resnet.state_dict().items()}}, tmp_path / "resnet.pth")
+    model = small_model(norm="frozen_batch")
+    filled = initialise(model, str(tmp_path / "resnet.pth"))
+    assert {name.split(".")[1] for name in filled.filled} == {"body"}
+    assert not [name for name in filled.left if name.startswith("backbone.body")]
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs = resnet.eval().layer1(resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(x)))))
+        torch.testing.assert_close(model.backbone.body(x)["P2"], theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_with_another_norm_are_refused(tmp_path: Path) -> None:
+    path = small_model().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"norm group, this network frozen_batch; set --model\.norm group"):
+        initialise(small_model(norm="frozen_batch"), str(path))
+
+
+def test_auto_norm_is_that_of_the_weights_that_training_starts_from(tmp_path: Path) -> None:
+    path = small_model().save_pretrained(tmp_path)
+    for init, norm in (("random", "group"), ("imagenet", "frozen_batch"), ("a.pth", "frozen_batch"), (path, "group")):
+        assert Recipe(train=TrainConfig(init=str(init))).resolved().model.norm == norm
+
+
+# -------------------------------------------------------------------------------------------------------------- hub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, bytes]]:
+    """A hub in memory: files by repository."""
+    repositories: dict[str, dict[str, bytes]] = {}
+
+    def create_repo(self: object, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        assert exist_ok and "/" in repo_id
+        repositories.setdefault(repo_id, {})
+
+    def create_commit(
+        self: object, repo_id: str, operations: list[CommitOperationAdd], *, commit_message: str
+    ) -> CommitInfo:
+        for operation in operations:
+            with operation.as_file() as file:
+                repositories[repo_id][operation.path_in_repo] = file.read()
+        return CommitInfo(
+            commit_url=f"https://huggingface.co/{repo_id}/commit/1",
+            commit_message=commit_message,
+            commit_description="",
+            oid="1",
+        )
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    return repositories
+
+
+def test_pushed_weights_come_back_with_a_card_that_tells_all(
+    hub: dict[str, dict[str, bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = Recipe(name="tiny")
+    model = small_model()
+    model.save_pretrained(tmp_path, recipe="tiny", recipe_yaml=to_yaml(recipe), iterations="90", pq="12.34")
+    assert main(["push", str(tmp_path), "me/street.v2", "--license", "cc-by-4.0"]) == 0
+    assert capsys.readouterr().out == "https://huggingface.co/me/street.v2/commit/1\n"
+    card = ModelCard(hub["me/street.v2"]["README.md"].decode())
+    assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "banet")
+    assert card.data.eval_results is not None and card.data.eval_results[0].metric_value == 12.34
+    assert "Things: thing 0, thing 1, thing 2" in card.text and "Stuff: stuff 0, stuff 1" in card.text
+    assert "12.34 on the validation split" in card.text and "in 90 iterations" in card.text
+    block = card.text.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "card.yaml").write_text(block)
+    assert load_recipe(str(tmp_path / "card.yaml")) == recipe
+
+    def download(repository: str, name: str) -> str:
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / name).write_bytes(hub[repository][name])
+        return str(tmp_path / "cache" / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    loaded = BANet.from_pretrained("me/street.v2").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_pushes_itself_and_says_when_nothing_was_measured(hub: dict[str, dict[str, bytes]]) -> None:
+    small_model().push_to_hub("me/mine", licence="apache-2.0", recipe="mine")
+    card = hub["me/mine"]["README.md"].decode()
+    assert "**PQ:** not measured" in card and "model-index" not in card and "- **Recipe:** mine" in card
+
+
+def test_what_the_hub_says_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: object, *arguments: object, **options: object) -> None:
+        raise LocalTokenNotFoundError("Token is required\nbut no token found")
+
+    monkeypatch.setattr(HfApi, "create_repo", refuse)
+    small_model().save_pretrained(tmp_path)
+    assert main(["push", str(tmp_path), "me/mine", "--license", "mit"]) == 2
+    said = capsys.readouterr().err
+    assert said == "banet: error: me/mine: the hub did not take the weights: Token is required; see `hf auth login`\n"

@@ -1,0 +1,87 @@
+"""Weights on the Hugging Face hub, with a card that tells what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from banet.errors import InputError, MissingExtraError
+from banet.modeling.weights import FILE_NAME, find_weights, read_metadata
+
+__all__ = ["model_card", "push_to_hub"]
+
+
+def model_card(metadata: Mapping[str, str], repository: str, licence: str) -> str:
+    """The card of some weights: classes, recipe, measured PQ and licence.
+
+    Args:
+        metadata: The header of their file: `categories`, and where known `recipe`, `recipe_yaml`, `iterations`, `pq`.
+        repository: Its name, as in `owner/name`.
+        licence: Identifier of the licence of the weights, such as `apache-2.0`.
+    """
+    import yaml
+
+    pq = metadata.get("pq")
+    recipe = metadata.get("recipe", "unknown")
+    facts: dict[str, object] = {
+        "license": licence,
+        "library_name": "banet",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["panoptic-segmentation", "banet"],
+    }
+    if pq is not None:
+        task = {"type": "image-segmentation", "name": "Panoptic segmentation"}
+        dataset = {"type": recipe, "name": f"validation split of {recipe}"}
+        result = {"task": task, "dataset": dataset, "metrics": [{"type": "pq", "name": "PQ", "value": float(pq)}]}
+        facts["model-index"] = [{"name": repository.rpartition("/")[2], "results": [result]}]
+    classes = json.loads(metadata["categories"])
+    named = {kind: ", ".join(c["name"] for c in classes if bool(c["isthing"]) == kind) for kind in (True, False)}
+    measured = f"{pq} on the validation split of its recipe" if pq is not None else "not measured"
+    trained = f" in {metadata['iterations']} iterations" if "iterations" in metadata else ""
+    options = metadata.get("recipe_yaml", "").strip()
+    sections = [
+        f"---\n{yaml.safe_dump(facts, sort_keys=False).strip()}\n---",
+        f"# {repository.rpartition('/')[2]}",
+        "Weights of BANet (Chen et al., CVPR 2020) for panoptic segmentation.",
+        f'```python\nimport banet\n\nmodel = banet.BANet.from_pretrained("{repository}")\n'
+        'result = model.predict("picture.jpg")\n```',
+        f"- **PQ:** {measured}\n- **Recipe:** {recipe}{trained}\n- **Licence:** {licence}",
+        f"## Classes\n\nThings: {named[True] or 'none'}\n\nStuff: {named[False] or 'none'}",
+    ]
+    if options:
+        sections.append(f"## Recipe\n\n```yaml\n{options}\n```")
+    return "\n\n".join(sections) + "\n"
+
+
+def push_to_hub(weights: str | Path, repository: str, *, licence: str, private: bool = False) -> str:
+    """Upload weights and their card.
+
+    Args:
+        weights: As for `BANet.from_pretrained`.
+        repository: `owner/name`; made if it is not there.
+        licence: See `model_card`.
+        private: Whether a new repository is private.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: No such weights, or the hub refused them.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    try:
+        from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise MissingExtraError("huggingface_hub", "hub") from None
+    path = find_weights(weights)
+    card = model_card(read_metadata(path), repository, licence)
+    files = [CommitOperationAdd(FILE_NAME, path), CommitOperationAdd("README.md", card.encode())]
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.create_commit(repository, files, commit_message="Weights and card").commit_url)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{repository}: the hub did not take the weights: {reason}; see `hf auth login`") from None
