@@ -38,7 +38,10 @@ class MaskCrops:
         count, height, width = masks.shape
         boxes = np.zeros((count, 4), dtype=np.int64)
         crops = []
-        hits: NDArray[np.bool_] = np.any(masks, axis=2)
+        if width % 8 == 0 and masks.flags.c_contiguous:  # eight pixels at a time
+            hits = np.bitwise_or.reduce(masks.view(np.uint64), axis=2) != 0
+        else:
+            hits = np.any(masks, axis=2)
         for mask, box, hit in zip(masks, boxes, hits, strict=True):
             rows = np.flatnonzero(hit)
             if len(rows):

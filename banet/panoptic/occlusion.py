@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -144,12 +145,12 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
 
     def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         nonlocal against
-        remaining = set(np.flatnonzero(left).tolist())
+        here = left.tolist()
         if against is not None:  # a removal frees a pair that was set aside only if it breaks the path against it
-            against = [path for path in against if path[0] in remaining and path[-1] in remaining]
-        if against is None or not all(remaining.issuperset(path) for path in against):
+            against = [path for path in against if here[path[0]] and here[path[-1]]]
+        if against is None or not all(here[node] for path in against for node in path):
             both = left[front] & left[back]
-            against = lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True))
+            against = lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True), against or ())
         place = np.empty(count, dtype=np.int64)
         place[order] = np.arange(count)
         owner = regions.first_claimant(np.where(left, place, count))
@@ -169,13 +170,14 @@ def _margins(rule: Callable[[Pairs], Any], pairs: Pairs) -> NDArray[np.float64]:
     return margin.astype(np.float64)
 
 
-def lock_in(order: list[int], arrows: Iterable[tuple[int, int]]) -> list[list[int]]:
+def lock_in(order: list[int], arrows: Iterable[tuple[int, int]], likely: Iterable[list[int]] = ()) -> list[list[int]]:
     """Ranked pairs: takes arrows one by one, and sets aside each that would close a cycle with those taken before.
 
     Args:
         order: the nodes 0 .. N-1 in any order; on return every taken arrow points from an earlier node to a later one.
             What was taken does not depend on it, but the closer it is to the outcome, the faster.
         arrows: (from, to), in the order in which they are to be taken.
+        likely: paths that may stand against arrows, as returned for a similar case; these are tried first.
 
     Returns:
         For each arrow a -> b that was set aside, a path b .. a of taken arrows that it would have closed.
@@ -184,9 +186,14 @@ def lock_in(order: list[int], arrows: Iterable[tuple[int, int]]) -> list[list[in
     for at, node in enumerate(order):
         place[node] = at
     taken: list[list[int]] = [[] for _ in order]
+    known = {(path[-1], path[0]): path for path in likely}
     against = []
     for head, tail in arrows:
         if place[head] > place[tail]:  # else there is no path from tail to head, as paths lead only to later nodes
+            path = known.get((head, tail), [])
+            if path and all(after in taken[node] for node, after in pairwise(path)):
+                against.append(path)
+                continue
             begin, end = place[tail], place[head]
             source = {tail: tail}  # of each node reached from tail, the node before it
             stack = [tail]

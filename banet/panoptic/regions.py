@@ -73,12 +73,13 @@ class Regions:
         sizes = _count(labels, lengths, len(distinct))
 
         # One run a region is enough to see who claims it.
-        example = np.full(len(distinct), -1)
+        example = np.zeros(len(distinct), dtype=np.int64)
         example[labels] = np.arange(len(labels))
-        example = np.sort(example[1:])
-        before = np.searchsorted(example, np.stack([first, last]))
-        seen = before[1] - before[0]
-        region = labels[example[_ranges(before[0], seen)]]
+        is_example = np.zeros(len(bounds), dtype=bool)
+        is_example[example[1:]] = True
+        before = np.cumsum(is_example) - is_example  # examples before each run
+        seen = before[last] - before[first]
+        region = labels[is_example[:-1]][_ranges(before[first], seen)]
         order = np.argsort(region, kind="stable")
         region, claimant = region[order], np.repeat(claimant, seen)[order]
         heads = np.flatnonzero(np.diff(region, prepend=0))
@@ -96,11 +97,10 @@ class Regions:
         """
         codes = [np.zeros(0, dtype=np.int64)]
         overlaps = [np.zeros(0, dtype=np.int64)]
-        for region, block in self._combinations(count):
-            code, place = np.unique(block, return_inverse=True)
-            weight = np.repeat(self.sizes[region], block.shape[1])
+        for region, combination in self._combinations(count):
+            code, place = np.unique(combination, return_inverse=True)
             codes.append(code)
-            overlaps.append(_count(place.ravel(), weight, len(code)))
+            overlaps.append(_count(place, self.sizes[region], len(code)))
         code, place = np.unique(np.concatenate(codes), return_inverse=True)
         i, j = np.divmod(code, max(1, count))
         return i, j, _count(place, np.concatenate(overlaps), len(code))
@@ -139,19 +139,27 @@ class Regions:
         codes = i * count + j
         if not len(codes):
             return
-        for region, block in self._combinations(count):
-            pair = np.minimum(np.searchsorted(codes, block), len(codes) - 1)
-            row, column = np.nonzero(codes[pair] == block)
-            yield region[row], pair[row, column]
+        for region, combination in self._combinations(count):
+            pair = np.minimum(np.searchsorted(codes, combination), len(codes) - 1)
+            found = codes[pair] == combination
+            yield region[found], pair[found]
 
     def _combinations(self, count: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Regions (G,) and the codes i * count + j (G, K) of every two of their claimants, block by block."""
-        for regions, claimants in self.by_depth():
+        """Regions (K,) and codes i * count + j (K,) of every two of their claimants, block by block."""
+        regions: list[NDArray[np.int64]] = []
+        codes: list[NDArray[np.int64]] = []
+        for some, claimants in self.by_depth():
             first, second = np.triu_indices(claimants.shape[1], 1)
             step = max(1, _COMBINATIONS // len(first))
-            for at in range(0, len(regions), step):
+            for at in range(0, len(some), step):
                 block = claimants[at : at + step]
-                yield regions[at : at + step], block[:, first] * count + block[:, second]
+                regions.append(np.repeat(some[at : at + step], len(first)))
+                codes.append((block[:, first] * count + block[:, second]).reshape(-1))
+                if sum(map(len, codes)) >= _COMBINATIONS:
+                    yield np.concatenate(regions), np.concatenate(codes)
+                    regions, codes = [], []
+        if codes:
+            yield np.concatenate(regions), np.concatenate(codes)
 
     def depths(self) -> NDArray[np.int64]:
         """How many objects claim each region, (R,) int64."""

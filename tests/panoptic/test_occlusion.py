@@ -133,6 +133,13 @@ def test_lock_in_equals_reference_and_orders(case):
     assert all(step in taken for path in against for step in itertools.pairwise(path))
     assert sorted(order) == list(range(len(order)))
     assert all(order.index(a) < order.index(b) for a, b in taken)
+    for fewer in (arrows, arrows[::2], arrows[1:]):  # what stood against an arrow then may not do so now
+        hinted, plain = list(order), list(order)
+        paths = lock_in(hinted, fewer, against)
+        assert [(path[-1], path[0]) for path in paths] == [(p[-1], p[0]) for p in lock_in(plain, fewer)]
+        taken = reference.ranked_pairs(fewer)
+        assert all(step in taken for path in paths for step in itertools.pairwise(path))
+        assert all(hinted.index(a) < hinted.index(b) for a, b in taken)
 
 
 @pytest.mark.parametrize("rule", list(RULES))
