@@ -134,6 +134,22 @@ def test_category_zero_is_a_category_if_there_is_one():
     assert result.ids.tolist() == [[0, 0, 1, 0]]
 
 
+def test_the_semantic_map_may_be_of_any_integer_type_and_layout():
+    scene = draw_scene(5, 6, (8, 9))
+    scene["semantic"] = np.maximum(scene["semantic"], 0)  # void is 0, so that unsigned types hold it
+    expected = fuse_panoptic(**scene, categories=CATEGORIES, stuff_area=2)
+    large = [{**c, "id": c["id"] + 10**6} for c in CATEGORIES]  # looked up in another way
+    for dtype in (np.uint8, np.int32, np.uint32, np.int64, np.uint64):
+        for semantic in (scene["semantic"].astype(dtype), np.asfortranarray(scene["semantic"], dtype=dtype)):
+            result = fuse_panoptic(**{**scene, "semantic": semantic}, categories=CATEGORIES, stuff_area=2)
+            np.testing.assert_array_equal(result.ids, expected.ids)
+            assert result.segments == expected.segments
+        if np.iinfo(dtype).max > 10**6:
+            shifted = np.where(scene["semantic"] > 0, scene["semantic"] + 10**6, 0).astype(dtype)
+            moved = {**scene, "semantic": shifted, "labels": scene["labels"] + 10**6}
+            np.testing.assert_array_equal(fuse_panoptic(**moved, categories=large, stuff_area=2).ids, expected.ids)
+
+
 def test_only_things_or_only_stuff():
     scene = draw_scene(3, 5, (8, 9))
     things = [c for c in CATEGORIES if c["isthing"]]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from banet.panoptic import RULES, MaskCrops, gt_order_rule, logit_rule, match_boxes, resolve_occlusions
 from banet.panoptic.occlusion import lock_in
+from banet.panoptic.regions import Regions
 from banet.panoptic.rules import Pairs, Procedure
 
 COLOURS = np.array(
@@ -309,6 +310,39 @@ def test_sums_over_pairs_and_masks(scene):
     for n in {*pairs.i.tolist(), *pairs.j.tolist()}:
         np.testing.assert_allclose(whole[:, n], values[:, masks[n]].sum(axis=1), rtol=1e-12)
         np.testing.assert_array_equal(pairs.masks[n], masks[n])
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes)
+def test_regions_are_the_pixels_with_equal_claimants(scene):
+    masks, _, _ = scene
+    regions = Regions.of(MaskCrops.from_masks(masks))
+    label = regions.paint(np.arange(len(regions.sizes)))
+    claimants = [set() for _ in regions.sizes]
+    for region, n in zip(regions.claims_region, regions.claims_object, strict=True):
+        claimants[region].add(int(n))
+    assert len({frozenset(c) for c in claimants}) == len(claimants)
+    for y, x in np.ndindex(label.shape):
+        assert claimants[label[y, x]] == set(np.flatnonzero(masks[:, y, x]).tolist())
+    np.testing.assert_array_equal(regions.sizes, np.bincount(label.ravel(), minlength=len(regions.sizes)))
+    assert (regions.sizes[1:] > 0).all()
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 16, 21])
+def test_tight_crops_of_masks_in_any_layout(width):
+    rng = np.random.default_rng(width)
+    masks = np.zeros((9, 6, width), dtype=bool)
+    for mask in masks[1:]:
+        mask[rng.integers(6, size=2), rng.integers(width, size=2)] = True
+    wide = np.zeros((9, 6, 2 * width + 1), dtype=bool)
+    wide[..., 1::2] = masks
+    for same in (masks, np.asfortranarray(masks), wide[..., 1::2], masks[::-1].copy()[::-1]):
+        crops = MaskCrops.from_masks(same)
+        np.testing.assert_array_equal(crops.to_masks(), masks)
+        assert crops.boxes[0].tolist() == [0, 0, 0, 0]
+        for mask, box in zip(masks[1:], crops.boxes[1:].tolist(), strict=True):
+            y, x = np.nonzero(mask)
+            assert box == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
 def test_deep_stacks_are_cut_into_blocks(monkeypatch):
