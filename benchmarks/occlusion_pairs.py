@@ -283,8 +283,8 @@ def street(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
     names = json.loads((root / "camvid" / "labels.json").read_text())["labels"]
     files = [
         path
-        for split in ("train", "val")
-        for path in sorted((root / "camvid" / split / "labels").glob("*.png"))[:: 6 if split == "train" else 4]
+        for split, step in (("train", 6), ("val", 4))
+        for path in sorted((root / "camvid" / split / "labels").glob("*.png"))[seed % step :: step]
     ]
     for path in files:
         labels = np.asarray(Image.open(path))
@@ -305,7 +305,7 @@ def nuclei(root: Path, grid: bool, seed: int, stained: bool) -> Iterator[Picture
     for split, step in (("train", 1 if stained else 4), ("val", 1)):
         content = json.loads((root / "dsb2018" / split / "panoptic.json").read_text())
         names = {one["id"]: one["file_name"] for one in content["images"]}
-        for one in content["annotations"][::step]:
+        for one in content["annotations"][seed % step :: step]:
             image = np.asarray(read_image(root / "dsb2018" / split / "images" / names[one["image_id"]]))
             if stained == bool((image[..., 0] == image[..., 1]).all()):
                 continue
