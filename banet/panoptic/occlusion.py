@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from banet.panoptic.adapters import find_adapter
 from banet.panoptic.inputs import MaskCrops, check_image, check_masks, check_scores, like
-from banet.panoptic.rules import RULES, Pairs, Procedure, Rule, place_by_score, remove_hidden
+from banet.panoptic.rules import RULES, Pairs, Procedure, Rule, remove_hidden
 
 __all__ = ["MaskCrops", "resolve_occlusions"]
 
@@ -140,7 +140,9 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
     lower = np.minimum(scores[pairs.i], scores[pairs.j])
     turn = np.lexsort((pairs.j, pairs.i, -lower, -higher, ~occluded))
     front, back = front[turn], back[turn]
-    order = np.argsort(place_by_score(scores)).tolist()  # of all objects, front to back; lock_in sorts it in place
+    behind = np.bincount(back, minlength=count) - np.bincount(front, minlength=count)
+    order = np.argsort(behind, kind="stable").tolist()  # of all objects, front to back; lock_in sorts it in place
+    place = np.zeros(count, dtype=np.int64)  # of each object in that order
     against: list[list[int]] | None = None  # what stands against the pairs set aside
 
     def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -151,8 +153,7 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
         if against is None or not all(here[node] for path in against for node in path):
             both = left[front] & left[back]
             against = lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True), against or ())
-        place = np.empty(count, dtype=np.int64)
-        place[order] = np.arange(count)
+            place[order] = np.arange(count)
         owner = regions.first_claimant(np.where(left, place, count))
         return owner, regions.owned(owner, count)
 
