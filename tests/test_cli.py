@@ -111,8 +111,8 @@ def test_version(capsys):
         ("evalute", "did you mean evaluate?"),
         ("data nothing", "data nothing: no such command"),
         ("--nothing", "--nothing: no such command"),
-        ("train", "--config: say what to train; recipes: coco_dcn101_3x, "),
-        ("train --config nothing", "nor a recipe of that name; recipes: coco_dcn101_3x, "),
+        ("train", "--config: say what to train; recipes: ade20k_r50, "),
+        ("train --config nothing", "nor a recipe of that name; recipes: ade20k_r50, "),
         ("train --config coco_r50_1x --train.bach 3", "--train.bach: no such option; did you mean --train.batch?"),
         ("train --config coco_r50_1x --train.bat 3", "--train.bat: no such option"),
         ("train --config coco_r50_1x --train.lr fast", "--train.lr: must be a number, not fast"),
@@ -143,6 +143,12 @@ def test_version(capsys):
         ("fuse --instances a --semantic b --images c --out d", "--semantic: b is no folder"),
         ("demo --scenes none", "--scenes: must be a whole number from 1"),
         ("data scenes", "missing: --out"),
+        ("data convert pascal", "data convert pascal: no such command"),
+        ("data convert coco --images a", "missing: --instances, --out"),
+        ("data convert labelme --annotations a --out b --overlaps x", "--overlaps: must be one of fail, appearance, "),
+        ("data convert cvat --annotations a --out b", "missing: --images"),
+        ("data convert labelme --annotations a --out b --stuff [x] --categories c", "--stuff: give either it or "),
+        ("data check", "say what to check"),
         ("data scenes --out x --seed -1", "--seed: must be a whole number from 0"),
     ],
 )
@@ -386,8 +392,21 @@ PAPER = {
 }
 
 
+OTHER_SETS = {"cityscapes_r50": (800, 1024), "ade20k_r50": (512, 640)}  # range of shorter sides
+
+
+@pytest.mark.parametrize("name", OTHER_SETS)
+def test_recipes_of_other_sets_are_the_papers_network(name):
+    recipe, paper = load_recipe(name), load_recipe("coco_r50_1x")
+    assert (recipe.model, recipe.loss, recipe.train.init) == (paper.model, paper.loss, "imagenet")
+    assert (min(recipe.data.shorter), max(recipe.data.shorter)) == OTHER_SETS[name]
+    assert recipe.inference.shorter == max(recipe.data.shorter)
+    assert recipe.train.milestones[-1] < recipe.train.iterations
+    assert recipe.train.lr / recipe.train.batch == paper.train.lr / paper.train.batch
+
+
 def test_every_recipe_is_known_here():
-    assert set(recipe_names()) == {*PAPER, "scenes_r18"}
+    assert set(recipe_names()) == {*PAPER, *OTHER_SETS, "scenes_r18"}
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -365,7 +365,6 @@ def test_other_shapes_of_labelme(tmp_path: Path) -> None:
     png = io.BytesIO()
     drawn = np.array([[1, 0, 1], [1, 1, 1]], np.uint8)
     Image.fromarray(255 * drawn).save(png, "PNG")
-    code = base64.b64encode(png.getvalue()).decode()
     folder = _labelme(
         tmp_path,
         {"label": "a", "points": [[2, 3], [10, 9]], "shape_type": "rectangle"},
