@@ -428,13 +428,14 @@ def _demo_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=str, metavar="DIR", default="demo", help="Where the page of pictures goes.")
     parser.add_argument("--scenes", type=PositiveInt, metavar="N", default=50, help="How many scenes.")
     parser.add_argument("--weights", type=str | None, help=f"{WEIGHTS} These by default.")
+    parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
 
 
 def _demo(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
     from banet.engine.demo import run_demo
 
-    run_demo(Path(options.out), weights=options.weights, scenes=options.scenes)
+    run_demo(Path(options.out), weights=options.weights, scenes=options.scenes, device=options.device)
     return 0
 
 

@@ -263,13 +263,13 @@ def test_predict_takes_an_exported_file_before_the_pictures(engine):
 def test_export_passes_its_options(engine):
     calls = engine("export", "export_command", Path("m.xml"))
     assert main(["export", "scenes", "--format", "openvino", "--out", "m.xml"]) == 0
-    assert calls["export_command"] == (("scenes", "openvino", "m.xml"), {})
+    assert calls["export_command"] == (("scenes", "openvino", "m.xml"), {"precision": "float32", "calibration": []})
 
 
 def test_demo_passes_its_options(engine):
     calls = engine("demo", "run_demo", Path("page.html"))
     assert main(["demo", "--out", "o", "--scenes", "3", "--weights", "w"]) == 0
-    assert calls["run_demo"] == ((Path("o"),), {"weights": "w", "scenes": 3})
+    assert calls["run_demo"] == ((Path("o"),), {"weights": "w", "scenes": 3, "device": "auto"})
 
 
 @pytest.mark.parametrize(

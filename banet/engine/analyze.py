@@ -269,6 +269,7 @@ def analyze_command(
         plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)
         drawing = Figure(plain, model, pictures, source)
         drawing.find(picture_ids)
+    print(f"{weights} on {len(pictures)} images ({source}), {target.type}")
     results = analyze(model, pictures, limit=limit, source=source)
     print(format_rows(results))
     if out is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from banet.engine.device import pick_device
 from banet.engine.evaluate import Evaluator, check_categories
 from banet.engine.pictures import Picture, scene_pictures
 from banet.modeling.banet import BANet
@@ -54,13 +55,14 @@ class _Comparison:
         }
 
 
-def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50) -> Path:
+def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50, device: str = "auto") -> Path:
     """Segment fresh scenes, print PQ of both procedures and write a page of pictures.
 
     Args:
         out: Folder that gets `index.html`, one file that needs no network, and `preview.png`.
         weights: See `BANet.from_pretrained`; those that come with the package by default.
         scenes: How many; none of them was seen in training.
+        device: `auto`, `cpu`, `cuda` or `mps`.
 
     Returns:
         The page.
@@ -68,7 +70,9 @@ def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50) -> Path
     Raises:
         InputError: The weights cannot be read, or know other classes than scenes have.
     """
-    model = BANet.from_pretrained(weights or "scenes")
+    target = pick_device(device)
+    model = BANet.from_pretrained(weights or "scenes", device=target)
+    print(f"{weights or 'scenes'} on {scenes} scenes, {target.type}")
     pictures = scene_pictures(DEMO_SCENES_SEED, scenes, model.inference.shorter)
     check_categories(model, pictures.categories, "scenes")
     evaluator = Evaluator(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from banet.errors import InputError
@@ -11,6 +13,8 @@ __all__ = ["pick_device"]
 
 def pick_device(name: str) -> torch.device:
     """The device of `auto`, `cpu`, `cuda` or `mps`; `auto` takes the fastest there is.
+
+    Of the processes that torchrun started on a machine, each takes a GPU of its own.
 
     Raises:
         InputError: The device is not there.
@@ -23,4 +27,5 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"--device {name}: choose auto, cpu, cuda or mps")
     if not there[kind]:
         raise InputError(f"--device {name}: torch sees no such device here; choose auto or cpu")
-    return torch.device(name)
+    local_rank = os.environ.get("LOCAL_RANK")
+    return torch.device(name if name != "cuda" or local_rank is None else f"cuda:{local_rank}")

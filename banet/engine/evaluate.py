@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from banet.engine.device import pick_device
 from banet.engine.pictures import Picture, Pictures, choose_pictures
+from banet.engine.processes import gather, joined, share
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.errors import InputError
 from banet.modeling.banet import BANet
@@ -88,6 +90,17 @@ class Evaluator:
             self.counts.update(result, picture.truth)
             yield picture, readout, result
 
+    def collect(self) -> None:
+        """Bring what all processes have counted to the first one."""
+        if share()[1] == 1 or not isinstance(self.counts, PanopticQuality):
+            return
+        for counts in gather(self.counts)[1:]:
+            self.counts.merge(counts)
+        if self.full:
+            for ap, stuff in gather((self.ap, self.stuff))[1:]:
+                self.ap.merge(ap)
+                self.stuff.merge(stuff)
+
     def compute(self) -> dict[str, Any]:
         """What `PanopticQuality.compute` gives, and `ap`, `ap50`, `ap75`, `miou_stuff` where asked; shares 0..1."""
         result: dict[str, Any] = self.counts.compute()
@@ -105,7 +118,7 @@ def evaluate(
     limit: int | None = None,
     source: str = "data",
 ) -> dict[str, Any]:
-    """Measure a model.
+    """Measure a model; several processes share the pictures, and the first one has the figures of all of them.
 
     Args:
         model: In evaluation mode, on its device.
@@ -121,22 +134,41 @@ def evaluate(
     check_categories(model, pictures.categories, source)
     evaluator = Evaluator(model, full=True)
     count = len(pictures) if limit is None else min(limit, len(pictures))
+    rank, world = share()
     with ExitStack() as stack:
         writer = None
         if out is not None:
-            writer = stack.enter_context(CocoPanopticWriter(out / "panoptic", out / "panoptic.json", model.categories))
-        bar = stack.enter_context(tqdm(total=count, desc="evaluate", unit="image"))
-        for start in range(0, count, batch):
+            part = out / "panoptic.json" if world == 1 else _part(out, rank)
+            writer = stack.enter_context(CocoPanopticWriter(out / "panoptic", part, model.categories))
+        bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
+        for start in range(rank * batch, count, world * batch):
             group = [pictures[index] for index in range(start, min(start + batch, count))]
             for picture, _, result in evaluator.update(group):
                 if writer is not None:
                     writer.add(picture.image_id, picture.name, result)
                 bar.update()
+    evaluator.collect()
     metrics = evaluator.compute()
-    if out is not None:
+    if out is not None and rank == 0:
+        if world > 1:
+            _join([_part(out, number) for number in range(world)], out / "panoptic.json")
         write_json(out / "metrics.json", to_json(metrics))
         _zip(out)
     return metrics
+
+
+def _part(out: Path, rank: int) -> Path:
+    return out / f".panoptic.{rank}.json"
+
+
+def _join(parts: Sequence[Path], path: Path) -> None:
+    """One COCO panoptic JSON of those that several processes wrote, in the order of the images' ids."""
+    contents = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
+    images = sorted((i for content in contents for i in content["images"]), key=lambda i: int(i["id"]))
+    records = sorted((a for content in contents for a in content["annotations"]), key=lambda a: int(a["image_id"]))
+    write_json(path, {**contents[0], "images": images, "annotations": records})
+    for part in parts:
+        part.unlink()
 
 
 def _zip(out: Path) -> None:
@@ -169,8 +201,14 @@ def evaluate_command(
     model = BANet.from_pretrained(weights, device=target)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
     model.inference = replace(model.inference, **overrides)
-    print(f"{weights} on {len(pictures)} images ({source}), {target.type}, rule {model.inference.rule}")
-    result = evaluate(model, pictures, out=out, batch=batch, limit=limit, source=source)
+    with joined():
+        rank, world = share()
+        if rank == 0:
+            where = f"{world} x {target.type}" if world > 1 else target.type
+            print(f"{weights} on {len(pictures)} images ({source}), {where}, rule {model.inference.rule}")
+        result = evaluate(model, pictures, out=out, batch=batch, limit=limit, source=source)
+    if rank > 0:
+        return result
     print(format_table(result, model.categories))
     print(f"AP_mask {_percent(result['ap'])}   mIoU^St {_percent(result['miou_stuff'])}")
     if out is not None:

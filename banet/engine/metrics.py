@@ -76,6 +76,14 @@ class MaskAP:
             )
             canvas[y1:y2, x1:x2] = 0
 
+    def merge(self, other: MaskAP) -> None:
+        """Add the images of another one, which are none of these."""
+        offset = len(self.images)
+        self.images += [{**image, "id": image["id"] + offset} for image in other.images]
+        self.results += [{**result, "image_id": result["image_id"] + offset} for result in other.results]
+        for truth in other.truths:
+            self.truths.append({**truth, "id": len(self.truths) + 1, "image_id": truth["image_id"] + offset})
+
     def compute(self) -> dict[str, float]:
         """`ap`, `ap50` and `ap75` in 0..1; NaN where no thing occurs."""
         if not any(not truth["iscrowd"] for truth in self.truths):
@@ -156,6 +164,10 @@ class StuffIoU:
         """Add one image: (H, W) category ids, and its truth."""
         predicted = torch.from_numpy(self.categories.indices_of(semantic))
         self.matrix.update(predicted, torch.from_numpy(self.categories.indices_of(truth.semantic)))
+
+    def merge(self, other: StuffIoU) -> None:
+        """Add another one's counts."""
+        self.matrix.confmat += other.matrix.confmat
 
     def compute(self) -> float:
         """Mean over the stuff classes that occur in the truth, 0..1; NaN where none does."""

@@ -175,8 +175,9 @@ class TrainConfig:
             keep: Options that stay as they are.
 
         Raises:
-            ValueError: The batch does not go with `accumulate`.
+            ValueError: The batch is below 1, or does not go with `accumulate`.
         """
+        other = replace(self, batch=batch, accumulate=accumulate or self.accumulate)
         factor = batch / self.batch
 
         def count(iterations: int) -> int:
@@ -192,7 +193,7 @@ class TrainConfig:
             "ema": self.ema**factor,
         }
         changes: dict[str, Any] = {name: value for name, value in scaled.items() if name not in keep}
-        return replace(self, batch=batch, accumulate=accumulate or self.accumulate, **changes)
+        return replace(other, **changes)
 
 
 @dataclass(frozen=True)

@@ -203,10 +203,6 @@ class TrainingTask(L.LightningModule):
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, *unused, **more)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the log of a run that goes on count from the iteration at hand; Lightning counts it after saving."""
-        checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"]
-
     def transfer_batch_to_device(self, batch: list[Any], device: torch.device, dataloader_idx: int) -> list[Any]:
         """Move samples, which are not tensors; pictures stay where they are.
 

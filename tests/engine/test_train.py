@@ -20,11 +20,12 @@ from banet.data.scenes import write_coco
 from banet.engine.datasets import Draws, training_set
 from banet.engine.demo import run_demo
 from banet.engine.evaluate import evaluate, evaluate_command
+from banet.engine.options import load_recipe
 from banet.engine.pictures import scene_pictures
 from banet.engine.predict import predict_files
-from banet.engine.recipe import DataConfig, SplitConfig, TrainConfig
+from banet.engine.recipe import DataConfig, SplitConfig, TrainConfig, to_yaml
 from banet.engine.train import TrainingTask, build_for_training, learning_rate_factor, train
-from banet.errors import InputError
+from banet.errors import InputError, MissingExtraError
 from banet.panoptic.quality import score_folders, to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -72,8 +73,9 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     assert states[0]["global_step"] == states[1]["global_step"] == 4
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_after_its_step_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     recipe = with_train(TINY, checkpoint_every=100)
@@ -82,15 +84,15 @@ def test_an_interrupted_run_is_saved_after_its_step_and_goes_on(
 
     def interrupted(self: TrainingTask, batch: list[Sample], batch_index: int) -> torch.Tensor:
         if batch_index == 1:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return step(self, batch, batch_index)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(TrainingTask, "training_step", interrupted)
         with pytest.raises(KeyboardInterrupt, match="stopped at iteration 2; go on with --resume auto"):
             train(recipe, parts, device="cpu")
-    assert signal.getsignal(signal.SIGINT) is before and not (parts / "model.safetensors").exists()
+    assert signal.getsignal(number) is before and not (parts / "model.safetensors").exists()
     train(recipe, parts, resume="auto", device="cpu")
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, parts))
     for name in one:
@@ -154,6 +156,68 @@ def test_schedules() -> None:
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     cosine = replace(steps, schedule="cosine", warmup=0)
     assert [learning_rate_factor(n, cosine) for n in (0, 45_000, 90_000)] == pytest.approx([1, 0.5, 0])
+
+
+@pytest.mark.parametrize("batch", [1, 8, 32, 128])
+def test_another_batch_sees_as_many_images_at_a_rate_in_proportion(batch: int) -> None:
+    paper = load_recipe("coco_r50_1x", {"train.ema": 0.999, "train.val_every": 5000}).train
+    train = load_recipe("coco_r50_1x", {"train.batch": batch, "train.ema": 0.999, "train.val_every": 5000}).train
+    assert train.batch == batch and train.lr == pytest.approx(0.02 * batch / 16)
+    for ours, theirs in zip((train.iterations, *train.milestones), (90_000, 60_000, 80_000), strict=True):
+        assert ours * batch == pytest.approx(theirs * 16, abs=batch)
+    assert train.checkpoint_every * batch == pytest.approx(paper.checkpoint_every * 16, abs=batch)
+    assert (train.ema, train.val_every) == (0.999, 5000)  # given as well, so kept
+    assert train.warmup == {1: 500, 8: 500, 32: 707, 128: 1414}[batch]
+
+
+def test_a_resolved_recipe_does_not_scale_twice(tmp_path: Path) -> None:
+    recipe = load_recipe("coco_r50_1x", {"train.batch": 64, "train.accumulate": 64, "train.lr": 0.3})
+    assert recipe.train.lr == 0.3 and recipe.train.iterations == 22_500 and recipe.train.accumulate == 64
+    (tmp_path / "coco_r50_1x.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(str(tmp_path / "coco_r50_1x.yaml")) == recipe
+    back = load_recipe(str(tmp_path / "coco_r50_1x.yaml"), {"train.batch": 16, "train.accumulate": 1}).train
+    assert (back.iterations, back.milestones) == (90_000, (60_000, 80_000))
+    with pytest.raises(InputError, match=r"multiple of train\.accumulate"):
+        load_recipe("coco_r50_1x", {"train.batch": 10, "train.accumulate": 4})
+
+
+def test_the_first_lines_say_what_a_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(with_train(TINY, iterations=2, batch=4, accumulate=2, milestones=(1,), lr=0.5e-3), tmp_path, device="cpu")
+    said = capsys.readouterr().out
+    for line in (
+        "weights: random; GroupNorm learns where batch norm statistics are missing",
+        "tiny: 5 images, 11.2 M trainable parameters, 1 x cpu",
+        "batch: 4 in all, 2 a device in each of 2 passes",
+        "learning rate: 0.0005 after 2 iterations of warm-up, / 10 at 1",
+        "iterations: 2 (1.60 epochs)",
+    ):
+        assert f"{line}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "16"}, "train.precision: 16 needs a GPU, this run is on cpu; set bf16 or 32"),
+        ({"strategy": "fsdp", "ema": 0.0}, "train.strategy: fsdp needs GPUs"),
+        ({"devices": 3}, "cannot be shared by 3 devices"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(with_train(TINY, **options), tmp_path, device="cpu")
+
+
+def test_mixed_precision_and_a_profile(tmp_path: Path) -> None:
+    train(with_train(TINY, precision="bf16", profiler="simple", iterations=1), tmp_path, device="cpu")
+    assert "run_training_batch" in (tmp_path / "fit-profile.txt").read_text()
+    assert all(t.dtype == torch.float32 for t in load_file(tmp_path / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "wandb"])
+def test_a_logger_that_is_not_installed_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banet.engine.train.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=rf"{package} is needed.*pip install 'banet-panoptic\[{package}\]'"):
+        train(with_train(TINY, loggers=("csv", package)), tmp_path, device="cpu")
 
 
 # ----------------------------------------------------------------------------------------- measuring and predicting

@@ -36,13 +36,18 @@ def with_train(recipe: Recipe, **options: object) -> Recipe:
     return replace(recipe, train=replace(recipe.train, **options))  # type: ignore[arg-type]
 
 
+def launcher(processes: int) -> list[str]:
+    """What starts `-m` modules in so many processes."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    return [sys.executable, "-m", *(torchrun if processes > 1 else [])]
+
+
 def command(recipe: Recipe, out: Path, *options: str, processes: int = 1) -> list[str]:
     """`banet train` of a recipe, by torchrun where there are several processes."""
     path = out.parent / f"{out.name}.yaml"
     path.write_text(to_yaml(recipe))
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"] * (processes > 1)
     return [
-        sys.executable, "-m", *launcher, "banet", "train", "--config", str(path), "--out", str(out),
+        *launcher(processes), "banet", "train", "--config", str(path), "--out", str(out),
         "--device", "cpu", *options,
     ]  # fmt: skip
 
