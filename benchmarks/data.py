@@ -168,6 +168,7 @@ def benchmark_load(root: Path | None, rounds: int) -> None:
     import torch
 
     from banet.data.coco_panoptic import CocoPanoptic
+    from banet.data.copy_paste import CopyPaste
     from banet.data.transforms import train_transform
     from banet.engine.datasets import Draws
 
@@ -177,7 +178,7 @@ def benchmark_load(root: Path | None, rounds: int) -> None:
             root = Path(folder)
             make_pictures(root)
         dataset = CocoPanoptic(root / "images", root / "panoptic", root / "panoptic.json", train_transform([800], 1333))
-        draws, count = Draws(dataset, 0), len(dataset)
+        draws, pasted, count = Draws(dataset, 0), Draws(CopyPaste(dataset, 1.0), 0), len(dataset)
         contestants: dict[str, Any] = {
             "PIL, picture alone": lambda n: np.asarray(
                 Image.open(dataset.images / dataset.file_name(n)).convert("RGB")
@@ -188,6 +189,7 @@ def benchmark_load(root: Path | None, rounds: int) -> None:
             ),
             "read and checked": lambda n: dataset.read(n),
             "samples for training": lambda n: draws[n],
+            "the same with copy-paste": lambda n: pasted[n],
         }
         times: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(rounds):

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from banet.data.samples import Sample, SegmentLike, Transform, make_target, transformed
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import SegmentInfo
-from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segmentation import PanopticSegmentation, runs
 
 __all__ = ["CopyPaste", "Labelled", "paste"]
 
@@ -55,18 +55,29 @@ def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tupl
     (height, width), (h, w), (y, x) = under.ids.shape, over.ids.shape, offset
     there = (slice(max(y, 0), max(min(y + h, height), 0)), slice(max(x, 0), max(min(x + w, width), 0)))
     here = tuple(slice(s.start - at, max(s.stop, s.start) - at) for s, at in zip(there, offset, strict=True))
-    source, colors = over.ids[here], over.image[:, here[0], here[1]]
+    source = over.ids[here].numpy()
+    starts, lengths = runs(source)
+    values = source.ravel()[starts]
+    front = np.zeros(len(values), np.int32)  # of each run
     first = 1 + max([int(under.ids.max()), *(segment.id for segment in under.segments)])
-    image, ids = under.image.clone(), under.ids.clone()
     pasted: list[SegmentLike] = []
     for segment in over.segments:
         if segment.id in chosen:
-            mask = source == segment.id
             pasted.append(SegmentInfo(first + len(pasted), segment.category_id, segment.iscrowd))
-            ids[there][mask] = pasted[-1].id
-            image[:, there[0], there[1]][:, mask] = colors[:, mask]
-    visible = set(np.unique(ids.numpy()).tolist())
+            front[values == segment.id] = pasted[-1].id
+    owner = torch.from_numpy(np.repeat(front, lengths).reshape(source.shape))
+    image, ids = under.image.clone(), under.ids.clone()
+    ids[there] = torch.where(owner > 0, owner, ids[there])
+    colors, window = over.image[:, here[0], here[1]], image[:, there[0], there[1]]
+    window[:] = torch.where(owner > 0, colors, window)
+    visible = _visible(ids)
     return Labelled(image, ids, tuple(s for s in (*under.segments, *pasted) if s.id in visible))
+
+
+def _visible(ids: Tensor) -> set[int]:
+    """The ids in a map."""
+    array = ids.numpy()
+    return set(array.ravel()[runs(array)[0]].tolist())
 
 
 class Readable(Protocol):
@@ -126,7 +137,7 @@ class CopyPaste(Dataset[Sample]):
 
     def _choose(self, over: Labelled) -> set[int]:
         """Ids of one or more of the things that can be seen; none where there is none."""
-        visible = set(np.unique(over.ids.numpy()).tolist())
+        visible = _visible(over.ids)
         things = [
             s.id for s in over.segments if s.id in visible and not s.iscrowd and self.categories.isthing(s.category_id)
         ]

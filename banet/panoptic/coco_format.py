@@ -476,6 +476,8 @@ def _unreadable(file: Path, error: OSError) -> InputError:
 def _check_file_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not name or "\0" in name:
         raise InputError(f"{where}: must be a file name, not {name!r}")
+    if name != ".." and not any(mark in name for mark in "/\\:"):
+        return name  # no parts and no drive, so nothing that could lead out
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise InputError(f"{where}: {name!r} leads out of its folder; give a relative name without '..'")
@@ -486,8 +488,8 @@ def _integer(entry: Mapping[str, Any], key: str, where: str, low: int, high: int
     if key not in entry:
         raise InputError(f"{where}: '{key}' is missing; add it")
     value = entry[key]
-    bounds = f">= {low}" if high is None else f"in {low}..{high}"
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+    if type(value) is not int or value < low or (high is not None and value > high):
+        bounds = f">= {low}" if high is None else f"in {low}..{high}"
         raise InputError(f"{where}.{key}: must be an integer {bounds}, not {value!r}")
     return value
 
@@ -621,4 +623,4 @@ def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    return type(value) is int or (type(value) is float and value == value)
