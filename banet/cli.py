@@ -327,7 +327,13 @@ def _export(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
     from banet.engine.export import export_command
 
-    export_command(options.weights, options.format, options.out)
+    export_command(
+        options.weights,
+        options.format,
+        options.out,
+        precision=options.precision,
+        calibration=list(options.calibration),
+    )
     return 0
 
 
@@ -678,11 +684,13 @@ COMMANDS = {
         "Write the network as a graph that runs without torch.",
         _export_options,
         _export,
-        "WEIGHTS [--format onnx|torch-export|openvino] [--out FILE]",
+        "WEIGHTS [--format onnx|torch-export|openvino] [--out FILE]\n"
+        "                    [--precision float32|float16|int8] [--calibration '[INPUT, ...]']",
         "The graph takes an image of any size and gives boxes, scores, labels, masks and semantic logits.\n"
         "`banet predict --runtime` runs it, with occlusion handling and fusion after it.\n\n"
         "example:\n"
-        "  banet export scenes --out model.onnx",
+        "  banet export scenes --out model.onnx\n"
+        "  banet export scenes --out small.onnx --precision int8 --calibration '[photos/]'",
     ),
     "pq": Command("Score one COCO panoptic folder against another; needs no model.", _pq_options, _pq),
     "fuse": Command(

@@ -9,24 +9,39 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from banet.engine.exported import HEADER, INPUT, OUTPUTS, write_header
+from banet.data.images import list_images, to_rgb_array
+from banet.engine.exported import HEADER, INPUT, OUTPUTS, network_image, write_header
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.banet import DIVISOR, BANet, ImageBatch
 from banet.ops.deform_conv import DeformableConv2d
 from banet.panoptic.coco_format import atomic_path
 
-__all__ = ["ExportFormat", "GraphModel", "export_command", "export_model", "trace"]
+__all__ = ["ExportFormat", "GraphModel", "Precision", "export_command", "export_model", "trace"]
 
 ExportFormat = Literal["onnx", "torch-export", "openvino"]
+
+Precision = Literal["float32", "float16", "int8"]
+
+PRECISIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("onnx", "float32"): ("onnx", "onnxscript"),
+    ("onnx", "int8"): ("onnx", "onnxscript", "onnxruntime"),
+    ("openvino", "float32"): ("onnx", "onnxscript", "openvino"),
+    ("openvino", "float16"): ("onnx", "onnxscript", "openvino"),
+    ("torch-export", "float32"): (),
+}
+"""What can be written, and the packages that it takes."""
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
 OPSET = 20
@@ -92,24 +107,34 @@ def trace(model: BANet) -> torch.export.ExportedProgram:
     return program
 
 
-def export_model(model: BANet, path: Path, export_format: ExportFormat) -> Path:
+def export_model(
+    model: BANet,
+    path: Path,
+    export_format: ExportFormat,
+    *,
+    precision: Precision = "float32",
+    calibration: Sequence[Path] = (),
+) -> Path:
     """Write a network as a graph, with its classes and inference options.
 
     Args:
         model: On the CPU, in evaluation mode.
         path: The file: `.onnx`, `.pt2` for `torch-export`, `.xml` for `openvino`, which also writes `.bin` beside it.
         export_format: Which.
+        precision: `float32`; `float16` stores OpenVINO's weights by half and computes as before; `int8` computes ONNX
+            convolutions in 8 bits, but for those of the mask head and of I2S, which not every picture reaches.
+        calibration: Pictures, for `int8`, which shows what ranges numbers have.
 
     Returns:
         The file written.
 
     Raises:
-        InputError: Another suffix, or the format cannot hold the network.
+        InputError: Another suffix, or the format cannot hold the network or the precision.
         MissingExtraError: What writes the format is not installed.
     """
     if path.suffix != SUFFIXES[export_format]:
         raise InputError(f"--out {path}: a file of --format {export_format} ends in {SUFFIXES[export_format]}")
-    _check(model, export_format)
+    _check(model, export_format, precision, calibration)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = write_header(model.categories, model.inference)
     if export_format == "torch-export":
@@ -117,22 +142,32 @@ def export_model(model: BANet, path: Path, export_format: ExportFormat) -> Path:
             torch.export.save(trace(model), temporary, extra_files={HEADER: header})
         return path
     proto = _onnx(trace(model), header)
+    if precision == "int8":
+        proto = _quantise(proto, [network_image(to_rgb_array(one), model.inference) for one in calibration])
     if export_format == "onnx":
         with atomic_path(path) as temporary:
             temporary.write_bytes(proto.SerializeToString())
     else:
-        _write_openvino(proto, header, path)
+        _write_openvino(proto, header, path, half=precision == "float16")
     return path
 
 
-def _check(model: BANet, export_format: ExportFormat) -> None:
-    for package in {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino")}.get(
-        export_format, ()
-    ):
+def _check(model: BANet, export_format: ExportFormat, precision: Precision, calibration: Sequence[Path]) -> None:
+    if (export_format, precision) not in PRECISIONS:
+        known = ", ".join(p for f, p in PRECISIONS if f == export_format)
+        raise InputError(f"--precision {precision}: --format {export_format} knows {known}")
+    if (precision == "int8") != bool(calibration):
+        raise InputError("--calibration: give some pictures with --precision int8, and only there")
+    for package in PRECISIONS[export_format, precision]:
         try:
-            __import__(package)
+            import_module(package)
         except ImportError:
             raise MissingExtraError(package, "export") from None
+    if export_format != "torch-export" and not model.categories.num_things:
+        raise InputError(
+            f"--format {export_format}: these weights know stuff only, and ONNX's graph needs at least one thing class;"
+            " take --format torch-export"
+        )
     if export_format == "openvino" and any(isinstance(part, DeformableConv2d) for part in model.modules()):
         raise InputError(
             "--format openvino: OpenVINO reads no deformable convolution, which these weights have (model.deformable or"
@@ -160,7 +195,40 @@ def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
     return proto
 
 
-def _write_openvino(proto: Any, header: str, path: Path) -> None:
+def _quantise(proto: Any, images: Sequence[NDArray[np.uint8]]) -> Any:
+    """The graph with convolutions of 8 bits, by the ranges that numbers have on images of the network's size."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rest = iter(images)
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            image = next(self.rest, None)
+            return None if image is None else {INPUT: np.ascontiguousarray(image.transpose(2, 0, 1)[None])}
+
+    trunk = ("model.backbone.", "model.semantic_head.", "model.rpn.", "model.roi_features.")
+    convolutions = [n.name for n in proto.graph.node if n.op_type == "Conv" and n.input[1].startswith(trunk)]
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(proto, source)  # given the graph itself, it would move the weights out of it
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            op_types_to_quantize=["Conv"],
+            nodes_to_quantize=convolutions,
+        )
+        result = onnx.load(target)
+    del result.metadata_props[:]
+    result.metadata_props.extend(proto.metadata_props)
+    return result
+
+
+def _write_openvino(proto: Any, header: str, path: Path, *, half: bool) -> None:
     import openvino
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -169,7 +237,7 @@ def _write_openvino(proto: Any, header: str, path: Path) -> None:
         # Not `convert_model`, whose rewriting of the graph moves OCM's part of the logits by tenths.
         graph = openvino.Core().read_model(source)
         graph.set_rt_info(header, HEADER)
-        openvino.save_model(graph, Path(folder) / path.name, compress_to_fp16=False)
+        openvino.save_model(graph, Path(folder) / path.name, compress_to_fp16=half)
         for suffix in (".bin", ".xml"):  # the one that names the other last
             (Path(folder) / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
 
@@ -187,20 +255,32 @@ def _quiet() -> Iterator[None]:
             logging.disable(before)
 
 
-def export_command(weights: str, export_format: ExportFormat, out: str | None) -> Path:
+def export_command(
+    weights: str,
+    export_format: ExportFormat,
+    out: str | None,
+    *,
+    precision: Precision = "float32",
+    calibration: Sequence[str] = (),
+) -> Path:
     """`banet export`: load, trace, write.
 
     Args:
         weights: See `BANet.from_pretrained`.
         export_format: See `export_model`.
         out: The file; by default the weights' name with the format's suffix, in this folder.
+        precision: See `export_model`.
+        calibration: Pictures, folders or patterns.
 
     Raises:
         InputError: The weights cannot be read, or cannot be written in this format.
+        MissingExtraError: What writes the format is not installed.
     """
-    assert export_format in get_args(ExportFormat)
+    pictures = list_images(calibration) if calibration else []
     model = BANet.from_pretrained(weights)
-    path = Path(out) if out else Path(Path(weights).stem).with_suffix(SUFFIXES[export_format])
-    written = export_model(model, path, export_format)
-    print(f"{written}: {written.stat().st_size / 1e6:.1f} MB")
+    path = Path(out) if out else Path(f"{Path(weights).stem}{SUFFIXES[export_format]}")
+    written = export_model(model, path, export_format, precision=precision, calibration=pictures)
+    files = [written, written.with_suffix(".bin")] if export_format == "openvino" else [written]
+    size = sum(file.stat().st_size for file in files)
+    print(f"{written}: {size / 1e6:.1f} MB")
     return written

@@ -18,7 +18,18 @@ from banet.modeling.config import InferenceConfig
 from banet.modeling.instances import Instances, Readout
 from banet.panoptic import Categories, MaskCrops
 
-__all__ = ["INPUT", "OUTPUTS", "ExportedModel", "NetworkOutput", "best_class", "paste", "read_header", "write_header"]
+__all__ = [
+    "HEADER",
+    "INPUT",
+    "OUTPUTS",
+    "ExportedModel",
+    "NetworkOutput",
+    "best_class",
+    "network_image",
+    "paste",
+    "read_header",
+    "write_header",
+]
 
 FORMAT = "banet-graph-1"
 HEADER = "banet"
@@ -130,14 +141,9 @@ class ExportedModel:
 
     def read(self, image: NDArray[np.uint8]) -> Readout:
         """All that fusion needs of a picture (H, W, 3)."""
-        height, width = image.shape[:2]
-        rows, columns = resized_size(height, width, self.inference.shorter, self.inference.longer)
-        resized = image
-        if (rows, columns) != (height, width):
-            # Within one grey level of torchvision's antialiased resize, which the network was trained with.
-            resized = np.asarray(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
+        resized = network_image(image, self.inference)
         output = self(resized)
-        logits, network_size, size = output.logits[0], (rows, columns), (height, width)
+        logits, network_size, size = output.logits[0], resized.shape[:2], image.shape[:2]
         stuff = None
         if self.inference.thing_pixels == "best_stuff" and self.categories.num_stuff:
             first = self.categories.num_things
@@ -156,6 +162,14 @@ class ExportedModel:
             labels=self.categories.ids[output.labels[keep]],
             boxes=boxes[keep].astype(np.float32),
         )
+
+
+def network_image(image: NDArray[np.uint8], inference: InferenceConfig) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) at the size that the network works at; within one grey level of torchvision's resize."""
+    height, width = resized_size(image.shape[0], image.shape[1], inference.shorter, inference.longer)
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def paste(
