@@ -321,6 +321,19 @@ def _export_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=str, metavar="FILE", help="The file; by default the weights' name, in this folder."
     )
+    parser.add_argument(
+        "--precision",
+        type=Literal["float32", "float16", "int8"],
+        default="float32",
+        help="float16, for openvino, halves the file; int8, for onnx, computes convolutions in 8 bits.",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=list[str],
+        metavar="'[INPUT, ...]'",
+        default=[],
+        help="With --precision int8: pictures or folders that show what values occur; some dozens will do.",
+    )
 
 
 def _export(parser: ArgumentParser, arguments: Sequence[str]) -> int:
