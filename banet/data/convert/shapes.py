@@ -92,9 +92,7 @@ def layer_shapes(
     for _, level in groupby(sorted(shapes, key=lambda shape: shape.z), key=lambda shape: shape.z):
         layers: dict[int, list[Shape]] = {0: [], 1: [], 2: []}  # stuff, crowds, things
         for shape in level:
-            layers[2 if categories.isthing(shape.category_id) and not shape.iscrowd else int(shape.iscrowd)].append(
-                shape
-            )
+            layers[1 if shape.iscrowd else 2 * categories.isthing(shape.category_id)].append(shape)
         for number, layer in layers.items():
             owner = _owners(layer, picture, size, "score" if number == 1 else overlaps, number == 0)
             table = np.zeros(len(layer) + 1, np.int32)
