@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.multiprocessing as mp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -198,8 +197,3 @@ def test_other_faults_of_a_file(tmp_path: Path) -> None:
         list(stream_json(path))
     path.write_text('{"a": 1}', encoding="utf-16")
     assert list(stream_json(path)) == [("a", None, 1)]
-
-
-def test_nothing_is_a_python_object_per_segment(tmp_path: Path) -> None:
-    index = PanopticIndex.read(_write(tmp_path / "p.json", CONTENT))
-    assert all(isinstance(index.__dict__[name], torch.Tensor) for name in ("_segments", "_crowd", "_starts", "_sizes"))
