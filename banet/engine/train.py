@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 import torch
@@ -411,8 +412,9 @@ def _loggers(recipe: Recipe, out: Path, done: int) -> list[Logger]:
         else:
             if not find_spec("wandb"):
                 raise MissingExtraError("wandb", "wandb")
-            # The name of the folder is the run's, so that a run that goes on is one curve.
-            loggers.append(WandbLogger(name=out.name, id=out.name, project="banet", save_dir=out, resume="allow"))
+            # The folder is the run, so one that goes on stays one curve.
+            identity = uuid5(NAMESPACE_URL, str(out.resolve())).hex
+            loggers.append(WandbLogger(name=out.name, id=identity, project="banet", save_dir=out, resume="allow"))
     return loggers
 
 
