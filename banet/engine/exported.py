@@ -249,7 +249,7 @@ def _open_onnx(path: Path) -> tuple[Run, str | None]:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has many kinds of error of its own
         raise InputError(
-            f"{path}: ONNX Runtime cannot read it ({_first_line(error)}); export the weights again"
+            f"{path}: ONNX Runtime cannot read it ({_last_line(error)}); export the weights again"
         ) from None
     header = session.get_modelmeta().custom_metadata_map.get(HEADER)
     return lambda pixels: session.run(list(OUTPUTS), {INPUT: pixels}), header
@@ -266,7 +266,7 @@ def _open_openvino(path: Path) -> tuple[Run, str | None]:
         # Processors with half-precision units would else compute in half precision.
         compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:  # RuntimeError of several kinds
-        raise InputError(f"{path}: OpenVINO cannot read it ({_first_line(error)}); export the weights again") from None
+        raise InputError(f"{path}: OpenVINO cannot read it ({_last_line(error)}); export the weights again") from None
     header = str(graph.get_rt_info(HEADER).astype(str)) if graph.has_rt_info(HEADER) else None
 
     def run(pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
@@ -276,7 +276,7 @@ def _open_openvino(path: Path) -> tuple[Run, str | None]:
     return run, header
 
 
-def _first_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
