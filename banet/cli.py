@@ -811,8 +811,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         name = " ".join(arguments[:words])
         if name in COMMANDS:
             return COMMANDS[name].run(COMMANDS[name].parser(name), arguments[words:])
-    group = arguments[0] if arguments and arguments[0] in GROUPS else ""
-    rest = arguments[1:] if group else arguments
+    group = next((name for words in (2, 1) if (name := " ".join(arguments[:words])) in GROUPS), "")
+    rest = arguments[len(group.split()) :]
     if not rest or rest[0] in ("-h", "--help"):
         print(_overview(group))
     elif rest[0] == "--version":
@@ -840,6 +840,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(sys.argv[1:] if argv is None else argv)
     except (InputError, MissingExtraError, OSError) as error:
         print(f"banet: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:  # where only what exported networks need is installed
+        if error.name not in ("torch", "torchvision"):
+            raise
+        print("banet: error: this command needs PyTorch: pip install torch torchvision", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"banet: {str(stop) or 'interrupted'}", file=sys.stderr)

@@ -130,14 +130,13 @@ def test_the_tree_in_the_readme_is_the_package():
         .splitlines()
     )
     named: set[str] = set()
-    folder = ""
+    folders: list[str] = []
     for line in lines:
         name = line.split()[0]
-        if line.startswith("    "):
-            named.add(f"{folder}{name}")
-        elif name.endswith("/"):
-            folder = name
+        del folders[(len(line) - len(line.lstrip())) // 2 - 1 :]
+        if name.endswith("/"):
+            folders.append(name)
         else:
-            named.add(name)
+            named.add("".join([*folders, name]))
     there = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert named == there - {f"{room}/__init__.py" for room in ROOMS}
+    assert named == {path for path in there if not path.endswith("/__init__.py")}

@@ -37,7 +37,10 @@ COLUMNS = (
 )  # fmt: skip
 RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "colour-contour")
 """Each network is measured under all of these; the rows of the tables need the first two."""
-NEUTRAL = {"data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every", "train.seed"}
+NEUTRAL = {
+    "data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every", "train.seed",
+    "train.devices", "train.nodes", "train.strategy", "train.loggers", "train.profiler",
+}  # fmt: skip
 """Options that decide no figure, so that a study may go on with others, on another machine; seeds have folders."""
 
 Table = Mapping[str, Mapping[str, Sequence[float]]]

@@ -233,35 +233,37 @@ import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "torchvision", "safetensors"):
-            raise ImportError(f"{name} is not here")
+            raise ModuleNotFoundError(f"{name} is not here", name=name)
 sys.meta_path.insert(0, Block())
 from banet.cli import main
 sys.exit(main())
 """
 
 
-def test_predict_runs_where_there_is_no_torch(model, files, tmp_path):
-    Image.fromarray(picture((96, 128))).save(tmp_path / "a.png")
-    command = [
-        "predict",
-        "--runtime",
-        "onnx",
-        str(files["onnx"]),
-        str(tmp_path / "a.png"),
-        "--out",
-        str(tmp_path / "o"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCK, *command],
+def without_torch(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK, *map(str, command)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         timeout=300,
     )
+
+
+def test_predict_runs_where_there_is_no_torch(model, files, tmp_path):
+    Image.fromarray(picture((96, 128))).save(tmp_path / "a.png")
+    done = without_torch("predict", "--runtime", "onnx", files["onnx"], tmp_path / "a.png", "--out", tmp_path / "o")
     assert done.returncode == 0, done.stderr
     assert "1 of 1 pictures segmented" in done.stdout
     model.predict(picture((96, 128))).save(tmp_path / "torch.png")
     assert np.array_equal(np.array(Image.open(tmp_path / "o" / "a.png")), np.array(Image.open(tmp_path / "torch.png")))
+
+
+def test_a_command_that_needs_torch_says_so(tmp_path):
+    Image.fromarray(picture((96, 128))).save(tmp_path / "a.png")
+    done = without_torch("predict", "--weights", "scenes", tmp_path / "a.png", "--out", tmp_path / "o")
+    assert done.returncode == 2
+    assert done.stderr == "banet: error: this command needs PyTorch: pip install torch torchvision\n"
 
 
 @pytest.mark.slow
