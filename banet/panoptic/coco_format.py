@@ -428,7 +428,8 @@ def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Calla
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{file}: has too many pixels ({error})") from error
-    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    # ImportError: once Ultralytics is imported, it looks for a HEIF reader where Pillow knows no format.
+    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error, ImportError) as error:
         raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
     except OSError as error:
         if error.errno is None:  # Pillow's own, not the system's

@@ -24,6 +24,8 @@ from banet.engine.recipe import Recipe, SplitConfig
 from banet.engine.train import TrainingTask, build_for_training
 from banet.panoptic.quality import to_json
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS = 20
 ONE_SIZE = replace(TINY, data=replace(TINY.data, crop=(1.0, 1.0)))
 

@@ -29,7 +29,7 @@ from banet.engine.run_folder import CsvLog
 from banet.engine.train import train
 from banet.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 MEASURED = replace(with_train(TINY, iterations=8, val_every=3), data=replace(TINY.data, val_scenes=1))
 
