@@ -425,14 +425,15 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, model):
 def test_the_shipped_weights_on_scenes_and_photographs(tmp_path):
     assert main(["export", "scenes", "--out", str(tmp_path / "scenes.onnx")]) == 0
     exported, model = ExportedModel.open(tmp_path / "scenes.onnx"), banet.BANet.from_pretrained("scenes")
-    scenes = [Scenes(2, 9, (256, 256)).read(i)[0] for i in range(9)]
-    rows = [np.concatenate(scenes[i : i + 3] * 2, 1) for i in (0, 3, 6)]
-    images = [*scenes[:3], scenes[3][:211, :173], np.zeros((100, 75, 3), np.uint8), np.concatenate(rows * 2, 0)]
+    drawn = Scenes(2, 36, (256, 256))
+    scenes = [drawn.read(i)[0] for i in range(36)]  # all different: of equal scores either may come first
+    rows = [np.concatenate(scenes[i : i + 6], 1) for i in range(0, 36, 6)]
+    images = [*scenes[:3], scenes[3][:211, :173], np.zeros((100, 75, 3), np.uint8), np.concatenate(rows, 0)]
     for image in images:
         assert_same(exported(image), in_torch(model, image))
     assert len(exported(images[-2]).scores) == 0
-    assert len(exported(images[-1]).scores) == 100
-    for image in scenes:
+    assert len(exported(images[-1]).scores) > 40
+    for image in scenes[:9]:
         assert np.array_equal(exported.predict(image).ids, model.predict(image).ids)
     data = os.environ.get("BANET_TEST_DATA")
     for path in sorted(Path(data, "coco_panoptic", "images").iterdir())[:8] if data else []:
