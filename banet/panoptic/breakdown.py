@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco_format import PanopticJson, read_json
-from banet.panoptic.quality import Compared, Match, PanopticQuality, compare_folders
+from banet.panoptic.quality import Compared, Match, PanopticQuality, compare_folders, percent
 from banet.panoptic.rle import decode_segmentation
 from banet.panoptic.segmentation import measure_ids, runs
 
@@ -254,13 +254,13 @@ def format_breakdown(result: Mapping[str, Any], categories: Categories | Iterabl
     """
     lines = ["by size", f"{'':<16}{'PQ':>7}{'PQ^Th':>7}{'PQ^St':>7}{'TP':>8}{'FP':>8}{'FN':>8}"]
     for name, row in result["by_size"].items():
-        shares = "".join(_percent(row[group]["pq"]) for group in ("All", "Things", "Stuff"))
+        shares = "".join(percent(row[group]["pq"]) for group in ("All", "Things", "Stuff"))
         lines.append(f"{name:<16}{shares}{row['tp']:>8}{row['fp']:>8}{row['fn']:>8}")
     for measure, title in _TITLES.items():
         if f"by_{measure}" in result:
             lines += ["", f"things {title}", f"{'':<16}{'qual.':>7}{'SQ':>7}{'recall':>7}{'TP':>8}{'FN':>8}{'n':>8}"]
             for name, row in result[f"by_{measure}"].items():
-                shares = "".join(_percent(row[key]) for key in ("quality", "sq", "recall"))
+                shares = "".join(percent(row[key]) for key in ("quality", "sq", "recall"))
                 lines.append(f"{name:<16}{shares}{row['tp']:>8}{row['fn']:>8}{row['n']:>8}")
 
     names = {int(category.id): category.name for category in Categories.of(categories)}
@@ -334,10 +334,6 @@ def _share_row(quality: PanopticQuality) -> dict[str, Any]:
     means = rows.mean(axis=1).tolist() if n else 3 * [math.nan]
     shares = dict(zip(("quality", "sq", "recall"), means, strict=True))
     return {**shares, "n": n, "iou": float(iou.sum()), "tp": int(tp.sum()), "fn": int(fn.sum())}
-
-
-def _percent(share: float | None) -> str:
-    return f"{'-':>7}" if share is None or math.isnan(share) else f"{100 * share:>7.1f}"
 
 
 def _total(pairs: Iterable[Mapping[str, int]]) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "compare_folders",
     "format_table",
     "match",
+    "percent",
     "score_folders",
     "to_json",
 ]
@@ -512,9 +513,13 @@ def _average(rows: NDArray[np.float64], which: NDArray[np.bool_]) -> dict[str, A
     return {"pq": float(pq), "sq": float(sq), "rq": float(rq), "n": count}
 
 
+def percent(share: float | None) -> str:
+    """A column of a table, 7 wide: a share (0..1) in per cent, "-" for NaN and for JSON's None."""
+    return f"{'-':>7}" if share is None or math.isnan(share) else f"{100 * share:>7.1f}"
+
+
 def _percentages(row: Mapping[str, Any]) -> str:
-    values = (row[key] for key in ("pq", "sq", "rq"))
-    return "".join(f"{'-':>7}" if value is None or math.isnan(value) else f"{100 * value:>7.1f}" for value in values)
+    return "".join(percent(row[key]) for key in ("pq", "sq", "rq"))
 
 
 def _list(ids: Sequence[int], limit: int = 20) -> str:

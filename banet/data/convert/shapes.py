@@ -48,11 +48,9 @@ class Shape:
     @classmethod
     def of(cls, where: str, category_id: int, mask: NDArray[np.bool_], iscrowd: bool = False, z: int = 0) -> Shape:
         """The shape of a mask (H,W); one without a pixel will do."""
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
-            return cls(where, category_id, (0, 0, 0, 0), mask[:0, :0], iscrowd, z)
-        box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-        return cls(where, category_id, box, mask[box[1] : box[3], box[0] : box[2]].copy(), iscrowd, z)
+        tight = MaskCrops.from_masks(mask[None])
+        x1, y1, x2, y2 = tight.boxes[0].tolist()
+        return cls(where, category_id, (x1, y1, x2, y2), tight.crops[0].copy(), iscrowd, z)
 
     @property
     def window(self) -> tuple[slice, slice]:
