@@ -406,7 +406,7 @@ def test_recipes_of_other_sets_are_the_papers_network(name):
 
 
 def test_every_recipe_is_known_here():
-    assert set(recipe_names()) == {*PAPER, *OTHER_SETS, "scenes_r18"}
+    assert set(recipe_names()) == {*PAPER, *OTHER_SETS, "scenes_r18", "scenes_small"}
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -167,12 +167,16 @@ class Keeper(Callback):
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *unused: Any) -> None:
-        """Save if it is time, unless a measurement comes first."""
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *unused: Any) -> None:
+        """Add the losses to the log, and save if it is time, unless a measurement comes first."""
         step = trainer.global_step
         if step == self._seen:
             return  # one of several accumulated passes
         self._seen = step
+        if step % self.options.log_every == 0:  # Lightning would do so only after this, when a state may be saved
+            losses = {name: float(loss) for name, loss in outputs.items() if name != "loss"}  # "loss": a share of it
+            for logger in trainer.loggers:
+                logger.log_metrics({**losses, "loss": sum(losses.values())}, step - 1)
         if not self._measured_after(step):
             stop = self._stop_agreed(trainer, step)
             if stop or self._due(step):
@@ -219,6 +223,8 @@ class Keeper(Callback):
         return trainer.strategy.reduce_boolean_decision(self._stop, all=False)
 
     def _save(self, trainer: L.Trainer, stop: bool) -> None:
+        for logger in trainer.loggers:  # first, as a run that goes on from this state does not write these lines again
+            logger.save()
         trainer.save_checkpoint(self.out / LAST)
         if stop and trainer.global_step < self.options.iterations:
             raise Interrupted

@@ -121,8 +121,8 @@ class TrainingTask(L.LightningModule):
         self.quality = PanopticQualityMetric(model.categories)
         self.evaluator = Evaluator(model, quality=self.quality)
 
-    def training_step(self, batch: list[Sample], batch_index: int) -> Tensor:
-        """Sum of the losses of one batch.
+    def training_step(self, batch: list[Sample], batch_index: int) -> dict[str, Tensor]:
+        """Losses of one batch by name, and "loss", their sum; `Keeper` writes them to the log.
 
         Raises:
             InputError: The sum is not finite; names the images.
@@ -136,10 +136,8 @@ class TrainingTask(L.LightningModule):
                 f"training stopped at iteration {self.global_step}: {wrong} not finite on {self._culprits(batch)};"
                 " lower --train.lr, set --train.clip 10, or start from pretrained weights"
             )
-        values = {name: loss.detach() for name, loss in losses.items()}
-        self.log_dict(values, batch_size=len(batch))
-        self.log("loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        return total
+        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
 
     def _seed_sampling(self, batch: list[Sample], batch_index: int) -> None:
         """Make the sampling inside the network a function of seed, images and step.
