@@ -277,23 +277,27 @@ class PanopticSegmentation:
             },
         )
 
-    def draw(self, image: Any = None, alpha: float = 0.5) -> Image.Image:
+    def draw(self, image: Any = None, alpha: float = 0.5, *, legend: bool = False) -> Image.Image:
         """Paints the segments over the picture: class colours, a shade per instance, outlines, labels, void hatched.
+
+        The colour is that of the category, whatever else is in the picture. Names stand where there is room for them.
 
         Args:
             image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; `self.image` where left out. Without any,
                 the segments are painted on their own.
             alpha: 0 leaves the picture as it is, 1 hides it.
+            legend: adds a strip below the picture that names each class that occurs and counts its instances. A picture
+                of less than 320 pixels is then enlarged, each pixel to a square, so that there is room for names.
 
         Returns:
-            RGB image of width W and height H.
+            RGB image of width W and height H; with a legend larger.
 
         Raises:
             ValueError: the picture's size is not the id map's, or alpha is outside 0..1.
         """
         from banet.panoptic.drawing import draw_segmentation
 
-        return draw_segmentation(self, self.image if image is None else image, alpha)
+        return draw_segmentation(self, self.image if image is None else image, alpha, legend=legend)
 
     def __repr__(self) -> str:
         things = sum(segment.isthing for segment in self.segments)
