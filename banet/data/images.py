@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 
 from banet.errors import InputError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "list_images", "read_image", "resized_size", "to_rgb_array"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_image", "list_images", "read_image", "resized_size", "to_rgb_array"]
 
 MAX_PIXELS = 178_956_970
 """Pictures of more pixels are refused: a small file can claim any size."""
@@ -57,7 +58,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
             if not stream.read(1):
                 raise InputError(f"{file}: is empty (0 bytes); replace the file or leave it out")
             stream.seek(0)
-            return _decode(file, stream)
+            return _decode(file, stream, MAX_PIXELS)
     except IsADirectoryError as error:
         raise InputError(f"{file}: is a folder; give a picture") from error
     except FileNotFoundError as error:
@@ -71,19 +72,35 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         raise InputError(f"{file}: cannot be read ({_one_line(error)})") from error
 
 
-def _decode(file: Path, stream: Any) -> Image.Image:
+def decode_image(data: bytes, name: str, *, max_pixels: int | None = None) -> Image.Image:
+    """Read a picture from memory, as `read_image` does from a file.
+
+    Args:
+        data: what its file holds.
+        name: what to call it in errors.
+        max_pixels: refuse larger ones before they are decoded; `MAX_PIXELS` by default.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    if not data:
+        raise InputError(f"{name}: is empty (0 bytes); give a picture")
+    return _decode(Path(name), io.BytesIO(data), MAX_PIXELS if max_pixels is None else max_pixels)
+
+
+def _decode(file: Path, stream: Any, max_pixels: int) -> Image.Image:
     try:
         picture: Image.Image = Image.open(stream, formats=_formats())
     except Image.DecompressionBombError as error:
-        raise _too_large(file, str(error)) from error
+        raise _too_large(file, str(error), max_pixels) from error
     except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(f"{file}: is not a picture, or is damaged; give a JPEG, PNG, WebP, TIFF or BMP") from error
-    if picture.width * picture.height > MAX_PIXELS:
-        raise _too_large(file, f"{picture.width} x {picture.height}")
+    if picture.width * picture.height > max_pixels:
+        raise _too_large(file, f"{picture.width} x {picture.height}", max_pixels)
     try:
         picture.load()
     except MemoryError as error:
-        raise _too_large(file, f"{picture.width} x {picture.height}") from error
+        raise _too_large(file, f"{picture.width} x {picture.height}", max_pixels) from error
     except Exception as error:
         raise InputError(
             f"{file}: is truncated or corrupt ({_one_line(error)}); replace the file or leave it out"
@@ -112,8 +129,8 @@ def _to_rgb(file: Path, picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _too_large(file: Path, what: str) -> InputError:
-    return InputError(f"{file}: has too many pixels ({what}; the limit is {MAX_PIXELS}); make it smaller")
+def _too_large(file: Path, what: str, max_pixels: int) -> InputError:
+    return InputError(f"{file}: has too many pixels ({what}; the limit is {max_pixels}); make it smaller")
 
 
 def _one_line(error: Exception) -> str:

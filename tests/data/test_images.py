@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from banet.data import images
-from banet.data.images import list_images, read_image, to_rgb_array
+from banet.data.images import decode_image, list_images, read_image, to_rgb_array
 from banet.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -198,6 +198,20 @@ def test_postscript_is_never_run(tmp_path: Path) -> None:
 def test_needs_no_torch() -> None:
     code = "import sys, banet.data.images; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_from_memory(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert np.array_equal(np.asarray(decode_image(data, "a.png")), RGB)
+    assert decode_image(data, "a.png", max_pixels=RGB.shape[0] * RGB.shape[1]).size == (17, 12)
+    for content, limit, message in (
+        (b"", None, r"^a.png: is empty"),
+        (b"text", None, r"^a.png: is not a picture"),
+        (data, 203, r"^a.png: has too many pixels \(17 x 12; the limit is 203\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            decode_image(content, "a.png", max_pixels=limit)
 
 
 def test_arrays_of_every_form(tmp_path: Path) -> None:
