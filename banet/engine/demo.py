@@ -18,6 +18,7 @@ from banet.engine.evaluate import Evaluator, check_categories
 from banet.engine.pictures import Picture, scene_pictures
 from banet.modeling.banet import BANet
 from banet.panoptic import PanopticQuality, PanopticSegmentation
+from banet.panoptic.changes import changed_hands, draw_changes
 from banet.panoptic.coco_format import atomic_path
 from banet.panoptic.quality import format_table
 
@@ -38,20 +39,17 @@ class _Comparison:
     @property
     def differs(self) -> NDArray[np.bool_]:
         """(H, W): pixels that belong to another object, or to none, under the other procedure."""
-        different: NDArray[np.bool_] = _owners(self.heuristic) != _owners(self.handled)
-        return different
+        return changed_hands(self.heuristic, self.handled)
 
     def pictures(self) -> dict[str, Image.Image]:
         """What is shown of the scene, by title."""
-        image, truth, differs = self.picture.image, self.picture.truth, self.differs
-        spotlight = np.where(differs[..., None], image, image // 4 + 160).astype(np.uint8)
-        spotlight[_outline(differs)] = (220, 30, 60)
+        image, truth = self.picture.image, self.picture.truth
         return {
             "image": Image.fromarray(image),
             "truth": truth.draw(image),
             "heuristic": self.heuristic.draw(image),
             "occlusion handling": self.handled.draw(image),
-            "where they differ": Image.fromarray(spotlight),
+            "where they differ": draw_changes(self.differs, image),
         }
 
 
@@ -98,18 +96,6 @@ def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50, device:
         _preview(compared[:3]).save(temporary)
     print(f"\nopen {page}")
     return page
-
-
-def _owners(result: PanopticSegmentation) -> NDArray[np.int32]:
-    """(H, W): the same number for the same object under either procedure.
-
-    Ids count the objects that are left, so an object is named by its class and score, and stuff by its class.
-    """
-    names = np.zeros(int(result.ids.max(initial=0)) + 1, dtype=np.int32)
-    for segment in result.segments:
-        names[segment.id] = hash((segment.category_id, segment.score)) & 0x7FFFFFFF
-    owners: NDArray[np.int32] = names[result.ids]
-    return owners
 
 
 def _page(compared: list[_Comparison], tables: dict[str, str]) -> str:
@@ -162,13 +148,6 @@ def _preview(compared: list[_Comparison]) -> Image.Image:
         for row, pictures in enumerate(rows):
             grid.paste(pictures[name], (column * (side + gap), head + row * (side + gap)))
     return grid
-
-
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels just outside a mask."""
-    padded = np.pad(mask, 1)
-    near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
-    return near & ~mask
 
 
 def _data_url(image: Image.Image) -> str:
