@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from banet.panoptic import Categories, MaskCrops, PanopticSegmentation, fuse_panoptic
+from banet.panoptic.disputes import find_disputes
+
+CATEGORIES = Categories.of(
+    [
+        {"id": 3, "name": "tie", "isthing": 1},
+        {"id": 7, "name": "person", "isthing": 1},
+        {"id": 90, "name": "sky", "isthing": 0},
+    ]
+)
+
+
+def instances(seed: int, count: int, size: tuple[int, int]):
+    """Overlapping rectangles, some of them equal in score, class or shape, and a picture."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    masks = np.zeros((count, height, width), dtype=bool)
+    for mask in masks:
+        y, x = rng.integers(height), rng.integers(width)
+        mask[y : y + rng.integers(1, height + 1), x : x + rng.integers(1, width + 1)] = True
+    if count > 1:
+        masks[-1] = masks[0]
+    scores, labels = rng.choice([0.6, 0.7, 0.8], count), rng.choice([3, 7], count)
+    return masks, scores, labels, rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(0, 7),
+    st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    st.sampled_from(["appearance", "score", "area", "heuristic", "appearance-pixel"]),
+)
+def test_disputes_pixel_by_pixel(seed, count, size, rule):
+    masks, scores, labels, image = instances(seed, count, size)
+    semantic = np.full(size, 90)
+    result = fuse_panoptic(
+        masks, scores, labels, semantic, image, categories=CATEGORIES, rule=rule, stuff_area=0, removal_threshold=0.5
+    )
+    found = find_disputes(result, masks, scores, labels)
+    things = [segment for segment in result.segments if segment.isthing]
+    assert sorted(found.segments[found.segments > 0]) == [segment.id for segment in things]
+    mask_of = {}
+    for n, segment_id in enumerate(found.segments.tolist()):
+        if segment_id:
+            (segment,) = [s for s in things if s.id == segment_id]
+            assert (segment.score, segment.category_id) == (scores[n], labels[n])
+            assert masks[n][result.ids == segment_id].all()
+            mask_of[segment_id] = masks[n]
+    for y, x in np.ndindex(size):
+        claim = tuple(sorted(s for s, mask in mask_of.items() if mask[y, x]))
+        k = found.claims[y, x]
+        assert (found.claimants[k - 1] if k else ()) == (claim if len(claim) > 1 else ())
+    assert found.pixels == sum(np.sum(list(mask_of.values()), axis=0).reshape(-1) > 1) if mask_of else not found.pixels
+    for segment in things:
+        expected = {
+            n: int(mask[result.ids == segment.id].sum())
+            for n, mask in enumerate(masks)
+            if found.segments[n] != segment.id
+        }
+        assert found.hidden[segment.id] == {n: pixels for n, pixels in expected.items() if pixels}
+
+
+def test_crops_say_the_same():
+    masks, scores, labels, image = instances(3, 6, (8, 9))
+    result = fuse_panoptic(masks, scores, labels, np.full((8, 9), 90), image, categories=CATEGORIES)
+    dense = find_disputes(result, masks, scores, labels)
+    crops = find_disputes(result, MaskCrops.from_masks(masks), scores, labels)
+    assert np.array_equal(dense.claims, crops.claims)
+    assert (dense.claimants, dense.hidden) == (crops.claimants, crops.hidden)
+
+
+def test_a_result_of_other_instances_is_refused():
+    masks, scores, labels, image = instances(3, 6, (8, 9))
+    result = fuse_panoptic(masks, scores, labels, np.full((8, 9), 90), image, categories=CATEGORIES)
+    with pytest.raises(ValueError, match="none of the 6 instances"):
+        find_disputes(result, masks, scores / 2, labels)
+    with pytest.raises(ValueError, match="none of the 0 instances"):
+        find_disputes(result, masks[:0], scores[:0], labels[:0])
+
+
+def test_without_instances():
+    ids = np.array([[0, 1]])
+    result = PanopticSegmentation.from_ids(ids, [{"id": 1, "category_id": 90}], CATEGORIES)
+    found = find_disputes(result, np.zeros((0, 1, 2), bool), [], [])
+    assert found.pixels == 0 and found.hidden == {} and found.claimants == []
