@@ -18,7 +18,7 @@ from banet.panoptic.segmentation import PanopticSegmentation, runs
 if TYPE_CHECKING:
     from banet.panoptic.segmentation import Segment
 
-__all__ = ["draw_segmentation", "picture_array", "segment_colors"]
+__all__ = ["draw_segmentation", "picture_array", "place_map", "segment_colors"]
 
 _GOLDEN = 0.6180339887498949
 _HATCH = ((118, 118, 118), (168, 168, 168))  # greys of the stripes on void
@@ -131,6 +131,17 @@ def _shade(color: tuple[int, int, int], nth: int) -> NDArray[np.uint8]:
     return (255 * shade + 0.5).astype(np.uint8)
 
 
+def place_map(ids: NDArray[np.int32], segments: Sequence[Segment]) -> NDArray[np.int32]:
+    """The position of each pixel's owner in the list of N segments, (H, W); N for void and for unknown ids."""
+    known = np.array([segment.id for segment in segments] + [0])
+    order = np.argsort(known, kind="stable")
+    starts, lengths = runs(ids)
+    values = ids.reshape(-1)[starts]
+    place = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
+    place[known[place] != values] = len(segments)
+    return np.repeat(place.astype(np.int32), lengths).reshape(ids.shape)
+
+
 # --- painting --------------------------------------------------------------------------------------------------------
 
 
@@ -143,20 +154,13 @@ def _paint(
     typical = float(np.median([segment.area for segment in result.segments if segment.isthing] or [height * width]))
     thickness = max(1, round(min(min(height, width) / 250, typical**0.5 / 14)))
     stripe = int(np.clip(min(height, width) // 80, 2, 40))
-    known = np.array([segment.id for segment in result.segments] + [0])
-    order = np.argsort(known, kind="stable")
     painted = np.empty_like(pixels)
     rows = max(1, _BAND // width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         low, high = max(0, top - thickness), min(height, bottom + thickness)
         edge = _edges(result.ids[low:high], thickness)[top - low : bottom - low]
-        ids = result.ids[top:bottom]
-        starts, lengths = runs(ids)
-        values = ids.reshape(-1)[starts]
-        place = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
-        place[known[place] != values] = len(known) - 1  # ids that no segment has are void
-        place = np.repeat(place.astype(np.int32), lengths).reshape(ids.shape)
+        place = place_map(result.ids[top:bottom], result.segments)
         stripes = (np.arange(top, bottom)[:, None] + np.arange(width)) // stripe % 2
         row = 2 * place + np.where(place < len(colors), edge, stripes)
         canvas = pixels[top:bottom].astype(np.float32)
