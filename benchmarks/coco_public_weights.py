@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from banet.data.images import read_image
 from banet.panoptic import Categories
-from banet.panoptic.coco_format import atomic_path, inside, read_images, read_json
+from banet.panoptic.coco_format import atomic_path, inside, read_tables
 from banet.panoptic.rle import encode_rle
 
 
@@ -77,9 +77,9 @@ def main() -> None:
     from torchvision.models import get_model
     from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
-    content = read_json(options.json)
-    classes = Categories.from_coco(content["categories"], options.json)
-    pictures = list(read_images(content, Path(options.json)).values())[: options.limit]
+    images, listed = read_tables(options.json)
+    classes = Categories.from_coco(listed, options.json)
+    pictures = list(images.values())[: options.limit]
     detector = get_model(options.detector, weights="DEFAULT").eval().to(options.device)
     processor = AutoImageProcessor.from_pretrained(options.segmenter)
     segmenter = Mask2FormerForUniversalSegmentation.from_pretrained(options.segmenter).eval().to(options.device)

@@ -243,7 +243,7 @@ def coco_polygons(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
     instances = InstanceSet(root / "coco_instances" / "instances.json", root / "coco_instances" / "images")
     with_panoptic = {p.stem for p in (root / "coco_panoptic" / "images").iterdir()}
     for image_id, info in instances.images.items():
-        if Path(info["file_name"]).stem in with_panoptic:
+        if Path(info.file_name).stem in with_panoptic:
             continue
         annotations = instances.by_image.get(image_id, [])
         if not 2 <= len(annotations) <= 25:
@@ -259,7 +259,7 @@ def coco_polygons(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
                 classes[number] = one["category_id"]
         pairs = leaks(ids, classes, np.random.default_rng([seed, image_id]), grid=grid, most=12)
         if pairs:
-            yield Picture(info["file_name"], instances.picture(image_id), pairs)
+            yield Picture(info.file_name, instances.picture(image_id), pairs)
 
 
 def collages(root: Path, grid: bool, seed: int, count: int = 80) -> Iterator[Picture]:

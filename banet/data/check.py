@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.images import SUFFIXES, to_rgb_array
-from banet.data.json_stream import stream_json
-from banet.errors import InputError
+from banet.errors import InputError, shown
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import Annotation, ImageInfo, inside, read_annotation, read_ids, read_image_info
+from banet.panoptic.files import stream_lists
 from banet.panoptic.segmentation import measure_ids
 
 __all__ = ["Finding", "Report", "Split", "check_splits", "find_splits"]
 
+_LISTS = ("images", "annotations", "categories")
 _SHOWN = 10
 _ALIKE = 6  # most that pictures of one name, scaled to 8 x 8, differ by (of 255) where one is the other saved anew
 
@@ -166,20 +167,13 @@ class _Check:
         self.looks: dict[str, bytes] = {}  # name of a picture -> its pixels at 8 x 8
         self.total = 0
         listed: list[Any] = []
-        found: set[str] = set()
         names: dict[str, int] = {}
-        for key, position, entry in stream_json(split.json):
-            found.add(key)
-            if position is None and key in ("images", "annotations", "categories") and entry != []:
-                raise InputError(f"{split.json}: '{key}' must be a list, not {type(entry).__name__}")
-            if position is None:
-                continue
-            where = f"{split.json}: {key}[{position}]"
+        for key, where, entry in stream_lists(split.json, _LISTS):
             if key == "annotations":
                 self.total += 1
             elif key == "categories":
                 listed.append(entry)
-            elif key == "images":
+            else:
                 info = self.entry("json", where, entry, lambda one, at: read_image_info(one, at))
                 if info is None:
                     continue
@@ -190,9 +184,6 @@ class _Check:
                     self.add("duplicate", f"{where}.file_name", what, "keep one of the two, with its annotation")
                 names.setdefault(info.file_name, info.id)
                 self.images.setdefault(info.id, info)
-        missing = next((key for key in ("images", "annotations", "categories") if key not in found), None)
-        if missing is not None:
-            raise InputError(f"{split.json}: '{missing}' is missing; add it")
         try:
             self.categories: Categories | None = Categories.from_coco(listed, str(split.json))
         except InputError as error:
@@ -213,11 +204,7 @@ class _Check:
         """Note an error's line, which reads `where: what; mend`."""
         text, _, mend = " ".join(str(error).split()).rpartition("; ")
         where, _, what = text.partition(": ")
-        if what.split(":")[0].split("[")[0] in (
-            "images",
-            "annotations",
-            "categories",
-        ):  # the field belongs to the place
+        if what.split(":")[0].split("[")[0] in _LISTS:  # the field belongs to the place
             place, _, what = what.partition(": ")
             where = f"{where}: {place}"
         self.add(kind, where, what, mend)
@@ -225,7 +212,7 @@ class _Check:
     def entry(self, kind: str, where: str, entry: Any, read: Callable[[Mapping[str, Any], str], Any]) -> Any:
         """A checked entry of the JSON; None, with a finding, where it is bad."""
         if not isinstance(entry, dict):
-            self.add(kind, where, f"must be an object, not {entry!r:.60}", "remove it")
+            self.add(kind, where, f"must be an object, not {shown(entry)}", "remove it")
             return None
         try:
             return read(entry, where)
@@ -238,11 +225,8 @@ class _Check:
         seen: set[int] = set()
         maps: dict[str, int] = {}
         segments = crowds = pixels = void = 0
-        for key, position, entry in stream_json(self.split.json):
-            if key != "annotations" or position is None:
-                continue
+        for _, where, entry in stream_lists(self.split.json, ("annotations",)):
             yield
-            where = f"{self.split.json}: annotations[{position}]"
             annotation = self.entry("json", where, entry, lambda one, at: read_annotation(one, at, self.categories))
             if annotation is None:
                 if isinstance(entry, dict) and isinstance(entry.get("image_id"), int):

@@ -22,9 +22,10 @@ from PIL import Image, ImageFilter
 
 from banet.data.images import list_images, read_image
 from banet.data.scenes import Scene, SceneSegment, segment_of, write_scenes
-from banet.errors import InputError
+from banet.errors import InputError, shown
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import inside, read_json
+from banet.panoptic.coco_format import ImageInfo, add_image, inside, is_number
+from banet.panoptic.files import stream_lists
 from banet.panoptic.rle import decode_segmentation
 
 __all__ = ["CutOut", "InstanceSet", "collage_categories", "make_collage", "write_collages"]
@@ -70,52 +71,52 @@ class InstanceSet:
     """
 
     def __init__(self, json: str | Path, images: str | Path) -> None:
-        content = read_json(json)
         self.source, self.folder = str(json), Path(images)
-        try:
-            self.images = {int(one["id"]): one for one in content["images"]}
-            things = [{**one, "isthing": 1} for one in content["categories"]]
-            self.by_image: dict[int, list[dict[str, Any]]] = {}
-            for one in content["annotations"]:
-                self.by_image.setdefault(int(one["image_id"]), []).append(one)
-            unknown = sorted(set(self.by_image) - set(self.images))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{json}: not COCO instances (images, annotations, categories): {error!r}") from None
+        self.images: dict[int, ImageInfo] = {}
+        self.by_image: dict[int, list[dict[str, Any]]] = {}
+        self._cut: dict[int, CutOut | None] = {}
+        listed: list[dict[str, Any]] = []
+        for field, where, one in stream_lists(json, ("images", "categories", "annotations")):
+            if field == "images":
+                add_image(self.images, one, where)
+            elif not isinstance(one, dict):
+                raise InputError(f"{where}: must be an object, not {shown(one)}")
+            elif field == "categories":
+                listed.append(one)
+            else:
+                _check_annotation(one, where)
+                self.by_image.setdefault(one["image_id"], []).append(one)
+        unknown = sorted(set(self.by_image) - set(self.images))
         if unknown:
             raise InputError(f"{json}: annotations: image_id {unknown[0]} is not in images; add it or drop them")
-        if "isthing" in (content["categories"] or [{}])[0]:
-            things = [one for one in content["categories"] if one.get("isthing", 1)]
-        self.things = Categories.from_coco([{"name": str(one.get("id")), **one} for one in things], source=str(json))
-        self._cut: dict[int, CutOut | None] = {}
+        if listed and "isthing" in listed[0]:
+            listed = [one for one in listed if one.get("isthing", 1)]
+        things = [{"name": str(one.get("id")), **one, "isthing": 1} for one in listed]
+        self.things = Categories.from_coco(things, source=str(json))
         margin = _CLEARANCE
         self.candidates: list[tuple[int, int]] = []  # image id, place in its annotations
         for image_id, those in self.by_image.items():
-            width, height = int(self.images[image_id]["width"]), int(self.images[image_id]["height"])
+            info = self.images[image_id]
             for place, one in enumerate(those):
-                try:
-                    x, y, w, h = (float(v) for v in one["bbox"])
-                    size, crowd = float(one["area"]), int(one.get("iscrowd", 0))
-                except (KeyError, TypeError, ValueError):
-                    raise InputError(f"{json}: annotations: {one.get('id')}: bbox or area is missing") from None
-                whole = x >= margin and y >= margin and x + w <= width - margin and y + h <= height - margin
-                if whole and size >= _SMALLEST and not crowd and int(one["category_id"]) in self.things:
+                x, y, w, h = one["bbox"]
+                whole = x >= margin and y >= margin and x + w <= info.width - margin and y + h <= info.height - margin
+                if whole and one["area"] >= _SMALLEST and not one.get("iscrowd") and one["category_id"] in self.things:
                     self.candidates.append((image_id, place))
         if not self.candidates:
             raise InputError(f"{json}: no instance is large enough and whole: nothing to cut out")
 
     def picture(self, image_id: int) -> NDArray[np.uint8]:
         """The picture (H,W,3)."""
-        return np.asarray(read_image(inside(self.folder, self.images[image_id]["file_name"])))
+        return np.asarray(read_image(inside(self.folder, self.images[image_id].file_name)))
 
     def mask(self, image_id: int, place: int) -> NDArray[np.bool_]:
         """The mask (H,W) of one annotation of an image, by its place in `by_image`."""
         info, one = self.images[image_id], self.by_image[image_id][place]
-        size = (int(info["height"]), int(info["width"]))
         try:
-            return decode_segmentation(one["segmentation"], size)
+            return decode_segmentation(one["segmentation"], (info.height, info.width))
         except (KeyError, ValueError) as error:
             why = "is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{self.source}: annotations: {one.get('id')}: segmentation: {why}") from None
+            raise InputError(f"{self.source}: annotations: {shown(one.get('id'))}: segmentation: {why}") from None
 
     def cut_out(self, candidate: int) -> CutOut | None:
         """Cuts out one of the `candidates`, by number; None where it is covered by another one or hardly there."""
@@ -142,10 +143,19 @@ class InstanceSet:
         x1, x2 = max(0, columns[0] - 4), columns[-1] + 5
         image = self.picture(image_id)
         if image.shape[:2] != mask.shape:
-            name = self.images[image_id]["file_name"]
+            name = self.images[image_id].file_name
             raise InputError(f"{name}: is {image.shape[:2]} (H, W) but {self.source} says {mask.shape}")
-        category_id = int(self.by_image[image_id][place]["category_id"])
+        category_id = self.by_image[image_id][place]["category_id"]
         return CutOut(image[y1:y2, x1:x2].copy(), mask[y1:y2, x1:x2].copy(), category_id, image_id)
+
+
+def _check_annotation(one: dict[str, Any], where: str) -> None:
+    for key in ("image_id", "category_id"):
+        if type(one.get(key)) is not int:
+            raise InputError(f"{where}.{key}: must be an integer, not {shown(one.get(key))}")
+    bbox = one.get("bbox")
+    if not is_number(one.get("area")) or not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
+        raise InputError(f"{where}: bbox or area is missing, or is no number; write them again")
 
 
 def make_collage(

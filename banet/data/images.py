@@ -8,18 +8,26 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from banet.errors import InputError
+from banet.panoptic.coco_format import MAX_PIXELS
+from banet.panoptic.files import open_file
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "decode_image", "list_images", "read_image", "resized_size", "to_rgb_array"]
-
-MAX_PIXELS = 178_956_970
-"""Pictures of more pixels are refused: a small file can claim any size."""
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "decode_image",
+    "list_images",
+    "picture_size",
+    "read_image",
+    "resized_size",
+    "to_rgb_array",
+]
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -49,27 +57,11 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         A picture of mode "RGB".
 
     Raises:
-        InputError: missing, a folder, unreadable, empty, no picture, truncated, corrupt, of floats or 32-bit integers,
-            or of more than `MAX_PIXELS` pixels.
+        InputError: see `open_file`; no picture, truncated, corrupt, of floats or 32-bit integers, or of more than
+            `MAX_PIXELS` pixels.
     """
-    file = Path(path)
-    try:
-        with file.open("rb") as stream:
-            if not stream.read(1):
-                raise InputError(f"{file}: is empty (0 bytes); replace the file or leave it out")
-            stream.seek(0)
-            return _decode(file, stream, MAX_PIXELS)
-    except IsADirectoryError as error:
-        raise InputError(f"{file}: is a folder; give a picture") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: does not exist; check the path") from error
-    except PermissionError as error:
-        what = "is a folder; give a picture" if file.is_dir() else "may not be read; check its permissions"
-        raise InputError(f"{file}: {what}") from error
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({_one_line(error)})") from error
+    with open_file(path) as stream:
+        return _decode(Path(path), stream, MAX_PIXELS)
 
 
 def decode_image(data: bytes, name: str, *, max_pixels: int | None = None) -> Image.Image:
@@ -88,23 +80,43 @@ def decode_image(data: bytes, name: str, *, max_pixels: int | None = None) -> Im
     return _decode(Path(name), io.BytesIO(data), MAX_PIXELS if max_pixels is None else max_pixels)
 
 
-def _decode(file: Path, stream: Any, max_pixels: int) -> Image.Image:
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(H,W) of a picture as it is shown, from its header alone.
+
+    Raises:
+        InputError: see `open_file`; no picture, or of more than `MAX_PIXELS` pixels.
+    """
+    with open_file(path) as stream:
+        picture = _open(Path(path), stream, MAX_PIXELS)
+        try:
+            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        except Exception:  # damaged EXIF data say nothing
+            turned = False
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
+
+
+def _open(file: Path, stream: BinaryIO, max_pixels: int) -> Image.Image:
+    """A picture of which only the header is read so far."""
     try:
         picture: Image.Image = Image.open(stream, formats=_formats())
+        what = f"{picture.width} x {picture.height}"
     except Image.DecompressionBombError as error:
-        raise _too_large(file, str(error), max_pixels) from error
+        what = str(error)
     except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(f"{file}: is not a picture, or is damaged; give a JPEG, PNG, WebP, TIFF or BMP") from error
-    if picture.width * picture.height > max_pixels:
-        raise _too_large(file, f"{picture.width} x {picture.height}", max_pixels)
+    else:
+        if picture.width * picture.height <= max_pixels:
+            return picture
+    raise InputError(f"{file}: has too many pixels ({what}; the limit is {max_pixels}); make it smaller")
+
+
+def _decode(file: Path, stream: BinaryIO, max_pixels: int) -> Image.Image:
+    picture = _open(file, stream, max_pixels)
     try:
         picture.load()
-    except MemoryError as error:
-        raise _too_large(file, f"{picture.width} x {picture.height}", max_pixels) from error
-    except Exception as error:
-        raise InputError(
-            f"{file}: is truncated or corrupt ({_one_line(error)}); replace the file or leave it out"
-        ) from error
+    except Exception as error:  # a decoder may raise anything on bad data
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{file}: is truncated or corrupt ({what}); replace the file or leave it out") from error
     return _to_rgb(file, _upright(picture))
 
 
@@ -123,18 +135,13 @@ def _to_rgb(file: Path, picture: Image.Image) -> Image.Image:
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             kind = "floating-point numbers" if picture.mode == "F" else "32-bit integers"
             raise InputError(f"{file}: its pixels are {kind}; save it with 8 or 16 bits a channel")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+        wide = values.astype(np.uint32)  # in place from here on, as large pictures are large
+        wide += 128
+        wide //= 257
+        return Image.fromarray(wide.astype(np.uint8)).convert("RGB")
     if picture.mode in ("P", "PA"):  # by way of RGBA, lest a transparent colour be lost
         return picture.convert("RGBA").convert("RGB")
     return picture.convert("RGB")
-
-
-def _too_large(file: Path, what: str, max_pixels: int) -> InputError:
-    return InputError(f"{file}: has too many pixels ({what}; the limit is {max_pixels}); make it smaller")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def to_rgb_array(image: Any) -> NDArray[np.uint8]:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from banet.data.json_stream import stream_json
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import Annotation, ImageInfo, SegmentInfo, read_annotation, read_image_info
+from banet.panoptic.coco_format import Annotation, ImageInfo, SegmentInfo, add_image, read_annotation
+from banet.panoptic.files import stream_lists
 
 __all__ = ["PanopticIndex"]
 
@@ -93,40 +93,20 @@ class PanopticIndex:
         images: dict[int, ImageInfo] = {}
         categories: list[Any] = []
         ids, maps, starts, segments, crowd = array("q"), list[str](), array("q", [0]), array("q"), bytearray()
-        found: set[str] = set()
-        for field, position, item in stream_json(file):
-            if field not in ("images", "annotations", "categories"):
-                continue
-            found.add(field)
-            if position is None:
-                if item != []:
-                    raise InputError(f"{file}: '{field}' must be a list, not {type(item).__name__}")
-                continue
+        for field, where, item in stream_lists(file, ("categories", "images", "annotations")):
             if field == "categories":
                 categories.append(item)
                 continue
-            where = f"{file}: {field}[{position}]"
-            if not isinstance(item, dict):
-                raise InputError(f"{where}: must be an object, not {item!r}")
             if field == "images":
-                info = read_image_info(item, where)
-                if info.id in images:
-                    raise InputError(f"{where}.id: {info.id} is the id of another image too; make it unique")
-                images[info.id] = info
+                add_image(images, item, where)
                 continue
             annotation = read_annotation(item, where, None)
-            try:
-                ids.append(annotation.image_id)
-                for segment in annotation.segments:
-                    segments.extend((segment.id, segment.category_id))
-                    crowd.append(segment.iscrowd)
-            except OverflowError:
-                raise InputError(f"{where}: has an id of more than 63 bits; number anew") from None
+            ids.append(annotation.image_id)
+            for segment in annotation.segments:
+                segments.extend((segment.id, segment.category_id))
+                crowd.append(segment.iscrowd)
             maps.append(annotation.file_name)
             starts.append(len(crowd))
-        for field in ("categories", "images", "annotations"):
-            if field not in found:
-                raise InputError(f"{file}: '{field}' is missing; add it")
         seen: set[int] = set()
         for position, image_id in enumerate(ids):
             where = f"{file}: annotations[{position}].image_id"

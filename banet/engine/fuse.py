@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.images import list_images, to_rgb_array
-from banet.errors import InputError
+from banet.errors import InputError, shown
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.coco_classes import coco_categories
-from banet.panoptic.coco_format import CocoPanopticWriter, inside, read_images, read_json, read_labels
+from banet.panoptic.coco_format import CocoPanopticWriter, inside, is_number, read_categories, read_labels, read_tables
+from banet.panoptic.files import stream_lists
 from banet.panoptic.fusion import fuse_panoptic
 from banet.panoptic.inputs import MaskCrops
 from banet.panoptic.rle import decode_segmentation
@@ -148,7 +148,7 @@ def fuse_files(
             except InputError:
                 raise
             except ValueError as error:
-                raise InputError(f"image {picture.id}: {error}") from error
+                raise InputError(f"{json or images}: image {picture.id}: {error}") from error
             if progress is not None:
                 progress(done, len(pictures))
     return Fused(target / "panoptic.json", len(pictures), count, elsewhere)
@@ -157,20 +157,15 @@ def fuse_files(
 def _classes_and_pictures(
     images: Path, json: _StrPath | None, categories: _StrPath | None
 ) -> tuple[Categories, list[_Picture]]:
-    content = {} if json is None else read_json(json)
-    if not isinstance(content, dict):
-        raise InputError(f"{json}: must be an object with 'images' or 'categories', such as the JSON of the truth")
+    images_of_json, listed = ({}, []) if json is None else read_tables(json, optional=True)
     if categories is not None:
-        given: Any = read_json(categories)
-        given = given.get("categories", given) if isinstance(given, dict) else given
-        classes = Categories.from_coco(given, str(categories))
-    elif "categories" in content:
-        classes = Categories.from_coco(content["categories"], str(json))
+        classes = read_categories(categories)
+    elif listed:
+        classes = Categories.from_coco(listed, str(json))
     else:
         classes = coco_categories()
-    if json is not None and "images" in content:
-        listed = read_images(content, Path(json)).values()
-        pictures = [_Picture(info.id, info.file_name, (info.height, info.width)) for info in listed]
+    if images_of_json:
+        pictures = [_Picture(info.id, info.file_name, (info.height, info.width)) for info in images_of_json.values()]
     else:
         pictures = [_Picture(_number(path), path.name, None) for path in list_images([str(images)])]
     seen: dict[int | str, str] = {}
@@ -179,8 +174,6 @@ def _classes_and_pictures(
         for what, key in (("id", picture.id), ("name without suffix", str(PurePosixPath(name).with_suffix("")))):
             if seen.setdefault(key, name) != name:
                 raise InputError(f"{images}: {seen[key]} and {name} have the same {what}, {key}")
-    if not pictures:
-        raise InputError(f"{json}: 'images' is empty; list at least one picture")
     return classes, pictures
 
 
@@ -195,19 +188,11 @@ def _read_instances(
     file: Path, image_ids: set[int], classes: Categories, score: float
 ) -> tuple[dict[int, list[_Instance]], int]:
     """Instances that score above `score`, by image, and how many are of images that are not asked for."""
-    content = read_json(file)
-    prefix = ""
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        content, prefix = content["annotations"], "annotations"
-    if not isinstance(content, list):
-        raise InputError(f"{file}: must be a list of instances, as COCO results are, or an object with 'annotations'")
     found: dict[int, list[_Instance]] = {}
     elsewhere = 0
-    for position in range(len(content)):
-        entry, content[position] = content[position], None  # let go of what is not kept
-        where = f"{file}: {prefix}[{position}]"
+    for _, where, entry in stream_lists(file, ("annotations",), bare=True):
         if not isinstance(entry, dict):
-            raise InputError(f"{where}: must be an object, not {entry!r:.60}")
+            raise InputError(f"{where}: must be an object, not {shown(entry)}")
         image_id, instance = _check_entry(entry, where, classes)
         if image_id not in image_ids:
             elsewhere += 1
@@ -220,11 +205,10 @@ def _read_instances(
 
 def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> tuple[int, _Instance]:
     for key in ("image_id", "category_id"):
-        value = entry.get(key)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(
-                f"{where}.{key}: " + (f"must be an integer, not {value!r}" if key in entry else "is missing")
-            )
+        if key not in entry:
+            raise InputError(f"{where}.{key}: is missing; give results of a detector")
+        if type(entry[key]) is not int:
+            raise InputError(f"{where}.{key}: must be an integer, not {shown(entry[key])}")
     category_id = entry["category_id"]
     if category_id not in classes:
         raise InputError(f"{where}.category_id: {category_id} is unknown; give the classes with --json or --categories")
@@ -233,17 +217,13 @@ def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> t
     score = entry.get("score")
     if "score" not in entry:
         raise InputError(f"{where}.score: is missing; give results of a detector, not annotations")
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-        raise InputError(f"{where}.score: must be a finite number, not {score!r}")
+    if not is_number(score):
+        raise InputError(f"{where}.score: must be a finite number, not {shown(score)}")
     if "segmentation" not in entry:
         raise InputError(f"{where}.segmentation: is missing; give results with masks, not with boxes alone")
     bbox = entry.get("bbox")
-    if bbox is not None and not (
-        isinstance(bbox, list)
-        and len(bbox) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in bbox)
-    ):
-        raise InputError(f"{where}.bbox: must be four finite numbers x, y, width, height, not {bbox!r:.80}")
+    if bbox is not None and not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
+        raise InputError(f"{where}.bbox: must be four finite numbers x, y, width, height, not {shown(bbox)}")
     box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
     return entry["image_id"], _Instance(where, category_id, float(score), entry["segmentation"], box)
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import PanopticJson, read_json
+from banet.panoptic.coco_format import PanopticJson
+from banet.panoptic.files import stream_lists
 from banet.panoptic.quality import Compared, Match, PanopticQuality, compare_folders, percent
 from banet.panoptic.rle import decode_segmentation
 from banet.panoptic.segmentation import measure_ids, runs
@@ -176,23 +177,21 @@ def read_amodal_areas(path: str | os.PathLike[str], truth: PanopticJson) -> dict
     Raises:
         InputError: the file is none of that kind, or a thing of the truth (crowd aside) has no mask in it.
     """
-    content = read_json(path)
     areas: defaultdict[int, dict[int, int]] = defaultdict(dict)
-    where = os.fspath(path)
-    try:
-        for n, one in enumerate(content["annotations"]):
-            where = f"{path}: annotations[{n}]"
+    for _, where, one in stream_lists(path, ("annotations",)):
+        try:
             image_id, segment = one["image_id"], one["panoptic_id"]
             if image_id in truth.annotations:
                 image = truth.images[image_id]
                 mask = decode_segmentation(one["segmentation"], (image.height, image.width))
                 areas[image_id][segment] = int(np.count_nonzero(mask))
-    except KeyError as error:
-        raise InputError(f"{where}: {error} is missing; give COCO instances with image_id and panoptic_id") from None
-    except TypeError as error:
-        raise InputError(f"{where}: is no COCO instance ({error}); write it again") from None
-    except ValueError as error:
-        raise InputError(f"{where}.segmentation: {error}") from None
+        except KeyError as error:
+            mend = "give COCO instances with image_id and panoptic_id"
+            raise InputError(f"{where}: {error} is missing; {mend}") from None
+        except TypeError as error:
+            raise InputError(f"{where}: is no COCO instance ({error}); write it again") from None
+        except ValueError as error:
+            raise InputError(f"{where}.segmentation: {error}") from None
     for image_id, annotation in truth.annotations.items():
         for info in annotation.segments:
             wanted = truth.categories.isthing(info.category_id) and not info.iscrowd

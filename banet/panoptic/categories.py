@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError
+from banet.errors import InputError, shown
 
 __all__ = ["VOID", "Categories", "Category"]
 
@@ -22,6 +23,7 @@ _NO_COLOR = (-1, -1, -1)
 _MAX_ID = 2**31 - 1
 _TABLE_LIMIT = 1 << 16  # category ids below this are looked up in a table, larger ones by binary search
 _UNKNOWN = -2
+_SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which no file or screen takes
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Categories:
         for position, entry in enumerate(categories):
             where = f"{source}: categories[{position}]"
             if not isinstance(entry, Mapping):
-                raise InputError(f"{where} must be an object with 'id', 'name' and 'isthing', not {entry!r}")
+                raise InputError(f"{where} must be an object with 'id', 'name' and 'isthing', not {shown(entry)}")
             item = _category_from_coco(entry, where)
             if item.id in seen:
                 raise InputError(
@@ -302,11 +304,11 @@ def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
             raise InputError(f"{where}: '{key}' is missing; COCO panoptic categories need id, name and isthing")
     category_id, name, isthing = entry["id"], entry["name"], entry["isthing"]
     if isinstance(category_id, bool) or not isinstance(category_id, int) or not 0 <= category_id <= _MAX_ID:
-        raise InputError(f"{where}.id: must be an integer in 0..{_MAX_ID}, not {category_id!r}")
-    if not isinstance(name, str) or not name:
-        raise InputError(f"{where}.name: must be a non-empty string, not {name!r}")
+        raise InputError(f"{where}.id: must be an integer in 0..{_MAX_ID}, not {shown(category_id)}")
+    if not isinstance(name, str) or not name or _SURROGATES.search(name):
+        raise InputError(f"{where}.name: must be a non-empty string, not {shown(name)}")
     if not isinstance(isthing, int) or isthing not in (0, 1):
-        raise InputError(f"{where}.isthing: must be 1 (thing) or 0 (stuff), not {isthing!r}")
+        raise InputError(f"{where}.isthing: must be 1 (thing) or 0 (stuff), not {shown(isthing)}")
     color = entry.get("color")
     if color is None:
         return Category(category_id, name, bool(isthing))
@@ -315,7 +317,7 @@ def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
         or len(color) != 3
         or not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in color)
     ):
-        raise InputError(f"{where}.color: must be three integers in 0..255, not {color!r}")
+        raise InputError(f"{where}.color: must be three integers in 0..255, not {shown(color)}")
     return Category(category_id, name, bool(isthing), (color[0], color[1], color[2]))
 
 

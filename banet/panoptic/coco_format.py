@@ -12,44 +12,50 @@ import json
 import os
 import struct
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.errors import InputError
+from banet.errors import InputError, shown
 from banet.panoptic.categories import Categories, Category
+from banet.panoptic.files import open_file, read_json, stream_lists
 from banet.panoptic.segmentation import (
     MAX_SEGMENT_ID,
     PanopticSegmentation,
     ids_to_rgb,
-    rgb_to_ids,
 )
 
 __all__ = [
+    "MAX_PIXELS",
     "Annotation",
     "CocoPanopticWriter",
     "ImageInfo",
     "PanopticJson",
     "SegmentInfo",
+    "add_image",
     "atomic_path",
     "inside",
+    "is_number",
     "load",
     "read_annotation",
+    "read_categories",
     "read_ids",
     "read_image_info",
-    "read_images",
     "read_json",
     "read_labels",
+    "read_tables",
     "write_ids",
     "write_json",
 ]
+
+MAX_PIXELS = 1 << 26
+"""Pictures and maps of more pixels are refused: a small file can claim any size. This one is decoded in 1 GB."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -98,29 +104,6 @@ def inside(folder: _StrPath, file_name: str, where: str = "file_name") -> Path:
     """
     _check_file_name(file_name, where)
     return Path(folder) / file_name
-
-
-def read_json(path: _StrPath) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-        InputError: missing, a folder, empty, unreadable, or not JSON.
-    """
-    file = Path(path)
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    if not data.strip():
-        raise InputError(f"{file}: is empty; write it again")
-    try:
-        return json.loads(data)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{file}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg}); write it again"
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file}: is not JSON; write it again") from error
 
 
 def write_json(path: _StrPath, content: Any) -> None:
@@ -262,15 +245,22 @@ class PanopticJson:
                 an unknown image; a segment has an unknown category; a file name leads out of its folder.
         """
         file = Path(path)
-        content = read_json(file)
-        if not isinstance(content, dict):
-            raise InputError(f"{file}: must be an object with 'images', 'annotations' and 'categories'")
         if truth is not None:
             images, categories = truth.images, truth.categories
         else:
-            categories = Categories.from_coco(_list(content, "categories", str(file)), str(file))
-            images = read_images(content, file)
-        return cls(file, images, _read_annotations(content, file, images, categories, truth is not None), categories)
+            images, listed = read_tables(file)
+            categories = Categories.from_coco(listed, str(file))
+        annotations: dict[int, Annotation] = {}
+        for _, where, entry in stream_lists(file, ("annotations",)):
+            image_id = _integer(_object(entry, where), "image_id", where, 0)
+            if image_id not in images:
+                if truth is not None:
+                    continue
+                raise InputError(f"{where}.image_id: no image has the id {image_id}; add it to 'images'")
+            if image_id in annotations:
+                raise InputError(f"{where}.image_id: image {image_id} has an annotation already; keep one")
+            annotations[image_id] = read_annotation(entry, where, categories)
+        return cls(file, images, annotations, categories)
 
 
 def load(
@@ -406,35 +396,25 @@ _T = TypeVar("_T")
 
 def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Callable[[Image.Image], _T]) -> _T:
     """Reads a PNG whose pixels stand for numbers; `fault` says of bit depth and colour type what is wrong with them."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(26)
-            if not head:
-                raise InputError(f"{file}: is empty (0 bytes); write it again")
-            if head[:8] != _PNG_SIGNATURE:
-                raise InputError(
-                    f"{file}: is no PNG; id and label maps must be PNG, since other formats change the ids"
-                )
-            if len(head) < 26:
-                raise InputError(f"{file}: is truncated; write it again")
-            wrong = fault(head[24], head[25])
-            if wrong:
-                kind = _COLOR_TYPES.get(head[25], f"colour type {head[25]}")
-                raise InputError(f"{file}: is a {head[24]}-bit {kind} PNG; {wrong}")
-            stream.seek(0)
-            with Image.open(stream) as picture:
+    with open_file(file) as stream:
+        head = stream.read(26)
+        if head[:8] != _PNG_SIGNATURE:
+            raise InputError(f"{file}: is no PNG; id and label maps must be PNG, since other formats change the ids")
+        if len(head) < 26:
+            raise InputError(f"{file}: is truncated; write it again")
+        wrong = fault(head[24], head[25])
+        if wrong:
+            kind = _COLOR_TYPES.get(head[25], f"colour type {head[25]}")
+            raise InputError(f"{file}: is a {head[24]}-bit {kind} PNG; {wrong}")
+        width, height = struct.unpack(">II", head[16:24])
+        if width * height > MAX_PIXELS:
+            raise InputError(f"{file}: has too many pixels ({width} x {height}; the limit is {MAX_PIXELS}); cut it up")
+        stream.seek(0)
+        try:
+            with Image.open(stream, formats=["PNG"]) as picture:
                 return decode(picture)
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{file}: has too many pixels ({error})") from error
-    # ImportError: once Ultralytics is imported, it looks for a HEIF reader where Pillow knows no format.
-    except (SyntaxError, ValueError, EOFError, struct.error, zlib.error, ImportError) as error:
-        raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
-    except OSError as error:
-        if error.errno is None:  # Pillow's own, not the system's
+        except Exception as error:  # a decoder may raise anything on bad data
             raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
-        raise _unreadable(file, error) from error
 
 
 def _ids_fault(depth: int, color_type: int) -> str | None:
@@ -454,85 +434,91 @@ def _decode_labels(picture: Image.Image) -> tuple[NDArray[np.int32], int]:
 
 
 def _decode(picture: Image.Image) -> NDArray[np.int32]:
-    width, height = picture.size
-    if picture.mode == "RGB":
-        # Pillow keeps RGB in four bytes a pixel, the last one padding: handing those out spares the shuffle.
-        packed = np.frombuffer(picture.tobytes("raw", "RGBX"), dtype="<u4").reshape(height, width)
-        return (packed & 0xFFFFFF).view(np.int32)
-    return rgb_to_ids(np.asarray(picture.convert("RGBA")))
+    # Pillow keeps RGB in four bytes a pixel, the last one padding: handing those out spares the shuffle.
+    pixels = picture.tobytes("raw", "RGBX" if picture.mode == "RGB" else "RGBA")
+    packed = np.frombuffer(pixels, dtype="<u4").reshape(picture.height, picture.width)
+    return (packed & 0xFFFFFF).view(np.int32)
 
 
 def _tail(error: ValueError) -> str:
     return str(error).removeprefix("result: ")
 
 
-def _unreadable(file: Path, error: OSError) -> InputError:
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{file}: does not exist; check the path")
-    if isinstance(error, IsADirectoryError) or file.is_dir():
-        return InputError(f"{file}: is a folder, not a file; check the path")
-    return InputError(f"{file}: cannot be read ({error.strerror or error})")
-
-
 def _check_file_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not name or "\0" in name:
-        raise InputError(f"{where}: must be a file name, not {name!r}")
+        raise InputError(f"{where}: must be a file name, not {shown(name)}")
     if name != ".." and not any(mark in name for mark in "/\\:"):
         return name  # no parts and no drive, so nothing that could lead out
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        raise InputError(f"{where}: {name!r} leads out of its folder; give a relative name without '..'")
+        raise InputError(f"{where}: {shown(name)} leads out of its folder; give a relative name without '..'")
     return name
 
 
-def _integer(entry: Mapping[str, Any], key: str, where: str, low: int, high: int | None = None) -> int:
+def _integer(entry: Mapping[str, Any], key: str, where: str, low: int, high: int = 2**63 - 1) -> int:
     if key not in entry:
         raise InputError(f"{where}: '{key}' is missing; add it")
     value = entry[key]
-    if type(value) is not int or value < low or (high is not None and value > high):
-        bounds = f">= {low}" if high is None else f"in {low}..{high}"
-        raise InputError(f"{where}.{key}: must be an integer {bounds}, not {value!r}")
+    if type(value) is not int or not low <= value <= high:
+        bounds = f"in {low}..{high}" if high < 2**63 - 1 or (type(value) is int and value > high) else f">= {low}"
+        raise InputError(f"{where}.{key}: must be an integer {bounds}, not {shown(value)}")
     return value
 
 
-def _list(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
-    if key not in entry:
-        raise InputError(f"{where}: '{key}' is missing; add it")
-    value = entry[key]
-    if not isinstance(value, list):
-        raise InputError(f"{where}: '{key}' must be a list, not {type(value).__name__}")
-    return value
+def _object(entry: Any, where: str) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: must be an object, not {shown(entry)}")
+    return entry
 
 
-def _objects(entry: Mapping[str, Any], key: str, where: str, prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for position, item in enumerate(_list(entry, key, where)):
-        place = f"{prefix}{key}[{position}]"
-        if not isinstance(item, dict):
-            raise InputError(f"{place}: must be an object, not {item!r}")
-        yield place, item
-
-
-def read_images(content: Mapping[str, Any], file: Path) -> dict[int, ImageInfo]:
-    """The checked `images` of a COCO JSON, by id, in the file's order.
-
-    Args:
-        content: what the JSON holds.
-        file: its path, for errors.
+def read_categories(path: _StrPath) -> Categories:
+    """The classes of a JSON: a list of `id`, `name`, `isthing`, or an object that holds one as `categories`.
 
     Raises:
-        InputError: a field is missing, of the wrong type or out of range, an id occurs twice, or a name leads out of
-            its folder.
+        InputError: see `stream_lists` and `Categories.from_coco`.
+    """
+    listed = [entry for _, _, entry in stream_lists(path, ("categories",), bare=True)]
+    return Categories.from_coco(listed, str(path))
+
+
+def read_tables(path: _StrPath, *, optional: bool = False) -> tuple[dict[int, ImageInfo], list[Any]]:
+    """The checked `images` of a COCO JSON by id, in the file's order, and its `categories` as they stand.
+
+    Args:
+        path: the file.
+        optional: either may be missing, but not be empty.
+
+    Raises:
+        InputError: see `stream_lists` and `add_image`.
     """
     images: dict[int, ImageInfo] = {}
-    for where, entry in _objects(content, "images", str(file), f"{file}: "):
-        info = read_image_info(entry, where)
-        if info.id in images:
-            raise InputError(f"{where}.id: {info.id} is the id of another image too; make it unique")
-        images[info.id] = info
-    return images
+    categories: list[Any] = []
+    for field, where, entry in stream_lists(path, ("images", "categories"), optional=optional):
+        if field == "images":
+            add_image(images, entry, where)
+        else:
+            categories.append(entry)
+    return images, categories
 
 
-def read_image_info(entry: Mapping[str, Any], where: str) -> ImageInfo:
+def add_image(images: dict[int, ImageInfo], entry: Any, where: str) -> None:
+    """Adds one entry of the `images` of a COCO JSON, checked, by its id.
+
+    Args:
+        images: those before it.
+        entry: what the JSON holds.
+        where: file and place, for errors.
+
+    Raises:
+        InputError: see `read_image_info`; or the id occurs twice.
+    """
+    info = read_image_info(entry, where)
+    if info.id in images:
+        raise InputError(f"{where}.id: {info.id} is the id of another image too; make it unique")
+    images[info.id] = info
+
+
+def read_image_info(entry: Any, where: str) -> ImageInfo:
     """One checked entry of `images`.
 
     Args:
@@ -540,15 +526,18 @@ def read_image_info(entry: Mapping[str, Any], where: str) -> ImageInfo:
         where: file and place, for errors.
 
     Raises:
-        InputError: see `read_images`.
+        InputError: it is no object, a field is missing, of the wrong type or out of range, or the name leads out of its
+            folder.
     """
-    image_id = _integer(entry, "id", where, 0)
-    return ImageInfo(
-        image_id, _file_name(entry, where), _integer(entry, "width", where, 1), _integer(entry, "height", where, 1)
-    )
+    image_id = _integer(_object(entry, where), "id", where, 0)
+    name = _file_name(entry, where)
+    width, height = _integer(entry, "width", where, 1), _integer(entry, "height", where, 1)
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{where}: says {width} x {height}, more than {MAX_PIXELS} pixels; correct it or cut it up")
+    return ImageInfo(image_id, name, width, height)
 
 
-def read_annotation(entry: Mapping[str, Any], where: str, categories: Categories | None) -> Annotation:
+def read_annotation(entry: Any, where: str, categories: Categories | None) -> Annotation:
     """One checked entry of `annotations`.
 
     Args:
@@ -557,13 +546,18 @@ def read_annotation(entry: Mapping[str, Any], where: str, categories: Categories
         categories: the classes; None where they are not known yet and the caller asks for them later.
 
     Raises:
-        InputError: a field is missing, of the wrong type or out of range, a segment's id occurs twice or its category
-            is unknown, or the file name leads out of its folder.
+        InputError: it is no object, a field is missing, of the wrong type or out of range, a segment's id occurs twice
+            or its category is unknown, or the file name leads out of its folder.
     """
-    image_id, name = _integer(entry, "image_id", where, 0), _file_name(entry, where)
+    image_id, name = _integer(_object(entry, where), "image_id", where, 0), _file_name(entry, where)
+    if "segments_info" not in entry:
+        raise InputError(f"{where}: 'segments_info' is missing; add it")
+    if not isinstance(entry["segments_info"], list):
+        raise InputError(f"{where}: 'segments_info' must be a list, not {type(entry['segments_info']).__name__}")
     segments: dict[int, SegmentInfo] = {}
-    for place, info in _objects(entry, "segments_info", where, f"{where}."):
-        segment = _read_segment(info, place, categories)
+    for position, info in enumerate(entry["segments_info"]):
+        place = f"{where}.segments_info[{position}]"
+        segment = _read_segment(_object(info, place), place, categories)
         if segment.id in segments:
             raise InputError(f"{place}.id: {segment.id} is the id of another segment too; make it unique")
         segments[segment.id] = segment
@@ -576,43 +570,23 @@ def _file_name(entry: Mapping[str, Any], where: str) -> str:
     return _check_file_name(entry["file_name"], f"{where}.file_name")
 
 
-def _read_annotations(
-    content: Mapping[str, Any],
-    file: Path,
-    images: Mapping[int, ImageInfo],
-    categories: Categories,
-    predicted: bool,
-) -> dict[int, Annotation]:
-    annotations: dict[int, Annotation] = {}
-    for where, entry in _objects(content, "annotations", str(file), f"{file}: "):
-        image_id = _integer(entry, "image_id", where, 0)
-        if image_id not in images:
-            if predicted:
-                continue
-            raise InputError(f"{where}.image_id: no image has the id {image_id}; add it to 'images'")
-        if image_id in annotations:
-            raise InputError(f"{where}.image_id: image {image_id} has an annotation already; keep one")
-        annotations[image_id] = read_annotation(entry, where, categories)
-    return annotations
-
-
 def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | None) -> SegmentInfo:
     segment_id = _integer(info, "id", where, 1, MAX_SEGMENT_ID)
-    category_id = _integer(info, "category_id", where, 0)
+    category_id = _integer(info, "category_id", where, 0, 2**31 - 1)
     if categories is not None and category_id not in categories:
         raise InputError(f"{where}.category_id: {category_id} is unknown; add it to 'categories' or correct it")
     crowd = info.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):
-        raise InputError(f"{where}.iscrowd: must be 0 or 1, not {crowd!r}")
+        raise InputError(f"{where}.iscrowd: must be 0 or 1, not {shown(crowd)}")
     area = info.get("area")
-    if area is not None and (not _is_number(area) or area < 0):
-        raise InputError(f"{where}.area: must be a number >= 0, not {area!r}")
+    if area is not None and (not is_number(area) or area < 0):
+        raise InputError(f"{where}.area: must be a number >= 0, not {shown(area)}")
     bbox = info.get("bbox")
-    if bbox is not None and (not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox))):
-        raise InputError(f"{where}.bbox: must be four numbers x, y, width, height, not {bbox!r}")
+    if bbox is not None and (not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox))):
+        raise InputError(f"{where}.bbox: must be four numbers x, y, width, height, not {shown(bbox)}")
     score = info.get("score")
-    if score is not None and not _is_number(score):
-        raise InputError(f"{where}.score: must be a number, not {score!r}")
+    if score is not None and not is_number(score):
+        raise InputError(f"{where}.score: must be a number, not {shown(score)}")
     return SegmentInfo(
         segment_id,
         category_id,
@@ -623,5 +597,6 @@ def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | 
     )
 
 
-def _is_number(value: object) -> bool:
-    return type(value) is int or (type(value) is float and value == value)
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value from a JSON is a number that survives as a float: no NaN, infinity, nor one of 2^53 and more."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53  # false for NaN

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.errors import shown
+
 __all__ = ["decode_polygons", "decode_rle", "decode_segmentation", "encode_rle"]
 
 _LONGEST = 7  # characters of one run: 35 bits
 _FARTHEST = 1 << 16  # pixels that a corner may lie away from the picture's
 _FINE = 5  # outlines are walked on a grid so many times finer
+_LONGEST_OUTLINE = 1 << 20  # pixels; a walk of that length takes 250 MB
 
 
 def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -39,11 +42,11 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.
             raise ValueError(f"'{missing[0]}' is missing; run lengths need 'size' and 'counts'")
         given = segmentation["size"]
         if not isinstance(given, (list, tuple)) or len(given) != 2 or list(given) != list(size):
-            raise ValueError(f"size must be {list(size)}, height and width of the picture, not {given!r}")
+            raise ValueError(f"size must be {list(size)}, height and width of the picture, not {shown(given)}")
         return decode_rle(segmentation["counts"], size)
     if isinstance(segmentation, (list, tuple)):
         return decode_polygons(segmentation, size)
-    raise ValueError(f"must be run lengths or a list of polygons, not {segmentation!r:.60}")
+    raise ValueError(f"must be run lengths or a list of polygons, not {shown(segmentation)}")
 
 
 def decode_rle(counts: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -105,6 +108,8 @@ def decode_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> NDArray[n
         corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
         if not (np.abs(corners) <= _FARTHEST).all():
             raise ValueError(f"polygon {n} has a corner more than {_FARTHEST} pixels away, or none at all")
+        if np.abs(corners - np.roll(corners, 1, axis=0)).max(1).sum() > _LONGEST_OUTLINE:
+            raise ValueError(f"polygon {n} has an outline of more than {_LONGEST_OUTLINE:,} pixels")
         mask |= _fill(corners, size)
     return mask
 

@@ -123,7 +123,7 @@ def test_covered_and_cut_off_instances_are_left_where_they_are(instance_set):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("images"), "not COCO instances"),
+        (lambda c: c.pop("images"), "'images' is missing"),
         (lambda c: c["annotations"][0].update(image_id=1), "image_id 1 is not in images"),
         (lambda c: c["annotations"][0].pop("bbox"), "bbox or area is missing"),
         (lambda c: c.update(annotations=[]), "nothing to cut out"),

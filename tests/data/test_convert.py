@@ -110,7 +110,7 @@ def test_ade20k(tmp_path: Path) -> None:
         (lambda r: (r / "categoryMapping.txt").write_text("h\n1\t77\tx\n"), ["categoryMapping.txt, line 2"]),
         (lambda r: (r / "objectInfo150.txt").write_text("h\nwall\n"), ["objectInfo150.txt, line 2"]),
         (lambda r: next((r / "annotations_instance").rglob("*.png")).unlink(), ["does not exist"]),
-        (lambda r: Image.new("L", (96, 64)).save(next((r / "annotations_instance").rglob("*.png"))), ["mode L"]),
+        (lambda r: Image.new("L", (96, 64)).save(next((r / "annotations_instance").rglob("*.png"))), ["grey PNG"]),
         (
             lambda r: Image.new("RGB", (96, 64), (9, 1, 0)).save(next((r / "annotations_instance").rglob("*.png"))),
             ["9"],

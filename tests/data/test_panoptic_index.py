@@ -13,11 +13,11 @@ import torch.multiprocessing as mp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from banet.data import json_stream
-from banet.data.json_stream import stream_json
 from banet.data.panoptic_index import PanopticIndex
 from banet.errors import InputError
+from banet.panoptic import files
 from banet.panoptic.coco_format import PanopticJson, read_json
+from banet.panoptic.files import stream_json
 
 CONTENT: dict[str, Any] = {
     "info": {"description": "two images"},
@@ -134,7 +134,7 @@ def test_streaming_gives_what_json_gives(
     text = json.dumps(content, indent=indent, ensure_ascii=ascii_only)
     path.write_bytes(text.encode("utf-8"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_stream, "_CHUNK", chunk)
+        patch.setattr(files, "_CHUNK", chunk)
         rebuilt: dict[str, Any] = {}
         for field, position, value in stream_json(path):
             if position is None:
@@ -169,7 +169,7 @@ def test_streaming_gives_what_json_gives(
 def test_what_is_no_json_is_named_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int
 ) -> None:
-    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
+    monkeypatch.setattr(files, "_CHUNK", chunk)
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(InputError) as slow:

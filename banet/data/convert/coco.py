@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from banet.data.convert.output import Progress, Truth, from_classes, read_categories, same_size, write_panoptic
+from banet.data.convert.output import Progress, Truth, from_classes, same_size, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, layer_shapes
-from banet.data.json_stream import stream_json
-from banet.errors import InputError
+from banet.errors import InputError, shown
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import ImageInfo, inside, read_image_info, read_labels
+from banet.panoptic.coco_format import ImageInfo, add_image, inside, read_categories, read_labels
+from banet.panoptic.files import stream_lists
 from banet.panoptic.rle import decode_segmentation
 
 __all__ = ["convert_coco"]
@@ -53,7 +53,7 @@ def convert_coco(
     if stuff is not None and categories is None:
         raise InputError("--categories: missing; with --stuff, give a JSON with all classes, things and stuff")
     file = Path(instances)
-    infos, found, listed = _read(file)
+    infos, found, listed = _read(file, own_classes=categories is None)
     classes = read_categories(categories) if categories is not None else _as_things(listed, file)
 
     def truths() -> Iterator[Truth]:
@@ -74,33 +74,33 @@ def convert_coco(
     return write_panoptic(out, truths(), classes, len(infos), progress)
 
 
-def _read(file: Path) -> tuple[dict[int, ImageInfo], dict[int, list[bytes]], list[Any]]:
+def _read(file: Path, own_classes: bool) -> tuple[dict[int, ImageInfo], dict[int, list[bytes]], list[Any]]:
     """Images by id, annotations by image id as compact JSON (a third of what objects would take), categories."""
     infos: dict[int, ImageInfo] = {}
     found: dict[int, list[bytes]] = {}
     categories: list[Any] = []
-    for field, position, entry in stream_json(file):
-        where = f"{file}: {field}[{position}]"
-        if position is None or field not in ("images", "annotations", "categories"):
+    fields = ("images", "annotations", "categories") if own_classes else ("images", "annotations")
+    for field, where, entry in stream_lists(file, fields):
+        if field == "images":
+            add_image(infos, entry, where)
             continue
-        if not isinstance(entry, Mapping):
-            raise InputError(f"{where}: must be an object, not {entry!r:.60}")
+        if not isinstance(entry, dict):
+            raise InputError(f"{where}: must be an object, not {shown(entry)}")
         if field == "categories":
             categories.append(entry)
-        elif field == "images":
-            info = read_image_info(entry, where)
-            if info.id in infos:
-                raise InputError(f"{where}.id: {info.id} is the id of another image too; make it unique")
-            infos[info.id] = info
-        else:
-            for key in ("image_id", "category_id", "segmentation"):
-                if key not in entry:
-                    raise InputError(f"{where}: '{key}' is missing; add it")
-            record = [position, *(entry.get(key) for key in ("id", "category_id", "iscrowd", "segmentation"))]
-            found.setdefault(entry["image_id"], []).append(json.dumps(record, separators=(",", ":")).encode())
+            continue
+        for key in ("image_id", "category_id", "segmentation"):
+            if key not in entry:
+                raise InputError(f"{where}: '{key}' is missing; add it")
+        image_id = entry["image_id"]
+        if type(image_id) is not int:
+            raise InputError(f"{where}.image_id: must be an integer, not {shown(image_id)}")
+        place = f"{where.removeprefix(f'{file}: ')} (id {shown(entry.get('id'))})"
+        record = [place, *(entry.get(key) for key in ("category_id", "iscrowd", "segmentation"))]
+        found.setdefault(image_id, []).append(json.dumps(record, separators=(",", ":")).encode())
     strange = next((image_id for image_id in found if image_id not in infos), None)
     if strange is not None:
-        raise InputError(f"{file}: annotations: image_id {strange!r} is not in 'images'; add it or drop them")
+        raise InputError(f"{file}: annotations: image_id {strange} is not in 'images'; add it or drop them")
     return infos, found, categories
 
 
@@ -109,12 +109,12 @@ def _as_things(listed: list[Any], file: Path) -> Categories:
 
 
 def _shape(text: bytes, file: Path, size: tuple[int, int], categories: Categories) -> Shape:
-    position, identity, category_id, crowd, segmentation = json.loads(text)
-    where = f"{file}: annotations[{position}] (id {identity})"
-    if not isinstance(category_id, int) or category_id not in categories or not categories.isthing(category_id):
-        raise InputError(f"{where}: category_id {category_id!r} is no thing in the categories; add it or correct it")
+    place, category_id, crowd, segmentation = json.loads(text)
+    if type(category_id) is not int or category_id not in categories or not categories.isthing(category_id):
+        what = f"category_id {shown(category_id)} is no thing in the categories"
+        raise InputError(f"{file}: {place}: {what}; add it or correct it")
     try:
         mask = decode_segmentation(segmentation, size)
     except ValueError as error:
-        raise InputError(f"{where}: segmentation: {error}") from error
-    return Shape.of(f"annotation {identity}", category_id, mask, bool(crowd))
+        raise InputError(f"{file}: {place}: segmentation: {error}") from error
+    return Shape.of(place, category_id, mask, bool(crowd))

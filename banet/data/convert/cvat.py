@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,15 +11,18 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.data.convert.output import Progress, Truth, read_categories, same_size, write_panoptic
+from banet.data.convert.output import Progress, Truth, same_size, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, layer_shapes
-from banet.errors import InputError
-from banet.panoptic.coco_format import inside
+from banet.errors import InputError, shown
+from banet.panoptic.coco_format import inside, read_categories
+from banet.panoptic.files import open_file
 from banet.panoptic.rle import decode_polygons
 
 __all__ = ["convert_cvat"]
 
 _SHAPES = ("polygon", "box", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
+_MOST_SHAPES = 200_000  # of a picture; they are in memory together
+_LONGEST_LIST = 1 << 24  # characters of an outline or of run lengths
 
 
 def convert_cvat(
@@ -59,7 +63,7 @@ def convert_cvat(
     total = 0
     for image in _images(file):
         total += 1
-        labels.update(str(mark.get("label", "")) for mark in image if mark.tag in _SHAPES)
+        labels.update(mark.get("label") or "unlabelled" for mark in image if mark.tag in _SHAPES)
     if categories is not None:
         classes = read_categories(categories)
     else:
@@ -69,13 +73,13 @@ def convert_cvat(
     def truths() -> Iterator[Truth]:
         for image in _images(file):
             name = image.get("name", "")
-            where = f"{file}: image {name!r}"
+            where = f"{file}: image {shown(name)}"
             size = round(_number(image, "height", where)), round(_number(image, "width", where))
             picture = inside(images, name, where)
             same_size(file, size, picture)
             groups: dict[tuple[str, ...], list[tuple[ElementTree.Element, str]]] = {}
             for position, mark in enumerate(mark for mark in image if mark.tag in _SHAPES):
-                label, group = mark.get("label", ""), mark.get("group_id")
+                label, group = mark.get("label") or "unlabelled", mark.get("group_id")
                 place = f"{mark.tag} {position} ({label})"
                 if label in ignore:
                     continue
@@ -97,29 +101,43 @@ def convert_cvat(
 
 def _images(file: Path) -> Iterator[ElementTree.Element]:
     """The elements `image`, one at a time."""
-    count = 0
+    count = since = 0
     try:
-        for _, element in ElementTree.iterparse(file):
-            if element.tag == "image":
-                count += 1
-                yield element
-                element.clear()
-            elif element.tag == "track":
-                raise InputError(f"{file}: holds tracks of a video; export it as 'CVAT for images 1.1'")
-    except OSError as error:
-        raise InputError(f"--annotations {file}: cannot be read ({error.strerror}); give CVAT's XML file") from error
-    except ElementTree.ParseError as error:
+        with open_file(file) as stream:
+            for _, element in ElementTree.iterparse(stream):
+                since += 1
+                if element.tag == "image":
+                    count, since = count + 1, 0
+                    yield element
+                    element.clear()
+                elif element.tag == "track":
+                    raise InputError(f"{file}: holds tracks of a video; export it as 'CVAT for images 1.1'")
+                elif since > _MOST_SHAPES:
+                    raise InputError(f"{file}: holds a picture of more than {_MOST_SHAPES:,} shapes; leave some out")
+    except InputError:
+        raise
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also for an encoding that there is not
         raise InputError(f"{file}: is not XML ({error}); export it anew as 'CVAT for images 1.1'") from error
     if not count:
         raise InputError(f"{file}: holds no image; export it as 'CVAT for images 1.1'")
 
 
-def _number(element: ElementTree.Element, key: str, where: str, default: float | None = None) -> float:
+def _number(element: ElementTree.Element, key: str, where: str, default: float = math.nan) -> float:
     text = element.get(key)
     try:
-        return float(text) if text is not None or default is None else default  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: {element.tag}: {key} must be a number, not {text!r}") from None
+        value = default if text is None else float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {element.tag}: {key} must be a number, not {shown(text)}")
+    return value
+
+
+def _list(element: ElementTree.Element, key: str, where: str) -> str:
+    text = element.get(key, "")
+    if len(text) > _LONGEST_LIST:
+        raise InputError(f"{where}: {key}: is longer than {_LONGEST_LIST:,} characters; draw it coarser")
+    return text
 
 
 def _mask(mark: ElementTree.Element, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
@@ -130,11 +148,11 @@ def _mask(mark: ElementTree.Element, size: tuple[int, int], where: str) -> NDArr
         return _drawn(mark, size, where)
     if mark.tag == "polygon":
         try:
-            outline = [float(v) for point in mark.get("points", "").split(";") for v in point.split(",")]
+            outline = [float(v) for point in _list(mark, "points", where).split(";") for v in point.split(",")]
         except ValueError:
             raise InputError(f"{where}: points: must be pairs x,y with ; between") from None
     elif mark.tag == "box":
-        if float(mark.get("rotation", 0)):
+        if _number(mark, "rotation", where, 0):
             raise InputError(f"{where}: is turned; make it a polygon")
         x1, y1, x2, y2 = map(number, ("xtl", "ytl", "xbr", "ybr"))
         outline = [x1, y1, x2, y1, x2, y2, x1, y2]
@@ -153,7 +171,7 @@ def _drawn(mark: ElementTree.Element, size: tuple[int, int], where: str) -> NDAr
     """A mask: run lengths along the rows of a window, beginning with what is not the object's."""
     left, top, width, height = (round(_number(mark, key, where)) for key in ("left", "top", "width", "height"))
     try:
-        runs = [int(text) for text in mark.get("rle", "").split(",")]
+        runs = [int(text) for text in _list(mark, "rle", where).split(",")]
     except ValueError:
         raise InputError(f"{where}: rle: must be whole numbers with , between") from None
     inside_picture = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,13 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from banet.data.convert.output import Progress, Truth, picture_size, read_categories, write_panoptic
+from banet.data.convert.output import Progress, Truth, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, layer_shapes
-from banet.errors import InputError
+from banet.data.images import decode_image, picture_size
+from banet.errors import InputError, shown
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import read_json
+from banet.panoptic.coco_format import read_categories
+from banet.panoptic.files import read_json
 from banet.panoptic.rle import decode_polygons
 
 __all__ = ["convert_labelme"]
@@ -91,7 +90,7 @@ class _Mark:
 
     where: str
     label: str
-    group: Any
+    group: int | str | None
     kind: str
     points: list[Any]
     mask: Any
@@ -107,12 +106,15 @@ def _read(path: Path) -> tuple[str, list[_Mark], tuple[Any, Any]]:
     marks = []
     for position, entry in enumerate(content["shapes"]):
         where = f"{path}: shapes[{position}]"
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("label"), str):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("label"), str) or not entry["label"]:
             raise InputError(f"{where}: 'label' is missing; add it")
+        group = entry.get("group_id")
+        if not isinstance(group, (int, str, type(None))):
+            raise InputError(f"{where}.group_id: must be a number or null, not {shown(group)}")
         kind, points = entry.get("shape_type") or "polygon", entry.get("points")
         if not isinstance(points, list):
             raise InputError(f"{where}: 'points' is missing; add it")
-        marks.append(_Mark(where, entry["label"], entry.get("group_id"), kind, points, entry.get("mask")))
+        marks.append(_Mark(where, entry["label"], group, str(kind), points, entry.get("mask")))
     return content["imagePath"], marks, (content.get("imageHeight"), content.get("imageWidth"))
 
 
@@ -124,9 +126,9 @@ def _picture(path: Path, name: str, root: Path, pictures: Path) -> str:
             relative = Path(os.path.relpath(candidate, pictures))
         except ValueError:  # on another drive
             continue
-        if candidate.is_file() and ".." not in relative.parts:
+        if ".." not in relative.parts and os.path.isfile(candidate):
             return relative.as_posix()
-    raise InputError(f"{path}: imagePath: {name!r} is not in {pictures}; put the picture there or give --images")
+    raise InputError(f"{path}: imagePath: {shown(name)} is not in {pictures}; put the picture there or give --images")
 
 
 def _shapes(
@@ -135,7 +137,7 @@ def _shapes(
     groups: dict[Any, list[_Mark]] = {}
     for position, mark in enumerate(marks):
         if mark.label not in id_of:
-            raise InputError(f"{mark.where}.label: {mark.label!r} is not in --categories; add it, or --ignore it")
+            raise InputError(f"{mark.where}.label: {shown(mark.label)} is not in --categories; add it, or --ignore it")
         groups.setdefault(
             (mark.label, position) if mark.group is None else (mark.label, None, str(mark.group)), []
         ).append(mark)
@@ -149,8 +151,11 @@ def _shapes(
 def _mask(mark: _Mark, size: tuple[int, int]) -> NDArray[np.bool_]:
     try:
         points = [(float(x), float(y)) for x, y in mark.points]
-    except (TypeError, ValueError):
-        raise InputError(f"{mark.where}.points: must be pairs of numbers x, y") from None
+        finite = bool(np.isfinite(points).all())
+    except (TypeError, ValueError, OverflowError):
+        finite = False
+    if not finite:
+        raise InputError(f"{mark.where}.points: must be pairs of numbers x, y")
     counts = {"rectangle": 2, "circle": 2, "mask": 2}
     if mark.kind in counts and len(points) != counts[mark.kind]:
         raise InputError(f"{mark.where}.points: a {mark.kind} has {counts[mark.kind]}, not {len(points)}; draw it anew")
@@ -166,7 +171,9 @@ def _mask(mark: _Mark, size: tuple[int, int]) -> NDArray[np.bool_]:
         radius = float(np.hypot(ex - x, ey - y))
         outline = ellipse(x, y, radius, radius)
     else:
-        raise InputError(f"{mark.where}.shape_type: a {mark.kind!r} has no area; outline it, or --ignore its label")
+        raise InputError(
+            f"{mark.where}.shape_type: a {shown(mark.kind)} has no area; outline it, or --ignore its label"
+        )
     try:
         return decode_polygons([outline], size)
     except ValueError as error:
@@ -176,12 +183,14 @@ def _mask(mark: _Mark, size: tuple[int, int]) -> NDArray[np.bool_]:
 def _drawn(mark: _Mark, points: list[tuple[float, float]], size: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask drawn by hand or by a model: a PNG in base64, and the corners of the pixels it covers, both included."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(mark.mask, validate=True)), formats=["PNG"]) as picture:
-            drawn = np.asarray(picture.convert("L")) > 0
-    except (TypeError, ValueError, OSError, SyntaxError, binascii.Error) as error:
-        raise InputError(f"{mark.where}.mask: is no PNG in base64; draw it anew") from error
+        data = base64.b64decode(mark.mask, validate=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{mark.where}.mask: is no base64; draw it anew") from error
+    drawn = np.asarray(decode_image(data, f"{mark.where}.mask").convert("L")) > 0
     x, y = (round(value) for value in points[0])
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + drawn.shape[1], size[1]), min(y + drawn.shape[0], size[0])
     mask = np.zeros(size, bool)
-    there = mask[max(y, 0) : y + drawn.shape[0], max(x, 0) : x + drawn.shape[1]]
-    there[:] = drawn[max(-y, 0) :, max(-x, 0) :][: there.shape[0], : there.shape[1]]
+    if left < right and top < bottom:
+        mask[top:bottom, left:right] = drawn[top - y : bottom - y, left - x : right - x]
     return mask

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from banet.data.convert.output import (
     Progress,
     Truth,
     find_pictures,
     from_classes,
-    read_categories,
     same_size,
     write_panoptic,
 )
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import read_labels
+from banet.panoptic.coco_format import read_categories, read_ids, read_labels
+from banet.panoptic.files import open_file
 
 __all__ = ["ade20k_categories", "convert_ade20k", "convert_maps"]
 
@@ -132,30 +132,39 @@ def ade20k_categories(root: Path) -> tuple[Categories, NDArray[np.int32]]:
     file = root / "objectInfo150.txt"
     for number, line in _rows(file):
         cells = line.split("\t")
-        if len(cells) < 2 or not cells[0].strip().isdigit():
+        name = cells[-1].strip().split(",")[0]
+        if len(cells) < 2 or not name or (label := _label(cells[0])) is None:
             raise InputError(f"{file}, line {number}: must begin with a number and end with a name, with tabs between")
-        names[int(cells[0])] = cells[-1].strip().split(",")[0]
+        names[label] = name
     label_of: dict[int, int] = {}
     file = root / "categoryMapping.txt"
     for number, line in _rows(file):
-        numbers = line.split()[:2]
-        if len(numbers) < 2 or not all(cell.isdigit() for cell in numbers) or int(numbers[1]) not in names:
+        kind, label = ([_label(cell) for cell in line.split()] + [None, None])[:2]
+        if kind is None or label not in names:
             raise InputError(
                 f"{file}, line {number}: must begin with an instance class and a line of objectInfo150.txt"
             )
-        label_of[int(numbers[0])] = int(numbers[1])
+        label_of[kind] = label
     table = np.zeros(1 + max(label_of), np.int32)
     table[list(label_of)] = list(label_of.values())
     things = set(label_of.values())
     return Categories(Category(label, name, label in things) for label, name in names.items()), table
 
 
+def _label(text: str) -> int | None:
+    """A whole number in 0..65535; None where it is none."""
+    digits = text.strip()
+    return int(digits) if re.fullmatch("[0-9]{1,5}", digits) and int(digits) < 1 << 16 else None
+
+
 def _rows(file: Path) -> list[tuple[int, str]]:
     """Numbers and texts of a table's lines, without its head."""
+    with open_file(file) as stream:
+        data = stream.read(1 << 20)  # a hundred times what is in them
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); --root is the folder that it comes in") from None
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: cannot be read ({error}); copy it anew") from None
     rows = [(number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     if not rows:
         raise InputError(f"{file}: holds no line; copy it anew")
@@ -164,13 +173,5 @@ def _rows(file: Path) -> list[tuple[int, str]]:
 
 def _instances(path: Path) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Instance class (red) and instance number (green) of each pixel."""
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            if picture.mode != "RGB":
-                raise InputError(f"{path}: is of mode {picture.mode}; instance maps are RGB: class, number, nothing")
-            values = np.asarray(picture).astype(np.int32)
-    except FileNotFoundError:
-        raise InputError(f"{path}: does not exist; unpack annotations_instance there") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: is no PNG, or is damaged") from error
-    return values[..., 0], values[..., 1]
+    values = read_ids(path)
+    return values & 0xFF, values >> 8 & 0xFF

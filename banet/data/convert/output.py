@@ -7,16 +7,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from banet.data.images import SUFFIXES
+from banet.data.images import SUFFIXES, picture_size
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import CocoPanopticWriter, read_json
+from banet.panoptic.coco_format import CocoPanopticWriter
 from banet.panoptic.segmentation import PanopticSegmentation, runs
 
 __all__ = [
@@ -25,8 +23,6 @@ __all__ = [
     "Truth",
     "find_pictures",
     "from_classes",
-    "picture_size",
-    "read_categories",
     "same_size",
     "write_panoptic",
 ]
@@ -161,20 +157,6 @@ def from_classes(
     return np.repeat(table[place.reshape(-1)], lengths).reshape(labels.shape), regions
 
 
-def read_categories(path: str | os.PathLike[str]) -> Categories:
-    """The classes of a JSON: a list of `id`, `name`, `isthing`, or an object that holds one as `categories`.
-
-    Raises:
-        InputError: see `Categories.from_coco`.
-    """
-    content: Any = read_json(path)
-    if isinstance(content, dict):
-        if "categories" not in content:
-            raise InputError(f"{path}: 'categories' is missing; add it")
-        content = content["categories"]
-    return Categories.from_coco(content, str(path))
-
-
 def find_pictures(folder: str | os.PathLike[str], field: str = "--images") -> dict[str, str]:
     """The pictures in a folder and its folders: path without suffix -> path, both relative to it, with /; in order.
 
@@ -197,23 +179,6 @@ def find_pictures(folder: str | os.PathLike[str], field: str = "--images") -> di
 
 def _files(root: Path) -> Iterator[Path]:
     return (path for path in root.rglob("*") if path.is_file())
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(H,W) of a picture as it is shown, from its header alone.
-
-    Raises:
-        InputError: it is missing or no picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except FileNotFoundError:
-        raise InputError(f"{path}: does not exist; check the path") from None
-    except Exception as error:  # a decoder may raise anything on bad data
-        raise InputError(f"{path}: is not a picture, or is damaged; replace it or leave it out") from error
-    return (width, height) if turned else (height, width)
 
 
 def same_size(path: Path, shape: tuple[int, ...], picture: Path) -> None:
