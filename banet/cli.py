@@ -286,6 +286,7 @@ def _predict_options(parser: ArgumentParser) -> None:
         help="What runs the network. All but torch run a file of `banet export`, on the CPU, without torch.",
     )
     parser.add_argument("--out", type=str, metavar="DIR", default="predictions", help="Where the results go.")
+    parser.add_argument("--gallery", action="store_true", help="Also write DIR/gallery.html, one page of all pictures.")
     parser.add_argument(
         "--rule", type=RuleName | None, metavar=RULE, help="Occlusion rule; default: the one saved with the weights."
     )
@@ -302,7 +303,13 @@ def _predict(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     from banet.engine.predict import predict_files
 
     failed = predict_files(
-        weights, inputs, Path(options.out), rule=options.rule, device=options.device, runtime=options.runtime
+        weights,
+        inputs,
+        Path(options.out),
+        rule=options.rule,
+        device=options.device,
+        runtime=options.runtime,
+        gallery=options.gallery,
     )
     return 1 if failed else 0
 
@@ -687,7 +694,7 @@ COMMANDS = {
         "Segment pictures; writes id PNG, JSON and an overlay for each.",
         _predict_options,
         _predict,
-        "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--rule RULE] [--device DEVICE]\n"
+        "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--rule RULE] [--device DEVICE]\n"
         "                     [--runtime torch|onnx|openvino]",
         "With --runtime onnx or openvino the exported file is given as --weights or before the pictures.\n\n"
         "example:\n"

@@ -248,7 +248,7 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
     assert main(["predict", "a.jpg", "b/", "*.png", "--weights", "w", "--out", "o", "--rule", "score"]) == status
     assert calls["predict_files"] == (
         ("w", ["a.jpg", "b/", "*.png"], Path("o")),
-        {"rule": "score", "device": "auto", "runtime": "torch"},
+        {"rule": "score", "device": "auto", "runtime": "torch", "gallery": False},
     )
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tqdm import tqdm
 
-from banet.data.images import list_images, read_image
+from banet.data.images import list_images, read_image, to_rgb_array
+from banet.engine.gallery import write_gallery
 from banet.errors import InputError
 from banet.panoptic.coco_format import atomic_path
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from banet.engine.exported import ExportedModel
     from banet.modeling.banet import BANet
+    from banet.modeling.instances import Readout
 
 __all__ = ["Runtime", "predict_files"]
 
@@ -29,6 +34,7 @@ def predict_files(
     rule: str | None = None,
     device: str = "auto",
     runtime: Runtime = "torch",
+    gallery: bool = False,
 ) -> int:
     """Segment pictures; a bad one does not keep the others from being done.
 
@@ -39,6 +45,7 @@ def predict_files(
         rule: Another occlusion rule than the one saved with the weights.
         device: `auto`, `cpu`, `cuda` or `mps`; the other runtimes compute on the CPU.
         runtime: What runs the network. All but `torch` need no torch.
+        gallery: Also write `gallery.html`, one page of all pictures.
 
     Returns:
         How many pictures could not be done; each is named on standard error.
@@ -55,19 +62,42 @@ def predict_files(
     print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
     out.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
-    for path, name in zip(tqdm(paths, desc="predict", unit="image"), names, strict=True):
-        try:
-            result = model.predict(read_image(path), rule=rule)
-        except InputError as error:
-            failures.append(str(error))
-            continue
-        result.save(out / f"{name}.png", file_name=path.name)
-        with atomic_path(out / f"{name}_overlay.jpg") as temporary:
-            result.draw().save(temporary, format="JPEG", quality=92)
+    with ExitStack() as stack:
+        page = None
+        if gallery:
+            note = f"{weights}, occlusion rule {rule or model.inference.rule}"
+            pages = write_gallery(out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
+            page = stack.enter_context(pages)
+        for path, name in zip(tqdm(paths, desc="predict", unit="image"), names, strict=True):
+            try:
+                readout = _read(model, read_image(path))
+            except InputError as error:
+                failures.append(str(error))
+                continue
+            result = readout.fuse(model.categories, model.inference, rule=rule)
+            result.save(out / f"{name}.png", file_name=path.name)
+            with atomic_path(out / f"{name}_overlay.jpg") as temporary:
+                result.draw(legend=True).save(temporary, format="JPEG", quality=92)
+            if page is not None:
+                page.add(str(path), readout.image, {"result": result}, instances=readout.instances)
     for failure in failures:
         print(f"banet: error: {failure}", file=sys.stderr)
     print(f"{len(paths) - len(failures)} of {len(paths)} pictures segmented: {out}")
     return len(failures)
+
+
+def _read(model: BANet | ExportedModel, image: Image.Image) -> Readout:
+    """What the network says of a picture, at the picture's size."""
+    from banet.engine.exported import ExportedModel
+
+    if isinstance(model, ExportedModel):
+        return model.read(to_rgb_array(image))
+    import torch
+
+    from banet.modeling.readout import read_images
+
+    with torch.inference_mode():
+        return next(read_images(model, [image]))
 
 
 def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | ExportedModel, str]:
