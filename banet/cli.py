@@ -145,6 +145,9 @@ def _evaluate_options(parser: ArgumentParser) -> None:
     _data_options(parser)
     parser.add_argument("--out", type=str, metavar="DIR", help="Write the results as COCO panoptic, and the figures.")
     parser.add_argument(
+        "--gallery", action="store_true", help="With --out: also write DIR/gallery.html, the worst pictures first."
+    )
+    parser.add_argument(
         "--rule", type=RuleName | None, metavar=RULE, help="Occlusion rule; default: the one saved with the weights."
     )
     parser.add_argument(
@@ -176,6 +179,8 @@ def _evaluate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
     given = parse_options(parser, arguments, defaults=False)
     split = _split(options)
+    if options.gallery and not options.out:
+        raise InputError("--gallery: goes with --out DIR; add it")
     overrides = {key.removeprefix("inference."): v for key, v in given.items() if key.startswith("inference.")}
     recipe = load_recipe(options.config) if options.config else None
     from banet.engine.evaluate import evaluate_command
@@ -190,6 +195,7 @@ def _evaluate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
         batch=options.batch,
         limit=options.limit,
         device=options.device,
+        gallery=options.gallery,
     )
     return 0
 
@@ -665,8 +671,8 @@ COMMANDS = {
         "Measure PQ, AP of masks and mIoU of stuff.",
         _evaluate_options,
         _evaluate,
-        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--rule RULE]\n"
-        "                      [--batch N] [--limit N] [--device DEVICE] [--inference.OPTION VALUE ...]",
+        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery]]\n"
+        "                      [--rule RULE] [--batch N] [--limit N] [--device DEVICE] [--inference.OPTION VALUE ...]",
         "Options of inference that are not given are those that were saved with the weights.",
         SavedDefaults,
     ),

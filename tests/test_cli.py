@@ -211,16 +211,19 @@ def test_evaluate_passes_only_the_inference_options_given(engine):
         "batch": 2,
         "limit": None,
         "device": "auto",
+        "gallery": False,
     }
 
 
-def test_evaluate_passes_a_split(engine):
+def test_evaluate_passes_a_split(engine, capsys):
     calls = engine("evaluate", "evaluate_command", {})
-    line = "evaluate w --images i --panoptic p --json j --out o --rule area --limit 3 --device cpu"
+    line = "evaluate w --images i --panoptic p --json j --out o --rule area --limit 3 --device cpu --gallery"
     assert main(line.split()) == 0
     _, options = calls["evaluate_command"]
     assert options["split"] == SplitConfig("i", "p", "j")
     assert (options["recipe"], options["out"], options["rule"], options["limit"]) == (None, Path("o"), "area", 3)
+    assert options["gallery"] is True
+    assert "add it" in fault(capsys, *line.replace("--out o ", "").split())
 
 
 def test_analyze_passes_the_figure(engine, capsys):

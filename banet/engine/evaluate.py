@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from banet.engine.device import pick_device
+from banet.engine.gallery import write_gallery
 from banet.engine.pictures import Picture, Pictures, choose_pictures
 from banet.engine.processes import gather, joined, share
 from banet.engine.recipe import Recipe, SplitConfig
@@ -117,6 +118,7 @@ def evaluate(
     batch: int = 1,
     limit: int | None = None,
     source: str = "data",
+    gallery: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model; several processes share the pictures, and the first one has the figures of all of them.
 
@@ -127,6 +129,7 @@ def evaluate(
         batch: Pictures that go through the network together.
         limit: Only the first so many.
         source: Names the data in errors.
+        gallery: A page of all pictures and results beside the truth, in a folder that exists; one process only.
 
     Raises:
         InputError: Other classes, or a damaged file.
@@ -140,12 +143,19 @@ def evaluate(
         if out is not None:
             part = out / "panoptic.json" if world == 1 else _part(out, rank)
             writer = stack.enter_context(CocoPanopticWriter(out / "panoptic", part, model.categories))
+        page = None
+        if gallery is not None:
+            title, note = f"Evaluation on {source}", f"Occlusion rule {model.inference.rule}"
+            page = stack.enter_context(write_gallery(gallery, title, model.categories, note=note))
         bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
         for start in range(rank * batch, count, world * batch):
             group = [pictures[index] for index in range(start, min(start + batch, count))]
-            for picture, _, result in evaluator.update(group):
+            for picture, readout, result in evaluator.update(group):
                 if writer is not None:
                     writer.add(picture.image_id, picture.name, result)
+                if page is not None:
+                    shown = {"result": result}
+                    page.add(picture.name, picture.image, shown, truth=picture.truth, instances=readout.instances)
                 bar.update()
     evaluator.collect()
     metrics = evaluator.compute()
@@ -190,6 +200,7 @@ def evaluate_command(
     batch: int,
     limit: int | None,
     device: str,
+    gallery: bool = False,
 ) -> dict[str, Any]:
     """`banet evaluate`: load, measure, print the table.
 
@@ -203,16 +214,20 @@ def evaluate_command(
     model.inference = replace(model.inference, **overrides)
     with joined():
         rank, world = share()
+        if gallery and world > 1:
+            raise InputError("--gallery: one process writes the page; run `banet evaluate` without torchrun")
         if rank == 0:
             where = f"{world} x {target.type}" if world > 1 else target.type
             print(f"{weights} on {len(pictures)} images ({source}), {where}, rule {model.inference.rule}")
-        result = evaluate(model, pictures, out=out, batch=batch, limit=limit, source=source)
+        page = out / "gallery.html" if gallery and out is not None else None
+        result = evaluate(model, pictures, out=out, batch=batch, limit=limit, source=source, gallery=page)
     if rank > 0:
         return result
     print(format_table(result, model.categories))
     print(f"AP_mask {_percent(result['ap'])}   mIoU^St {_percent(result['miou_stuff'])}")
     if out is not None:
-        print(f"written: {out}/panoptic/, panoptic.json, metrics.json, {ZIP_STEM}.zip")
+        pages = ", gallery.html" if gallery else ""
+        print(f"written: {out}/panoptic/, panoptic.json, metrics.json, {ZIP_STEM}.zip{pages}")
     return result
 
 
