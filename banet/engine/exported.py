@@ -14,8 +14,9 @@ from PIL import Image
 
 from banet.data.images import resized_size, to_rgb_array
 from banet.errors import InputError, MissingExtraError
-from banet.modeling.config import InferenceConfig
+from banet.modeling.config import InferenceConfig, read_options
 from banet.modeling.instances import Instances, Readout
+from banet.modeling.tiles import predict_tiles
 from banet.panoptic import Categories, MaskCrops
 
 __all__ = [
@@ -80,9 +81,9 @@ def read_header(text: str | None, path: Path) -> tuple[Categories, InferenceConf
         header = json.loads(text)
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r}, not {FORMAT!r}")
-        inference = InferenceConfig(**header["inference"])
+        inference = read_options(InferenceConfig, header["inference"])
         return Categories.from_coco(header["categories"], source=str(path)), inference
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: its header is not of this version ({error}); export the weights again") from None
 
 
@@ -121,12 +122,23 @@ class ExportedModel:
         """The network alone, of an image (h, w, 3) at the size that it works at."""
         return NetworkOutput(*self.run(np.ascontiguousarray(image.transpose(2, 0, 1)[None])))
 
-    def predict(self, image: Any, *, rule: Any = None) -> Any:
+    def predict(
+        self,
+        image: Any,
+        *,
+        rule: Any = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        progress: bool = False,
+    ) -> Any:
         """Panoptic segmentation of pictures, at their own size.
 
         Args:
             image: A path, a PIL image, a numpy array (H, W, 3) or (H, W), uint8 or float in 0..255, or a list of these.
             rule: Occlusion rule, a name in `banet.panoptic.RULES` or a function; by default the one in the file.
+            tile: Side in pixels of the tiles that a larger picture is cut into; see `BANet.predict`.
+            overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
+            progress: Show a bar over the tiles of a picture.
 
         Returns:
             A `banet.panoptic.PanopticSegmentation`, or a list of them for a list.
@@ -136,7 +148,18 @@ class ExportedModel:
             ValueError: An array has another shape or range.
         """
         if isinstance(image, (list, tuple)):
-            return [self.predict(one, rule=rule) for one in image]
+            return [self.predict(one, rule=rule, tile=tile, overlap=overlap, progress=progress) for one in image]
+        if tile is not None:
+            return predict_tiles(
+                self.read,
+                image,
+                self.categories,
+                self.inference,
+                rule=rule,
+                tile=tile,
+                overlap=overlap,
+                progress=progress,
+            )
         return self.read(to_rgb_array(image)).fuse(self.categories, self.inference, rule=rule)
 
     def read(self, image: NDArray[np.uint8]) -> Readout:

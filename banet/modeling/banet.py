@@ -45,7 +45,7 @@ class ImageBatch:
     """Images of one batch, normalised and padded at the right and at the bottom.
 
     Attributes:
-        pixels: (B, 3, H, W), H and W multiples of 32.
+        pixels: (B, 3, H, W), H and W multiples of 32; channels last, and so is every map that follows.
         sizes: Height and width of each image without its padding.
     """
 
@@ -155,7 +155,7 @@ class BANet(nn.Module):
         if height < needed[0] or width < needed[1]:
             raise ValueError(f"pad_to {pad_to} is smaller than the largest image, {needed}")
         height, width = (-(-side // DIVISOR) * DIVISOR for side in (height, width))
-        pixels = self.mean.new_zeros(len(images), 3, height, width)
+        pixels = self.mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)
         for slot, image, (h, w) in zip(pixels, images, sizes, strict=True):
             slot[:, :h, :w] = (image.to(self.device) - self.mean) / self.std
         return ImageBatch(pixels, sizes)
@@ -259,7 +259,16 @@ class BANet(nn.Module):
         return limits.proposals_per_level, limits.proposals, self.inference.proposal_nms
 
     @torch.inference_mode()
-    def predict(self, image: Any, *, rule: Any = None, batch_size: int = 1) -> Any:
+    def predict(
+        self,
+        image: Any,
+        *,
+        rule: Any = None,
+        batch_size: int = 1,
+        tile: int | None = None,
+        overlap: int | None = None,
+        progress: bool = False,
+    ) -> Any:
         """Panoptic segmentation of pictures, at their own size.
 
         Args:
@@ -267,19 +276,40 @@ class BANet(nn.Module):
                 0..255, or a list of these.
             rule: Occlusion rule, a name in `banet.panoptic.RULES` or a function; by default the one saved with the
                 weights.
-            batch_size: Images that go through the network together.
+            batch_size: Images that go through the network together; with tiles they go one by one.
+            tile: Side in pixels of the tiles that a larger picture is cut into, which bounds the memory. Objects are
+                joined over the seams; see `banet.panoptic.tiles.merge_tiles`. A picture that one tile holds is not
+                changed by it. An image may then also be what is cut by rows and columns, such as a memory map.
+            overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
+            progress: Show a bar over the tiles of a picture.
 
         Returns:
             A `banet.panoptic.PanopticSegmentation`, or a list of them for a list.
 
         Raises:
             InputError: A file is not a picture.
-            ValueError: An array has another shape or range.
+            ValueError: An array has another shape or range, or `overlap` is not in 1 .. `tile` - 1.
         """
         from banet.modeling.readout import read_images
 
         many = isinstance(image, (list, tuple))
         images = list(image) if many else [image]
+        if tile is not None:
+            from banet.modeling.tiles import predict_tiles
+
+            def in_tiles(image: Any) -> PanopticSegmentation:
+                return predict_tiles(
+                    lambda part: next(read_images(self, [part])),
+                    image,
+                    self.categories,
+                    self.inference,
+                    rule=rule,
+                    tile=tile,
+                    overlap=overlap,
+                    progress=progress,
+                )
+
+            return [in_tiles(each) for each in images] if many else in_tiles(image)
         results: list[PanopticSegmentation] = []
         for start in range(0, len(images), batch_size):
             for readout in read_images(self, images[start : start + batch_size]):
