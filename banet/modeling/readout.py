@@ -21,6 +21,9 @@ from banet.ops.paste import paste_masks
 from banet.panoptic import MaskCrops
 from banet.panoptic.categories import Categories
 
+_PIXELS = 1 << 16
+"""Of the picture, whose logits are computed together: bounds the memory."""
+
 __all__ = ["Instances", "Readout", "network_input", "paste_detections", "read_images", "read_out", "semantic_argmax"]
 
 
@@ -90,15 +93,36 @@ def semantic_argmax(logits: Tensor, network_size: tuple[int, int], size: tuple[i
         (H, W) index of the channel.
     """
     height, width = (-(-side // STRIDES[0]) for side in network_size)
-    # The valid area may end inside a cell, so the scale is exact and what lies beyond the picture is cut off. A hair
-    # above it, rounding cannot make the result one pixel too small.
-    scale = tuple(STRIDES[0] * out / side * (1 + 1e-9) for out, side in zip(size, network_size, strict=True))
-    resized = F.interpolate(
-        logits[None, :, :height, :width].float(),
-        scale_factor=scale,
-        mode="bilinear",
-        align_corners=False,
-        recompute_scale_factor=False,
-    )
-    best: NDArray[np.int64] = resized[0, :, : size[0], : size[1]].argmax(0).cpu().numpy()
-    return best
+    table = logits[:, :height, :width].permute(1, 2, 0).flatten(0, 1).float()  # (h * w, C)
+    best = table.argmax(1).view(height, width)
+    top, bottom, down = _neighbours(size[0], network_size[0], height, logits.device)
+    left, right, across = _neighbours(size[1], network_size[1], width, logits.device)
+    # A class that is the best at all four neighbours of a pixel is so at the pixel: the others' logits mix likewise.
+    across_same = best[:, left] == best[:, right]
+    settled = across_same[top] & across_same[bottom] & (best[top][:, left] == best[bottom][:, left])
+    result = best[top][:, left]
+    rows, columns = (~settled).nonzero(as_tuple=True)
+    for row, column in zip(torch.split(rows, _PIXELS), torch.split(columns, _PIXELS), strict=True):
+        ys = (top[row] * width, 1 - down[row]), (bottom[row] * width, down[row])
+        xs = (left[column], 1 - across[column]), (right[column], across[column])
+        index = torch.stack([y + x for y, _ in ys for x, _ in xs], dim=1)
+        shares = torch.stack([v * u for _, v in ys for _, u in xs], dim=1)
+        mixed = F.embedding_bag(index, table, per_sample_weights=shares, mode="sum")
+        result[row, column] = mixed.argmax(1)
+    found: NDArray[np.int64] = result.cpu().numpy()
+    return found
+
+
+def _neighbours(pixels: int, side: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """One axis of a bilinear resize: the two cells next to each pixel, and the share of the second, (pixels,) each.
+
+    Args:
+        pixels: Of the picture.
+        side: Of the network's input, without padding; it may end inside a cell.
+        cells: Of the logits, at stride 4.
+        device: Where to put the result.
+    """
+    pixel = torch.arange(pixels, dtype=torch.float64, device=device)
+    position = ((pixel + 0.5) * (side / pixels / STRIDES[0]) - 0.5).clamp(0, cells - 1)
+    first = position.floor().long()
+    return first, (first + 1).clamp(max=cells - 1), (position - first).float()

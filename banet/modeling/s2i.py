@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from banet.modeling.backbone import STRIDES
 from banet.modeling.semantic_head import PyramidConv1x1
-from banet.ops.roi_align import PyramidRoIAlign, roi_align
+from banet.ops.roi_align import PyramidRoIAlign
 
 __all__ = ["BOX_SIZE", "MASK_SIZE", "PyramidRoIs", "RoISource", "S2IRoIs"]
 
@@ -63,9 +63,10 @@ class S2IRoIs(PyramidRoIs):
 
     def forward(self, pyramid: Sequence[Tensor], semantic: Sequence[Tensor]) -> RoISource:
         """Bind the features of a batch: P2..P5, and F_S level by level."""
-        plain = super().forward(pyramid, semantic)
         phi = self.phi(semantic)
+        # Boxes of the finest level need one crop, as both maps have its stride.
+        joined = [pyramid[0] + phi, *pyramid[1:]]
         return RoISource(
-            box=lambda boxes: plain.box(boxes) + roi_align(phi, boxes, BOX_SIZE, 1 / STRIDES[0]),
-            mask=lambda boxes: plain.mask(boxes) + roi_align(phi, boxes, MASK_SIZE, 1 / STRIDES[0]),
+            box=lambda boxes: self.box_align(joined, boxes, phi),
+            mask=lambda boxes: self.mask_align(joined, boxes, phi),
         )

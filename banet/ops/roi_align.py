@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torchvision.ops
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 __all__ = ["PyramidRoIAlign", "box_levels", "roi_align"]
 
@@ -92,12 +93,14 @@ class PyramidRoIAlign(nn.Module):
         self.canonical_size = canonical_size
         self.canonical_level = canonical_level
 
-    def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor], finest: Tensor | None = None) -> Tensor:
         """Pool the boxes.
 
         Args:
             features: one ``(N, C, H_l, W_l)`` map a level, finest first.
             boxes: one ``(L_i, 4)`` tensor an image, in input pixels.
+            finest: a map of the first one's shape; its crop is added to that of each box of another level than the
+                finest. (Add it to the first map, and every box has it.)
 
         Returns:
             ``(K, C, m, n)`` of the features' dtype, the boxes of all images in order.
@@ -117,6 +120,8 @@ class PyramidRoIAlign(nn.Module):
             place = torch.nonzero(levels == number).squeeze(1)
             places.append(place)
             pooled.append(_align(feature, rois[place], self.output_size, 1 / stride))
+            if finest is not None and number > self.lowest:
+                pooled[-1] = pooled[-1] + _align(finest, rois[place], self.output_size, 1 / self.strides[0])
         order = torch.argsort(torch.cat(places))
         return torch.cat(pooled)[order]
 
@@ -128,10 +133,46 @@ class PyramidRoIAlign(nn.Module):
 def _align(features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float) -> Tensor:
     """RoIAlign of ``(K, 5)`` boxes with image index, in float32 or wider: half precision would move the boxes."""
     wide = torch.promote_types(features.dtype, torch.float32)
+    if features.device.type == "cpu" and not torch.compiler.is_exporting():
+        bins = (output_size, output_size) if isinstance(output_size, int) else output_size
+        return _align_rows(features.to(wide), rois.to(wide), bins, spatial_scale).to(features.dtype)
     pooled: Tensor = torchvision.ops.roi_align(
         features.to(wide), rois.to(wide), output_size, spatial_scale, sampling_ratio=2, aligned=True
     )
     return pooled.to(features.dtype)
+
+
+def _align_rows(features: Tensor, rois: Tensor, bins: tuple[int, int], spatial_scale: float) -> Tensor:
+    """What torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.
+
+    Two samples a bin side, each between two pixels, make 16 pixels a bin. Channels-last features are not copied.
+    """
+    channels, height, width = features.shape[1:]
+    image = rois[:, 0].to(torch.int64) * (height * width)
+    x1, y1, x2, y2 = (rois[:, 1:] * spatial_scale - 0.5).unbind(1)
+    row, row_weight = _taps(y1, y2, bins[0], height)
+    column, column_weight = _taps(x1, x2, bins[1], width)
+    index = (image[:, None, None] + row * width)[:, :, None, :, None] + column[:, None, :, None, :]
+    weight = row_weight[:, :, None, :, None] * column_weight[:, None, :, None, :]
+    table = features.permute(0, 2, 3, 1).reshape(-1, channels)
+    pooled = F.embedding_bag(index.reshape(-1, 16), table, per_sample_weights=weight.reshape(-1, 16), mode="sum")
+    return pooled.view(len(rois), *bins, channels).permute(0, 3, 1, 2)
+
+
+def _taps(start: Tensor, stop: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
+    """One axis of every box: the four pixels that each bin's two samples lie between, and their weights, (K, bins, 4).
+
+    As in torchvision, samples up to one pixel off the map take its border's value, those further off count nothing.
+    """
+    sample = (torch.arange(2 * bins, dtype=start.dtype, device=start.device) + 0.5) / (2 * bins)
+    position = start[:, None] + (stop - start)[:, None] * sample
+    inside = (position >= -1) & (position <= length)
+    position = torch.where(inside, position, 0.0).clamp(0, length - 1)
+    first = position.floor()
+    second = position - first
+    pixel = torch.stack([first, (first + 1).clamp(max=length - 1)], 2).to(torch.int64)
+    weight = torch.stack([1 - second, second], 2) * (0.5 * inside[..., None])
+    return pixel.view(-1, bins, 4), weight.view(-1, bins, 4)
 
 
 def _with_image_index(boxes: Sequence[Tensor], features: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from PIL import Image
 from small import categories, small_model, target
 from torch.nn import functional as F
 
+from banet.modeling import readout
 from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 from banet.modeling.instance_head import Detections
@@ -173,21 +174,24 @@ def test_other_rules_and_thing_pixels() -> None:
 
 
 @pytest.mark.parametrize(("network", "picture"), [((32, 48), (64, 96)), ((30, 47), (61, 94)), ((33, 45), (33, 45))])
+@pytest.mark.parametrize("cells", [(12, 16), (3, 4), (1, 1)], ids=["classes mixed", "in patches", "one class"])
 def test_semantic_argmax_samples_the_logits_at_pixel_centres(
-    network: tuple[int, int], picture: tuple[int, int]
+    network: tuple[int, int], picture: tuple[int, int], cells: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits = torch.randn(4, 12, 16, generator=torch.Generator().manual_seed(5))
+    monkeypatch.setattr(readout, "_PIXELS", 100)
+    logits = torch.randn(4, *cells, generator=torch.Generator().manual_seed(5))
+    logits = torch.nn.functional.interpolate(logits[None], (12, 16), mode="bilinear")[0]
     found = semantic_argmax(logits, network, picture)
-    cells = [-(-side // 4) for side in network]
+    counts = [-(-side // 4) for side in network]
     expected = np.empty(picture, dtype=np.int64)
     for y in range(picture[0]):
         for x in range(picture[1]):
             position = []
-            for at, out, side, count in zip((y, x), picture, network, cells, strict=True):
+            for at, out, side, count in zip((y, x), picture, network, counts, strict=True):
                 position.append(min(max((at + 0.5) * side / out / 4 - 0.5, 0), count - 1))
             (v, u) = position
             y0, x0 = int(v), int(u)
-            y1, x1 = min(y0 + 1, cells[0] - 1), min(x0 + 1, cells[1] - 1)
+            y1, x1 = min(y0 + 1, counts[0] - 1), min(x0 + 1, counts[1] - 1)
             top = logits[:, y0, x0] * (1 - (u - x0)) + logits[:, y0, x1] * (u - x0)
             bottom = logits[:, y1, x0] * (1 - (u - x0)) + logits[:, y1, x1] * (u - x0)
             expected[y, x] = int((top * (1 - (v - y0)) + bottom * (v - y0)).argmax())

@@ -58,9 +58,9 @@ def test_what_is_not_our_weights_is_refused(tmp_path: Path) -> None:
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
     (tmp_path / "empty.safetensors").touch()
-    refused(tmp_path / "empty.safetensors", "not a readable safetensors")
+    refused(tmp_path / "empty.safetensors", "is empty")
     (tmp_path / "evil.safetensors").write_bytes(pickle.dumps({"a": 1}))
-    refused(tmp_path / "evil.safetensors", "not a readable safetensors")
+    refused(tmp_path / "evil.safetensors", "not a safetensors file")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     refused(tmp_path / "other.safetensors", "not written by this library")
     refused(tmp_path / "missing.safetensors", "no such weights")
@@ -113,7 +113,7 @@ def test_a_torchvision_mask_rcnn_fills_every_matching_part(tmp_path: Path, mask_
         pixels = torch.randn(1, 3, 64, 64)
         theirs = list(mask_rcnn.backbone(pixels).values())
         for ours, other in zip(model.backbone(pixels), theirs, strict=True):
-            torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-3)
         ours, _ = model.rpn.head(theirs)
         other, _ = mask_rcnn.rpn.head(theirs)
         torch.testing.assert_close(ours[0], other[0])
@@ -208,6 +208,9 @@ def test_rows_of_other_classes_are_never_taken_by_position(tmp_path: Path) -> No
 def test_a_backbone_alone_is_understood(tmp_path: Path, prefix: str) -> None:
     torch.manual_seed(3)
     resnet = torchvision.models.resnet18()
+    for name, buffer in resnet.named_buffers():
+        if "running" in name:
+            torch.nn.init.uniform_(buffer, 0.5, 2)
     torch.save({"model": {f"{prefix}{k}": v for k, v in resnet.state_dict().items()}}, tmp_path / "resnet.pth")
     model = small_model(norm="frozen_batch")
     filled = initialise(model, str(tmp_path / "resnet.pth"))

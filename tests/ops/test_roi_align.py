@@ -29,11 +29,37 @@ def test_levels_by_size() -> None:
     assert box_levels(torch.tensor([[9.0, 9.0, 3.0, 3.0]])).tolist() == [2]
 
 
-def test_roi_align_is_aligned_with_two_samples_a_side() -> None:
-    features = pyramid()[0]
-    boxes = [torch.tensor([square(33.0)]), torch.tensor([square(20.0), square(50.5)])]
-    expected = torchvision.ops.roi_align(features, boxes, (5, 7), 0.25, sampling_ratio=2, aligned=True)
-    assert torch.equal(roi_align(features, boxes, (5, 7), 0.25), expected)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_torchvision_aligned_with_two_samples_a_side(layout: torch.memory_format, dtype: torch.dtype) -> None:
+    """Inside, over each border, off the map, without size, wrong way round."""
+    inside = [square(33.0), square(20.0), square(0.0), [40.0, 30.0, 20.0, 10.0], [0.0, 0.0, 640.0, 512.0]]
+    across = [[-30.0, 5.0, 9.0, 60.0], [600.0, 400.0, 700.0, 550.0], [-6.0, -6.0, 0.0, 0.0], [637.0, 0.0, 645.0, 9.0]]
+    away = [[-90.0, -90.0, -50.0, -50.0], [900.0, 9.0, 950.0, 50.0], [1e9, 1e9, 2e9, 2e9]]
+    boxes = [torch.tensor(inside + away, dtype=dtype), torch.tensor(across, dtype=dtype)]
+    ours = pyramid()[0].to(dtype, memory_format=layout).requires_grad_()
+    theirs = ours.detach().requires_grad_()
+    result = roi_align(ours, boxes, (5, 7), 0.25)
+    expected = torchvision.ops.roi_align(theirs, boxes, (5, 7), 0.25, sampling_ratio=2, aligned=True)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(result, expected, rtol=tolerance, atol=tolerance)
+    toward = torch.randn_like(expected)
+    result.backward(toward)
+    expected.backward(toward)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_a_box_that_is_not_finite_gives_no_error() -> None:
+    boxes = [torch.tensor([[float("nan"), 0.0, 9.0, 9.0], [0.0, 0.0, float("inf"), 9.0]]), torch.zeros(0, 4)]
+    assert roi_align(pyramid()[0], boxes, 7, 0.25).shape == (2, 3, 7, 7)
+
+
+def test_a_map_at_the_finest_stride_joins_the_crops_of_all_levels() -> None:
+    features, finest = pyramid(), torch.randn(2, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+    boxes = [torch.tensor([square(30.0), square(300.0)]), torch.tensor([square(130.0)])]
+    pooler = PyramidRoIAlign(7)
+    joined = pooler([features[0] + finest, *features[1:]], boxes, finest)
+    torch.testing.assert_close(joined, pooler(features, boxes) + roi_align(finest, boxes, 7, 0.25))
 
 
 def test_half_precision_does_not_move_boxes() -> None:

@@ -1,0 +1,200 @@
+"""BANet.predict beside torchvision's Mask R-CNN: ``python benchmarks/inference.py [--threads 2] [--repeats 5]``.
+
+ResNet-50, one picture of 800 × 1216 pixels, random weights, 133 classes here and 91 there. Random weights find nothing,
+so after the box head both are given the same 50 boxes and scores, and after the mask head the same smooth mask logits;
+all heads run all the same. Measured are the whole of `BANet.predict` (network, RoIInlay, occlusion handling, fusion, id
+map) and the whole of `maskrcnn_resnet50_fpn` (network and pasting of masks at full size). They take turns; medians and
+their ratio are printed, then where our time goes, and the peak memory of each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from banet.engine.options import load_recipe
+from banet.modeling import readout
+from banet.modeling.banet import BANet
+from banet.modeling.build import build_model
+from banet.modeling.config import ModelConfig
+from banet.panoptic.coco_classes import coco_categories
+from banet.panoptic.segmentation import PanopticSegmentation
+
+SIZE = (800, 1216)
+THINGS = 80
+
+
+def boxes_and_masks(count: int, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes of COCO-like sizes (N, 4), scores (N,), thing indices (N,) and smooth mask logits (N, 28, 28): ellipses."""
+    g = torch.Generator().manual_seed(0)
+    height, width = size
+    scale = (height * width / (800 * 1216)) ** 0.5
+    side = torch.exp(torch.rand(count, 2, generator=g) * 3 + 3) * scale  # 20 to 400 pixels at 800 x 1216
+    centre = torch.rand(count, 2, generator=g) * torch.tensor([width, height])
+    boxes = torch.cat([centre - side / 2, centre + side / 2], dim=1)
+    boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
+    axis = torch.linspace(-1, 1, 28)
+    logits = 8 * (1 - axis[:, None] ** 2 - axis**2).expand(count, -1, -1)
+    scores = torch.linspace(0.99, 0.61, count)
+    return boxes, scores, torch.randint(0, THINGS, (count,), generator=g), logits
+
+
+def banet(count: int, options: ModelConfig) -> BANet:
+    """BANet that finds what `boxes_and_masks` gives; the heads run, only their last word is replaced."""
+    recipe = load_recipe("coco_r50_1x")
+    model = build_model(coco_categories(), options, recipe.inference, recipe.loss).eval()
+    boxes, scores, labels, logits = boxes_and_masks(count)
+    real_masks = model.mask_head.forward
+
+    def masks(f_ins: Tensor, classes: Tensor) -> Tensor:
+        real_masks(f_ins, classes)
+        return logits[: len(classes)].clone()
+
+    model._select = lambda candidates: ([boxes], [scores], [labels])  # type: ignore[method-assign]
+    model.mask_head.forward = masks  # type: ignore[method-assign]
+    return model
+
+
+def mask_rcnn(count: int) -> torch.nn.Module:
+    """torchvision's Mask R-CNN that finds the same."""
+    model: Any = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    boxes, scores, labels, logits = boxes_and_masks(count)
+    real = model.roi_heads.postprocess_detections, model.roi_heads.mask_predictor.forward
+
+    def detections(*arguments: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        real[0](*arguments)
+        return [boxes], [scores], [labels + 1]
+
+    def masks(features: Tensor) -> Tensor:
+        every: Tensor = real[1](features)
+        every[torch.arange(len(every)), labels + 1] = logits
+        return every
+
+    model.roi_heads.postprocess_detections = detections
+    model.roi_heads.mask_predictor.forward = masks
+    return model
+
+
+def contestants(count: int, names: list[str]) -> dict[str, Callable[[], object]]:
+    torch.manual_seed(0)
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    picture = np.asarray(torch.nn.functional.avg_pool2d(torch.from_numpy(picture).permute(2, 0, 1).float(), 9, 1, 4))
+    picture = np.ascontiguousarray(picture.transpose(1, 2, 0)).astype(np.uint8)
+    options = ModelConfig(norm="frozen_batch")
+    made: dict[str, Callable[[], object]] = {}
+    if "banet" in names:
+        ours = banet(count, options)
+        made["banet"] = lambda: ours.predict(picture)
+    if "mask_rcnn" in names:
+        theirs = mask_rcnn(count)
+        tensor = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+
+        def predict() -> object:
+            with torch.inference_mode():
+                return theirs([tensor])
+
+        made["mask_rcnn"] = predict
+    return made
+
+
+def stages(model_call: Callable[[], object], model: BANet) -> dict[str, float]:
+    """Seconds of each part of one prediction, the second of two."""
+    spent: dict[str, float] = defaultdict(float)
+    parts = {
+        "backbone": (model.backbone, "forward"),
+        "semantic head": (model.semantic_head, "forward"),
+        "phi": (model.roi_features, "forward"),
+        "RPN": (model.rpn, "forward"),
+        "RoIs": (model.roi_features.box_align, "forward"),
+        "RoIs of masks": (model.roi_features.mask_align, "forward"),
+        "box head": (model.box_head, "candidates"),
+        "mask convolutions": (model.mask_head, "features"),
+        "mask logits": (model.mask_head, "forward"),
+        "I2S and logits": (model.segmenter, "forward"),
+        "argmax": (readout, "semantic_argmax"),
+        "paste": (readout, "paste_detections"),
+        "fusion": (readout.Readout, "fuse"),
+    }
+    originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
+
+    def timed(name: str) -> Callable[..., Any]:
+        @wraps(originals[name])
+        def call(*arguments: Any, **options: Any) -> Any:
+            begin = time.perf_counter()
+            result = originals[name](*arguments, **options)
+            spent[name] += time.perf_counter() - begin
+            return result
+
+        return call
+
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, timed(name))
+    model_call()
+    spent.clear()
+    begin = time.perf_counter()
+    result = model_call()
+    spent["all"] = time.perf_counter() - begin
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, originals[name])
+    assert isinstance(result, PanopticSegmentation)
+    return dict(spent)
+
+
+def memory(field: str) -> float:
+    """GiB of this process, by the name that Linux gives it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--detections", type=int, default=50)
+    parser.add_argument("--memory", choices=["banet", "mask_rcnn"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory:
+        (call,) = contestants(options.detections, [options.memory]).values()
+        before = memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, that of the parent included
+        call()
+        call()
+        print(f"{options.memory}: peak {memory('VmHWM'):.2f} GiB, {before:.2f} GiB before the first prediction")
+        return
+    calls = contestants(options.detections, ["banet", "mask_rcnn"])
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(options.repeats + 1):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if turn:
+                times[name].append(time.perf_counter() - begin)
+    ours, theirs = (statistics.median(times[name]) for name in ("banet", "mask_rcnn"))
+    print(f"banet {ours:.2f} s, mask_rcnn {theirs:.2f} s, ratio {ours / theirs:.2f} (goal 1.1, stretch 0.9)")
+    del calls
+    model = banet(options.detections, ModelConfig(norm="frozen_batch"))
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    spent = stages(lambda: model.predict(picture), model)
+    for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"{name:20} {seconds:6.3f} s  {100 * seconds / spent['all']:5.1f} %")
+    for name in ("banet", "mask_rcnn"):
+        command = [sys.executable, __file__, "--threads", str(options.threads), "--memory", name]
+        subprocess.run([*command, "--detections", str(options.detections)], check=True)
+
+
+if __name__ == "__main__":
+    main()
