@@ -283,7 +283,13 @@ def _ablate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
 
 
 def _predict_options(parser: ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", type=str, metavar="INPUT", help="Pictures, folders of pictures, or globs.")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=str,
+        metavar="INPUT",
+        help="Pictures, folders of pictures, globs, videos, or camera:0 for the first camera.",
+    )
     parser.add_argument("--weights", type=str, help=WEIGHTS)
     parser.add_argument(
         "--runtime",
@@ -293,6 +299,21 @@ def _predict_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=str, metavar="DIR", default="predictions", help="Where the results go.")
     parser.add_argument("--gallery", action="store_true", help="Also write DIR/gallery.html, one page of all pictures.")
+    parser.add_argument(
+        "--tile",
+        type=PositiveInt | None,
+        metavar="PIXELS",
+        help="Cut larger pictures and frames into tiles of this side; objects are joined over the seams.",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=PositiveInt | None,
+        metavar="PIXELS",
+        help="With --tile: what neighbours share at least; default: a quarter of the tile.",
+    )
+    parser.add_argument(
+        "--frames", action="store_true", help="With videos: also write id PNG and JSON of each frame to NAME_frames."
+    )
     parser.add_argument(
         "--rule", type=RuleName | None, metavar=RULE, help="Occlusion rule; default: the one saved with the weights."
     )
@@ -316,6 +337,9 @@ def _predict(parser: ArgumentParser, arguments: Sequence[str]) -> int:
         device=options.device,
         runtime=options.runtime,
         gallery=options.gallery,
+        tile=options.tile,
+        overlap=options.overlap,
+        frames=options.frames,
     )
     return 1 if failed else 0
 
@@ -697,14 +721,17 @@ COMMANDS = {
         "Every option of the recipe can be given here too, as for `banet train`.",
     ),
     "predict": Command(
-        "Segment pictures; writes id PNG, JSON and an overlay for each.",
+        "Segment pictures and videos; writes id PNG, JSON and an overlay for each picture, an overlay for each video.",
         _predict_options,
         _predict,
-        "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--rule RULE] [--device DEVICE]\n"
-        "                     [--runtime torch|onnx|openvino]",
-        "With --runtime onnx or openvino the exported file is given as --weights or before the pictures.\n\n"
-        "example:\n"
-        "  banet predict --runtime onnx model.onnx photos/",
+        "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
+        "                     [--frames] [--rule RULE] [--device DEVICE] [--runtime torch|onnx|openvino]",
+        "With --runtime onnx or openvino the exported file is given as --weights or before the pictures. Ctrl-C ends\n"
+        "a video or a camera's recording after the frame at work.\n\n"
+        "examples:\n"
+        "  banet predict --runtime onnx model.onnx photos/\n"
+        "  banet predict --weights scenes --tile 1024 aerial.tif\n"
+        "  banet predict --weights scenes street.mp4 camera:0",
     ),
     "export": Command(
         "Write the network as a graph that runs without torch.",

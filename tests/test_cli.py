@@ -251,8 +251,24 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
     assert main(["predict", "a.jpg", "b/", "*.png", "--weights", "w", "--out", "o", "--rule", "score"]) == status
     assert calls["predict_files"] == (
         ("w", ["a.jpg", "b/", "*.png"], Path("o")),
-        {"rule": "score", "device": "auto", "runtime": "torch", "gallery": False},
+        {
+            "rule": "score",
+            "device": "auto",
+            "runtime": "torch",
+            "gallery": False,
+            "tile": None,
+            "overlap": None,
+            "frames": False,
+        },
     )
+
+
+def test_predict_passes_tiles_and_frames(engine):
+    calls = engine("predict", "predict_files", 0)
+    options = ["--weights", "w", "--tile", "512", "--overlap", "64", "--frames"]
+    assert main(["predict", "a.tif", "b.mp4", *options]) == 0
+    named = calls["predict_files"][1]
+    assert (named["tile"], named["overlap"], named["frames"]) == (512, 64, True)
 
 
 def test_predict_takes_an_exported_file_before_the_pictures(engine):
@@ -278,7 +294,7 @@ def test_demo_passes_its_options(engine):
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
-        (InputError("a.json: images[3].id:\n  missing"), 2, "banet: error: a.json: images[3].id: missing\n"),
+        (InputError("a.json: images[3].id:\n  missing"), 2, "banet: error: a.json: images[3].id:\\n missing\n"),
         (MissingExtraError("lightning", "train"), 2, "pip install 'banet-panoptic[train]'\n"),
         (PermissionError(13, "Permission denied", "out/x"), 2, "Permission denied: 'out/x'\n"),
         (KeyboardInterrupt(), 130, "banet: interrupted\n"),

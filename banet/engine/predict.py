@@ -1,17 +1,24 @@
-"""`banet predict`: id map, records and an overlay for each picture."""
+"""`banet predict`: id map, records and an overlay for each picture; an overlay of each video."""
 
 from __future__ import annotations
 
+import glob
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from banet.data.images import list_images, read_image, to_rgb_array
+from banet.data.large import DecodedPicture, open_picture
 from banet.engine.gallery import write_gallery
-from banet.errors import InputError
+from banet.engine.video import is_video, load_av, segment_video
+from banet.errors import InputError, MissingExtraError
+from banet.panoptic import PanopticSegmentation
 from banet.panoptic.coco_format import atomic_path
 
 if TYPE_CHECKING:
@@ -19,11 +26,14 @@ if TYPE_CHECKING:
 
     from banet.engine.exported import ExportedModel
     from banet.modeling.banet import BANet
-    from banet.modeling.instances import Readout
+    from banet.modeling.instances import Instances, Readout
 
 __all__ = ["Runtime", "predict_files"]
 
 Runtime = Literal["torch", "onnx", "openvino"]
+
+_OVERLAY_SIDE = 4096
+"""Pixels of the longer side to which the overlay of a picture in tiles is reduced: bounds the memory."""
 
 
 def predict_files(
@@ -35,26 +45,42 @@ def predict_files(
     device: str = "auto",
     runtime: Runtime = "torch",
     gallery: bool = False,
+    tile: int | None = None,
+    overlap: int | None = None,
+    frames: bool = False,
 ) -> int:
-    """Segment pictures; a bad one does not keep the others from being done.
+    """Segment pictures and videos; a bad one does not keep the others from being done.
 
     Args:
         weights: See `BANet.from_pretrained`; or, with another runtime than torch, a file that `banet export` wrote.
-        inputs: Pictures, folders or patterns.
-        out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each picture.
+        inputs: Pictures, folders of pictures, or patterns; videos and cameras (see `is_video`).
+        out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each picture, and `NAME_overlay.mp4`
+            for each video.
         rule: Another occlusion rule than the one saved with the weights.
         device: `auto`, `cpu`, `cuda` or `mps`; the other runtimes compute on the CPU.
         runtime: What runs the network. All but `torch` need no torch.
         gallery: Also write `gallery.html`, one page of all pictures.
+        tile: Side in pixels of the tiles that larger pictures and frames are cut into; see `BANet.predict`.
+        overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
+        frames: Also write the id map and records of each frame of a video, to the folder `NAME_frames`.
 
     Returns:
-        How many pictures could not be done; each is named on standard error.
+        How many pictures and videos could not be done; each is named on standard error.
 
     Raises:
-        InputError: No picture is found, or the weights cannot be read.
+        InputError: No picture is found, the weights cannot be read, or `overlap` does not fit.
         MissingExtraError: The runtime is not installed.
+        KeyboardInterrupt: See `segment_video`.
     """
-    paths = list_images(inputs)
+    if overlap is not None and (tile is None or not 1 <= overlap < tile):
+        raise InputError(f"--overlap {overlap}: must be at least 1 and less than --tile")
+    videos = [name for text in inputs if is_video(text) for name in _matches(text)]
+    pictures = [text for text in inputs if not is_video(text)]
+    if videos:
+        load_av()
+    elif frames:
+        raise InputError("--frames: goes with videos; give one, or leave it out")
+    paths = list_images(pictures) if pictures or not videos else []
     names = _names(paths)
     model, place = _open(weights, runtime, device)
     things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
@@ -64,26 +90,98 @@ def predict_files(
     failures: list[str] = []
     with ExitStack() as stack:
         page = None
-        if gallery:
+        if gallery and paths:
             note = f"{weights}, occlusion rule {rule or model.inference.rule}"
             pages = write_gallery(out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
             page = stack.enter_context(pages)
-        for path, name in zip(tqdm(paths, desc="predict", unit="image"), names, strict=True):
+        for path, name in zip(tqdm(paths, desc="predict", unit="image", disable=not paths), names, strict=True):
             try:
-                readout = _read(model, read_image(path))
-            except InputError as error:
+                found = _segment(model, path, rule, tile, overlap)
+            except (InputError, MissingExtraError) as error:
                 failures.append(str(error))
                 continue
-            result = readout.fuse(model.categories, model.inference, rule=rule)
-            result.save(out / f"{name}.png", file_name=path.name)
+            found.result.save(out / f"{name}.png", file_name=path.name)
             with atomic_path(out / f"{name}_overlay.jpg") as temporary:
-                result.draw(legend=True).save(temporary, format="JPEG", quality=92)
+                found.shown.draw(found.image, legend=True).save(temporary, format="JPEG", quality=92)
             if page is not None:
-                page.add(str(path), readout.image, {"result": result}, instances=readout.instances)
+                page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
+
+    def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
+        return model.predict(frame, rule=rule, tile=tile, overlap=overlap)  # type: ignore[no-any-return]
+
+    for video, name in zip(videos, _names([Path(video.replace(":", "_")) for video in videos]), strict=True):
+        target = _unused(out / f"{name}_overlay.mp4") if video.startswith("camera:") else out / f"{name}_overlay.mp4"
+        folder = target.with_name(target.stem.removesuffix("_overlay") + "_frames") if frames else None
+        try:
+            segment_video(segment, video, target, frames=folder)
+        except InputError as error:
+            failures.append(str(error))
     for failure in failures:
         print(f"banet: error: {failure}", file=sys.stderr)
-    print(f"{len(paths) - len(failures)} of {len(paths)} pictures segmented: {out}")
+    what = " and ".join(["pictures"] * bool(paths) + ["videos"] * bool(videos))
+    total = len(paths) + len(videos)
+    print(f"{total - len(failures)} of {total} {what} segmented: {out}")
     return len(failures)
+
+
+class _Found(NamedTuple):
+    """What was found in a picture.
+
+    Attributes:
+        result: The result.
+        image: The picture, or in tiles, if it is large, a reduced copy.
+        shown: The result at the size of `image`.
+        instances: Those that the result was fused from, where they are known.
+    """
+
+    result: PanopticSegmentation
+    image: NDArray[np.uint8]
+    shown: PanopticSegmentation
+    instances: Instances | None
+
+
+def _segment(
+    model: BANet | ExportedModel, path: Path, rule: str | None, tile: int | None, overlap: int | None
+) -> _Found:
+    """Segments one file, in tiles if it is larger than a tile."""
+    picture = DecodedPicture(read_image(path)) if tile is None else open_picture(path)
+    if isinstance(picture, DecodedPicture) and (tile is None or max(picture.shape[:2]) <= tile):
+        readout = _read(model, picture.image)
+        result = readout.fuse(model.categories, model.inference, rule=rule)
+        return _Found(result, readout.image, result, readout.instances)
+    result = model.predict(picture, rule=rule, tile=tile, overlap=overlap, progress=True)
+    factor = -(-max(picture.shape[:2]) // _OVERLAY_SIDE)
+    return _Found(result, picture.reduced(factor), _reduced(result, factor), None)
+
+
+def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
+    """A result of every so many rows and columns, without the segments that fall between them."""
+    ids = result.ids[::factor, ::factor]
+    left = set(np.unique(ids).tolist())
+    segments = [
+        {"id": each.id, "category_id": each.category_id, "score": each.score}
+        for each in result.segments
+        if each.id in left
+    ]
+    return PanopticSegmentation.from_ids(ids, segments, result.categories)
+
+
+def _matches(text: str) -> Sequence[str]:
+    """The videos that a name or a pattern stands for."""
+    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) and not Path(text).exists() else [text]
+    if not matches:
+        raise InputError(f"{text}: no file matches the pattern; give videos")
+    return matches
+
+
+def _unused(path: Path) -> Path:
+    """A name that no file has yet, as what a camera saw cannot be had again."""
+    number = 2
+    free = path
+    while free.exists():
+        free = path.with_stem(f"{path.stem.removesuffix('_overlay')}_{number}_overlay")
+        number += 1
+    return free
 
 
 def _read(model: BANet | ExportedModel, image: Image.Image) -> Readout:
