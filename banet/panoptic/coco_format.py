@@ -59,6 +59,7 @@ MAX_PIXELS = 1 << 26
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_ROWS = 256  # of an id map that are coded at a time: bounds the memory
 _StrPath = str | os.PathLike[str]
 
 
@@ -160,7 +161,9 @@ def write_ids(path: _StrPath, ids: NDArray[Any]) -> None:
     array = np.asarray(ids)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"ids must have shape (H, W) and at least one pixel, not {array.shape}")
-    picture = Image.fromarray(ids_to_rgb(array))
+    picture = Image.new("RGB", (array.shape[1], array.shape[0]))
+    for top in range(0, array.shape[0], _ROWS):
+        picture.paste(Image.fromarray(ids_to_rgb(array[top : top + _ROWS])), (0, top))
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
 
