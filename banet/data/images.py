@@ -217,14 +217,18 @@ def list_images(inputs: Sequence[str]) -> list[Path]:
         inputs = [os.fspath(inputs)]
     found: dict[Path, None] = {}
     for text in inputs:
-        path = Path(text).expanduser()
-        if path.is_dir():
-            matches = sorted(child for child in path.iterdir() if _is_picture(child))
+        path = Path(os.path.expanduser(text))
+        problem = ""
+        if os.path.isdir(path):
+            try:
+                matches = sorted(child for child in path.iterdir() if _is_picture(child))
+            except OSError as error:
+                raise InputError(f"{text}: cannot be read ({error.strerror}); check its permissions") from error
             problem = "the folder holds no picture"
-        elif path.exists():
-            matches, problem = [path], ""
+        elif os.path.exists(path):
+            matches = [path]
         elif glob.has_magic(str(path)):
-            hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)]
+            hits = _hits(path)
             matches = sorted(hit for hit in hits if _is_picture(hit))
             problem = "no file matches the pattern" if not hits else "the pattern matches no picture"
         else:
@@ -237,5 +241,16 @@ def list_images(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
+def _hits(pattern: Path) -> list[Path]:
+    """What a pattern matches; nothing that is hidden."""
+    if "**" not in pattern.parts:
+        return [Path(hit) for hit in glob.glob(str(pattern))]
+    # Here `glob` would follow links to folders, and where these form a loop, for ever. `Path.glob` does not.
+    fixed = next(place for place, part in enumerate(pattern.parts) if glob.has_magic(part))
+    root, parts = Path(*pattern.parts[:fixed]), pattern.parts[fixed:]
+    hits = root.glob("/".join(parts if parts[-1] != "**" else (*parts, "*")))
+    return [hit for hit in hits if not any(part.startswith(".") for part in hit.relative_to(root).parts)]
+
+
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and os.path.isfile(path)

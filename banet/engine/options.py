@@ -10,12 +10,16 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from banet.engine.recipe import Recipe, find_recipe
-from banet.errors import InputError
+from banet.errors import InputError, shown
+from banet.panoptic.files import open_file
 
 __all__ = ["HelpFormatter", "SavedDefaults", "load_recipe", "option_parser", "parse_options"]
+
+_LARGEST_RECIPE = 1 << 16  # bytes
 
 
 class HelpFormatter(DefaultHelpFormatter):
@@ -121,18 +125,36 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
 
 
 def _read(parser: ArgumentParser, path: Path) -> Namespace:
-    import yaml
-
+    with open_file(path) as stream:
+        data = stream.read(_LARGEST_RECIPE + 1)
+    if len(data) > _LARGEST_RECIPE:
+        raise InputError(f"{path}: a recipe has at most {_LARGEST_RECIPE >> 10} KB; is it the right file?")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
+        content = yaml.load(data.decode("utf-8-sig"), _Loader)
+    except Exception as error:  # the constructors of YAML's types raise anything on bad data
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise InputError(f"{path}: not a YAML file: {reason}") from None
     if content is None:
         content = {}
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a list of 'option: value', see `banet train --help`")
     _check_names(content, Recipe, str(path))
     return _parse(parser, _text_choices(content), str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only: an alias could stand for itself or for a billion of its kind, a second value for nothing."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*name) is not taken; write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        content = super().construct_mapping(node, deep)
+        if len(content) < len(node.value):
+            raise yaml.YAMLError("an option has two values; keep one")
+        return content
 
 
 def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str = "") -> None:
@@ -144,7 +166,7 @@ def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str
         if is_dataclass(known[key]):
             if not isinstance(value, dict):
                 inner = ", ".join(get_type_hints(known[key]))
-                raise InputError(f"{source}: {prefix}{key}: give options of this group ({inner}), not {value!r}")
+                raise InputError(f"{source}: {prefix}{key}: give options of this group ({inner}), not {shown(value)}")
             _check_names(value, known[key], source, f"{prefix}{key}.")
 
 

@@ -293,6 +293,7 @@ def _train(
             _loader(Draws(dataset, options.seed), local, workers, sampler=draws),
             _loader(validation, 1, workers, sampler=_shares(pictures, rank, world)) if pictures else None,
             ckpt_path=start_from,
+            weights_only=True,
         )
     except Interrupted:
         raise KeyboardInterrupt(f"stopped at iteration {trainer.global_step}; go on with --resume auto") from None
@@ -447,8 +448,9 @@ def _steps_done(checkpoint: Path | None) -> int:
         return 0
     try:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except (KeyError, RuntimeError, OSError) as error:
-        raise InputError(f"{checkpoint}: not a checkpoint of a run ({error})") from None
+    except Exception as error:  # a decoder may raise anything on bad data
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{checkpoint}: not a checkpoint of a run ({reason}); give another, or start afresh") from None
 
 
 def _loader(dataset: Any, batch: int, workers: int, *, sampler: Iterable[int] | None = None) -> DataLoader[Any]:

@@ -6,9 +6,11 @@ The defaults are the paper's values for COCO where it gives them, and this proje
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ["BackboneName", "InferenceConfig", "LossConfig", "ModelConfig", "RuleName"]
+__all__ = ["BackboneName", "InferenceConfig", "LossConfig", "ModelConfig", "RuleName", "read_options"]
+
+_LONGEST_SIDE = 8192
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "dcn101"]
 RuleName = Literal["appearance", "appearance-pixel", "colour-contour", "score", "area", "heuristic"]
@@ -79,6 +81,8 @@ class ModelConfig:
             raise ValueError("model.anchor_sizes: give five positive sizes, for P2 to P6")
         if not self.anchor_ratios or min(self.anchor_ratios) <= 0:
             raise ValueError("model.anchor_ratios: give at least one positive ratio")
+        if self.canonical_box_size <= 0:
+            raise ValueError(f"model.canonical_box_size: must be positive, not {self.canonical_box_size}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ class InferenceConfig:
                 raise ValueError(f"inference.{name}: must be at least 1, not {getattr(self, name)}")
         if self.longer < self.shorter:
             raise ValueError(f"inference.longer: {self.longer} is less than inference.shorter, {self.shorter}")
+        if self.longer > _LONGEST_SIDE:
+            raise ValueError(f"inference.longer: must be at most {_LONGEST_SIDE}, not {self.longer}")
         if self.stuff_area < 0:
             raise ValueError(f"inference.stuff_area: must not be negative, not {self.stuff_area}")
 
@@ -190,3 +196,39 @@ class LossConfig:
             seg if self.seg_weight is None else self.seg_weight,
             i2s if self.i2s_weight is None else self.i2s_weight,
         )
+
+
+_Options = TypeVar("_Options", ModelConfig, InferenceConfig)
+
+
+def read_options(kind: type[_Options], saved: Any) -> _Options:
+    """Options as a file holds them: what JSON makes of `asdict`, each checked to be of its type.
+
+    Args:
+        kind: `ModelConfig` or `InferenceConfig`.
+        saved: values by name; those that are missing are the defaults.
+
+    Raises:
+        TypeError, ValueError: it is no such thing; the message names the option.
+    """
+    if not isinstance(saved, dict):
+        raise TypeError(f"options must be an object, not {type(saved).__name__}")
+    hints = get_type_hints(kind)
+    for name, value in saved.items():
+        if name not in hints or not _is_of(value, hints[name]):
+            raise TypeError(f"{name}: is no option of this version, or of another type")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+    return kind(**values)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is tuple:
+        each = get_args(hint)
+        if not isinstance(value, (list, tuple)) or (each[-1] is not ... and len(each) != len(value)):
+            return False
+        return all(_is_of(item, each[0]) for item in value)
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < 2**31  # false for NaN
+    return type(value) is hint and (hint is not int or abs(value) < 2**31)

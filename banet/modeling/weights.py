@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -11,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model
-from banet.modeling.config import InferenceConfig, ModelConfig
+from banet.modeling.config import InferenceConfig, ModelConfig, read_options
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import atomic_path
+from banet.panoptic.files import open_file
 
 __all__ = [
     "Filled",
@@ -35,6 +39,9 @@ __all__ = [
 
 FORMAT = "banet-1"
 FILE_NAME = "model.safetensors"
+
+_LONGEST_HEADER = 1 << 24  # bytes; those of the largest networks are a hundredth of it
+_FLOATS = ("F32", "F16", "BF16")
 
 
 def save_model(
@@ -80,19 +87,40 @@ def saved_config(source: str | Path) -> ModelConfig:
 def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> BANet:
     """Load a model; see `BANet.from_pretrained`."""
     path = find_weights(source)
-    header, shapes = _read_header(path)
+    header, tensors = _read_header(path)
     config, inference, categories = _described(path, header)
+    _check_tensors(path, tensors, _expected(path, config, categories))
     model = build_model(categories, config, inference)
-    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
+    state = {name: tensor.float() for name, tensor in load_file(path).items()}
+    infinite = next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
+    if infinite:
+        raise InputError(f"{path}: tensor {infinite} holds NaN or infinity; the training that wrote it had failed")
+    model.load_state_dict(state)
+    return model.to(device).eval()
+
+
+def _expected(path: Path, config: ModelConfig, categories: Categories) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a network, before any memory is taken for them."""
+    try:
+        with torch.device("meta"):
+            return {name: tuple(t.shape) for name, t in build_model(categories, config).state_dict().items()}
+    except Exception as error:  # whatever torch says of numbers that are too large or do not go together
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: no network can be made as its header says ({reason}); it is damaged") from None
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, _Stored], expected: Mapping[str, tuple[int, ...]]) -> None:
+    shapes = {name: shape for name, (_, shape) in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
     if wrong:
         name = wrong[0]
         raise InputError(
-            f"{path}: tensor {name} has shape {shapes.get(name)} where the header's network wants {own.get(name)}"
+            f"{path}: tensor {name} has shape {shapes.get(name)} where the header's network wants {expected.get(name)}"
             f" ({len(wrong)} such tensors); the file is damaged or was written by another version"
         )
-    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return model.to(device).eval()
+    for name, (kind, _) in tensors.items():
+        if kind not in _FLOATS:
+            raise InputError(f"{path}: tensor {name} is of type {kind}, not {' or '.join(_FLOATS)}; save it as floats")
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -101,15 +129,17 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         InputError: It did not, or the file is damaged.
     """
-    return _read_header(path)[0]
+    header, _ = _read_header(path)
+    _described(path, header)
+    return header
 
 
 def _described(path: Path, header: Mapping[str, str]) -> tuple[ModelConfig, InferenceConfig, Categories]:
     try:
-        config = ModelConfig(**_tuples(json.loads(header["model"])))
-        inference = InferenceConfig(**_tuples(json.loads(header["inference"])))
+        config = read_options(ModelConfig, json.loads(header["model"]))
+        inference = read_options(InferenceConfig, json.loads(header["inference"]))
         categories = Categories.from_coco(json.loads(header["categories"]), source=str(path))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: the header does not describe a model of this version ({error}); use its own version"
         ) from None
@@ -123,16 +153,15 @@ def find_weights(source: str | Path) -> Path:
         InputError: There are none.
     """
     path = Path(source)
-    if path.is_file():
-        return path
-    if (path / FILE_NAME).is_file():
-        return path / FILE_NAME
+    for file in (path, path / FILE_NAME):
+        if os.path.isfile(file):
+            return file
     packaged = packaged_weights()
     name = str(source)
     if name in packaged:
         return packaged[name]
-    file = path.suffix in {".safetensors", ".pth", ".pt", ".ckpt"}
-    if name.count("/") == 1 and not file and not path.exists() and not name.startswith((".", "/", "~")):
+    weights = path.suffix in {".safetensors", ".pth", ".pt", ".ckpt"}
+    if name.count("/") == 1 and not weights and not os.path.exists(path) and not name.startswith((".", "/", "~")):
         return _download(name)
     known = ", ".join(packaged) or "none"
     raise InputError(f"{source}: no such weights; give a .safetensors file, a run's folder, or a name ({known})")
@@ -151,23 +180,29 @@ def _download(repository: str) -> Path:
         raise InputError(f"{repository}: no such file or folder, and not to be had from the hub: {reason}") from None
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """Metadata and the shape of each tensor, before any memory is taken for them."""
+_Stored = tuple[str, tuple[int, ...]]
+"""Type and shape of a tensor in a file."""
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, _Stored]]:
+    """Metadata, and type and shape of each tensor, before any memory is taken for them."""
+    with open_file(path) as stream:
+        if (length := int.from_bytes(stream.read(8), "little")) > _LONGEST_HEADER:
+            raise InputError(f"{path}: not a safetensors file: its header would have {length:,} bytes")
+    tensors: dict[str, _Stored] = {}
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                tensors[name] = part.get_dtype(), tuple(part.get_shape())
+    except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(
             f"{path}: not a readable safetensors file ({error}); weights are read from these only"
         ) from None
     if header.get("format") != FORMAT:
         raise InputError(f"{path}: was not written by this library (format {header.get('format')!r}, not {FORMAT!r})")
-    return header, shapes
-
-
-def _tuples(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return header, tensors
 
 
 @dataclass(frozen=True)
@@ -230,15 +265,7 @@ def initialise(model: BANet, init: str) -> Filled:
             ) from None
         found = _from_torchvision(model, state)
     elif path.suffix in {".pth", ".pt"}:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: cannot be read as a checkpoint ({str(error).splitlines()[0]})") from None
-        except Exception as error:  # torch raises pickle's own error when the file holds more than tensors
-            raise InputError(f"{path}: refused, it holds more than tensors ({type(error).__name__})") from None
-        state = state.get("model", state) if isinstance(state, dict) else state
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise InputError(f"{path}: holds no state_dict; save model.state_dict() of a torchvision Mask R-CNN")
+        state = _load_pickle(path)
         found = _from_torchvision(model, state)
     else:
         other = load_model(init)
@@ -264,6 +291,36 @@ def initialise(model: BANet, init: str) -> Filled:
         kept=kept,
         fresh=fresh,
     )
+
+
+def _load_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint. Nothing in it is run, and no memory is taken for what it only claims to hold.
+
+    Raises:
+        InputError: It cannot be read, or holds more or other things than tensors by name.
+    """
+    with open_file(path) as stream:
+        zipped = zipfile.is_zipfile(stream)
+    try:
+        # Mapped, not read: a tensor cannot be larger than its part of the file. Files before torch 1.6 are no archives.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: refused, it holds more than tensors ({type(error).__name__})") from None
+    except Exception as error:  # a decoder may raise anything on bad data
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None
+    state = state.get("model", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
+        raise InputError(f"{path}: holds no state_dict; save model.state_dict() of a torchvision Mask R-CNN")
+    return state
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether something is a dense tensor of real numbers that are all there, none of them meant several times."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    whole = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    return whole and not value.is_quantized and not value.is_complex()
 
 
 _Found = dict[str, tuple[Tensor, str]]

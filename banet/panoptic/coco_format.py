@@ -84,7 +84,8 @@ def atomic_path(path: _StrPath) -> Iterator[Path]:
         raise InputError(f"{target}: the folder {target.parent} does not exist; create it first")
     if target.is_dir():
         raise InputError(f"{target}: is a folder; give the name of a file")
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
+    # Of the name a part only: with the rest it might become too long for the file system.
+    temporary = target.with_name(f".{target.stem[:32]}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)

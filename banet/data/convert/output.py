@@ -82,7 +82,8 @@ def write_panoptic(
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--out {folder}: exists already; choose another folder, or remove it first")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    whole = Path(os.path.abspath(folder))
+    temporary = whole.with_name(f".{whole.name[:32]}.{os.getpid()}.tmp")
     count = 0
     try:
         with CocoPanopticWriter(temporary / "panoptic", temporary / "panoptic.json", categories) as writer:
