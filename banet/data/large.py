@@ -36,7 +36,7 @@ class Picture(Protocol):
         """Some rows and columns, (h, w, 3)."""
 
     def reduced(self, factor: int) -> NDArray[np.uint8]:
-        """The whole picture, each side divided by a whole number and rounded up: averages of squares."""
+        """The whole picture smoothed, each side divided by a whole number and rounded up."""
 
 
 def open_picture(path: str | os.PathLike[str]) -> Picture:

@@ -125,6 +125,7 @@ class _Reader:
             self.container.close()
             raise InputError(f"{source}: has no picture; give a video")
         self.stream: VideoStream = self.container.streams.video[0]
+        self.stream.thread_type = "SLICE"  # threads of a frame each would lose frames next to a damaged one
         self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
         self.time_base = self.stream.time_base or 1 / self.rate
         self.aspect = self.stream.sample_aspect_ratio
