@@ -23,7 +23,7 @@ from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import atomic_path
 from banet.panoptic.disputes import Disputes, find_disputes
-from banet.panoptic.drawing import place_map, segment_colors
+from banet.panoptic.drawing import picture_array, place_map, segment_colors
 from banet.panoptic.quality import Match
 from banet.panoptic.segmentation import runs
 
@@ -40,7 +40,7 @@ _RIGHT, _WRONG, _EXCUSED = range(3)
 def write_gallery(
     path: Path, title: str, categories: Categories, *, note: str = "", changed: str = ""
 ) -> Iterator[Gallery]:
-    """Writes the page, picture by picture, so that memory does not grow with their size.
+    """Writes the page, picture by picture; of those that are written only some figures are kept in memory.
 
     The page holds each picture once, as JPEG, and id maps beside it; the browser paints. The file appears when the
     block ends, and only if no error left it.
@@ -87,7 +87,7 @@ class Gallery:
     def add(
         self,
         name: str,
-        image: NDArray[np.uint8],
+        image: Any,
         results: Mapping[str, PanopticSegmentation],
         *,
         truth: PanopticSegmentation | None = None,
@@ -98,7 +98,7 @@ class Gallery:
 
         Args:
             name: What to call it.
-            image: (H, W, 3).
+            image: PIL image or array (H, W, 3) or (H, W), 0..255.
             results: One or more results by title. Sorting goes by the first one.
             truth: To compare them with.
             instances: Those that the results were fused from; without them the page does not know who hides whom.
@@ -107,25 +107,29 @@ class Gallery:
         Raises:
             ValueError: Sizes differ, or instances are not those of a result.
         """
-        views, first = [], None
+        pixels = picture_array(image)
+        if not results or any(pixels.shape[:2] != result.ids.shape for result in results.values()):
+            raise ValueError("give one result at least, each of the size of the picture")
+        views, compared = [], []
         for title, result in results.items():
-            found = None
+            match, disputes = None, None
             if truth is not None:
-                found = self.quality.setdefault(title, PanopticQuality(self.categories)).update(result, truth)
-            disputes = None
+                match = self.quality.setdefault(title, PanopticQuality(self.categories)).update(result, truth)
             if instances is not None:
                 disputes = find_disputes(result, instances.masks, instances.scores, instances.labels)
-            views.append(self._view(title, result, None if found is None else _verdicts(found)[0], disputes, instances))
-            first = first or (result, found, disputes)
-        if first is None:
-            raise ValueError("give one result at least")
-        main, found, disputes = first
-        if truth is not None and found is not None:
-            views.append(self._view("truth", truth, _verdicts(found)[1], truth=True))
-        height, width = main.ids.shape
+            verdicts = None if match is None else _verdicts(match)[0]
+            views.append(self._view(title, result, verdicts, disputes, instances))
+            compared.append((result, match, disputes))
+        main, match, disputes = compared[0]
+        score = None
+        if truth is not None and match is not None:
+            views.append(self._view("truth", truth, _verdicts(match)[1], truth=True))
+            alone = PanopticQuality(self.categories)
+            alone.add(match)
+            score = alone.compute()
         block = {
-            "size": [width, height],
-            "jpeg": _jpeg(image),
+            "size": [main.width, main.height],
+            "jpeg": _jpeg(pixels),
             "views": views,
             "changed": None if changed is None else _packed(_shrunk(changed)),
         }
@@ -133,11 +137,11 @@ class Gallery:
         self._index.append(
             {
                 "name": name,
-                "pq": None if found is None else _pq(self.categories, found),
+                "pq": None if score is None else _number(score["All"]["pq"]),
                 "things": sum(segment.isthing for segment in main.segments),
                 "disputed": None if disputes is None else disputes.pixels,
                 "changed": None if changed is None else int(changed.sum()),
-                "classes": self._classes(main, truth, found),
+                "classes": self._classes(main, truth, score),
             }
         )
 
@@ -190,7 +194,7 @@ class Gallery:
         return view
 
     def _classes(
-        self, result: PanopticSegmentation, truth: PanopticSegmentation | None, found: Match | None
+        self, result: PanopticSegmentation, truth: PanopticSegmentation | None, score: Mapping[str, Any] | None
     ) -> dict[int, dict[str, Any]]:
         """By class index: segments and pixels of the result, segments of the truth, and PQ of this picture."""
         classes: dict[int, dict[str, Any]] = {}
@@ -199,12 +203,9 @@ class Gallery:
                 row = classes.setdefault(self.categories.index(segment.category_id), {"found": 0, "true": 0, "area": 0})
                 row[side] += 1
                 row["area"] += segment.area if side == "found" else 0
-        if found is not None:
-            quality = PanopticQuality(self.categories)
-            quality.add(found)
-            per_class = quality.compute()["per_class"]
+        if score is not None:
             for index, row in classes.items():
-                row["pq"] = _number(per_class[self.categories[index].id]["pq"])
+                row["pq"] = _number(score["per_class"][self.categories[index].id]["pq"])
         return classes
 
     def summary(self) -> dict[str, Any]:
@@ -233,28 +234,21 @@ def _row(score: Mapping[str, Any] | None, category_id: int) -> dict[str, Any]:
     return {key: _number(row[key]) for key in ("pq", "sq", "rq", "tp", "fp", "fn")}
 
 
-def _pq(categories: Categories, found: Match) -> float | None:
-    """PQ of one picture."""
-    quality = PanopticQuality(categories)
-    quality.add(found)
-    return _number(quality.compute()["All"]["pq"])
-
-
-def _verdicts(found: Match) -> tuple[list[list[Any]], list[list[Any]]]:
+def _verdicts(match: Match) -> tuple[list[list[Any]], list[list[Any]]]:
     """What became of each segment of the result and of the truth.
 
     Each is [right, IoU], or [wrong, index of the class that the other side has there, or None], or [excused].
     """
-    ours: list[list[Any]] = [[_EXCUSED] for _ in found.prediction_classes]
-    theirs: list[list[Any]] = [[_EXCUSED] for _ in found.truth_classes]
-    for k in found.false_alarms.tolist():
+    ours: list[list[Any]] = [[_EXCUSED] for _ in match.prediction_classes]
+    theirs: list[list[Any]] = [[_EXCUSED] for _ in match.truth_classes]
+    for k in match.false_alarms.tolist():
         ours[k] = [_WRONG, None]
-    for k in found.misses.tolist():
+    for k in match.misses.tolist():
         theirs[k] = [_WRONG, None]
-    for t, p in found.regions.tolist():
+    for t, p in match.regions.tolist():
         if ours[p][0] == _WRONG and theirs[t][0] == _WRONG:
-            ours[p][1], theirs[t][1] = int(found.truth_classes[t]), int(found.prediction_classes[p])
-    for t, p, iou in zip(found.truth.tolist(), found.prediction.tolist(), found.iou.tolist(), strict=True):
+            ours[p][1], theirs[t][1] = int(match.truth_classes[t]), int(match.prediction_classes[p])
+    for t, p, iou in zip(match.truth.tolist(), match.prediction.tolist(), match.iou.tolist(), strict=True):
         ours[p] = theirs[t] = [_RIGHT, round(iou, 4)]
     return ours, theirs
 

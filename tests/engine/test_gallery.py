@@ -181,6 +181,13 @@ def test_an_error_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    result = PanopticSegmentation(np.zeros((2, 3), np.int32), [], CATEGORIES)
+    for size, results in (((3, 2), {"result": result}), ((2, 3), {})):
+        with pytest.raises(ValueError, match="size"), write_gallery(tmp_path / "a.html", "t", CATEGORIES) as gallery:
+            gallery.add("a", np.zeros(size), results)
+
+
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     result = PanopticSegmentation(np.zeros((1, 1), np.int32), [], CATEGORIES)
     with write_gallery(tmp_path / "page.html", "t", CATEGORIES) as gallery:
