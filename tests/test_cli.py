@@ -425,7 +425,7 @@ def test_recipes_of_other_sets_are_the_papers_network(name):
 
 
 def test_every_recipe_is_known_here():
-    assert set(recipe_names()) == {*PAPER, *OTHER_SETS, "scenes_r18", "scenes_small"}
+    assert set(recipe_names()) == {*PAPER, *OTHER_SETS, "nuclei_r18", "scenes_r18", "scenes_small"}
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -191,9 +191,14 @@ def to_rgb_array(image: Any) -> NDArray[np.uint8]:
     return np.require(np.broadcast_to(array, (*array.shape[:2], 3)), requirements=["C", "W"])
 
 
-def resized_size(height: int, width: int, shorter: int, longer: int) -> tuple[int, int]:
-    """The size (H,W) of an image whose shorter side becomes `shorter`, or less so that the longer one is ≤ `longer`."""
+def resized_size(height: int, width: int, shorter: int, longer: int, scale: float = 0.0) -> tuple[int, int]:
+    """The size (H,W) of an image whose shorter side becomes `shorter`, or less so that the longer one is ≤ `longer`.
+
+    With a `scale` above 0 the sides are multiplied by that, whatever `shorter`, or by less because of `longer`.
+    """
     low, high = min(height, width), max(height, width)
+    if scale:
+        shorter = min(longer, max(1, round(scale * low)))
     if shorter * high > longer * low:
         other, side = max(1, round(longer * low / high)), longer
     else:

@@ -19,12 +19,12 @@ from torchvision.transforms.v2 import functional as F
 
 from banet.data.images import resized_size
 
-__all__ = ["CropShare", "ResizeShorter", "eval_transform", "resize_image", "resized_size", "train_transform"]
+__all__ = ["CropShare", "Resize", "eval_transform", "resize_image", "resized_size", "train_transform"]
 
 
-def resize_image(image: Tensor, shorter: int, longer: int) -> Tensor:
+def resize_image(image: Tensor, shorter: int, longer: int, scale: float = 0.0) -> Tensor:
     """An image (3,H,W), uint8 or float, at `resized_size`: exactly as `eval_transform` resizes it."""
-    size = resized_size(int(image.shape[-2]), int(image.shape[-1]), shorter, longer)
+    size = resized_size(int(image.shape[-2]), int(image.shape[-1]), shorter, longer, scale)
     return _bilinear(image, size)
 
 
@@ -33,8 +33,8 @@ def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     return resized
 
 
-class ResizeShorter(v2.Transform):  # type: ignore[misc]
-    """Resize so that the shorter side has one of the given lengths, unless the longer side would pass its limit.
+class Resize(v2.Transform):  # type: ignore[misc]
+    """Resize so that the shorter side has one of the given lengths, or by a factor; the longer side has a limit.
 
     Images are resized bilinearly with antialiasing, id maps by the nearest pixel, both by pixel centres
     (torchvision's own `Resize` puts masks half a pixel off).
@@ -42,24 +42,29 @@ class ResizeShorter(v2.Transform):  # type: ignore[misc]
     Args:
         shorter: lengths in pixels; each call draws one.
         longer: limit in pixels.
+        scale: range of the factor, which each call draws, in place of `shorter`; (0, 0) for none.
 
     Raises:
-        ValueError: there is no length, one is not positive, or one is above the limit.
+        ValueError: there is no length, one is not positive, or one is above the limit; or the factors are out of order.
     """
 
-    def __init__(self, shorter: Sequence[int], longer: int) -> None:
+    def __init__(self, shorter: Sequence[int], longer: int, scale: tuple[float, float] = (0, 0)) -> None:
         super().__init__()
         if not shorter or min(shorter) < 1:
             raise ValueError(f"shorter must be one or more positive lengths, not {list(shorter)}")
         if longer < max(shorter):
             raise ValueError(f"longer ({longer}) must not be below shorter ({max(shorter)})")
-        self.shorter, self.longer = list(shorter), longer
+        if tuple(scale) != (0, 0) and not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale must be two factors with 0 < low <= high, not {tuple(scale)}")
+        self.shorter, self.longer, self.scale = list(shorter), longer, (float(scale[0]), float(scale[1]))
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw a length, and work out the new size."""
-        height, width = flat_inputs[0].shape[-2:]
+        """Draw a length or a factor, and work out the new size."""
+        height, width = (int(side) for side in flat_inputs[0].shape[-2:])
+        low, high = self.scale
         choice = int(torch.randint(len(self.shorter), ())) if len(self.shorter) > 1 else 0
-        return {"size": resized_size(int(height), int(width), self.shorter[choice], self.longer)}
+        scale = low if low == high else low * (high / low) ** float(torch.rand(()))
+        return {"size": resized_size(height, width, self.shorter[choice], self.longer, scale)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize one image or id map."""
@@ -112,11 +117,44 @@ class CropShare(v2.Transform):  # type: ignore[misc]
         return F.crop(inpt, **params)
 
 
+class CropWindow(v2.Transform):  # type: ignore[misc]
+    """Cut out a random square window, or as much of it as the image holds.
+
+    Args:
+        side: of the window, in pixels.
+
+    Raises:
+        ValueError: the side is not positive.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        if side < 1:
+            raise ValueError(f"the side of a window must be positive, not {side}")
+        self.side = side
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the place."""
+        height, width = (int(side) for side in flat_inputs[0].shape[-2:])
+        new_height, new_width = min(self.side, height), min(self.side, width)
+        draw = torch.rand(2).tolist()
+        top, left = int(draw[0] * (height - new_height + 1)), int(draw[1] * (width - new_width + 1))
+        return {"top": top, "left": left, "height": new_height, "width": new_width}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut the window out of one image or id map."""
+        return F.crop(inpt, **params)
+
+
 def train_transform(
     shorter: Sequence[int],
     longer: int,
+    *,
+    scale: tuple[float, float] = (0, 0),
     flip: float = 0.5,
+    flip_vertical: float = 0.0,
     crop: tuple[float, float] = (0.8, 1.0),
+    crop_size: int = 0,
     color_jitter: float = 0.0,
 ) -> v2.Compose:
     """Resize, flip, crop and perhaps change colours, at random.
@@ -124,31 +162,39 @@ def train_transform(
     Args:
         shorter: lengths of the shorter side in pixels; each image draws one (several make it multi-scale).
         longer: limit of the longer side in pixels.
+        scale: range of a factor in place of `shorter`; (0, 0) for none.
         flip: probability of a left-right flip.
+        flip_vertical: probability of an upside-down flip.
         crop: lowest and highest share of each side that is kept; (1, 1) crops nothing.
+        crop_size: side of a square window in place of `crop`, in pixels after resizing; 0 for none.
         color_jitter: strength of the change of brightness, contrast and saturation, 0 (none) to 1.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip must be a probability in 0..1, not {flip}")
+    for name, probability in (("flip", flip), ("flip_vertical", flip_vertical)):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} must be a probability in 0..1, not {probability}")
     if not 0 <= color_jitter <= 1:
         raise ValueError(f"color_jitter must be in 0..1, not {color_jitter}")
-    steps: list[v2.Transform] = [ResizeShorter(shorter, longer)]
+    steps: list[v2.Transform] = [Resize(shorter, longer, scale)]
     if flip > 0:
         steps.append(v2.RandomHorizontalFlip(flip))
-    if tuple(crop) != (1.0, 1.0):
+    if flip_vertical > 0:
+        steps.append(v2.RandomVerticalFlip(flip_vertical))
+    if crop_size:
+        steps.append(CropWindow(crop_size))
+    elif tuple(crop) != (1.0, 1.0):
         steps.append(CropShare(crop))
     if color_jitter > 0:
         steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter, 0.1 * color_jitter))
     return v2.Compose(steps)
 
 
-def eval_transform(shorter: int, longer: int) -> v2.Compose:
-    """Resize: the shorter side to `shorter` pixels, unless the longer one would pass `longer`.
+def eval_transform(shorter: int, longer: int, scale: float = 0.0) -> v2.Compose:
+    """Resize to `resized_size`: the shorter side to `shorter` pixels, unless the longer one would pass `longer`.
 
     Raises:
         ValueError: a length is not positive, or `longer` is below `shorter`.
     """
-    return v2.Compose([ResizeShorter([shorter], longer)])
+    return v2.Compose([Resize([shorter], longer, (scale, scale))])

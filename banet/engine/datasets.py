@@ -39,7 +39,16 @@ def training_set(data: DataConfig) -> PanopticDataset:
     Raises:
         InputError: The data set is missing, damaged or empty.
     """
-    transform = train_transform(data.shorter, data.longer, flip=data.flip, crop=data.crop)
+    transform = train_transform(
+        data.shorter,
+        data.longer,
+        scale=data.scale,
+        flip=data.flip,
+        flip_vertical=data.flip_vertical,
+        crop=data.crop,
+        crop_size=data.crop_size,
+        color_jitter=data.color_jitter,
+    )
     dataset: Scenes | CocoPanoptic
     if data.kind == "scenes":
         size = (data.scene_size, data.scene_size)

@@ -189,7 +189,7 @@ class ExportedModel:
 
 def network_image(image: NDArray[np.uint8], inference: InferenceConfig) -> NDArray[np.uint8]:
     """A picture (H, W, 3) at the size that the network works at; within one grey level of torchvision's resize."""
-    height, width = resized_size(image.shape[0], image.shape[1], inference.shorter, inference.longer)
+    height, width = resized_size(*image.shape[:2], inference.shorter, inference.longer, inference.scale)
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))

@@ -43,8 +43,12 @@ class DataConfig:
         val_scenes: How many scenes to measure on; never the ones learnt from.
         shorter: The shorter side of a training image is resized to one of these at random.
         longer: Most pixels of its longer side.
+        scale: Range of a random factor that sides are multiplied by in place of `shorter`; 0, 0 resizes to `shorter`.
         flip: Probability of a horizontal flip.
+        flip_vertical: Probability of a vertical flip, for pictures that have no up and down.
         crop: Range of the share of each side that a random crop keeps; 1, 1 does not crop.
+        crop_size: Side of a random square window in place of `crop`, in pixels after resizing; 0 crops by `crop`.
+        color_jitter: Strength of random changes of brightness, contrast and saturation, 0 to 1.
         copy_paste: Probability that things of another training image are pasted on one; 0 pastes nothing.
         workers: Processes that load samples; 0 loads in the training process.
     """
@@ -66,8 +70,12 @@ class DataConfig:
     val_scenes: int = 100
     shorter: tuple[int, ...] = (800,)
     longer: int = 1333
+    scale: tuple[float, float] = (0.0, 0.0)
     flip: float = 0.5
+    flip_vertical: float = 0.0
     crop: tuple[float, float] = (0.8, 1.0)
+    crop_size: int = 0
+    color_jitter: float = 0.0
     copy_paste: float = 0.0
     workers: int = 4
 
@@ -75,14 +83,18 @@ class DataConfig:
         """Refuse values out of range."""
         if not self.shorter or min(self.shorter) < 1 or max(self.shorter) > self.longer:
             raise ValueError(f"data.shorter: give lengths from 1 to data.longer ({self.longer}), not {self.shorter}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"data.flip: must lie in 0..1, not {self.flip}")
+        if self.scale != (0, 0) and not 0 < self.scale[0] <= self.scale[1] <= 100:
+            raise ValueError(f"data.scale: must be an increasing pair in (0, 100], or 0, 0, not {self.scale}")
+        for name in ("flip", "flip_vertical", "color_jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.{name}: must lie in 0..1, not {getattr(self, name)}")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"data.crop: must be an increasing pair in (0, 1], not {self.crop}")
         if not 0 <= self.copy_paste <= 1:
             raise ValueError(f"data.copy_paste: must lie in 0..1, not {self.copy_paste}")
-        if self.workers < 0:
-            raise ValueError(f"data.workers: must not be negative, not {self.workers}")
+        for name in ("workers", "crop_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name}: must not be negative, not {getattr(self, name)}")
         for name in ("scene_size", "train_scenes", "val_scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}: must be at least 1, not {getattr(self, name)}")

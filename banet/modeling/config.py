@@ -92,6 +92,7 @@ class InferenceConfig:
     Attributes:
         shorter: length in pixels that the shorter side of an image is resized to.
         longer: most pixels of the longer side after resizing.
+        scale: factor that sides are multiplied by in place of `shorter`; 0 resizes to `shorter`.
         proposals_per_level: RPN boxes of each level that enter non-maximum suppression.
         proposals: RPN boxes of an image that reach the box head.
         proposal_nms: IoU of the RPN's non-maximum suppression.
@@ -110,6 +111,7 @@ class InferenceConfig:
 
     shorter: int = 800
     longer: int = 1333
+    scale: float = 0.0
     proposals_per_level: int = 1000
     proposals: int = 1000
     proposal_nms: float = 0.7
@@ -134,6 +136,8 @@ class InferenceConfig:
         for name in ("shorter", "longer", "proposals_per_level", "proposals", "instances", "ap_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"inference.{name}: must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.scale <= 100:
+            raise ValueError(f"inference.scale: must lie in 0..100, not {self.scale}")
         if self.longer < self.shorter:
             raise ValueError(f"inference.longer: {self.longer} is less than inference.shorter, {self.shorter}")
         if self.longer > _LONGEST_SIDE:

@@ -43,7 +43,7 @@ def read_images(model: BANet, images: Sequence[Any]) -> Iterator[Readout]:
 def network_input(model: BANet, image: NDArray[np.uint8]) -> Tensor:
     """A picture (H, W, 3) at the size that the network works at: (3, h, w) uint8."""
     limits = model.inference
-    return resize_image(torch.from_numpy(image).permute(2, 0, 1), limits.shorter, limits.longer)
+    return resize_image(torch.from_numpy(image).permute(2, 0, 1), limits.shorter, limits.longer, limits.scale)
 
 
 def read_out(model: BANet, output: Output, index: int, image: NDArray[np.uint8]) -> Readout:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision import tv_tensors
 
-from banet.data.transforms import CropShare, ResizeShorter, eval_transform, resize_image, resized_size, train_transform
+from banet.data.transforms import CropShare, CropWindow, Resize, eval_transform, resize_image, resized_size, train_transform
 
 
 def _pair(height: int, width: int, block: int = 1) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
@@ -47,6 +47,41 @@ def test_common_sizes() -> None:
     assert resized_size(427, 640, 800, 1333) == (800, 1199)
     assert resized_size(300, 900, 800, 1333) == (444, 1333)
     assert resized_size(256, 256, 256, 256) == (256, 256)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0.1, 4), st.integers(1, 2000))
+def test_resized_size_by_a_factor(height: int, width: int, scale: float, longer: int) -> None:
+    new = resized_size(height, width, 1, longer, scale)
+    assert max(new) <= longer
+    factor = min(scale, longer / max(height, width))
+    for old, side in zip((height, width), new, strict=True):
+        assert side == 1 or abs(side - old * factor) <= 0.5 + max(height, width) / min(height, width) / 2
+
+
+def test_a_factor_within_its_range_for_each_image() -> None:
+    torch.manual_seed(0)
+    transform = train_transform([10], 90, scale=(0.5, 2.0), crop=(1.0, 1.0))
+    sides = [min(transform(*_pair(40, 60))[1].shape) for _ in range(60)]
+    assert min(sides) >= 20 and max(sides) <= 60  # the limit of 90 is met at a factor of 1.5
+    assert len(set(sides)) > 15 and min(sides) < 24 and sides.count(60) > 5
+    assert eval_transform(10, 90, 1.5)(*_pair(40, 60))[1].shape == (60, 90)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_windows_of_one_size_move_image_and_ids_alike(seed: int) -> None:
+    torch.manual_seed(seed)
+    pair = _pair(50, 71)
+    image, ids = train_transform([50], 71, crop_size=32, flip_vertical=0.5)(*pair)
+    assert torch.equal(_decode(image), ids.as_subclass(Tensor))
+    assert ids.shape == (32, 32)
+    assert CropWindow(60)(*pair)[1].shape == (50, 60)
+
+
+def test_vertical_flip() -> None:
+    image, ids = _pair(4, 6)
+    _, flipped = train_transform([4], 6, flip=0.0, flip_vertical=1.0, crop=(1.0, 1.0))(image, ids)
+    assert torch.equal(flipped.as_subclass(Tensor), ids.as_subclass(Tensor).flip(0))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -141,13 +176,16 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: ResizeShorter([], 10),
-        lambda: ResizeShorter([0], 10),
-        lambda: ResizeShorter([20], 10),
+        lambda: Resize([], 10),
+        lambda: Resize([0], 10),
+        lambda: Resize([20], 10),
         lambda: CropShare((0.0, 1.0)),
         lambda: CropShare((0.9, 0.8)),
         lambda: CropShare((0.9, 1.1)),
+        lambda: Resize([20], 30, (2, 1)),
+        lambda: CropWindow(0),
         lambda: train_transform([10], 10, flip=1.5),
+        lambda: train_transform([10], 10, flip_vertical=-1),
         lambda: train_transform([10], 10, color_jitter=2),
     ],
 )
