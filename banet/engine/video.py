@@ -97,7 +97,7 @@ def segment_video(
         of = f" of {reader.total}" if reader.total else ""
         raise KeyboardInterrupt(f"stopped after {done}{of} frames; {path} holds them")
     if reader.damaged:
-        raise InputError(f"{source}: {reader.damaged} packets are damaged; {path} holds the {done} frames that are not")
+        raise InputError(f"{source}: is damaged ({reader.damaged} packets); {path} holds the {done} other frames")
     return done
 
 

@@ -1,0 +1,136 @@
+"""Networks whose pictures come in tiles, and `banet predict --tile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import categories, small_model
+
+from banet.engine import predict
+from banet.engine.exported import ExportedModel
+from banet.engine.predict import predict_files
+from banet.modeling.config import InferenceConfig
+from banet.panoptic.coco_format import read_ids
+from banet.panoptic.tiles import tile_boxes
+
+
+@pytest.fixture
+def model() -> ExportedModel:
+    return exported(InferenceConfig(shorter=64, longer=96, stuff_area=16))
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)[:height, :width].copy()
+
+
+def exported(inference: InferenceConfig) -> ExportedModel:
+    """A graph that is a function: two things that overlap, and stuff by brightness."""
+
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        height, width = pixels.shape[2:]
+        boxes = np.array([[2, 3, width / 2, height / 2], [width / 3, 8, width - 4, height - 9]], dtype=np.float32)
+        masks = np.linspace(0, 1, 2 * 28 * 28, dtype=np.float32).reshape(2, 28, 28) * [[[1.2]], [[1]]]
+        logits = np.random.default_rng(0).random((1, 5, -(-height // 4), -(-width // 4)), dtype=np.float32)
+        return [boxes, np.array([0.9, 0.8], dtype=np.float32), np.array([2, 0]), masks.astype(np.float32), logits]
+
+    return ExportedModel(run, categories(), inference)
+
+
+def same(one, other) -> bool:
+    return (
+        np.array_equal(one.ids, other.ids)
+        and one.segments == other.segments
+        and np.array_equal(one.image, other.image)
+        and one.categories == other.categories
+    )
+
+
+@pytest.mark.parametrize("stuff_area", [0, 16, 3000])
+@pytest.mark.parametrize("thing_pixels", ["void", "best_stuff"])
+def test_one_tile_changes_nothing(stuff_area, thing_pixels):
+    options = {"shorter": 96, "longer": 160, "stuff_area": stuff_area, "thing_pixels": thing_pixels}
+    model = exported(InferenceConfig(**options))
+    for size in [(96, 130), (61, 40)]:
+        image = picture(*size)
+        plain = model.predict(image, rule="score")
+        for tile in (max(size), 4000):
+            assert same(model.predict(image, rule="score", tile=tile), plain)
+
+
+def test_nor_does_it_with_a_network_of_torch():
+    model = small_model(
+        inference=InferenceConfig(shorter=64, longer=96, proposals_per_level=20, proposals=30, score=0.26, stuff_area=9)
+    )
+    image = picture(60, 80)
+    plain = model.predict(image)
+    assert any(s.isthing for s in plain.segments)
+    assert same(model.predict(image, tile=80), plain)
+    assert len(model.predict([image], tile=50)[0].segments) > 0
+
+
+def test_every_kind_of_image_and_lists_of_them_may_come_in_tiles(model, tmp_path):
+    image = picture(90, 150)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", image)
+    expected = model.predict(image, tile=64, overlap=16)
+    for each in (
+        str(tmp_path / "a.png"),
+        Image.fromarray(image),
+        torch.from_numpy(image).permute(2, 0, 1),
+        image.astype(np.float32),
+        np.load(tmp_path / "a.npy", mmap_mode="r"),
+    ):
+        assert same(model.predict(each, tile=64), expected)  # the overlap is a quarter of the tile
+    many = model.predict([image, image[:50]], tile=64, overlap=16)
+    assert same(many[0], expected) and many[1].ids.shape == (50, 150)
+
+
+def test_tiles_go_through_the_network_one_by_one_with_all_their_stuff(monkeypatch):
+    # Noise, of which no class has many pixels in a tile; in the picture each has.
+    inference = InferenceConfig(shorter=64, longer=64, stuff_area=1000)
+    model = exported(inference)
+    sizes = []
+    read = model.read
+    monkeypatch.setattr(model, "read", lambda part: sizes.append(part.shape) or read(part))
+    result = model.predict(picture(100, 150), tile=64, overlap=10)
+    assert sizes == [(64, 64, 3)] * len(tile_boxes((100, 150), 64, 10))
+    stuff = [s for s in result.segments if not s.isthing]
+    assert stuff and all(s.area >= 1000 for s in stuff)
+    result.check()
+
+
+def test_overlap_must_fit(model):
+    with pytest.raises(ValueError, match="overlap must be at least 1 and less than the tile of 64"):
+        model.predict(picture(90, 150), tile=64, overlap=64)
+
+
+def test_predict_writes_the_same_files_where_one_tile_holds_the_picture(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
+    image = Image.fromarray(picture(90, 150))
+    image.save(tmp_path / "a.png")
+    for out, tile in (("plain", None), ("tile", 150), ("tiles", 64)):
+        assert predict_files("w", [str(tmp_path / "a.png")], tmp_path / out, tile=tile, gallery=out == "tiles") == 0
+    names = ["a.json", "a.png", "a_overlay.jpg"]
+    assert sorted(p.name for p in (tmp_path / "plain").iterdir()) == names
+    assert all((tmp_path / "plain" / n).read_bytes() == (tmp_path / "tile" / n).read_bytes() for n in names)
+    expected = model.predict(image, tile=64)
+    assert np.array_equal(read_ids(tmp_path / "tiles" / "a.png"), expected.ids)
+    with Image.open(tmp_path / "tiles" / "a_overlay.jpg") as overlay:
+        assert overlay.width == Image.open(tmp_path / "plain" / "a_overlay.jpg").width
+    assert (tmp_path / "tiles" / "gallery.html").exists()
+
+
+def test_overlays_of_large_pictures_are_reduced(model, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
+    monkeypatch.setattr(predict, "_OVERLAY_SIDE", 400)
+    array = picture(70, 1300)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    predict_files("w", [str(tmp_path / "a.png")], tmp_path / "out", tile=500)
+    assert read_ids(tmp_path / "out" / "a.png").shape == (70, 1300)
+    with Image.open(tmp_path / "out" / "a_overlay.jpg") as overlay:
+        assert overlay.width == 325
