@@ -495,6 +495,24 @@ def _demo(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     return 0
 
 
+# --------------------------------------------------------------------------------------------------------------- app
+
+
+def _app_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--weights", type=str, default="scenes", help=WEIGHTS)
+    parser.add_argument("--host", type=str, metavar="ADDRESS", default="127.0.0.1", help="Address to listen on.")
+    parser.add_argument("--port", type=NonNegativeInt, metavar="N", default=7860, help="Where; 0 takes a free one.")
+    parser.add_argument("--device", type=Device, default="auto", help=DEVICE)
+
+
+def _app(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    from banet.app import serve
+
+    serve(options.weights, host=options.host, port=options.port, device=options.device)
+    return 0
+
+
 # ------------------------------------------------------------------------------------------------------- data scenes
 
 
@@ -761,6 +779,13 @@ COMMANDS = {
         "             --out fused",
     ),
     "demo": Command("Compare the heuristic with occlusion handling on fresh scenes.", _demo_options, _demo),
+    "app": Command(
+        "Serve a page in the browser: drop a picture, compare occlusion rules.",
+        _app_options,
+        _app,
+        notes="Only this machine reaches the page, unless --host is another address, such as 0.0.0.0. It asks for no\n"
+        "password.",
+    ),
     "data scenes": Command("Write procedural scenes as a COCO panoptic data set.", _scenes_options, _scenes),
     "data collage": Command(
         "Paste cut-outs on pictures in a known order; writes COCO panoptic and overlapping masks.",
