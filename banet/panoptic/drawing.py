@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -238,26 +239,23 @@ def _write_labels(picture: Image.Image, result: PanopticSegmentation, colors: ND
         range(len(result.segments)),
         key=lambda k: -result.segments[k].area * (4 if result.segments[k].isthing else 1),
     )
-    counts: dict[int, int] = {}
-    for segment in result.segments:
-        counts[segment.category_id] = counts.get(segment.category_id, 0) + 1
+    counts = Counter(segment.category_id for segment in result.segments)
     things = np.sort([segment.id for segment in result.segments if segment.isthing])
     taken: list[_Box] = []
     for index in order:
         segment = result.segments[index]
-        for label in _places(draw, font, size, picture.size, result, segment, counts[segment.category_id] > _MANY):
-            inside = label.box[0] >= 0 and label.box[1] >= 0
-            inside &= label.box[2] <= picture.width and label.box[3] <= picture.height
-            if inside and not any(_overlap(label.box, box) for box in taken):
-                if _hides(result.ids, label.box, segment, things, size):
-                    continue
+        crowded = counts[segment.category_id] > _MANY
+        for label in _places(font, size, picture.size, result, segment, crowded):
+            x0, y0, x1, y1 = label.box
+            inside = x0 >= 0 and y0 >= 0 and x1 <= picture.width and y1 <= picture.height
+            covers = any(_overlap(label.box, box) for box in taken)
+            if inside and not covers and not _hides(result.ids, label.box, segment, things, size):
                 taken.append(label.box)
                 _write(draw, font, size, label, colors[index])
                 break
 
 
 def _places(
-    draw: ImageDraw.ImageDraw,
     font: _Font,
     size: int,
     room: tuple[int, int],
@@ -266,10 +264,11 @@ def _places(
     crowded: bool,
 ) -> Iterator[_Label]:
     """Where a name might stand, best first: on the segment where it is large enough, beside a small thing."""
-    name = result.categories.by_id(segment.category_id).name + (" (crowd)" if segment.iscrowd else "")
+    name = _name(result, segment.category_id) + (" (crowd)" if segment.iscrowd else "")
     pad = max(size // 5, 2)
+    _, top, _, bottom = font.getbbox("Ag")  # one height for all
     for text in [name] if segment.score is None else [f"{name} {100 * segment.score:.0f}%", name]:
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        left, _, right, _ = font.getbbox(text)
         width, height = int(right - left) + 2 * pad, int(bottom - top) + 2 * pad
         if 2 * width <= room[0] and width * height <= 0.05 * room[0] * room[1]:
             break
@@ -348,21 +347,19 @@ def _middle(ids: NDArray[np.int32], segment: Segment) -> tuple[int, int]:
 def _with_legend(picture: Image.Image, result: PanopticSegmentation) -> Image.Image:
     """The picture with a strip below it that names each class that occurs, counts its things, and explains void."""
     font, size = _font_for(picture.size, result)
-    areas: dict[int, int] = {}
-    counts: dict[int, int] = {}
+    counts = Counter(segment.category_id for segment in result.segments)
+    areas: Counter[int] = Counter()
     for segment in result.segments:
-        areas[segment.category_id] = areas.get(segment.category_id, 0) + segment.area
-        counts[segment.category_id] = counts.get(segment.category_id, 0) + 1
-    classes = [result.categories.by_id(key) for key in areas]
-    classes.sort(key=lambda c: (not c.isthing, -areas[c.id]))
+        areas[segment.category_id] += segment.area
+    classes = sorted(map(result.categories.by_id, counts), key=lambda c: (not c.isthing, -areas[c.id]))
     entries: list[tuple[str, tuple[int, int, int] | None]] = [
-        (f"{c.name} ({counts[c.id]})" if counts[c.id] > 1 else c.name, c.color) for c in classes
+        (_name(result, c.id) + (f" ({counts[c.id]})" if counts[c.id] > 1 else ""), c.color) for c in classes
     ]
-    if sum(areas.values()) < result.ids.size:
+    if areas.total() < result.ids.size:
         entries.append(("void", None))
     line, gap = round(1.6 * size), size // 2
-    wanted = max([font.getlength(text) for text, _ in entries], default=0) + size + 3 * gap
-    width = max(picture.width, min(int(wanted) + 1, _LEGIBLE))
+    longest = max((font.getlength(text) for text, _ in entries), default=0.0) + size + 3 * gap
+    width = max(picture.width, min(int(longest) + 1, _LEGIBLE))
     spots: list[tuple[int, int]] = []
     x, y = gap, gap
     for text, _ in entries:
@@ -374,19 +371,22 @@ def _with_legend(picture: Image.Image, result: PanopticSegmentation) -> Image.Im
     sheet = Image.new("RGB", (width, picture.height + y + line), "white")
     sheet.paste(picture, ((width - picture.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
+    stripes = np.add.outer(np.arange(size), np.arange(size)) // max(2, size // 6) % 2
+    hatch = Image.fromarray(np.array(_HATCH, dtype=np.uint8)[stripes])
+    _, top, _, bottom = font.getbbox("Ag")
     for (text, color), (x, y) in zip(entries, spots, strict=True):
         y += picture.height
-        box = (x, y, x + size - 1, y + size - 1)
         if color is None:
-            stripes = np.array(_HATCH, np.uint8)[
-                np.add.outer(np.arange(size), np.arange(size)) // max(2, size // 6) % 2
-            ]
-            sheet.paste(Image.fromarray(stripes), box[:2])
-            pen.rectangle(box, outline=(90, 90, 90))
-        else:
-            pen.rounded_rectangle(box, radius=max(size // 5, 2), fill=color, outline=(90, 90, 90))
-        pen.text((x + size + gap, y + size / 2), text, fill=(30, 30, 30), font=font, anchor="lm")
+            sheet.paste(hatch, (x, y))
+        box = (x, y, x + size - 1, y + size - 1)
+        pen.rounded_rectangle(box, radius=max(size // 5, 2), fill=color, outline=(90, 90, 90))
+        pen.text((x + size + gap, y + (size - top - bottom) / 2), text, fill=(30, 30, 30), font=font)
     return sheet
+
+
+def _name(result: PanopticSegmentation, category_id: int) -> str:
+    """The name of a class on one line."""
+    return " ".join(result.categories.by_id(category_id).name.split())
 
 
 def _font_for(size: tuple[int, int], result: PanopticSegmentation) -> tuple[_Font, int]:

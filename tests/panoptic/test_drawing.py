@@ -192,8 +192,8 @@ def test_legend_enlarges_tiny_pictures(size):
     assert np.array_equal(shown, image.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
-def test_names_beyond_ascii_and_very_long_ones_are_drawn():
-    classes = Categories([Category(1, "Fußgänger", True), Category(2, "sky " * 40, False)])
+def test_names_beyond_ascii_or_a_line_and_very_long_ones_are_drawn():
+    classes = Categories([Category(1, "Fuß\ngänger", True), Category(2, "sky " * 40, False)])
     infos = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
     result = PanopticSegmentation.from_ids(np.repeat([[1, 2]], 300, axis=0).repeat(200, axis=1), infos, classes)
     assert result.draw(legend=True).width == 400
