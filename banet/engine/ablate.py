@@ -39,7 +39,7 @@ RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "colour-contour")
 """Each network is measured under all of these; the rows of the tables need the first two."""
 NEUTRAL = {
     "data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every", "train.seed",
-    "train.devices", "train.nodes", "train.strategy", "train.loggers", "train.profiler",
+    "train.devices", "train.nodes", "train.strategy", "train.loggers", "train.profiler", "train.gradient_checkpointing",
 }  # fmt: skip
 """Options that decide no figure, so that a study may go on with others, on another machine; seeds have folders."""
 

@@ -121,6 +121,8 @@ class TrainConfig:
         clip: Largest norm of the gradient; 0 does not clip.
         ema: Decay of the averaged weights that are saved and measured; 0 keeps the last ones.
         precision: `32`, `bf16` or `16` mixed precision.
+        gradient_checkpointing: Forget the features inside residual blocks and the semantic head, and compute them once
+            more in the backward pass: less memory, more time, the same gradients.
         accumulate: Forward passes whose gradients make one step; `batch` is divided among them.
         checkpoint_every: Iterations between checkpoints.
         val_every: Iterations between measurements on the validation split; 0 measures at the end only.
@@ -147,6 +149,7 @@ class TrainConfig:
     clip: float = 0.0
     ema: float = 0.0
     precision: Literal["32", "bf16", "16"] = "32"
+    gradient_checkpointing: bool = False
     accumulate: int = 1
     checkpoint_every: int = 2_000
     val_every: int = 0

@@ -40,7 +40,7 @@ from banet.engine.run_folder import (
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.backbone import imagenet_weights
 from banet.modeling.banet import BANet
-from banet.modeling.build import build_model
+from banet.modeling.build import build_model, recompute_in_backward
 from banet.modeling.weights import initialise
 from banet.panoptic.coco_format import atomic_path
 
@@ -244,6 +244,8 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
     dataset = training_set(recipe.data)
     validation = open_pictures(recipe.data) if recipe.train.val_every else None
     model = build_for_training(recipe, dataset)
+    if recipe.train.gradient_checkpointing:
+        recompute_in_backward(model)
     if validation is not None:
         check_categories(model, validation.categories, f"{recipe.name}, validation split")
     out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
 from banet.modeling.backbone import PyramidBackbone
 from banet.modeling.banet import BANet
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
@@ -14,7 +17,7 @@ from banet.modeling.s2i import PyramidRoIs, S2IRoIs
 from banet.modeling.semantic_head import SemanticHead
 from banet.panoptic.categories import Categories
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "recompute_in_backward"]
 
 
 def build_model(
@@ -67,6 +70,16 @@ def build_model(
         box_head=BoxHead(config.fpn_channels, config.box_head_channels, categories.num_things),
         mask_head=MaskHead(config.fpn_channels, config.mask_head_channels, categories.num_things),
         segmenter=_segmenter(categories, config, loss),
+    )
+
+
+def recompute_in_backward(model: BANet) -> None:
+    """Gradient checkpointing: residual blocks and the semantic head keep their input only, and run twice.
+
+    Names of parameters in the state dict stay as they are.
+    """
+    apply_activation_checkpointing(
+        model, check_fn=lambda part: isinstance(part, (BasicBlock, Bottleneck, SemanticHead))
     )
 
 

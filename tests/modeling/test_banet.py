@@ -13,7 +13,7 @@ from small import categories, small_model, target
 from torch.nn import functional as F
 
 from banet.modeling import readout
-from banet.modeling.build import build_model
+from banet.modeling.build import build_model, recompute_in_backward
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 from banet.modeling.instance_head import Detections
 from banet.modeling.readout import paste_detections, semantic_argmax
@@ -162,6 +162,33 @@ def test_predict_on_odd_sizes_gives_a_partition(size: tuple[int, int]) -> None:
     result = small_model().predict(np.full((*size, 3), 120, np.uint8))
     counted = {int(i): int(n) for i, n in zip(*np.unique(result.ids, return_counts=True), strict=True) if i}
     assert counted == {s.id: s.area for s in result.segments}
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_nothing(images: list[torch.Tensor]) -> None:
+    targets = [target((96, 130), [[10, 10, 50, 40], [20, 50, 60, 70]], [0, 2], 5), target((75, 64), [], [], 5)]
+    kept: list[int] = []
+    gradients = []
+    for recompute in (False, True):
+        model = small_model()
+        names = set(model.state_dict())
+        if recompute:
+            recompute_in_backward(model)
+        assert set(model.state_dict()) == names
+        torch.manual_seed(0)
+        saved: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor, saved: dict[int, int] = saved) -> torch.Tensor:
+            saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            total = torch.stack(list(model.losses(images, targets).values())).sum()
+        kept.append(sum(saved.values()))
+        total.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert kept[1] < 0.8 * kept[0]
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again, rtol=1e-4, atol=1e-6)
 
 
 def test_other_rules_and_thing_pixels() -> None:
