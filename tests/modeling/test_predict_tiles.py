@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import torch
 from PIL import Image
 from small import categories, small_model
 
+from banet.data.scenes import SCENE_CATEGORIES, make_scene
 from banet.engine import predict
 from banet.engine.exported import ExportedModel
 from banet.engine.predict import predict_files
+from banet.modeling.banet import BANet
 from banet.modeling.config import InferenceConfig
+from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.coco_format import read_ids
-from banet.panoptic.tiles import tile_boxes
+from banet.panoptic.tiles import merge_tiles, tile_boxes
 
 
 @pytest.fixture
@@ -134,3 +138,34 @@ def test_overlays_of_large_pictures_are_reduced(model, tmp_path: Path, monkeypat
     assert read_ids(tmp_path / "out" / "a.png").shape == (70, 1300)
     with Image.open(tmp_path / "out" / "a_overlay.jpg") as overlay:
         assert overlay.width == 325
+
+
+@pytest.mark.slow
+def test_shipped_weights_on_a_mosaic_lose_little_by_seams():
+    model = BANet.from_pretrained("scenes")
+    scenes = [make_scene(901, index) for index in range(9)]
+    places = [(256 * x, 256 * y, 256 * x + 256, 256 * y + 256) for y in range(3) for x in range(3)]
+    truths = [
+        PanopticSegmentation.from_ids(
+            scene.ids, [{"id": s.id, "category_id": s.category_id} for s in scene.segments], SCENE_CATEGORIES
+        )
+        for scene in scenes
+    ]
+    truth = merge_tiles(zip(places, truths, strict=True), (768, 768))
+    rows = [np.concatenate([scene.image for scene in scenes[3 * y : 3 * y + 3]], axis=1) for y in range(3)]
+    picture = np.concatenate(rows, axis=0)
+    # No seam cuts a scene on its own; and where tiles do not overlap nothing can be joined.
+    edges = [0, 128, 384, 640, 768]
+    apart = [(x1, y1, x2, y2) for y1, y2 in pairwise(edges) for x1, x2 in pairwise(edges)]
+    alone, cut = (
+        merge_tiles([(box, model.predict(picture[box[1] : box[3], box[0] : box[2]])) for box in boxes], (768, 768))
+        for boxes in (places, apart)
+    )
+    results = {"alone": alone, "cut": cut, "joined": model.predict(picture, tile=256, overlap=64)}
+    things = {}
+    for name, result in results.items():
+        score = PanopticQuality(SCENE_CATEGORIES)
+        score.update(result, truth)
+        things[name] = score.compute()["Things"]["pq"]
+    assert things["joined"] > 0.9 * things["alone"], things
+    assert things["joined"] > 1.1 * things["cut"], things
