@@ -194,6 +194,8 @@ def _open_camera(source: str, number: int) -> InputContainer:
     if sys.platform == "darwin":
         name, driver, options = f"{number}:none", "avfoundation", {"framerate": "30"}
     elif sys.platform == "win32":
+        if not hasattr(av, "enumerate_input_devices"):
+            raise InputError(f"{source}: this PyAV cannot list cameras; pip install --upgrade av")
         devices = [d for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
         if number >= len(devices):
             raise InputError(f"{source}: there is no such camera; {len(devices)} are connected")
