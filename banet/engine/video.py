@@ -96,6 +96,8 @@ def segment_video(
     if stopped() and not reader.live:
         of = f" of {reader.total}" if reader.total else ""
         raise KeyboardInterrupt(f"stopped after {done}{of} frames; {path} holds them")
+    if reader.broken and not stopped():  # Ctrl-C may break what the camera waits for
+        raise InputError(f"{source}: cannot be read on ({reader.broken}); {path} holds the first {done} frames")
     if reader.damaged:
         raise InputError(f"{source}: is damaged ({reader.damaged} packets); {path} holds the {done} other frames")
     return done
@@ -114,6 +116,7 @@ class _Reader:
         total: How many frames there are, nearly; None where nobody knows.
         aspect: Width of a pixel over its height, None where it is not said.
         damaged: Packets that could not be decoded so far.
+        broken: Why it could not be read on; None where it could.
     """
 
     def __init__(self, source: str) -> None:
@@ -131,6 +134,7 @@ class _Reader:
         self.aspect = self.stream.sample_aspect_ratio
         self.total = None if self.live else self.stream.frames or self._estimate()
         self.damaged = 0
+        self.broken: str | None = None
 
     def _estimate(self) -> int | None:
         if self.stream.duration is not None:
@@ -170,10 +174,11 @@ class _Reader:
             except av.BlockingIOError:  # a camera that has no frame yet
                 time.sleep(0.002)
                 packets = self.container.demux(self.stream)
-            except av.FFmpegError as error:
-                if not isinstance(error, av.InvalidDataError):
-                    raise InputError(f"{self.source}: cannot be read on ({error.strerror})") from error
+            except av.InvalidDataError:
                 self.damaged += 1
+            except av.FFmpegError as error:  # such as a camera that is unplugged
+                self.broken = error.strerror
+                return
 
 
 def _open_file(source: str) -> InputContainer:

@@ -211,6 +211,29 @@ def test_a_camera_runs_until_ctrl_c(tmp_path, monkeypatch):
     assert len(read(tmp_path / "o.mp4")[2]) == 4
 
 
+def test_what_a_camera_saw_before_it_was_unplugged_is_written(tmp_path, monkeypatch):
+    class Unplugged:
+        def __init__(self):
+            self.inner = av.open("testsrc=size=64x48:rate=10", format="lavfi")
+            self.streams, self.close = self.inner.streams, self.inner.close
+            self.calls = 0
+
+        def demux(self, stream):
+            self.calls += 1
+            if self.calls == 1:
+                raise av.BlockingIOError(11, "try again")
+            for _ in range(3):
+                yield next(self.inner.demux(stream))
+            raise av.OSError(5, "Input/output error")
+
+    monkeypatch.setattr(video, "_open_camera", lambda *_: Unplugged())
+    with pytest.raises(
+        InputError, match=r"cannot be read on \(Input/output error\); .*o\.mp4 holds the first 3 frames"
+    ):
+        segment_video(threshold, "camera:0", tmp_path / "o.mp4")
+    assert len(read(tmp_path / "o.mp4")[2]) == 3
+
+
 def test_a_camera_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"camera:987: (cannot be opened|there is no such camera)"):
         segment_video(threshold, "camera:987", tmp_path / "o.mp4")
