@@ -311,7 +311,7 @@ def _hides(ids: NDArray[np.int32], box: _Box, segment: Segment, things: NDArray[
 
 
 def _overlap(a: _Box, b: _Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]  # touching is too close
 
 
 def _write(draw: ImageDraw.ImageDraw, font: _Font, size: int, label: _Label, color: NDArray[np.uint8]) -> None:
