@@ -112,7 +112,8 @@ class Regions:
 
         Args:
             values: (C, R), one column a region.
-            i, j: (P,) the pairs, i < j, sorted by (i, j).
+            i: (P,) the first of each pair, and
+            j: (P,) the second; i < j, sorted by (i, j).
             count: number of objects N.
 
         Returns:
@@ -130,7 +131,8 @@ class Regions:
         """Which region lies in the overlap of which pair, block by block.
 
         Args:
-            i, j: (P,) the pairs, i < j, sorted by (i, j).
+            i: (P,) the first of each pair, and
+            j: (P,) the second; i < j, sorted by (i, j).
             count: number of objects N.
 
         Yields:
