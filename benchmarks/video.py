@@ -1,0 +1,66 @@
+"""Memory over the length of a video: ``python benchmarks/video.py [--frames 1200] [--size 320x180]``.
+
+A made-up video goes through `segment_video` with brightness in place of a network, and the memory of the process is
+printed as frames go by; Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.data.scenes import SCENE_CATEGORIES
+from banet.engine.video import segment_video
+from banet.panoptic import PanopticSegmentation
+
+
+def write(path: Path, frames: int, width: int, height: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(30), options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for k in range(frames):
+            picture = np.zeros((height, width, 3), dtype=np.uint8)
+            picture[20:80, k % (width - 60) : k % (width - 60) + 60] = 240
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=1200)
+    parser.add_argument("--size", default="320x180")
+    options = parser.parse_args()
+    width, height = map(int, options.size.split("x"))
+    person, sky = SCENE_CATEGORIES[0].id, SCENE_CATEGORIES[SCENE_CATEGORIES.num_things].id
+    records = [{"id": 1, "category_id": person, "score": 0.9}, {"id": 2, "category_id": sky}]
+    marks = {options.frames * share // 100 for share in (5, 10, 25, 50, 75, 100)}
+    done = 0
+    lines = []
+
+    def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
+        nonlocal done
+        done += 1
+        if done in marks:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            lines.append(f"frame {done:6}: {pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f} MB")
+        return PanopticSegmentation.from_ids(np.where(frame[..., 1] > 128, 1, 2), records, SCENE_CATEGORIES, frame)
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "made_up.mp4", options.frames, width, height)
+        start = time.perf_counter()
+        segment_video(segment, f"{folder}/made_up.mp4", Path(folder) / "overlay.mp4")
+        seconds = time.perf_counter() - start
+    print("\n".join(lines))
+    print(f"{1000 * seconds / options.frames:.1f} ms a frame for reading, drawing and writing")
+
+
+if __name__ == "__main__":
+    main()
