@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.images import resized_size, to_rgb_array
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, shown
 from banet.modeling.config import InferenceConfig, read_options
 from banet.modeling.instances import Instances, Readout
 from banet.modeling.tiles import predict_tiles
@@ -80,7 +80,7 @@ def read_header(text: str | None, path: Path) -> tuple[Categories, InferenceConf
     try:
         header = json.loads(text)
         if header["format"] != FORMAT:
-            raise ValueError(f"format {header['format']!r}, not {FORMAT!r}")
+            raise ValueError(f"format {shown(header['format'])}, not {FORMAT!r}")
         inference = read_options(InferenceConfig, header["inference"])
         return Categories.from_coco(header["categories"], source=str(path)), inference
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -189,7 +189,8 @@ class ExportedModel:
 
 def network_image(image: NDArray[np.uint8], inference: InferenceConfig) -> NDArray[np.uint8]:
     """A picture (H, W, 3) at the size that the network works at; within one grey level of torchvision's resize."""
-    height, width = resized_size(*image.shape[:2], inference.shorter, inference.longer, inference.scale)
+    height, width = image.shape[:2]
+    height, width = resized_size(height, width, inference.shorter, inference.longer, inference.scale)
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
