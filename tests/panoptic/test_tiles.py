@@ -73,7 +73,7 @@ def noise(seed, size, tile, overlap):
     tiles = []
     for box in tile_boxes(size, tile, overlap):
         shape = (box[3] - box[1], box[2] - box[0])
-        ids = np.repeat(rng.integers(0, 5, shape), 1, axis=0).astype(np.int32)
+        ids = rng.integers(0, 5, shape).astype(np.int32)
         for k in range(1, 4):
             y, x = rng.integers(shape[0]), rng.integers(shape[1])
             ids[y : y + rng.integers(1, 9), x : x + rng.integers(1, 9)] = k
