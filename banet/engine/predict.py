@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from banet.data.images import list_images, read_image, to_rgb_array
-from banet.data.large import DecodedPicture, open_picture
+from banet.data.large import DecodedPicture, Picture, open_picture
 from banet.engine.gallery import write_gallery
 from banet.engine.video import is_video, load_av, segment_video
 from banet.errors import InputError, MissingExtraError
@@ -94,17 +95,32 @@ def predict_files(
             note = f"{weights}, occlusion rule {rule or model.inference.rule}"
             pages = write_gallery(out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
             page = stack.enter_context(pages)
-        for path, name in zip(tqdm(paths, desc="predict", unit="image", disable=not paths), names, strict=True):
-            try:
-                found = _segment(model, path, rule, tile, overlap)
-            except (InputError, MissingExtraError) as error:
-                failures.append(str(error))
-                continue
+
+        def write(path: Path, name: str, fuse: Callable[[], _Found]) -> None:
+            found = fuse()
             found.result.save(out / f"{name}.png", file_name=path.name)
             with atomic_path(out / f"{name}_overlay.jpg") as temporary:
                 found.shown.draw(found.image, legend=True).save(temporary, format="JPEG", quality=92)
             if page is not None:
                 page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
+
+        # While the network works on a picture, the next is read and the one before fused and written.
+        reader, writer = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
+        ahead = (reader.submit(_picture, path, tile) for path in paths)
+        coming, written = next(ahead, None), None
+        for path, name in zip(tqdm(paths, desc="predict", unit="image", disable=not paths), names, strict=True):
+            assert coming is not None
+            picture, coming = coming, next(ahead, None)
+            try:
+                fuse = _segment(model, picture.result(), rule, tile, overlap)
+            except (InputError, MissingExtraError) as error:
+                failures.append(str(error))
+                continue
+            if written is not None:
+                written.result()
+            written = writer.submit(write, path, name, fuse)
+        if written is not None:
+            written.result()
 
     def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
         return model.predict(frame, rule=rule, tile=tile, overlap=overlap)  # type: ignore[no-any-return]
@@ -140,18 +156,26 @@ class _Found(NamedTuple):
     instances: Instances | None
 
 
+def _picture(path: Path, tile: int | None) -> Picture:
+    return DecodedPicture(read_image(path)) if tile is None else open_picture(path)
+
+
 def _segment(
-    model: BANet | ExportedModel, path: Path, rule: str | None, tile: int | None, overlap: int | None
-) -> _Found:
-    """Segments one file, in tiles if it is larger than a tile."""
-    picture = DecodedPicture(read_image(path)) if tile is None else open_picture(path)
+    model: BANet | ExportedModel, picture: Picture, rule: str | None, tile: int | None, overlap: int | None
+) -> Callable[[], _Found]:
+    """Runs the network on a picture, in tiles if it is larger than a tile; gives what is left to do after that."""
     if isinstance(picture, DecodedPicture) and (tile is None or max(picture.shape[:2]) <= tile):
         readout = _read(model, picture.image)
-        result = readout.fuse(model.categories, model.inference, rule=rule)
-        return _Found(result, readout.image, result, readout.instances)
+
+        def fuse() -> _Found:
+            result = readout.fuse(model.categories, model.inference, rule=rule)
+            return _Found(result, readout.image, result, readout.instances)
+
+        return fuse
     result = model.predict(picture, rule=rule, tile=tile, overlap=overlap, progress=True)
     factor = -(-max(picture.shape[:2]) // _OVERLAY_SIDE)
-    return _Found(result, picture.reduced(factor), _reduced(result, factor), None)
+    found = _Found(result, picture.reduced(factor), _reduced(result, factor), None)
+    return lambda: found
 
 
 def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
