@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from reprlib import Repr
 
-__all__ = ["InputError", "MissingExtraError", "shown"]
+__all__ = ["InputError", "MissingExtraError", "printable", "shown"]
 
+_LONGEST = 1000
 _BRIEF = Repr()
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxlong, _BRIEF.maxother = 2, 80, 80, 80
 
@@ -19,9 +20,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        if not message.isprintable():
-            message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
-        super().__init__(message)
+        if len(message) > _LONGEST:  # a library quotes the whole file
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+        super().__init__(printable(message))
 
 
 class MissingExtraError(ImportError):
@@ -31,6 +32,14 @@ class MissingExtraError(ImportError):
         super().__init__(f"{package} is needed here and is not installed: pip install 'banet-panoptic[{extra}]'")
 
 
+def printable(text: str) -> str:
+    """A text with escapes in place of line breaks and other characters that do not print."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shown(value: object) -> str:
     """A value from a file, as an error quotes it: cut short, however large or deep it is."""
-    return _BRIEF.repr(value)
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # some Pythons write no number of thousands of digits
+        return "a number of too many digits"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.images import SUFFIXES, to_rgb_array
-from banet.errors import InputError, shown
+from banet.errors import InputError, printable, shown
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco_format import Annotation, ImageInfo, inside, read_annotation, read_ids, read_image_info
 from banet.panoptic.files import stream_lists
@@ -198,11 +198,13 @@ class _Check:
         self.by_category: Counter[int] = Counter()
 
     def add(self, kind: str, where: str, what: str, mend: str) -> None:
-        self.report.findings.append(Finding(kind, where, what, mend))
+        self.report.findings.append(Finding(kind, printable(where), printable(what), mend))
 
     def error(self, kind: str, error: InputError) -> None:
         """Note an error's line, which reads `where: what; mend`."""
-        text, _, mend = " ".join(str(error).split()).rpartition("; ")
+        text, separator, mend = " ".join(str(error).split()).rpartition("; ")
+        if not separator:
+            text, mend = mend, "correct it"
         where, _, what = text.partition(": ")
         if what.split(":")[0].split("[")[0] in _LISTS:  # the field belongs to the place
             place, _, what = what.partition(": ")
@@ -384,4 +386,4 @@ def _box(values: Sequence[float]) -> str:
 
 def _some(values: Sequence[Any], limit: int = 5) -> str:
     more = f" and {len(values) - limit:,} more" if len(values) > limit else ""
-    return ", ".join(map(str, values[:limit])) + more
+    return printable(", ".join(map(str, values[:limit]))) + more

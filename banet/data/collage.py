@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from banet.data.images import list_images, read_image
 from banet.data.scenes import Scene, SceneSegment, segment_of, write_scenes
 from banet.errors import InputError, shown
-from banet.panoptic.categories import Categories, Category
+from banet.panoptic.categories import MAX_CATEGORY_ID, Categories, Category
 from banet.panoptic.coco_format import ImageInfo, add_image, inside, is_number
 from banet.panoptic.files import stream_lists
 from banet.panoptic.rle import decode_segmentation
@@ -93,6 +93,10 @@ class InstanceSet:
             listed = [one for one in listed if one.get("isthing", 1)]
         things = [{"name": str(one.get("id")), **one, "isthing": 1} for one in listed]
         self.things = Categories.from_coco(things, source=str(json))
+        if max(self.things.ids) == MAX_CATEGORY_ID:
+            raise InputError(
+                f"{json}: categories: the id {MAX_CATEGORY_ID} leaves none for the background; renumber it"
+            )
         margin = _CLEARANCE
         self.candidates: list[tuple[int, int]] = []  # image id, place in its annotations
         for image_id, those in self.by_image.items():

@@ -182,7 +182,7 @@ def _parse(parser: ArgumentParser, values: dict[str, Any], source: str, *, defau
     try:
         parsed: Namespace = parser.parse_object(values, defaults=defaults)
         return parsed
-    except ArgumentError as error:
+    except (ArgumentError, OverflowError) as error:  # the latter from whole numbers that are too large to be others
         raise InputError(f"{source}: {_explain(str(error), parser, '')}") from None
 
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, shown
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, ModelConfig, read_options
@@ -201,7 +201,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, _Stored]]:
             f"{path}: not a readable safetensors file ({error}); weights are read from these only"
         ) from None
     if header.get("format") != FORMAT:
-        raise InputError(f"{path}: was not written by this library (format {header.get('format')!r}, not {FORMAT!r})")
+        raise InputError(f"{path}: was not written by this library (format {shown(header.get('format'))}, not {FORMAT!r})")
     return header, tensors
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from banet.errors import InputError, shown
 
-__all__ = ["VOID", "Categories", "Category"]
+__all__ = ["MAX_CATEGORY_ID", "VOID", "Categories", "Category"]
 
 VOID = -1
 """Void, in maps of class indices and in maps of category ids alike."""
 
 _NO_COLOR = (-1, -1, -1)
-_MAX_ID = 2**31 - 1
+MAX_CATEGORY_ID = 2**31 - 1
 _TABLE_LIMIT = 1 << 16  # category ids below this are looked up in a table, larger ones by binary search
 _UNKNOWN = -2
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which no file or screen takes
@@ -47,8 +47,8 @@ class Category:
     def __post_init__(self) -> None:
         if isinstance(self.id, bool) or not isinstance(self.id, (int, np.integer)):
             raise TypeError(f"category id must be an int, not {self.id!r}")
-        if not 0 <= self.id <= _MAX_ID:
-            raise ValueError(f"category id must be in 0..{_MAX_ID}, not {self.id}")
+        if not 0 <= self.id <= MAX_CATEGORY_ID:
+            raise ValueError(f"category id must be in 0..{MAX_CATEGORY_ID}, not {self.id}")
         if not isinstance(self.name, str) or not self.name:
             raise TypeError(f"the name of category {self.id} must be a non-empty string, not {self.name!r}")
         object.__setattr__(self, "id", int(self.id))
@@ -115,7 +115,7 @@ class Categories:
         for position, entry in enumerate(categories):
             where = f"{source}: categories[{position}]"
             if not isinstance(entry, Mapping):
-                raise InputError(f"{where} must be an object with 'id', 'name' and 'isthing', not {shown(entry)}")
+                raise InputError(f"{where}: must be an object with 'id', 'name' and 'isthing', not {shown(entry)}")
             item = _category_from_coco(entry, where)
             if item.id in seen:
                 raise InputError(
@@ -303,8 +303,8 @@ def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
         if key not in entry:
             raise InputError(f"{where}: '{key}' is missing; COCO panoptic categories need id, name and isthing")
     category_id, name, isthing = entry["id"], entry["name"], entry["isthing"]
-    if isinstance(category_id, bool) or not isinstance(category_id, int) or not 0 <= category_id <= _MAX_ID:
-        raise InputError(f"{where}.id: must be an integer in 0..{_MAX_ID}, not {shown(category_id)}")
+    if isinstance(category_id, bool) or not isinstance(category_id, int) or not 0 <= category_id <= MAX_CATEGORY_ID:
+        raise InputError(f"{where}.id: must be an integer in 0..{MAX_CATEGORY_ID}, not {shown(category_id)}")
     if not isinstance(name, str) or not name or _SURROGATES.search(name):
         raise InputError(f"{where}.name: must be a non-empty string, not {shown(name)}")
     if not isinstance(isthing, int) or isthing not in (0, 1):

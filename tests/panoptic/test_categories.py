@@ -151,7 +151,7 @@ def entry(**changes):
         ([entry(color=[1, 2, 256])], r"\.color: must be"),
         ([entry(color="red")], r"\.color: must be"),
         ([entry(), entry(name="b")], r"categories\[1\]\.id: 1 is already the id of categories\[0\]"),
-        ([3], r"categories\[0\] must be an object"),
+        ([3], r"categories\[0\]: must be an object"),
         ([], "'categories' is empty"),
         ({"id": 1}, "must be a list"),
         (None, "must be a list"),
