@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from banet import __version__
+from banet.engine.completion import Shell, completion_script
 from banet.engine.options import HelpFormatter, SavedDefaults, load_recipe, option_parser, parse_options
 from banet.engine.recipe import Recipe, SplitConfig, recipe_names, to_yaml
 from banet.errors import InputError, MissingExtraError
@@ -687,6 +688,20 @@ def _convert(format_name: str) -> Callable[[ArgumentParser, Sequence[str]], int]
     return run
 
 
+# -------------------------------------------------------------------------------------------------------- completion
+
+
+def _completion_options(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", type=Shell, metavar="SHELL", help="bash, zsh, fish, tcsh or powershell.")
+
+
+def _completion(parser: ArgumentParser, arguments: Sequence[str]) -> int:
+    options = parse_options(parser, arguments)
+    parsers = {name: (command.summary, command.parser(name)) for name, command in COMMANDS.items()}
+    print(completion_script(parsers, options.shell))
+    return 0
+
+
 # -------------------------------------------------------------------------------------------------------------- main
 
 COMMANDS = {
@@ -847,6 +862,15 @@ COMMANDS = {
         "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE]",
         "Shapes of one label and one group_id are one object. The higher z_order is in front; in one layer things are\n"
         "in front of stuff. Give the second split the classes of the first: --categories FIRST/panoptic.json.",
+    ),
+    "completion": Command(
+        "Print a script that completes commands, options and values in a shell.",
+        _completion_options,
+        _completion,
+        notes="examples:\n"
+        "  banet completion bash > ~/.local/share/bash-completion/completions/banet\n"
+        "  banet completion fish > ~/.config/fish/completions/banet.fish\n"
+        "  banet completion zsh > ~/.zfunc/_banet      # with fpath+=(~/.zfunc) before compinit in ~/.zshrc",
     ),
 }
 GROUPS = {"data": "Make and check data sets.", "data convert": "Make COCO panoptic of other formats."}
