@@ -1,0 +1,323 @@
+"""README and docs say what is so: their Python runs, their commands are ones that there are, their recipes load.
+
+Python blocks of a page run in order, in one namespace and in a folder with the files that the page speaks of. Bash
+blocks run too, with stand-ins for all programs that note what they were given. A block that cannot run here has a
+comment on the line before it, which a reader does not see and which says why: <!-- not run: needs COCO -->
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from banet.cli import COMMANDS, GROUPS
+from banet.data.scenes import make_scene
+from banet.engine.options import load_recipe, parse_options
+from banet.engine.recipe import recipe_names
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+REFERENCE = sorted((DOCS / "api").glob("*.md"))
+WEIGHTS = ROOT / "banet" / "weights" / "scenes.safetensors"
+
+MARK = r"(?:<!-- not run: (?P<reason>\S[^\n]*) -->\n)?"
+FENCE = re.compile(MARK + r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
+SHOWN = {"", "text", "bibtex"}  # languages of blocks that nobody would run
+PROGRAMS = ("banet", "python", "pip", "make", "torchrun", "srun", "tensorboard")
+
+# Names that a page takes as given, since the reader has them.
+GIVEN = {
+    "README.md": "masks scores labels semantic image categories",
+    "plug_in.md": "torchvision model masks scores classes mask_logits semantic_logits",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. `reason` is why it is not run, None where it is."""
+
+    language: str
+    code: str
+    line: int
+    reason: str | None
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(found["language"], found["code"], text.count("\n", 0, found.start("code")) + 1, found["reason"])
+        for found in FENCE.finditer(text)
+    ]
+
+
+def run_bash(code: str, folder: Path) -> list[list[str]]:
+    """Runs a block with bash and gives back the calls of programs, their names first."""
+    programs, calls = folder / "bin", folder / "calls"
+    programs.mkdir(exist_ok=True)
+    for name in PROGRAMS:
+        stand_in = programs / name
+        stand_in.write_text('#!/bin/bash\nprintf "%s\\0" "${0##*/}" "$@" >> "$CALLS"\nprintf "\\n\\0" >> "$CALLS"\n')
+        stand_in.chmod(0o755)
+    calls.write_text("")
+    done = subprocess.run(
+        ["/bin/bash", "-euo", "pipefail", "-c", code],
+        cwd=folder,
+        env={"PATH": str(programs), "CALLS": str(calls), "OUT": "out"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return [call.rstrip("\0").split("\0") for call in calls.read_text(encoding="utf-8").split("\0\n\0")[:-1]]
+
+
+def check_banet(arguments: list[str]) -> None:
+    """The parser of the command takes the arguments, and a recipe that is named by its name exists."""
+    name = command_of(arguments)
+    assert name in COMMANDS, f"no command {name}"
+    rest = arguments[len(name.split()) :]
+    if "--help" in rest:
+        return
+    options = parse_options(COMMANDS[name].parser(name), rest)
+    recipe = options.get("config")
+    assert recipe is None or recipe.endswith(".yaml") or recipe in recipe_names(), f"no recipe {recipe}"
+
+
+def command_of(words: list[str]) -> str:
+    """The longest command or group that the words begin with."""
+    names = (" ".join(words[:count]) for count in (3, 2, 1))
+    return next((name for name in names if name in COMMANDS or name in GROUPS), " ".join(words[:1]))
+
+
+def check_call(program: str, arguments: list[str]) -> None:
+    if "banet" in (program, *arguments[:1]) or arguments[:2] == ["-m", "banet"] or "-m" in arguments:
+        words = [program, *arguments]
+        check_banet(words[words.index("banet", words.index("-m") if "-m" in words else 0) + 1 :])
+    elif program == "python":
+        script = ROOT / arguments[0]
+        assert script.is_file(), f"no script {arguments[0]}"
+        text = script.read_text(encoding="utf-8")
+        unknown = [word for word in arguments[1:] if word.startswith("--") and f'"{word}"' not in text]
+        assert not unknown, f"{arguments[0]} does not know {unknown}"
+    elif program == "pip":
+        project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        section = project.split("[project.optional-dependencies]\n")[1].split("\n[")[0]
+        known = re.findall(r"^([\w-]+) = \[", section, re.M)
+        for word in arguments[1:]:
+            named = re.fullmatch(r"(?:\.|banet-panoptic)(?:\[(.*)\])?", word)
+            extras = named[1].split(",") if named and named[1] else []
+            assert set(extras) <= set(known), f"no such extra: {word}"
+    elif program == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert re.search(rf"^{re.escape(arguments[0])}:", makefile, re.M), f"no target {arguments[0]}"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the pictures and weights that pages speak of."""
+    picture = Image.fromarray(make_scene(3, 3).image)
+    for name in ("street.jpg", "photo.jpg", "photos/val/1.png", "datasets/coco/test2017/000000000001.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / name)
+    for run in ("mine", "coco_dcn101_3x"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "model.safetensors").symlink_to(WEIGHTS)
+    (tmp_path / "datasets/coco/annotations").mkdir()
+    images = {"images": [{"id": 1, "file_name": "000000000001.jpg", "width": 256, "height": 256}]}
+    (tmp_path / "datasets/coco/annotations/image_info_test-dev2017.json").write_text(json.dumps(images))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def given(names: str) -> dict[str, Any]:
+    """What a reader has: a detector's results, a label map, logits, a network."""
+    import torch
+    import torchvision
+
+    scene = make_scene(3, 3)
+    count = len(scene.masks)
+    labels = np.array([segment.category_id for segment in scene.segments[:count]])
+    detections = {
+        "masks": torch.from_numpy(scene.masks[:, None]).float(),
+        "scores": torch.linspace(0.7, 0.9, count),
+        "labels": torch.from_numpy(labels),
+    }
+    values = {
+        "torchvision": torchvision,
+        "model": lambda images: [detections for _ in images],
+        "masks": scene.masks,
+        "scores": np.linspace(0.7, 0.9, count),
+        "labels": labels,
+        "semantic": np.array([0, *(segment.category_id for segment in scene.segments)])[scene.ids],
+        "image": scene.image,
+        "categories": scene.categories,
+        "classes": np.zeros(count, dtype=int),
+        "mask_logits": np.where(scene.masks, 1.0, -1.0),
+        "semantic_logits": np.zeros((1, *scene.ids.shape)),
+    }
+    return {name: values[name] for name in names.split()}
+
+
+# --------------------------------------------------------------------------------------------------------------- blocks
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_of_a_page(page: Path, place: Path) -> None:
+    namespace = given(GIVEN.get(page.name, ""))
+    for block in blocks_of(page):
+        where = f"{page}:{block.line}"
+        try:
+            if block.reason is not None:
+                check_unrun(block)
+            elif block.language == "python":
+                exec(compile("\n" * block.line + block.code, str(page), "exec"), namespace)
+            elif block.language == "bash":
+                for program, *arguments in run_bash(block.code, place):
+                    check_call(program, arguments)
+            elif block.language == "yaml":
+                (place / "mine.yaml").write_text(block.code, encoding="utf-8")
+                load_recipe("mine.yaml")
+            else:
+                assert block.language in SHOWN, f"nothing is known of {block.language}"
+        except Exception as error:
+            raise AssertionError(f"{where}: {error}") from error
+
+
+def check_unrun(block: Block) -> None:
+    """A marked block is one that would have been run, and it has no slip of the pen."""
+    assert block.language in ("python", "bash"), "only Python and bash are run, so the mark says nothing here"
+    if block.language == "python":
+        compile(block.code, "block", "exec")
+    else:
+        subprocess.run(["/bin/bash", "-n", "-c", block.code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_fence_and_every_mark_is_seen(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.count("```") == 2 * len(blocks_of(page)), "a fence is indented, not closed, or names two words"
+    marked = sum(block.reason is not None for block in blocks_of(page))
+    assert len(re.findall("<!-- *not run", text)) == marked, "a mark stands before no block, or gives no reason"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "ARCHITECTURE.md"], ids=lambda page: page.name)
+def test_commands_in_sentences_are_ones_that_there_are(page: Path) -> None:
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for sentence in re.findall(r"`banet ([a-z][^`]*)`", prose):
+        words = shlex.split(sentence)
+        name = command_of(words)
+        assert name in COMMANDS or name in GROUPS, f"banet {sentence}"
+        given_options = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
+        known = COMMANDS[name].parser(name)._option_string_actions if name in COMMANDS else {}
+        assert given_options <= set(known), f"banet {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("banet evalute scenes", "no command evalute"),
+        ("banet predict a.jpg --weight scenes", "--weight: no such option"),
+        ("banet train --config coco_r51", "no recipe coco_r51"),
+        ("for rule in area best; do\n  banet evaluate w --config scenes_r18 --rule $rule\ndone", "--rule: must be one"),
+        ("torchrun --nproc-per-node 8 -m banet train --config coco_r50_1x --bach 32", "--bach: no such option"),
+        ("srun banet trian", "no command trian"),
+        ("python benchmarks/none.py", "no script"),
+        ("python benchmarks/quality.py --date DIR", "does not know"),
+        ("pip install 'banet-panoptic[none]'", "no such extra"),
+        ("make tests", "no target tests"),
+        ("rm -r /tmp/nothing", "command not found"),
+    ],
+)
+def test_wrong_commands_are_noticed(code: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, ValueError), match=re.escape(said)):
+        for program, *arguments in run_bash(code, tmp_path):
+            check_call(program, arguments)
+
+
+# ----------------------------------------------------------------------------------------------------------------- site
+
+
+def pages_in(entries: list[Any]) -> list[str]:
+    """Files that a list of mkdocs' navigation names."""
+    found: list[str] = []
+    for entry in entries:
+        value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        found += pages_in(value) if isinstance(value, list) else [value]
+    return found
+
+
+def test_every_page_has_one_place_in_the_site() -> None:
+    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    there = {path.relative_to(DOCS).as_posix() for pattern in ("*.md", "*.ipynb") for path in DOCS.rglob(pattern)}
+    assert sorted(pages_in(configuration["nav"])) == sorted(there)
+
+
+def test_every_module_is_in_the_reference() -> None:
+    named = re.findall(r"^::: (\S+)", "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE), re.M)
+    assert len(named) == len(set(named))
+    rooms = ("panoptic", "ops", "data", "modeling", "engine")
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for room in rooms
+        for path in (ROOT / "banet" / room).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert set(named) - {"banet", "banet.errors"} == modules
+
+
+def test_every_public_name_has_a_link_in_the_reference() -> None:
+    import banet
+
+    page = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
+    assert [name for name in banet.__all__ if f"[`banet.{name}`][" not in page and name != "__version__"] == []
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#\S*)?\)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
+
+
+# ----------------------------------------------------------------------------------------------------------------- tour
+
+
+def test_the_tour_is_kept_without_results() -> None:
+    cells = json.loads((DOCS / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert len(code) >= 8
+
+
+@pytest.mark.slow
+def test_the_tour_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(DOCS / "tour.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+
+
+@pytest.mark.slow
+def test_the_figures_of_the_method_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["method.py", "--out", str(tmp_path)])
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    runpy.run_path(str(DOCS / "figures" / "method.py"), run_name="__main__")
+    shown = set(re.findall(r"images/(method_\w+\.png)", (DOCS / "method.md").read_text(encoding="utf-8")))
+    assert {path.name for path in tmp_path.iterdir()} == shown
+    for name in shown:
+        with Image.open(tmp_path / name) as new, Image.open(DOCS / "images" / name) as kept:
+            assert new.size == kept.size
