@@ -104,21 +104,26 @@ def predict_files(
             if page is not None:
                 page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
 
-        # While the network works on a picture, the next is read and the one before fused and written.
+        # While the network works on a picture, the next is read and the one before fused and written; but in tiles
+        # pictures are large, and there is only one at a time.
         reader, writer = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
         ahead = (reader.submit(_picture, path, tile) for path in paths)
-        coming, written = next(ahead, None), None
+        coming = written = None
         for path, name in zip(tqdm(paths, desc="predict", unit="image", disable=not paths), names, strict=True):
-            assert coming is not None
-            picture, coming = coming, next(ahead, None)
+            picture = coming or next(ahead)
+            coming = next(ahead, None) if tile is None else None
             try:
                 fuse = _segment(model, picture.result(), rule, tile, overlap)
             except (InputError, MissingExtraError) as error:
                 failures.append(str(error))
                 continue
+            del picture
             if written is not None:
                 written.result()
             written = writer.submit(write, path, name, fuse)
+            if tile is not None:
+                written.result()
+                del fuse
         if written is not None:
             written.result()
 

@@ -140,6 +140,18 @@ def test_overlays_of_large_pictures_are_reduced(model, tmp_path: Path, monkeypat
         assert overlay.width == 325
 
 
+def test_in_tiles_there_is_one_picture_at_a_time(model, tmp_path, monkeypatch):
+    events = []
+    read, save = predict._picture, PanopticSegmentation.save
+    monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
+    monkeypatch.setattr(predict, "_picture", lambda *a: events.append("read") or read(*a))
+    monkeypatch.setattr(PanopticSegmentation, "save", lambda *a, **k: (save(*a, **k), events.append("saved"))[0])
+    for name in "ab":
+        Image.fromarray(picture(64, 100)).save(tmp_path / f"{name}.png")
+    predict_files("w", [str(tmp_path)], tmp_path / "out", tile=64)
+    assert events == ["read", "saved", "read", "saved"]
+
+
 @pytest.mark.slow
 def test_shipped_weights_on_a_mosaic_lose_little_by_seams():
     model = BANet.from_pretrained("scenes")
