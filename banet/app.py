@@ -23,21 +23,6 @@ from pathlib import Path, PurePath
 from typing import Any, TypeAlias, TypeVar, get_args
 from urllib.parse import urlsplit
 
-import torch
-from PIL import Image
-
-from banet.data.images import decode_image
-from banet.data.scenes import SCENE_CATEGORIES, make_scene
-from banet.engine.device import pick_device
-from banet.errors import InputError, MissingExtraError
-from banet.modeling.banet import BANet
-from banet.modeling.config import RuleName
-from banet.modeling.instances import Readout
-from banet.modeling.readout import read_images
-from banet.panoptic import PanopticSegmentation
-from banet.panoptic.changes import changed_hands, draw_changes
-from banet.panoptic.segmentation import ids_to_rgb, runs
-
 try:
     import gradio as gr
     import uvicorn
@@ -46,7 +31,24 @@ try:
     from starlette.responses import JSONResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError:
+    from banet.errors import MissingExtraError
+
     raise MissingExtraError("gradio", "app") from None
+
+import torch
+from PIL import Image
+
+from banet.data.images import decode_image
+from banet.data.scenes import SCENE_CATEGORIES, make_scene
+from banet.engine.device import pick_device
+from banet.errors import InputError
+from banet.modeling.banet import BANet
+from banet.modeling.config import RuleName
+from banet.modeling.instances import Readout
+from banet.modeling.readout import read_images
+from banet.panoptic import PanopticSegmentation
+from banet.panoptic.changes import changed_hands, draw_changes
+from banet.panoptic.segmentation import ids_to_rgb, runs
 
 __all__ = ["Gate", "Limits", "Page", "serve", "web_app"]
 
@@ -196,8 +198,10 @@ class Page:
         script = here.with_suffix(".js").read_text(encoding="utf-8")
         first = Visit(self.model.inference.rule)
         rules = list(get_args(RuleName))
-        listening = {"api_visibility": "private", "trigger_mode": "always_last"}
-        blocks = gr.Blocks(title="BANet", analytics_enabled=False)
+        # One answer at a time, in the order of the questions: a rule that is chosen meanwhile is for the new picture.
+        # Not trigger_mode="always_last", which may ask the first question again in place of the last.
+        listening: dict[str, Any] = {"api_visibility": "private", "trigger_mode": "multiple", "concurrency_id": "page"}
+        blocks = gr.Blocks(title="BANet", analytics_enabled=False, fill_width=True)
         with blocks:
             visit = gr.State(first, time_to_live=limits.seconds)
             with gr.Row(elem_classes="banet-head"):
@@ -215,12 +219,10 @@ class Page:
                 js_on_load=f"{script}\nshowResults(element, props, watch);",
                 apply_default_css=False,
             )
-            network: dict[str, Any] = {"concurrency_id": "network", "show_progress_on": drop, **listening}
-            drop.picture(self.upload, visit, [visit, view, rule, other], **network)
-            drop.example(self.example, visit, [visit, view, rule, other], **network)
-            fusion: dict[str, Any] = {"concurrency_id": "fusion", "show_progress": "minimal", **listening}
-            rule.select(self.choose_rule, visit, [visit, view], **fusion)
-            other.select(self.choose_other, visit, [visit, view], **fusion)
+            drop.picture(self.upload, visit, [visit, view, rule, other], show_progress_on=drop, **listening)
+            drop.example(self.example, visit, [visit, view, rule, other], show_progress_on=drop, **listening)
+            rule.select(self.choose_rule, visit, [visit, view], show_progress="minimal", **listening)
+            other.select(self.choose_other, visit, [visit, view], show_progress="minimal", **listening)
         blocks.queue(max_size=limits.waiting, default_concurrency_limit=1)
         blocks.state_session_capacity = limits.visitors
         # Answers that nobody fetches; Gradio would keep those of 2000 visitors.
@@ -340,7 +342,7 @@ class Gate:
     """
 
     GET = re.compile(
-        r"/|/(theme\.css|manifest\.json|favicon\.ico)|/gradio_api/(queue/data|heartbeat/\w+)|/(assets|static)/[\w/.-]+"
+        r"/|/(theme\.css|manifest\.json|favicon\.ico)|/gradio_api/(queue/data|heartbeat/\w+)|/(assets|static)(/[\w.-]+)+"
     )
     POST = re.compile(r"/gradio_api/queue/join")
 
@@ -429,19 +431,19 @@ def serve(weights: str = "scenes", *, host: str = "127.0.0.1", port: int = 7860,
         InputError: The weights cannot be read, or nothing can listen there.
     """
     _share_one_arena()
-    app = web_app(Page(BANet.from_pretrained(weights, device=pick_device(device))), host)
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose others") from None
     with listener:
+        app = web_app(Page(BANet.from_pretrained(weights, device=pick_device(device))), host)
+        # A page that is open somewhere never hangs up by itself, and need not be spoken of.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         if host not in LOOPBACK:
             print("everyone who reaches this machine can use the page")
         shown = f"[{host}]" if ":" in host else host
         print(f"{weights} on http://{shown}:{listener.getsockname()[1]} (Ctrl+C ends it)", flush=True)
-        # A page that is open somewhere never hangs up by itself, and need not be spoken of.
-        logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
