@@ -103,9 +103,14 @@ def command_of(words: list[str]) -> str:
 
 
 def check_call(program: str, arguments: list[str]) -> None:
-    if "banet" in (program, *arguments[:1]) or arguments[:2] == ["-m", "banet"] or "-m" in arguments:
-        words = [program, *arguments]
-        check_banet(words[words.index("banet", words.index("-m") if "-m" in words else 0) + 1 :])
+    """What a page tells to type is something that there is, as far as it is this project's."""
+    words = [program, *arguments]
+    if "-m" in words:
+        words = words[words.index("-m") + 1 :]
+    elif program == "srun":
+        words = arguments
+    if words[0] == "banet":
+        check_banet(words[1:])
     elif program == "python":
         script = ROOT / arguments[0]
         assert script.is_file(), f"no script {arguments[0]}"
