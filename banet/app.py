@@ -225,8 +225,9 @@ class Page:
             other.select(self.choose_other, visit, [visit, view], show_progress="minimal", **listening)
         blocks.queue(max_size=limits.waiting, default_concurrency_limit=1)
         blocks.state_session_capacity = limits.visitors
-        # Answers that nobody fetches; Gradio would keep those of 2000 visitors.
-        blocks._queue.pending_messages_per_session.max_size = 8 * limits.visitors
+        with suppress(AttributeError):  # a part that Gradio may rename
+            # Answers that nobody fetches; Gradio would keep those of 2000 visitors.
+            blocks._queue.pending_messages_per_session.max_size = 8 * limits.visitors
         return blocks
 
     def _drop_zone(self) -> str:

@@ -296,6 +296,12 @@ def test_bodies_are_read_a_few_at_a_time(app):
     assert most == 2
 
 
+def test_answers_that_nobody_fetches_are_bounded(page):
+    blocks = page.build()
+    assert blocks._queue.pending_messages_per_session.max_size == 64
+    assert blocks.state_session_capacity == 8
+
+
 def test_only_loopback_asks_for_a_name(app, page):
     assert app.web_app(page, "127.0.0.1").hosts == {"127.0.0.1", "::1", "localhost"}
     assert app.web_app(page, "0.0.0.0").hosts is None
