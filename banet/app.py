@@ -55,7 +55,7 @@ __all__ = ["Gate", "Limits", "Page", "serve", "web_app"]
 RULE, RULE_INFO = "Occlusion rule", "Who owns a pixel that several masks claim; `appearance` is the paper's."
 OTHER, OTHER_INFO = "Compared with", "`heuristic` is fusion without occlusion handling: the higher score is in front."
 EXAMPLES = (0, 2, 4, 7)
-EXAMPLES_SEED, EXAMPLES_SIZE = 3, (480, 640)
+EXAMPLES_SEED, EXAMPLES_SIZE = 3, (480, 640)  # the demo's scenes, wider: no training has seen them
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; "
@@ -67,6 +67,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 T = TypeVar("T")
 Answer: TypeAlias = "tuple[Visit, dict[str, Any], str, str]"
+"""The visit after a question, what the page shows, and the two rules, lest those on the page be of a lost visit."""
 
 
 @dataclass(frozen=True)
@@ -355,9 +356,11 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
+            await send({"type": "websocket.close"})
             return
 
         async def guarded(message: Message) -> None:
@@ -371,7 +374,10 @@ class Gate:
             await JSONResponse({"detail": reason}, status)(scope, receive, guarded)
         elif scope["method"] == "POST":
             async with self.bodies:
-                await asyncio.wait_for(self.app(scope, receive, guarded), self.seconds)
+                try:
+                    await asyncio.wait_for(self.app(scope, receive, guarded), self.seconds)
+                except asyncio.TimeoutError:
+                    await JSONResponse({"detail": "The request came too slowly."}, 408)(scope, receive, guarded)
         else:
             await self.app(scope, receive, guarded)
 
@@ -379,16 +385,19 @@ class Gate:
         """Status and reason for which a request is refused, if it is."""
         host = headers.get("host", "")
         origin = headers.get("origin")
-        if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
-            return 403, "This page goes by another name."
-        if origin is not None and urlsplit(origin).netloc != host:
-            return 403, "Another site may not use this page."
+        try:
+            if self.hosts is not None and urlsplit(f"//{host}").hostname not in self.hosts:
+                return 403, "This page goes by another name."
+            if origin is not None and urlsplit(origin).netloc != host:
+                return 403, "Another site may not use this page."
+        except ValueError:
+            return 400, "The request names no host."
         routes = {"GET": self.GET, "HEAD": self.GET, "POST": self.POST}.get(method)
         if routes is None or not routes.fullmatch(path) or ".." in path:
             return 404, "There is no such page."
         if method == "POST":
             length = headers.get("content-length", "")
-            if not length.isdecimal():
+            if not re.fullmatch("[0-9]{1,15}", length):
                 return 411, "The length of the request is missing."
             if int(length) > self.body_bytes:
                 return 413, f"The request is larger than {_megabytes(self.body_bytes)}."

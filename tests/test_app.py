@@ -260,6 +260,8 @@ def test_answers_are_told_apart(page, visit):
         ("POST", "/gradio_api/queue/join", {"content-length": "9", "origin": "null"}, 403),
         ("GET", "/", {"host": "evil.example:7"}, 403),
         ("GET", "/", {"host": ""}, 403),
+        ("GET", "/", {"host": "[bad"}, 400),
+        ("POST", "/gradio_api/queue/join", {"content-length": "9" * 5000}, 411),
         ("GET", "/", {"host": "[::1]:7"}, None),
         ("PUT", "/", {}, 404),
         ("OPTIONS", "/gradio_api/queue/join", {}, 404),
@@ -294,6 +296,21 @@ def test_bodies_are_read_a_few_at_a_time(app):
 
     asyncio.run(run())
     assert most == 2
+
+
+def test_a_slow_body_is_given_up(app):
+    sent = []
+
+    async def gradio(scope, receive, send):
+        await asyncio.sleep(60)
+
+    async def note(message):
+        sent.append(message)
+
+    headers = [(b"content-length", b"5")]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": headers}
+    asyncio.run(app.Gate(gradio, hosts=None, body_bytes=100, seconds=0.01)(scope, None, note))
+    assert sent[0]["status"] == 408
 
 
 def test_answers_that_nobody_fetches_are_bounded(page):
