@@ -6,7 +6,7 @@ import difflib
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -121,6 +121,7 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
             recipe = replace(recipe, train=recipe.train.at_batch(batch, accumulate=passes, keep=given))
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, InputError) else InputError(f"recipe {source}: {error}") from None
+    _check_numbers(asdict(recipe), source)
     return recipe
 
 
@@ -168,6 +169,16 @@ def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str
                 inner = ", ".join(get_type_hints(known[key]))
                 raise InputError(f"{source}: {prefix}{key}: give options of this group ({inner}), not {shown(value)}")
             _check_names(value, known[key], source, f"{prefix}{key}.")
+
+
+def _check_numbers(options: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    """Refuse infinities, and what is no number: they would pass every comparison with a limit."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            _check_numbers(value, source, f"{prefix}{name}.")
+        for number in value if isinstance(value, tuple) else [value]:
+            if isinstance(number, (int, float)) and not abs(number) < 2**63:
+                raise InputError(f"{source}: {prefix}{name}: must be a finite number, not {shown(number)}")
 
 
 def _text_choices(content: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
@@ -269,7 +270,7 @@ def find_recipe(name: str) -> Path:
     if name in recipe_names():
         return Path(str(resources.files("banet") / "configs" / f"{name}.yaml"))
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     known = ", ".join(recipe_names())
     raise InputError(f"--config {name}: no such file, nor a recipe of that name; recipes: {known}")

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 __all__ = ["BackboneName", "InferenceConfig", "LossConfig", "ModelConfig", "RuleName", "read_options"]
 
 _LONGEST_SIDE = 8192
+_MOST = 64  # anchors a place, and levels of OCM's pyramid
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "dcn101"]
 RuleName = Literal["appearance", "appearance-pixel", "colour-contour", "score", "area", "heuristic"]
@@ -79,8 +80,10 @@ class ModelConfig:
                 raise ValueError(f"model.{name}: must be at least 1, not {width}")
         if len(self.anchor_sizes) != 5 or min(self.anchor_sizes) <= 0:
             raise ValueError("model.anchor_sizes: give five positive sizes, for P2 to P6")
-        if not self.anchor_ratios or min(self.anchor_ratios) <= 0:
-            raise ValueError("model.anchor_ratios: give at least one positive ratio")
+        if not 1 <= len(self.anchor_ratios) <= _MOST or min(self.anchor_ratios) <= 0:
+            raise ValueError(f"model.anchor_ratios: give 1 to {_MOST} positive ratios")
+        if len(self.ocm_cells) > _MOST:
+            raise ValueError(f"model.ocm_cells: give at most {_MOST} numbers of cells")
         if self.canonical_box_size <= 0:
             raise ValueError(f"model.canonical_box_size: must be positive, not {self.canonical_box_size}")
 
