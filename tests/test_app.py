@@ -389,7 +389,7 @@ def server(app, tmp_path_factory) -> Iterator[Server]:
     running = Server(int(re.fullmatch(r"scenes on http://127\.0\.0\.1:(\d+) .*\n", said)[1]), process, folder)
     yield running
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     assert running.files() == []
 
 
@@ -546,6 +546,7 @@ def browser(server) -> Iterator[Any]:
 def tab(browser, server) -> Iterator[Any]:
     """The page in a browser; nothing may be asked of another host, and no script may fail."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(120_000)
     opened = context.new_page()
     wrong: list[str] = []
     opened.on("request", lambda r: r.url.startswith((server.url, "data:", "blob:")) or wrong.append(r.url))
@@ -591,7 +592,7 @@ def test_in_a_browser_drop_hover_switch_and_download(tab, server, model, tmp_pat
 
     image = make_scene(3, 2, (480, 640)).image
     drop(tab, "street <1>.png", encoded(image))
-    tab.wait_for_selector(".banet-grid", timeout=60_000)
+    tab.wait_for_selector(".banet-grid", timeout=120_000)
     assert titles(tab) == ["street <1>.png", "appearance", "heuristic", "Pixels that change hands"]
 
     results = {rule: model.predict(image, rule=rule) for rule in ("appearance", "heuristic", "score")}
@@ -619,7 +620,7 @@ def test_in_a_browser_drop_hover_switch_and_download(tab, server, model, tmp_pat
     )
 
     tab.locator("fieldset").first.get_by_label("score").click()
-    tab.wait_for_function("document.querySelectorAll('figcaption b')[1].textContent === 'score'", timeout=60_000)
+    tab.wait_for_function("document.querySelectorAll('figcaption b')[1].textContent === 'score'", timeout=120_000)
     for kind in ("PNG", "JSON"):
         with tab.expect_download() as wait:
             tab.locator("figure").nth(1).get_by_text(kind).click()
@@ -635,10 +636,10 @@ def test_in_a_browser_quick_clicks_are_answered_in_order(tab):
             document.querySelector(`input[value="${rule}"]`).click();
         document.querySelector("[data-example='1']").click();
     }""")
-    tab.locator("figcaption b").get_by_text("scene_2.png").wait_for(timeout=60_000)
+    tab.locator("figcaption b").get_by_text("scene_2.png").wait_for(timeout=120_000)
     assert titles(tab)[1:3] == ["colour-contour", "heuristic"]
     tab.locator("fieldset").nth(1).get_by_label("area").click()
-    tab.wait_for_function("document.querySelectorAll('figcaption b')[2].textContent === 'area'", timeout=60_000)
+    tab.wait_for_function("document.querySelectorAll('figcaption b')[2].textContent === 'area'", timeout=120_000)
     assert titles(tab)[:2] == ["scene_2.png", "colour-contour"]
 
 
@@ -652,8 +653,8 @@ def test_in_a_browser_bad_files_are_named_and_do_no_harm(tab):
         ("notes.txt", b"a text", 0, "notes.txt: is not a picture"),
     ):
         drop(tab, name, data, padding)
-        fault.get_by_text(text).wait_for(timeout=60_000)
+        fault.get_by_text(text).wait_for(timeout=120_000)
     assert tab.title() == "BANet"
     tab.click("[data-example='1']")
-    tab.wait_for_selector(".banet-grid", timeout=60_000)
+    tab.wait_for_selector(".banet-grid", timeout=120_000)
     assert fault.inner_text() == ""
