@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -926,7 +927,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where some input failed, 2 for bad input, 130 when interrupted.
     """
     try:
-        return _dispatch(sys.argv[1:] if argv is None else argv)
+        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lest the flush at the end fails too
+        return 0
     except (InputError, MissingExtraError, OSError) as error:
         print(f"banet: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

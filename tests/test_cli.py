@@ -315,6 +315,15 @@ def test_other_errors_are_not_hidden(engine):
         main(["demo"])
 
 
+def test_a_reader_that_has_seen_enough_is_no_fault():
+    command = [sys.executable, "-m", "banet", "train", "--config", "coco_r50_1x", "--print-config"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=300)) == ("", 0)
+
+
 # ------------------------------------------------------------------------------------------------------- pq and scenes
 
 
