@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test slow adapters check format clean help
+.PHONY: demo test slow adapters docs check format clean help
 
 help:
 	@echo "make demo    segment fresh scenes with the weights that come along, write demo/index.html"
 	@echo "make test    run the tests           (make slow: the long ones too)"
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
+	@echo "make docs    build the site of the docs into site/"
 	@echo "make check   lint, format, types     (make format: mend what can be mended)"
 	@echo "make clean   remove the environment and the caches"
 
@@ -32,6 +33,10 @@ slow: $(READY)
 adapters: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,adapters]'
 	$(BIN)/python -m pytest tests/panoptic/test_adapters.py
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/mkdocs build --strict
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -198,7 +198,8 @@ def resized_size(height: int, width: int, shorter: int, longer: int, scale: floa
     """
     low, high = min(height, width), max(height, width)
     if scale:
-        shorter = min(longer, max(1, round(scale * low)))
+        factor = min(scale, longer / high)
+        return max(1, round(height * factor)), max(1, round(width * factor))
     if shorter * high > longer * low:
         other, side = max(1, round(longer * low / high)), longer
     else:

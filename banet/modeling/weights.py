@@ -201,7 +201,9 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, _Stored]]:
             f"{path}: not a readable safetensors file ({error}); weights are read from these only"
         ) from None
     if header.get("format") != FORMAT:
-        raise InputError(f"{path}: was not written by this library (format {shown(header.get('format'))}, not {FORMAT!r})")
+        raise InputError(
+            f"{path}: was not written by this library (format {shown(header.get('format'))}, not {FORMAT!r})"
+        )
     return header, tensors
 
 

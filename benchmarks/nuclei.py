@@ -1,0 +1,158 @@
+"""How well weights find nuclei: ``python benchmarks/nuclei.py WEIGHTS --data DIR [--figure PNG] [--json JSON]``.
+
+DIR holds one split: ``images/``, ``panoptic/``, ``panoptic.json``. For all pictures, and for fluorescence and stained
+tissue apart, it prints PQ of nucleus and background, and for thresholds of IoU the score TP / (TP + FP + FN) of nuclei,
+with TP, FP and FN pooled over the pictures and, beside it, the mean over pictures. A nucleus is found when a segment
+overlaps it by more than the threshold; from 0.5 on no nucleus has two such segments. A picture is taken for
+fluorescence when it is grey and most of it is dark.
+
+The figure shows the best, the median and the worst pictures by their score at 0.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from banet.engine.pictures import Picture, open_split
+from banet.engine.recipe import SplitConfig
+from banet.modeling.banet import BANet
+from banet.panoptic import PanopticQuality, PanopticSegmentation
+
+THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(9))
+CHANNEL_GAP = 8
+"""Grey levels that channels of a grey picture may differ by."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One picture: IoU of each pair of nuclei that is matched at 0.5, and how many nuclei there are on either side."""
+
+    picture: Picture
+    prediction: PanopticSegmentation
+    ious: NDArray[np.float64]
+    found: int
+    true: int
+    fluorescence: bool
+
+    def score(self, threshold: float) -> float:
+        """TP / (TP + FP + FN); 1 where there is nothing and nothing is found."""
+        return score([self], threshold)
+
+
+def score(pictures: list[Scored], threshold: float) -> float:
+    """TP / (TP + FP + FN), pooled."""
+    hits = sum(int((each.ious > threshold).sum()) for each in pictures)
+    union = sum(each.found + each.true for each in pictures) - hits
+    return hits / union if union else 1.0
+
+
+def is_fluorescence(image: NDArray[np.uint8]) -> bool:
+    gap = image.max(axis=2).astype(int) - image.min(axis=2)
+    return bool(np.quantile(gap, 0.99) <= CHANNEL_GAP and np.median(image) < 128)
+
+
+def compare(picture: Picture, prediction: PanopticSegmentation) -> Scored:
+    """Matches nuclei by their IoU, slowly and plainly, apart from PQ's own matching."""
+    ours = [s.id for s in prediction.segments if s.isthing]
+    theirs = [s.id for s in picture.truth.segments if s.isthing]
+    codes, counts = np.unique(
+        picture.truth.ids.astype(np.int64) << 32 | prediction.ids.astype(np.int64), return_counts=True
+    )
+    shared = dict(zip(codes.tolist(), counts.tolist(), strict=True))
+    area = {(side, s.id): s.area for side, found in enumerate((picture.truth, prediction)) for s in found.segments}
+    mine, other = set(ours), set(theirs)
+    ious = []
+    for code, both in shared.items():
+        t, p = code >> 32, code & 0xFFFFFFFF
+        if t in other and p in mine:
+            ious.append(both / (area[0, t] + area[1, p] - both))
+    matched = np.array([iou for iou in ious if iou > 0.5])
+    return Scored(picture, prediction, matched, len(ours), len(theirs), is_fluorescence(picture.image))
+
+
+def report(name: str, pictures: list[Scored]) -> dict[str, float]:
+    categories = pictures[0].picture.truth.categories
+    quality = PanopticQuality(categories)
+    for each in pictures:
+        quality.update(each.prediction, each.picture.truth)
+    result = quality.compute()
+    pooled = [score(pictures, t) for t in THRESHOLDS]
+    means = [float(np.mean([each.score(t) for each in pictures])) for t in THRESHOLDS]
+    figures = {
+        "pictures": len(pictures),
+        "PQ of nuclei": 100 * result["Things"]["pq"],
+        "SQ of nuclei": 100 * result["Things"]["sq"],
+        "RQ of nuclei": 100 * result["Things"]["rq"],
+        "PQ of background": 100 * result["Stuff"]["pq"],
+        "score at 0.5": pooled[0],
+        "mean score over 0.5..0.9": float(np.mean(pooled)),
+        "score at 0.5, mean over pictures": means[0],
+        "mean score over 0.5..0.9, mean over pictures": float(np.mean(means)),
+    }
+    print(f"\n{name}")
+    for key, value in figures.items():
+        print(f"  {key:46} {value:.0f}" if key == "pictures" else f"  {key:46} {value:.3f}")
+    print("  pooled, by threshold: " + "  ".join(f"{t}: {s:.3f}" for t, s in zip(THRESHOLDS, pooled, strict=True)))
+    return figures
+
+
+def draw(pictures: list[Scored], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ranked = sorted(pictures, key=lambda each: -each.score(0.5))
+    middle = len(ranked) // 2
+    rows = {"best": ranked[:2], "median": ranked[middle - 1 : middle + 1], "worst": ranked[-2:]}
+    figure, axes = pyplot.subplots(3, 6, figsize=(15, 7.8), layout="constrained")
+    for line, (name, chosen) in zip(axes, rows.items(), strict=True):
+        for k, each in enumerate(chosen):
+            panels = (
+                (each.picture.image, f"{name}: {each.true} nuclei"),
+                (each.prediction.draw(each.picture.image), f"found {each.found}, score {each.score(0.5):.2f}"),
+                (each.picture.truth.draw(each.picture.image), "truth"),
+            )
+            for axis, (image, title) in zip(line[3 * k : 3 * k + 3], panels, strict=True):
+                axis.imshow(image)
+                axis.set_title(title, fontsize=9)
+                axis.set_axis_off()
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--rule")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    model = BANet.from_pretrained(options.weights, device=options.device)
+    split = open_split(SplitConfig("images", "panoptic", "panoptic.json"), options.data)
+    scored = []
+    for index in tqdm(range(len(split)), unit="image"):
+        picture = split[index]
+        scored.append(compare(picture, model.predict(picture.image, rule=options.rule)))
+    kinds = {
+        "all": scored,
+        "fluorescence": [each for each in scored if each.fluorescence],
+        "stained tissue and bright field": [each for each in scored if not each.fluorescence],
+    }
+    figures = {name: report(name, chosen) for name, chosen in kinds.items() if chosen}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    if options.figure:
+        draw(scored, options.figure)
+
+
+if __name__ == "__main__":
+    main()
