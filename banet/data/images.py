@@ -34,6 +34,9 @@ SUFFIXES = frozenset(
 )
 """File names that count as pictures where a folder or a pattern is given."""
 
+_MOST_SCANS = 100
+"""Of a JPEG. Progressive ones have some ten, but a hundred bytes can ask for one more, however large the picture is."""
+
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
 
@@ -112,12 +115,23 @@ def _open(file: Path, stream: BinaryIO, max_pixels: int) -> Image.Image:
 
 def _decode(file: Path, stream: BinaryIO, max_pixels: int) -> Image.Image:
     picture = _open(file, stream, max_pixels)
+    if picture.format in ("JPEG", "MPO") and (scans := _count(stream, b"\xff\xda")) > _MOST_SCANS:
+        raise InputError(f"{file}: has {scans:,} scans, each as much work as a picture; save it anew")
     try:
         picture.load()
     except Exception as error:  # a decoder may raise anything on bad data
         what = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{file}: is truncated or corrupt ({what}); replace the file or leave it out") from error
     return _to_rgb(file, _upright(picture))
+
+
+def _count(stream: BinaryIO, mark: bytes) -> int:
+    """How often some bytes occur in a file."""
+    place = stream.tell()
+    stream.seek(0)
+    count = stream.read().count(mark)
+    stream.seek(place)
+    return count
 
 
 def _upright(picture: Image.Image) -> Image.Image:

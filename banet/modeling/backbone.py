@@ -36,7 +36,14 @@ def group_norm(channels: int) -> nn.GroupNorm:
     groups = 32
     while channels % groups:
         groups //= 2
-    return nn.GroupNorm(groups, channels)
+    return _GroupNorm(groups, channels)
+
+
+class _GroupNorm(nn.GroupNorm):
+    """GroupNorm that also takes groups of one value, as narrow networks have of the smallest pictures."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def imagenet_weights(name: BackboneName) -> dict[str, Tensor]:

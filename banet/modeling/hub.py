@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def model_card(metadata: Mapping[str, str], repository: str, licence: str) -> st
     import yaml
 
     pq = metadata.get("pq")
+    if pq is not None and not re.fullmatch(r"\d{1,3}(\.\d+)?", pq):
+        pq = None
     recipe = metadata.get("recipe", "unknown")
     facts: dict[str, object] = {
         "license": licence,

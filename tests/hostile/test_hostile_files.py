@@ -147,6 +147,18 @@ def test_a_small_picture_with_a_bomb_beside_its_pixels(name: bytes) -> None:
     assert grown[0] < GIGABYTE / 10
 
 
+def test_a_jpeg_of_scans_without_end(tmp_path: Path) -> None:
+    """Each of a hundred bytes, and as much work as the whole picture."""
+    stream = io.BytesIO()
+    Image.new("RGB", (2048, 2048), (90, 120, 140)).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    (tmp_path / "some.jpg").write_bytes(data[:-2] + last * 20 + data[-2:])
+    (tmp_path / "many.jpg").write_bytes(data[:-2] + last * 20_000 + data[-2:])
+    assert np.ptp(to_rgb_array(tmp_path / "some.jpg"), axis=(0, 1)).max() <= 2
+    refused(lambda: read_image(tmp_path / "many.jpg"), "many.jpg", "scans")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "channels"), [(2, 3), (6, 4), (0, 1), (3, 1)])
 def test_the_largest_picture_fits_into_a_gigabyte(tmp_path: Path, kind: int, channels: int) -> None:
