@@ -65,7 +65,7 @@ class Readout:
             categories=categories,
             rule=options.rule if rule is None else rule,
             stuff_area=options.stuff_area,
-            thing_pixels=options.thing_pixels,
+            thing_pixels="void" if self.stuff_semantic is None else options.thing_pixels,  # without any stuff
             stuff_semantic=self.stuff_semantic,
             overlap_threshold=options.overlap_threshold,
             removal_threshold=options.removal_threshold,
