@@ -93,7 +93,7 @@ class PanopticIndex:
         images: dict[int, ImageInfo] = {}
         categories: list[Any] = []
         ids, maps, starts, segments, crowd = array("q"), list[str](), array("q", [0]), array("q"), bytearray()
-        for field, where, item in stream_lists(file, ("categories", "images", "annotations")):
+        for field, where, item in stream_lists(file, ("images", "annotations", "categories")):
             if field == "categories":
                 categories.append(item)
                 continue

@@ -249,21 +249,32 @@ class PanopticJson:
                 an unknown image; a segment has an unknown category; a file name leads out of its folder.
         """
         file = Path(path)
+        images: dict[int, ImageInfo] = {}
+        listed: list[Any] = []
+        found: list[tuple[str, Annotation]] = []
+        fields = ("images", "annotations", "categories") if truth is None else ("annotations",)
+        for field, where, entry in stream_lists(file, fields):
+            if field == "categories":
+                listed.append(entry)
+            elif field == "images":
+                add_image(images, entry, where)
+            elif truth is None or _integer(_object(entry, where), "image_id", where, 0) in truth.images:
+                found.append((where, read_annotation(entry, where, None)))
         if truth is not None:
             images, categories = truth.images, truth.categories
         else:
-            images, listed = read_tables(file)
             categories = Categories.from_coco(listed, str(file))
         annotations: dict[int, Annotation] = {}
-        for _, where, entry in stream_lists(file, ("annotations",)):
-            image_id = _integer(_object(entry, where), "image_id", where, 0)
+        for where, annotation in found:
+            image_id = annotation.image_id
             if image_id not in images:
-                if truth is not None:
-                    continue
                 raise InputError(f"{where}.image_id: no image has the id {image_id}; add it to 'images'")
             if image_id in annotations:
                 raise InputError(f"{where}.image_id: image {image_id} has an annotation already; keep one")
-            annotations[image_id] = read_annotation(entry, where, categories)
+            for position, segment in enumerate(annotation.segments):
+                if segment.category_id not in categories:
+                    raise _unknown(segment.category_id, f"{where}.segments_info[{position}]")
+            annotations[image_id] = annotation
         return cls(file, images, annotations, categories)
 
 
@@ -578,7 +589,7 @@ def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | 
     segment_id = _integer(info, "id", where, 1, MAX_SEGMENT_ID)
     category_id = _integer(info, "category_id", where, 0, 2**31 - 1)
     if categories is not None and category_id not in categories:
-        raise InputError(f"{where}.category_id: {category_id} is unknown; add it to 'categories' or correct it")
+        raise _unknown(category_id, where)
     crowd = info.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):
         raise InputError(f"{where}.iscrowd: must be 0 or 1, not {shown(crowd)}")
@@ -599,6 +610,10 @@ def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | 
         None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3]),
         score,
     )
+
+
+def _unknown(category_id: int, where: str) -> InputError:
+    return InputError(f"{where}.category_id: {category_id} is unknown; add it to 'categories' or correct it")
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

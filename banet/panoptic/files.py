@@ -28,6 +28,8 @@ _LARGEST_WHOLE = 1 << 26  # bytes
 _MOST_VALUES = 2_000_000
 _MOST_CATEGORIES = 1 << 16
 
+_COCO = ("images", "annotations", "categories")
+
 
 def open_file(path: _StrPath) -> BinaryIO:
     """Opens a file for reading.
@@ -100,8 +102,6 @@ def stream_lists(
     missing = dict.fromkeys(fields)
     for name, position, item in stream_json(file, fields, bare=bare):
         field = name or fields[0]
-        if field not in fields:
-            continue
         missing.pop(field, None)
         if position is None:
             if item != []:
@@ -119,13 +119,13 @@ def stream_lists(
 
 
 def stream_json(
-    path: _StrPath, fields: Sequence[str] = ("images", "annotations", "categories"), *, bare: bool = False
+    path: _StrPath, fields: Sequence[str] | None = None, *, bare: bool = False
 ) -> Iterator[tuple[str, int | None, Any]]:
     """The fields of a JSON object, lists item by item.
 
     Args:
         path: the file; its outermost value must be an object.
-        fields: what it should hold, for the error if it is none.
+        fields: those that are wanted; all of them by default.
         bare: it may be a list too, which counts as a field with the name "".
 
     Yields:
@@ -141,7 +141,7 @@ def stream_json(
         encoding = json.detect_encoding(raw.read(4))
         raw.seek(0)
         try:
-            yield from _Reader(file, io.TextIOWrapper(raw, encoding, newline="")).fields(fields, bare)
+            yield from _Reader(file, io.TextIOWrapper(raw, encoding, newline=""), fields).fields(bare)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{file}: is not JSON ({_reason(error)}); write it again") from error
 
@@ -149,13 +149,13 @@ def stream_json(
 class _Reader:
     """A window of the text, moved forward."""
 
-    def __init__(self, file: Path, stream: TextIO) -> None:
-        self.file, self.stream = file, stream
+    def __init__(self, file: Path, stream: TextIO, wanted: Sequence[str] | None) -> None:
+        self.file, self.stream, self.wanted = file, stream, wanted
         self.text, self.at, self.ended = "", 0, False
         self.line, self.column = 1, 1  # of the window's first character
-        self.decoder = json.JSONDecoder(object_pairs_hook=_unique)
+        self.decode = json.JSONDecoder(object_pairs_hook=_unique).raw_decode
 
-    def fields(self, wanted: Sequence[str], bare: bool) -> Iterator[tuple[str, int | None, Any]]:
+    def fields(self, bare: bool) -> Iterator[tuple[str, int | None, Any]]:
         first = self.peek()
         if not first:
             raise InputError(f"{self.file}: is empty; write it again")
@@ -165,7 +165,7 @@ class _Reader:
             yield from self.object()
         else:
             self.value()
-            raise InputError(f"{self.file}: must be {_wanted(wanted, bare)}")
+            raise InputError(f"{self.file}: must be {_wanted(self.wanted or _COCO, bare)}")
         if self.peek():
             raise self.fault("Extra data")
 
@@ -181,10 +181,16 @@ class _Reader:
             if self.peek() != ":":
                 raise self.fault("Expecting ':' delimiter")
             self.at += 1
-            if self.peek() == "[":
+            wanted = self.wanted is None or key in self.wanted
+            if self.peek() != "[":
+                value = self.value()
+                if wanted:
+                    yield key, None, value
+            elif wanted:
                 yield from self.items(key)
             else:
-                yield key, None, self.value()
+                for _ in self.members("]"):
+                    self.value()
 
     def items(self, key: str) -> Iterator[tuple[str, int | None, Any]]:
         position = -1
@@ -213,16 +219,19 @@ class _Reader:
     def peek(self) -> str:
         """The next character that is not blank; "" at the end."""
         while True:
+            character = self.text[self.at : self.at + 1]
+            if character and character not in " \t\n\r":
+                return character
             self.at = _BLANKS.match(self.text, self.at).end()  # type: ignore[union-attr]  # it matches nothing too
-            if self.at < len(self.text) or not self.more():
-                return self.text[self.at : self.at + 1]
+            if self.at == len(self.text) and not self.more():
+                return ""
 
     def value(self) -> Any:
         """Read the value that begins here."""
         self.peek()
         while True:
             try:
-                value, end = self.decoder.raw_decode(self.text, self.at)
+                value, end = self.decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 cut = error.pos >= len(self.text) - _TAIL or error.msg.startswith("Unterminated string")
                 if not cut or not self.more():
