@@ -267,7 +267,7 @@ def _train(
 ) -> Path:
     options = recipe.train
     start_from = _checkpoint(resume, out / LAST)
-    done = _steps_done(start_from)
+    done = _steps_done(start_from, model)
     averaging = Averaging(decay=options.ema) if options.ema else None
     metadata = {"recipe": recipe.name, "initialisation": options.init, "recipe_yaml": to_yaml(recipe)}
     keeper = Keeper(out, model, averaging, options, metadata)
@@ -445,14 +445,25 @@ def _checkpoint(resume: str | None, last: Path) -> Path | None:
     return path
 
 
-def _steps_done(checkpoint: Path | None) -> int:
+def _steps_done(checkpoint: Path | None, model: BANet) -> int:
+    """Steps that the run had done, of a checkpoint that is whole and of this network; no memory is taken for it."""
     if checkpoint is None:
         return 0
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        steps = int(saved["global_step"])
+        theirs = {name: tuple(tensor.shape) for name, tensor in saved["state_dict"].items()}
+        for name in ("pytorch-lightning_version", "callbacks", "optimizer_states", "lr_schedulers"):
+            saved[name]
+        saved["loops"]["fit_loop"]
     except Exception as error:  # a decoder may raise anything on bad data
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{checkpoint}: not a checkpoint of a run ({reason}); give another, or start afresh") from None
+    ours = {f"model.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if theirs != ours:
+        other = min(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        raise InputError(f"{checkpoint}: is of another network (see {other}); train with the recipe of its run")
+    return steps
 
 
 def _loader(dataset: Any, batch: int, workers: int, *, sampler: Iterable[int] | None = None) -> DataLoader[Any]:

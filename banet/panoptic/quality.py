@@ -37,6 +37,8 @@ __all__ = [
 MAX_WORKERS = 4
 """Most threads that `compare_folders` uses: PNG decoding gains nothing from more, and each holds two images."""
 
+_COMPARED_AT_ONCE = 1 << 22  # pixels of two maps
+
 _DENSE_LIMIT = 1 << 22  # pairs of segments up to which a full table is cheaper than sorting
 
 
@@ -372,10 +374,8 @@ def format_table(
 
 
 def _match(prediction: _Side, truth: _Side) -> Match:
-    starts, lengths = runs(prediction.ids, truth.ids)
-    row, rows = _compact(truth, starts)
-    column, columns = _compact(prediction, starts)
-    row, column, inter = _pairs(row, column, lengths, rows, columns)
+    rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
+    row, column, inter = _overlaps(truth, prediction)
 
     # Index 0 is void on either side; the k-th segment is k + 1.
     truth_area = np.bincount(row, weights=inter, minlength=rows).astype(np.int64)
@@ -420,9 +420,29 @@ def _match(prediction: _Side, truth: _Side) -> Match:
     )
 
 
-def _compact(side: _Side, starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Numbers the id of each run (0 for void, k + 1 for the k-th segment), and says how many numbers there are."""
-    values = side.ids.reshape(-1)[starts]
+def _overlaps(truth: _Side, prediction: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Truth segment, predicted segment (k + 1 for the k-th, 0 for void) and pixels of each pair that shares some."""
+    rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
+    found = []
+    for ids, other in zip(_bands(truth.ids), _bands(prediction.ids), strict=True):
+        starts, lengths = runs(other, ids)
+        row = _compact(truth, ids.reshape(-1)[starts])
+        column = _compact(prediction, other.reshape(-1)[starts])
+        found.append(_pairs(row, column, lengths, rows, columns))
+    if len(found) == 1:
+        return found[0]
+    row, column, shared = (np.concatenate(part) for part in zip(*found, strict=True))
+    return _pairs(row, column, shared, rows, columns)
+
+
+def _bands(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+    """A map in bands of some million pixels, as it may change at every one of them; an empty map in one."""
+    rows = max(1, _COMPARED_AT_ONCE // max(ids.shape[1], 1))
+    return (ids[top : top + rows] for top in range(0, max(len(ids), 1), rows))
+
+
+def _compact(side: _Side, values: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Numbers ids: 0 for void, k + 1 for the k-th segment."""
     known = np.concatenate([np.zeros(1, dtype=np.int64), side.segments])
     order = np.argsort(known)
     ranked = known[order].astype(np.int32)
@@ -431,7 +451,7 @@ def _compact(side: _Side, starts: NDArray[np.int64]) -> tuple[NDArray[np.int64],
     if wrong.any():
         strangers = _list(np.unique(values[wrong]).tolist())
         raise ValueError(f"{side.source}: ids in the map without a segment: {strangers}")
-    return order[place], len(known)
+    return order[place]
 
 
 def _pairs(

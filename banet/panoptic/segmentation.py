@@ -30,6 +30,9 @@ __all__ = [
 MAX_SEGMENT_ID = 2**24 - 1
 """Largest segment id that a PNG of three bytes a pixel holds."""
 
+_MEASURED_AT_ONCE = 1 << 22
+"""Pixels of an id map; larger ones are measured by halves, as a map may change at every pixel, which takes 60 bytes."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -382,6 +385,18 @@ def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     Returns:
         The K ids in the map that are not 0, ascending (K,); areas in pixels (K,); boxes x, y, width, height (K, 4).
     """
+    if ids.size > _MEASURED_AT_ONCE and len(ids) > 1:
+        half = len(ids) // 2
+        above, below = measure_ids(ids[:half]), measure_ids(ids[half:])
+        below[2][:, 1] += half
+        values, codes = np.unique(np.concatenate([above[0], below[0]]), return_inverse=True)
+        areas = np.zeros(len(values), np.int64)
+        np.add.at(areas, codes, np.concatenate([above[1], below[1]]))
+        corners = np.concatenate([above[2], below[2]])
+        low, high = np.full((len(values), 2), np.iinfo(np.int64).max), np.zeros((len(values), 2), np.int64)
+        np.minimum.at(low, codes, corners[:, :2])
+        np.maximum.at(high, codes, corners[:, :2] + corners[:, 2:])
+        return values, areas, np.concatenate([low, high - low], axis=1)
     starts, lengths = runs(ids, rows=True)
     values, codes = np.unique(ids.reshape(-1)[starts], return_inverse=True)
     areas, boxes = measure_runs(codes, len(values), starts, lengths, ids.shape[1])

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from banet.engine.fuse import fuse_files
 from banet.engine.options import load_recipe
 from banet.errors import InputError
 from banet.modeling.weights import read_metadata
-from banet.panoptic import Categories, Category, PanopticSegmentation
+from banet.panoptic import Categories, Category, PanopticSegmentation, quality, segmentation
 from banet.panoptic.coco_format import (
     MAX_PIXELS,
     CocoPanopticWriter,
@@ -52,6 +53,7 @@ from banet.panoptic.coco_format import (
 from banet.panoptic.files import open_file, read_json, stream_json
 from banet.panoptic.quality import score_folders
 from banet.panoptic.rle import decode_polygons, decode_rle
+from banet.panoptic.segmentation import measure_ids
 
 CLASSES = Categories([Category(1, "thing", True), Category(2, "stuff", False)])
 
@@ -177,6 +179,38 @@ def test_the_largest_picture_fits_into_a_gigabyte(tmp_path: Path, kind: int, cha
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert 1024 * int(done.stdout) < GIGABYTE, (read, kind)
+
+
+def test_maps_in_parts_are_measured_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((7, 9), (1, 50), (50, 1), (33, 20)):
+        ids = rng.integers(0, 9, shape).astype(np.int32)
+        infos = [{"id": int(i), "category_id": 1 + int(i) % 2} for i in np.unique(ids) if i]
+        one = PanopticSegmentation.from_ids(ids, infos, CLASSES)
+        other = PanopticSegmentation.from_ids(np.roll(ids, 1, 0), infos, CLASSES)
+        found = []
+        for limit in (1 << 22, 16, 1):
+            monkeypatch.setattr(segmentation, "_MEASURED_AT_ONCE", limit)
+            monkeypatch.setattr(quality, "_COMPARED_AT_ONCE", limit)
+            match = quality.PanopticQuality(CLASSES).update(one, other)
+            found.append([*measure_ids(ids), *(getattr(match, field.name) for field in fields(match))])
+        for part in found[1:]:
+            assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(found[0], part, strict=True))
+
+
+@pytest.mark.slow
+def test_a_map_that_changes_at_every_pixel_fits_into_a_gigabyte(tmp_path: Path) -> None:
+    side = 8192
+    packer, row = zlib.compressobj(9), b"\0" + b"\1\0\0\2\0\0" * (side // 2)
+    pixels = b"".join([packer.compress(row) for _ in range(side)] + [packer.flush()])
+    (tmp_path / "a.png").write_bytes(png(side, side, 2, pixels))
+    code = (
+        "import resource, sys; from banet.panoptic.coco_format import *; from banet.panoptic.segmentation import *;"
+        "print(measure_ids(read_ids(sys.argv[1]))[1].sum(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True)
+    area, kilobytes = map(int, done.stdout.split())
+    assert area == side * side and 1024 * kilobytes < GIGABYTE
 
 
 def test_outlines_and_run_lengths_without_end() -> None:
@@ -588,6 +622,14 @@ def test_masks_of_labelme_that_leave_the_picture(tmp_path: Path, x: int, y: int)
     ids = load(result.annotations[1], tmp_path / "out" / "panoptic", result.categories).ids
     rows, columns = np.mgrid[:30, :40]
     assert np.array_equal(ids > 0, (rows >= y) & (rows < y + 5) & (columns >= x) & (columns < x + 6))
+
+
+@pytest.mark.parametrize("label", ["\\ud800", "\\udcff.png"])
+def test_labels_that_are_no_text(tmp_path: Path, label: str) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    shape = f'{{"label": "{label}", "points": [[1, 1], [8, 1], [8, 8]]}}'
+    (tmp_path / "a.json").write_text(f'{{"imagePath": "a.png", "shapes": [{shape}]}}')
+    refused(lambda: convert_labelme(tmp_path, tmp_path / "out"), "labels of the shapes")
 
 
 def test_a_mask_of_labelme_that_is_a_bomb(tmp_path: Path) -> None:

@@ -256,6 +256,22 @@ def test_a_checkpoint_to_go_on_from_runs_nothing(tmp_path: Path, capsys: pytest.
     assert not trace.exists()
 
 
+def test_a_checkpoint_to_go_on_from_is_of_this_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = {"pytorch-lightning_version": "2.6", "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
+    tensors = {"model.mean": torch.zeros(1).expand(10**12)}
+    whole = {**parts, "loops": {"fit_loop": {}}, "global_step": 3, "state_dict": tensors}
+    line = ["train", "--config", "scenes_small", "--device", "cpu", "--data.workers", "0", "--train.init", "random"]
+    for content, said in (
+        (whole, "is of another network"),
+        ({**whole, "loops": {}}, "not a checkpoint of a run ('fit_loop')"),
+        ({**whole, "global_step": "three"}, "not a checkpoint of a run"),
+        ([whole], "not a checkpoint of a run"),
+    ):
+        torch.save(content, tmp_path / "a.ckpt")
+        assert main([*line, "--out", str(tmp_path / "run"), "--resume", str(tmp_path / "a.ckpt")]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_script_of_torch_is_refused(tmp_path: Path, model: BANet) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
     refused(tmp_path / "a.pt", read=lambda source: initialise(model, source))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from banet.data.convert.output import Region
 from banet.data.images import to_rgb_array
 from banet.errors import InputError
-from banet.panoptic.categories import Categories, Category
+from banet.panoptic.categories import Categories
 from banet.panoptic.occlusion import MaskCrops, resolve_occlusions
 
 __all__ = ["FAIL", "Shape", "categories_of_names", "ellipse", "layer_shapes"]
@@ -145,7 +145,10 @@ def categories_of_names(names: Iterable[str], stuff: Collection[str]) -> Categor
         raise InputError(f"--stuff {strange[0]}: no shape has this label; there are {', '.join(known)}")
     if not known:
         raise InputError("no shape has a label; check the folders given")
-    return Categories(Category(number, name, name not in stuff) for number, name in enumerate(known, start=1))
+    return Categories.from_coco(
+        [{"id": number, "name": name, "isthing": name not in stuff} for number, name in enumerate(known, start=1)],
+        "the labels of the shapes",
+    )
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> list[float]:
