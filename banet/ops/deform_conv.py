@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 __all__ = ["DeformableConv2d"]
 
+_FAR = 60_000.0
+"""Pixels: farther than the end of any map, and a number of half precision."""
+
 
 class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
     """A drop-in for ``nn.Conv2d`` whose taps move by offsets that a zero-initialised convolution predicts.
@@ -49,5 +52,6 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
         # Offsets are positions in pixels: half precision would move taps far from the corner by whole pixels.
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, self.weight.dtype)
-            result: Tensor = super().forward(x.to(dtype), offset.to(dtype))
+            # torchvision reads at whatever place in memory a NaN becomes; far outside the map it reads zero.
+            result: Tensor = super().forward(x.to(dtype), offset.to(dtype).nan_to_num(nan=_FAR))
         return result.to(offset.dtype)

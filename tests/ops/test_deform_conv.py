@@ -41,6 +41,20 @@ def test_offsets_move_the_taps() -> None:
     torch.testing.assert_close(conv(x)[..., 1:-1, 1:-2], plain(x)[..., 1:-1, 2:-1])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30])
+def test_offsets_that_are_no_place_read_nothing(value: float) -> None:
+    """torchvision would read from anywhere in memory, and most often bring down Python."""
+    conv = DeformableConv2d(2, 3, 3, padding=1)
+    with torch.no_grad():
+        assert conv.offset.bias is not None and conv.bias is not None
+        conv.offset.bias[:] = value
+    for _ in range(20):
+        result = conv(torch.randn(1, 2, 64, 64))
+        torch.testing.assert_close(result, conv.bias[:, None, None].expand_as(result))
+    result.sum().backward()
+    assert conv.weight.grad is not None and conv.weight.grad.isfinite().all()
+
+
 def test_every_parameter_learns() -> None:
     conv = DeformableConv2d(2, 3, 3, padding=1)
     conv(torch.randn(1, 2, 9, 9)).square().sum().backward()
