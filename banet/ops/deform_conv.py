@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 import torchvision.ops
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["DeformableConv2d"]
 
 _FAR = 60_000.0
 """Pixels: farther than the end of any map, and a number of half precision."""
+_STRIP = 1 << 22
+"""Values of the patches that are gathered at a time on a CPU: 16 MiB, where a whole map can have a gigabyte."""
 
 
 class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
@@ -53,5 +57,60 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, self.weight.dtype)
             # torchvision reads at whatever place in memory a NaN becomes; far outside the map it reads zero.
-            result: Tensor = super().forward(x.to(dtype), offset.to(dtype).nan_to_num(nan=_FAR))
+            offset_wide = offset.to(dtype).nan_to_num(nan=_FAR)
+            if x.device.type == "cpu" and not torch.compiler.is_exporting():
+                result = self._by_rows(x.to(dtype), offset_wide)
+            else:
+                result = super().forward(x.to(dtype), offset_wide)
         return result.to(offset.dtype)
+
+    def _by_rows(self, x: Tensor, offset: Tensor) -> Tensor:
+        """What torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.
+
+        Each tap lies between four pixels. Channels-last input is not copied.
+        """
+        batch, channels, height, width = x.shape
+        kernel, kernel_x = self.kernel_size
+        out_height, out_width = offset.shape[-2:]
+        offset_y, offset_x = offset.view(batch, kernel * kernel_x, 2, out_height, out_width).permute(2, 0, 3, 4, 1)
+        tap = torch.arange(kernel * kernel_x, device=x.device)
+        at_y = torch.arange(out_height, device=x.device) * self.stride[0] - self.padding[0]
+        at_x = torch.arange(out_width, device=x.device) * self.stride[1] - self.padding[1]
+        y = offset_y + (at_y[:, None, None] + tap // kernel_x * self.dilation[0])
+        x_ = offset_x + (at_x[:, None] + tap % kernel_x * self.dilation[1])
+        row, row_weight = _between(y.reshape(-1, len(tap)), height)
+        column, column_weight = _between(x_.reshape(-1, len(tap)), width)
+        image = torch.arange(batch, device=x.device).repeat_interleave(out_height * out_width)
+        row = row + height * image[:, None, None]
+        table = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        # (O, C / groups, k, k) to (groups, O / groups, k k C / groups), in the order of the gathered patches.
+        weight = self.weight.permute(0, 2, 3, 1).reshape(self.groups, self.out_channels // self.groups, -1)
+
+        def strip(row: Tensor, column: Tensor, row_weight: Tensor, column_weight: Tensor) -> Tensor:
+            index = row[..., :, None] * width + column[..., None, :]
+            share = row_weight[..., :, None] * column_weight[..., None, :]
+            patches = F.embedding_bag(index.view(-1, 4), table, per_sample_weights=share.view(-1, 4), mode="sum")
+            if self.groups == 1:
+                return F.linear(patches.view(len(row), weight.shape[2]), weight[0], self.bias)
+            parts = patches.view(len(row), len(tap), self.groups, channels // self.groups).transpose(1, 2).flatten(2)
+            result = torch.einsum("ngi,goi->ngo", parts, weight).flatten(1)
+            return result if self.bias is None else result + self.bias
+
+        places = (row, column, row_weight, column_weight)
+        length = max(1, _STRIP // (len(tap) * channels))
+        strips = list(zip(*(torch.split(part, length) for part in places), strict=True))
+        if len(strips) > 1 and torch.is_grad_enabled():
+            # The patches are nine times the map: gathered again in the backward pass, not kept.
+            results = [checkpoint(strip, *part, use_reentrant=False, preserve_rng_state=False) for part in strips]
+        else:
+            results = [strip(*part) for part in strips]
+        return torch.cat(results).view(batch, out_height, out_width, self.out_channels).permute(0, 3, 1, 2)
+
+
+def _between(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The two pixels of one axis that each position lies between, and their weights; outside the map they are zero."""
+    first = position.detach().floor()
+    share = position - first
+    pixel = torch.stack([first, first + 1], -1)
+    weight = torch.stack([1 - share, share], -1) * ((pixel >= 0) & (pixel <= length - 1))
+    return pixel.clamp(0, length - 1).to(torch.int64), weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision.ops
 from torch import nn
 
 from banet.ops import DeformableConv2d
@@ -28,6 +29,62 @@ def test_starts_as_the_plain_convolution(
 def test_parameters_are_named_as_in_a_plain_convolution() -> None:
     names = {name for name, _ in DeformableConv2d(4, 6, 3, padding=1).named_parameters()}
     assert names == {"weight", "bias", "offset.weight", "offset.bias"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups", "bias"),
+    [
+        (3, 1, 1, 1, 1, True),
+        (3, 2, 1, 1, 1, False),
+        (3, 1, 2, 2, 2, True),
+        (1, 1, 0, 1, 1, True),
+        (5, 3, 0, 1, 4, True),
+    ],
+)
+@pytest.mark.parametrize("strip", [1, 400, 1 << 22])
+def test_equals_torchvision(
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    groups: int,
+    bias: bool,
+    strip: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Values and every gradient, whatever is gathered at a time; offsets reach beyond all four borders."""
+    monkeypatch.setattr("banet.ops.deform_conv._STRIP", strip)
+    torch.manual_seed(0)
+    conv = DeformableConv2d(4, 8, kernel, stride, padding, dilation, groups, bias).double()
+    nn.init.normal_(conv.offset.weight, std=1.0)
+    ours = torch.randn(2, 4, 11, 13, dtype=torch.float64, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    result = conv(ours)
+    sign = torch.randn_like(result)
+    (result * sign).sum().backward()
+    gradients = {name: parameter.grad for name, parameter in conv.named_parameters()}
+    conv.zero_grad()
+    expected = torchvision.ops.deform_conv2d(
+        theirs, conv.offset(theirs), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation
+    )
+    (expected * sign).sum().backward()
+    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    for name, parameter in conv.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=lambda message, name=name: f"{name}: {message}")
+
+
+def test_gradcheck() -> None:
+    torch.manual_seed(0)
+    conv = DeformableConv2d(2, 3, 3, padding=1).double()
+    nn.init.normal_(conv.offset.weight, std=1.0)
+    x = torch.randn(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: conv(x), (x, *conv.parameters()))
+
+
+def test_no_pictures() -> None:
+    conv = DeformableConv2d(2, 3, 3, padding=1)
+    assert conv(torch.zeros(0, 2, 8, 8)).shape == (0, 3, 8, 8)
 
 
 def test_offsets_move_the_taps() -> None:
