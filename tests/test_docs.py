@@ -134,7 +134,13 @@ def check_call(program: str, arguments: list[str]) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the pictures and weights that pages speak of."""
     picture = Image.fromarray(make_scene(3, 3).image)
-    for name in ("street.jpg", "photo.jpg", "photos/val/1.png", "datasets/coco/test2017/000000000001.jpg"):
+    for name in (
+        "street.jpg",
+        "photo.jpg",
+        "toy/images/0000_000000.png",
+        "photos/val/1.png",
+        "datasets/coco/test2017/000000000001.jpg",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         picture.save(tmp_path / name)
     for run in ("mine", "coco_dcn101_3x"):

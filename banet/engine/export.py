@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from banet.data.images import list_images, to_rgb_array
 from banet.engine.exported import HEADER, INPUT, OUTPUTS, network_image, write_header
@@ -137,18 +138,34 @@ def export_model(
     _check(model, export_format, precision, calibration)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = write_header(model.categories, model.inference)
-    if export_format == "torch-export":
-        with atomic_path(path) as temporary:
-            torch.export.save(trace(model), temporary, extra_files={HEADER: header})
-        return path
-    proto = _onnx(trace(model), header)
+    stages = ["trace", "write"] if export_format == "torch-export" else ["trace", "convert", "write"]
     if precision == "int8":
-        proto = _quantise(proto, [network_image(to_rgb_array(one), model.inference) for one in calibration])
-    if export_format == "onnx":
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(proto.SerializeToString())
-    else:
-        _write_openvino(proto, header, path, half=precision == "float16")
+        stages.insert(2, "quantise")
+    with tqdm(total=len(stages), bar_format="export: {n_fmt} of {total_fmt} steps done{postfix} [{elapsed}]") as bar:
+
+        def begin(stage: str) -> None:
+            bar.update(stages.index(stage) - bar.n)
+            bar.set_postfix_str(stage)
+
+        begin("trace")
+        program = trace(model)
+        if export_format == "torch-export":
+            begin("write")
+            with atomic_path(path) as temporary:
+                torch.export.save(program, temporary, extra_files={HEADER: header})
+        else:
+            begin("convert")
+            proto = _onnx(program, header)
+            if precision == "int8":
+                begin("quantise")
+                proto = _quantise(proto, [network_image(to_rgb_array(one), model.inference) for one in calibration])
+            begin("write")
+            if export_format == "onnx":
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(proto.SerializeToString())
+            else:
+                _write_openvino(proto, header, path, half=precision == "float16")
+        bar.update()
     return path
 
 
