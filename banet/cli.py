@@ -941,6 +941,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print("banet: error: this command needs PyTorch: pip install torch torchvision", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        from banet.engine.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split(". ")[0].split()) or "out of memory"
+        print(f"banet: error: {reason}; give smaller pictures or batches, or --device cpu", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print(f"banet: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130

@@ -1,14 +1,17 @@
-"""Which device to compute on."""
+"""Which device to compute on, and what to do where its memory does not suffice. Loads torch only to look for one."""
 
 from __future__ import annotations
 
 import os
-
-import torch
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from banet.errors import InputError
 
-__all__ = ["pick_device"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["first_that_fits", "is_out_of_memory", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
@@ -19,6 +22,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         InputError: The device is not there.
     """
+    import torch
+
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, available in there.items() if available)
@@ -29,3 +34,29 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"--device {name}: torch sees no such device here; choose auto or cpu")
     local_rank = os.environ.get("LOCAL_RANK")
     return torch.device(name if name != "cuda" or local_rank is None else f"cuda:{local_rank}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a computation found no memory, on whatever device and in whatever library."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, for GPUs
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "DefaultCPUAllocator", "bad allocation", "bad_alloc")
+    )
+
+
+def first_that_fits(sizes: Iterable[int], run: Callable[[int], object]) -> int:
+    """The first size for which `run` finds enough memory; 0 where there is none. It is tried, not estimated."""
+    import torch
+
+    for size in sizes:
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()  # what the larger size has left in pieces
+        try:
+            run(size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return size
+    return 0

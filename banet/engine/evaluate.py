@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from banet.engine.device import pick_device
+from banet.engine.device import first_that_fits, is_out_of_memory, pick_device
 from banet.engine.gallery import write_gallery
 from banet.engine.pictures import Picture, Pictures, choose_pictures
 from banet.engine.processes import gather, joined, share
@@ -77,8 +77,20 @@ class Evaluator:
 
     @torch.no_grad()
     def update(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Readout, PanopticSegmentation]]:
-        """Measure pictures as one batch, and give back what the network said of each and its result."""
-        output = self.model([network_input(self.model, p.image) for p in pictures])
+        """Measure pictures as one batch, and give back what the network said of each and its result.
+
+        Raises:
+            InputError: The device has too little memory for so many; says how many fit.
+        """
+        inputs = [network_input(self.model, p.image) for p in pictures]
+        try:
+            output = self.model(inputs)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            output = None
+        if output is None:  # out of the handler, as the error holds on to memory
+            raise InputError(_too_many(self.model, inputs))
         ap_sets = self.model.ap_detections(output) if self.full else []
         for index, picture in enumerate(pictures):
             readout = read_out(self.model, output, index, picture.image)
@@ -167,6 +179,16 @@ def evaluate(
     return metrics
 
 
+def _too_many(model: BANet, inputs: Sequence[torch.Tensor]) -> str:
+    """What to say of a batch that the memory does not hold: how many of its images do fit."""
+    largest = sorted(inputs, key=lambda image: -image[0].numel())
+    halves = [len(inputs) >> times for times in range(1, len(inputs).bit_length())]
+    fits = first_that_fits(halves, lambda count: model(largest[:count]))
+    _, height, width = largest[0].shape
+    what = f"{len(inputs)} image{'s'[: len(inputs) != 1]} of {width}x{height} do not fit into the memory"
+    return f"{what}; set --batch {fits}" if fits else f"{what}, nor does one alone; lower inference.shorter and longer"
+
+
 def _part(out: Path, rank: int) -> Path:
     return out / f".panoptic.{rank}.json"
 
@@ -183,7 +205,9 @@ def _join(parts: Sequence[Path], path: Path) -> None:
 
 def _zip(out: Path) -> None:
     """The archive that the COCO test-dev server takes."""
-    with atomic_path(out / f"{ZIP_STEM}.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_path(out / f"{ZIP_STEM}.zip") as temporary, zipfile.ZipFile(
+        temporary, "w", strict_timestamps=False  # a clock may stand before 1980, where zip begins
+    ) as archive:
         archive.write(out / "panoptic.json", f"{ZIP_STEM}.json", zipfile.ZIP_DEFLATED)
         for png in sorted((out / "panoptic").rglob("*.png")):
             archive.write(png, f"{ZIP_STEM}/{png.relative_to(out / 'panoptic')}")

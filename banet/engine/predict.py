@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from banet.data.images import list_images, read_image, to_rgb_array
 from banet.data.large import DecodedPicture, Picture, open_picture
+from banet.engine.device import is_out_of_memory
 from banet.engine.gallery import write_gallery
 from banet.engine.video import is_video, load_av, segment_video
 from banet.errors import InputError, MissingExtraError
@@ -99,8 +101,10 @@ def predict_files(
         def write(path: Path, name: str, fuse: Callable[[], _Found]) -> None:
             found = fuse()
             found.result.save(out / f"{name}.png", file_name=path.name)
+            jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
+            found.shown.draw(found.image, legend=True).save(jpeg, format="JPEG", quality=92)
             with atomic_path(out / f"{name}_overlay.jpg") as temporary:
-                found.shown.draw(found.image, legend=True).save(temporary, format="JPEG", quality=92)
+                temporary.write_bytes(jpeg.getbuffer())
             if page is not None:
                 page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
 
@@ -113,7 +117,8 @@ def predict_files(
             picture = coming or next(ahead)
             coming = next(ahead, None) if tile is None else None
             try:
-                fuse = _segment(model, picture.result(), rule, tile, overlap)
+                with _enough_memory(path):
+                    fuse = _segment(model, picture.result(), rule, tile, overlap)
             except (InputError, MissingExtraError) as error:
                 failures.append(str(error))
                 continue
@@ -134,7 +139,8 @@ def predict_files(
         target = _unused(out / f"{name}_overlay.mp4") if video.startswith("camera:") else out / f"{name}_overlay.mp4"
         folder = target.with_name(target.stem.removesuffix("_overlay") + "_frames") if frames else None
         try:
-            segment_video(segment, video, target, frames=folder)
+            with _enough_memory(video):
+                segment_video(segment, video, target, frames=folder)
         except InputError as error:
             failures.append(str(error))
     for failure in failures:
@@ -143,6 +149,17 @@ def predict_files(
     total = len(paths) + len(videos)
     print(f"{total - len(failures)} of {total} {what} segmented: {out}")
     return len(failures)
+
+
+@contextmanager
+def _enough_memory(source: str | Path) -> Iterator[None]:
+    """Says of a picture or video for which the memory does not suffice what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"{source}: does not fit into the memory; add --tile 512, or less, or --device cpu") from None
 
 
 class _Found(NamedTuple):

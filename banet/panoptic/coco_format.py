@@ -89,6 +89,10 @@ def atomic_path(path: _StrPath) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            error.filename = str(target)  # a full disk does not say of which file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

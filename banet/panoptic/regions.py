@@ -57,7 +57,8 @@ class Regions:
         cut = np.zeros(area + 1, dtype=bool)
         cut[0] = cut[area] = cut[begin] = cut[end] = True
         bounds = np.flatnonzero(cut)
-        run_at = np.empty(area + 1, dtype=np.int32 if area < 2**31 else np.int64)  # of each bound; unset elsewhere
+        narrow = np.int32 if area < 2**31 else np.int64
+        run_at: NDArray[np.integer[Any]] = np.empty(area + 1, dtype=narrow)  # of each bound; unset elsewhere
         run_at[bounds] = np.arange(len(bounds))
         first, last = run_at[begin], run_at[end]  # runs first .. last - 1 make up the interval
 
