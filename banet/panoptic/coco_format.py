@@ -8,6 +8,7 @@ image with id = R + 256 G + 65536 B, 0 = void, and one JSON with `images`, `anno
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import struct
