@@ -185,8 +185,9 @@ def _too_many(model: BANet, inputs: Sequence[torch.Tensor]) -> str:
     halves = [len(inputs) >> times for times in range(1, len(inputs).bit_length())]
     fits = first_that_fits(halves, lambda count: model(largest[:count]))
     _, height, width = largest[0].shape
-    what = f"{len(inputs)} image{'s'[: len(inputs) != 1]} of {width}x{height} do not fit into the memory"
-    return f"{what}; set --batch {fits}" if fits else f"{what}, nor does one alone; lower inference.shorter and longer"
+    if fits:
+        return f"--batch {len(inputs)}: the memory does not hold so many of {width}x{height} at once; {fits} fit"
+    return f"an image of {width}x{height} does not fit into the memory; lower inference.shorter and longer"
 
 
 def _part(out: Path, rank: int) -> Path:
@@ -205,9 +206,9 @@ def _join(parts: Sequence[Path], path: Path) -> None:
 
 def _zip(out: Path) -> None:
     """The archive that the COCO test-dev server takes."""
-    with atomic_path(out / f"{ZIP_STEM}.zip") as temporary, zipfile.ZipFile(
-        temporary, "w", strict_timestamps=False  # a clock may stand before 1980, where zip begins
-    ) as archive:
+    path = out / f"{ZIP_STEM}.zip"
+    # Not strict, as a clock may stand before 1980, where zip begins.
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
         archive.write(out / "panoptic.json", f"{ZIP_STEM}.json", zipfile.ZIP_DEFLATED)
         for png in sorted((out / "panoptic").rglob("*.png")):
             archive.write(png, f"{ZIP_STEM}/{png.relative_to(out / 'panoptic')}")

@@ -31,7 +31,7 @@ try:
 except ImportError:
     raise MissingExtraError("lightning", "train") from None
 
-__all__ = ["AtomicCheckpoints", "Averaging", "CsvLog", "Interrupted", "Keeper", "locked", "out_of_space"]
+__all__ = ["AtomicCheckpoints", "Averaging", "CsvLog", "Interrupted", "Keeper", "locked", "out_of_space", "saved"]
 
 LAST = Path("checkpoints") / "last.ckpt"
 BEST = "best.safetensors"
@@ -70,6 +70,12 @@ def out_of_space(error: OSError, out: Path) -> InputError | None:
         return None
     kept = f"{out / LAST} is whole" if (out / LAST).is_file() else "there is no checkpoint yet"
     return InputError(f"--out {out}: {error.strerror}; {kept}; make room and go on with --resume auto")
+
+
+def saved(out: Path) -> str:
+    """What is left of a run that ended early."""
+    there = (out / LAST).is_file()
+    return f"{out / LAST} is whole: go on with --resume auto" if there else "there is no checkpoint yet"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

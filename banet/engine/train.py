@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import traceback
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from banet.data.samples import Sample, collate
 from banet.engine.datasets import Draws, DrawSampler, Forwarding, PanopticDataset, raise_if_bad, training_set
-from banet.engine.device import pick_device
+from banet.engine.device import first_that_fits, is_out_of_memory, pick_device
 from banet.engine.evaluate import Evaluator, check_categories
 from banet.engine.metrics import PanopticQualityMetric
 from banet.engine.pictures import Picture, Pictures, open_pictures
@@ -36,6 +37,7 @@ from banet.engine.run_folder import (
     Keeper,
     locked,
     out_of_space,
+    saved,
 )
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.backbone import imagenet_weights
@@ -116,6 +118,7 @@ class TrainingTask(L.LightningModule):
     def __init__(self, model: BANet, recipe: Recipe, pictures: int = 0) -> None:
         super().__init__()
         self.pictures = pictures
+        self.batch: list[Sample] = []  # at work; empty while measuring
         self.model = model
         self.recipe = recipe
         self.quality = PanopticQualityMetric(model.categories)
@@ -127,6 +130,7 @@ class TrainingTask(L.LightningModule):
         Raises:
             InputError: The sum is not finite; names the images.
         """
+        self.batch = batch
         self._seed_sampling(batch, batch_index)
         losses = self.model.losses([s.image for s in batch], [s.target for s in batch])
         total = torch.stack(list(losses.values())).sum()
@@ -157,6 +161,7 @@ class TrainingTask(L.LightningModule):
 
     def validation_step(self, batch: list[Picture], batch_index: int) -> None:
         """Add a batch of validation pictures to the measurement, unless another process has measured it already."""
+        self.batch = []
         turn = batch_index * self.trainer.world_size + self.global_rank
         evaluator = self.evaluator if turn < self.pictures else Evaluator(self.model)
         for _ in evaluator.update(batch):
@@ -202,6 +207,23 @@ class TrainingTask(L.LightningModule):
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, *unused, **more)
 
+    def share_that_fits(self) -> int:
+        """How many images of the batch that was too much for the memory a pass can take, a divisor; 0 if not one."""
+        largest = sorted(self.batch, key=lambda sample: -sample.image[0].numel())
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        fresh = not any(optimizer.state for optimizer in self.trainer.optimizers)
+        self.zero_grad()
+
+        def try_pass(count: int) -> None:
+            kept = [torch.empty_like(p) for p in parameters * 2 * fresh]  # AdamW's moments, which come with step 1
+            with self.trainer.precision_plugin.train_step_context():
+                losses = self.model.losses([s.image for s in largest[:count]], [s.target for s in largest[:count]])
+            torch.autograd.grad(torch.stack(list(losses.values())).sum(), parameters)  # waits for no other process
+            del kept
+
+        divisors = [n for n in range(len(largest) // 2, 0, -1) if len(largest) % n == 0]
+        return first_that_fits(divisors, try_pass)
+
     def transfer_batch_to_device(self, batch: list[Any], device: torch.device, dataloader_idx: int) -> list[Any]:
         """Move samples, which are not tensors; pictures stay where they are.
 
@@ -235,8 +257,9 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
 
     Raises:
         InputError: Bad data, weights or options, a folder that holds another run or that one is writing to, a full
-            disk, or a loss that is not finite.
-        KeyboardInterrupt: The run was interrupted; its state is saved.
+            disk, too little memory (says how many images at once would fit), a worker that was killed, or a loss that
+            is not finite.
+        KeyboardInterrupt: The run was interrupted; its state is saved, unless it was interrupted twice.
     """
     recipe = recipe.resolved()
     _refuse_another_run(out, resume)
@@ -254,6 +277,13 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
             return _train(recipe, out, resume, target, model, dataset, validation)
     except OSError as error:
         raise out_of_space(error, out) or error from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            f"data.workers: a process that reads pictures was ended from outside ({str(error).rstrip('. ')}), as"
+            f" happens where memory runs out; lower --data.workers; {saved(out)}"
+        ) from None
 
 
 def _train(
@@ -274,6 +304,7 @@ def _train(
     _quiet()
     callbacks: list[Callback] = [averaging] if averaging else []
     callbacks.append(keeper)  # after the averaging, as it saves the state after this step's
+    callbacks.append(memory := _MemoryCheck())
     trainer = _trainer(recipe, out, device, callbacks, done)
     world = trainer.world_size
     local, rest = divmod(options.batch, world * options.accumulate)
@@ -299,10 +330,45 @@ def _train(
         )
     except Interrupted:
         raise KeyboardInterrupt(f"stopped at iteration {trainer.global_step}; go on with --resume auto") from None
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning has switched off
+        raise KeyboardInterrupt(f"stopped at once; {saved(out)}") from None
+    except Exception:
+        if memory.advice:
+            raise InputError(f"{memory.advice}; {saved(out)}") from None
+        raise
     keeper.finish(trainer)
     weights = out / "model.safetensors"
     _say(f"weights: {weights}")
     return weights
+
+
+class _MemoryCheck(Callback):
+    """Where a run finds too little memory, finds out what would fit, while all that the run keeps is still there."""
+
+    def __init__(self) -> None:
+        self.advice = ""
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say what to do."""
+        assert isinstance(pl_module, TrainingTask)
+        if not is_out_of_memory(exception) or not pl_module.batch:
+            return
+        traceback.clear_frames(exception.__traceback__)  # they hold the batch's features
+        height, width = (max(sample.image.shape[axis] for sample in pl_module.batch) for axis in (1, 2))
+        count, options = len(pl_module.batch), pl_module.recipe.train
+        where = f"train.batch: the memory of {trainer.strategy.root_device} does not hold"
+        many = f"{where} {count} images of {width}x{height} at once"
+        if isinstance(trainer.strategy, FSDPStrategy):  # its processes would have to try together
+            self.advice = f"{many}; raise --train.accumulate, or set --train.gradient_checkpointing true"
+        elif fits := pl_module.share_that_fits():
+            passes = options.accumulate * count // fits
+            self.advice = f"{many}, but {fits}; --train.accumulate {passes} keeps the batch of {options.batch}"
+        else:
+            one = f"{where} one image of {width}x{height}"
+            self.advice = f"{one}; set --train.gradient_checkpointing true, or lower --data.shorter and longer"
 
 
 def _announce(
