@@ -29,7 +29,9 @@ class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message gives the install command."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is needed here and is not installed: pip install 'banet-panoptic[{extra}]'")
+        super().__init__(
+            f"this needs {package}, not installed: pip install 'banet-panoptic[{extra}]' (in a checkout: '.[{extra}]')"
+        )
 
 
 def printable(text: str) -> str:
