@@ -50,7 +50,7 @@ def first_that_fits(sizes: Iterable[int], run: Callable[[int], object]) -> int:
     import torch
 
     for size in sizes:
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()  # what the larger size has left in pieces
         try:
             run(size)
