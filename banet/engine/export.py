@@ -6,6 +6,7 @@ outside; `banet.engine.exported` does them without torch.
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 import warnings
@@ -151,8 +152,10 @@ def export_model(
         program = trace(model)
         if export_format == "torch-export":
             begin("write")
+            buffer = io.BytesIO()  # torch turns an error of the file it writes to into pages of its own insides
+            torch.export.save(program, buffer, extra_files={HEADER: header})
             with atomic_path(path) as temporary:
-                torch.export.save(program, temporary, extra_files={HEADER: header})
+                temporary.write_bytes(buffer.getbuffer())
         else:
             begin("convert")
             proto = _onnx(program, header)
@@ -254,7 +257,10 @@ def _write_openvino(proto: Any, header: str, path: Path, *, half: bool) -> None:
         # Not `convert_model`, whose rewriting of the graph moves OCM's part of the logits by tenths.
         graph = openvino.Core().read_model(source)
         graph.set_rt_info(header, HEADER)
-        openvino.save_model(graph, Path(folder) / path.name, compress_to_fp16=half)
+        try:
+            openvino.save_model(graph, Path(folder) / path.name, compress_to_fp16=half)
+        except RuntimeError as error:  # "iostream error": it could not write
+            raise InputError(f"--out {path}: cannot be written ({error}); make room on the disk") from None
         for suffix in (".bin", ".xml"):  # the one that names the other last
             (Path(folder) / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
 

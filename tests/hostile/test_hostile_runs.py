@@ -34,6 +34,7 @@ from safetensors.torch import load_file
 import banet
 from banet import BANet
 from banet.cli import main
+from banet.engine.export import export_model
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig, to_yaml
 from banet.engine.run_folder import LAST
 from banet.engine.train import TrainingTask, train
@@ -198,6 +199,35 @@ def test_a_file_that_does_not_fit_on_the_disk(
         said = last_error(capsys)
         assert status == 2 and "File too large" in said and str(tmp_path) in said
         assert assert_no_half(out, expected) < len(expected)
+
+
+def test_exports_that_do_not_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = torch.export.export(torch.nn.Linear(100, 100), (torch.zeros(1, 100),))
+    monkeypatch.setattr("banet.engine.export.trace", lambda model: program)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            export_model(tiny_model(), tmp_path / "a.pt2", "torch-export")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(tmp_path / "a.pt2") and not list(tmp_path.iterdir())
+
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    proto = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    monkeypatch.setattr("banet.engine.export._onnx", lambda program, header: proto)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(openvino, "save_model", full)
+    with pytest.raises(InputError, match=r"a\.xml: cannot be written .*; make room"):
+        export_model(tiny_model(), tmp_path / "a.xml", "openvino")
+    assert not list(tmp_path.iterdir())
 
 
 CAP_DAC_OVERRIDE = 1
