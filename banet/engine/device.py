@@ -41,8 +41,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, for GPUs
         return True
     return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("out of memory", "DefaultCPUAllocator", "bad allocation", "bad_alloc")
-    )
+        words in str(error) for words in ("out of memory", "DefaultCPUAllocator", "bad_alloc", "create a primitive")
+    )  # of CUDA and Metal, of torch on CPUs, of C++, of oneDNN
 
 
 def first_that_fits(sizes: Iterable[int], run: Callable[[int], object]) -> int:
