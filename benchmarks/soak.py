@@ -112,7 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--limit", type=float, default=5.0, help="MB per 1000 steps")
+    parser.add_argument("--limit", type=float, default=10.0, help="MB per 1000 steps; an id map a step would be 16")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
