@@ -4,7 +4,8 @@ ResNet-50, one picture of 800 × 1216 pixels, random weights, 133 classes here a
 so after the box head both are given the same 50 boxes and scores, and after the mask head the same smooth mask logits;
 all heads run all the same. Measured are the whole of `BANet.predict` (network, RoIInlay, occlusion handling, fusion, id
 map) and the whole of `maskrcnn_resnet50_fpn` (network and pasting of masks at full size). They take turns; medians and
-their ratio are printed, then where our time goes, and the peak memory of each in a process of its own.
+their ratio are printed, then multiply-adds (of convolutions and matrix products), where our time goes, and the peak
+memory of each in a process of its own. ``--compile`` has BANet after `BANet.compile` take part as well.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,15 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from banet.engine.options import load_recipe
 from banet.modeling import readout
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model
 from banet.modeling.config import ModelConfig
+from banet.modeling.instance_head import Candidates
+from banet.panoptic import Categories
 from banet.panoptic.coco_classes import coco_categories
 from banet.panoptic.segmentation import PanopticSegmentation
 
@@ -37,7 +42,9 @@ SIZE = (800, 1216)
 THINGS = 80
 
 
-def boxes_and_masks(count: int, size: tuple[int, int] = SIZE) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def boxes_and_masks(
+    count: int, size: tuple[int, int] = SIZE, things: int = THINGS
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Boxes of COCO-like sizes (N, 4), scores (N,), thing indices (N,) and smooth mask logits (N, 28, 28): ellipses."""
     g = torch.Generator().manual_seed(0)
     height, width = size
@@ -49,22 +56,31 @@ def boxes_and_masks(count: int, size: tuple[int, int] = SIZE) -> tuple[Tensor, T
     axis = torch.linspace(-1, 1, 28)
     logits = 8 * (1 - axis[:, None] ** 2 - axis**2).expand(count, -1, -1)
     scores = torch.linspace(0.99, 0.61, count)
-    return boxes, scores, torch.randint(0, THINGS, (count,), generator=g), logits
+    return boxes, scores, torch.randint(0, things, (count,), generator=g), logits
 
 
-def banet(count: int, options: ModelConfig) -> BANet:
-    """BANet that finds what `boxes_and_masks` gives; the heads run, only their last word is replaced."""
+def banet(
+    count: int, options: ModelConfig, size: tuple[int, int] = SIZE, categories: Categories | None = None
+) -> BANet:
+    """BANet that finds what `boxes_and_masks` gives in pictures of a size, which is the network's too.
+
+    The heads run, only their last word is replaced.
+    """
     recipe = load_recipe("coco_r50_1x")
-    model = build_model(coco_categories(), options, recipe.inference, recipe.loss).eval()
-    boxes, scores, labels, logits = boxes_and_masks(count)
-    real_masks = model.mask_head.forward
+    inference = replace(recipe.inference, shorter=min(size), longer=max(size))
+    model = build_model(categories or coco_categories(), options, inference, recipe.loss).eval()
+    boxes, scores, labels, logits = boxes_and_masks(count, size, model.categories.num_things)
+    real_select, real_masks = model._select, model.mask_head.forward
 
-    def masks(f_ins: Tensor, classes: Tensor) -> Tensor:
-        real_masks(f_ins, classes)
-        return logits[: len(classes)].clone()
+    def select(candidates: Sequence[Candidates]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        real_select(candidates)
+        return [boxes], [scores], [labels]
 
-    model._select = lambda candidates: ([boxes], [scores], [labels])  # type: ignore[method-assign]
-    model.mask_head.forward = masks  # type: ignore[method-assign]
+    def masks(f_ins: Tensor, labels: Tensor) -> Tensor:
+        real_masks(f_ins, labels)
+        return logits.clone()
+
+    model._select, model.mask_head.forward = select, masks  # type: ignore[method-assign]
     return model
 
 
@@ -85,7 +101,7 @@ def mask_rcnn(count: int) -> torch.nn.Module:
 
     model.roi_heads.postprocess_detections = detections
     model.roi_heads.mask_predictor.forward = masks
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def contestants(count: int, names: list[str]) -> dict[str, Callable[[], object]]:
@@ -98,6 +114,10 @@ def contestants(count: int, names: list[str]) -> dict[str, Callable[[], object]]
     if "banet" in names:
         ours = banet(count, options)
         made["banet"] = lambda: ours.predict(picture)
+    if "banet compiled" in names:
+        compiled = banet(count, options)
+        compiled.compile()
+        made["banet compiled"] = lambda: compiled.predict(picture)
     if "mask_rcnn" in names:
         theirs = mask_rcnn(count)
         tensor = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
@@ -110,8 +130,17 @@ def contestants(count: int, names: list[str]) -> dict[str, Callable[[], object]]
     return made
 
 
-def stages(model_call: Callable[[], object], model: BANet) -> dict[str, float]:
-    """Seconds of each part of one prediction, the second of two."""
+def multiply_adds(call: Callable[[], object]) -> tuple[object, float]:
+    """What a call gives, and its multiply-adds in convolutions and matrix products, in thousand millions."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        result = call()
+    return result, counter.get_total_flops() / 2e9
+
+
+def stages(model_call: Callable[[], object], model: BANet) -> tuple[dict[str, float], dict[str, float]]:
+    """Multiply-adds of each part of one prediction, in thousand millions, and seconds of the next prediction."""
+    counted: dict[str, float] = defaultdict(float)
     spent: dict[str, float] = defaultdict(float)
     parts = {
         "backbone": (model.backbone, "forward"),
@@ -130,9 +159,13 @@ def stages(model_call: Callable[[], object], model: BANet) -> dict[str, float]:
     }
     originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
 
-    def timed(name: str) -> Callable[..., Any]:
+    def watched(name: str) -> Callable[..., Any]:
         @wraps(originals[name])
         def call(*arguments: Any, **options: Any) -> Any:
+            if counting:
+                result, count = multiply_adds(lambda: originals[name](*arguments, **options))
+                counted[name] += count
+                return result
             begin = time.perf_counter()
             result = originals[name](*arguments, **options)
             spent[name] += time.perf_counter() - begin
@@ -141,16 +174,17 @@ def stages(model_call: Callable[[], object], model: BANet) -> dict[str, float]:
         return call
 
     for name, (owner, attribute) in parts.items():
-        setattr(owner, attribute, timed(name))
-    model_call()
-    spent.clear()
+        setattr(owner, attribute, watched(name))
+    counting = True
+    _, counted["all"] = multiply_adds(model_call)
+    counting = False
     begin = time.perf_counter()
     result = model_call()
     spent["all"] = time.perf_counter() - begin
     for name, (owner, attribute) in parts.items():
         setattr(owner, attribute, originals[name])
     assert isinstance(result, PanopticSegmentation)
-    return dict(spent)
+    return dict(counted), dict(spent)
 
 
 def memory(field: str) -> float:
@@ -164,7 +198,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--detections", type=int, default=50)
-    parser.add_argument("--memory", choices=["banet", "mask_rcnn"], help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help="a compiled BANet too; takes minutes to begin")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory:
@@ -175,7 +210,8 @@ def main() -> None:
         call()
         print(f"{options.memory}: peak {memory('VmHWM'):.2f} GiB, {before:.2f} GiB before the first prediction")
         return
-    calls = contestants(options.detections, ["banet", "mask_rcnn"])
+    names = ["banet", "mask_rcnn"] + ["banet compiled"] * options.compile
+    calls = contestants(options.detections, names)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(options.repeats + 1):
         for name, call in calls.items():
@@ -183,15 +219,19 @@ def main() -> None:
             call()
             if turn:
                 times[name].append(time.perf_counter() - begin)
-    ours, theirs = (statistics.median(times[name]) for name in ("banet", "mask_rcnn"))
+    ours, theirs, *compiled = (statistics.median(times[name]) for name in names)
     print(f"banet {ours:.2f} s, mask_rcnn {theirs:.2f} s, ratio {ours / theirs:.2f} (goal 1.1, stretch 0.9)")
+    for seconds in compiled:
+        print(f"banet compiled {seconds:.2f} s, {seconds / ours:.2f} of banet")
+    _, theirs = multiply_adds(calls["mask_rcnn"])
     del calls
     model = banet(options.detections, ModelConfig(norm="frozen_batch"))
     picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    spent = stages(lambda: model.predict(picture), model)
+    counted, spent = stages(lambda: model.predict(picture), model)
+    print(f"multiply-adds: banet {counted['all']:.1f} G, mask_rcnn {theirs:.1f} G")
     for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        print(f"{name:20} {seconds:6.3f} s  {100 * seconds / spent['all']:5.1f} %")
-    for name in ("banet", "mask_rcnn"):
+        print(f"{name:20} {counted[name]:6.1f} G {seconds:6.3f} s  {100 * seconds / spent['all']:5.1f} %")
+    for name in names:
         command = [sys.executable, __file__, "--threads", str(options.threads), "--memory", name]
         subprocess.run([*command, "--detections", str(options.detections)], check=True)
 

@@ -258,6 +258,19 @@ class BANet(nn.Module):
     def _proposal_limits(self, limits: InferenceConfig | LossConfig) -> tuple[int, int, float]:
         return limits.proposals_per_level, limits.proposals, self.inference.proposal_nms
 
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile backbone and semantic head, which most of the time goes to, with `torch.compile`; in place.
+
+        What comes after them works on as many boxes as it finds, and is left as it is. Pictures of all sizes but the
+        smallest share a graph, and the names of parameters stay. On CPUs torch needs a C++ compiler for it.
+
+        Args:
+            *arguments: As of `torch.compile`.
+            **options: As of `torch.compile`; `dynamic` is True unless given.
+        """
+        for part in (self.backbone, self.semantic_head):
+            part.compile(*arguments, **{"dynamic": True, **options})
+
     @torch.inference_mode()
     def predict(
         self,

@@ -64,6 +64,7 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
                 result = super().forward(x.to(dtype), offset_wide)
         return result.to(offset.dtype)
 
+    @torch.compiler.disable  # its strips would be written out one by one, and anew for each size of picture
     def _by_rows(self, x: Tensor, offset: Tensor) -> Tensor:
         """What torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.
 

@@ -191,6 +191,33 @@ def test_gradient_checkpointing_keeps_less_and_changes_nothing(images: list[torc
         torch.testing.assert_close(plain, again, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("row", ["sim_ocm_s2i", "sim_ocm_s2i_dfm"])
+def test_compiled_parts_change_nothing(row: str) -> None:
+    """Neither results nor names; and the graphs of the first picture serve those of other sizes.
+
+    Of tiny maps torch asks how small they are, and looks at them anew.
+    """
+    torch.compiler.reset()
+    plain, compiled = small_model(**ROWS[row]), small_model(**ROWS[row])
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled.compile(backend=backend)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    counts = []
+    for size in ((192, 320), (224, 288), (349, 410)):
+        picture = torch.randint(0, 256, (3, *size)).to(torch.uint8)
+        with torch.inference_mode():
+            expected, found = plain([picture]), compiled([picture])
+        torch.testing.assert_close(found.logits, expected.logits)
+        torch.testing.assert_close(found.detections[0].boxes, expected.detections[0].boxes)
+        counts.append(len(graphs))
+    assert 2 <= counts[0] == counts[-1]
+
+
 def test_other_rules_and_thing_pixels() -> None:
     model = small_model()
     array = np.random.default_rng(0).integers(0, 256, (60, 83, 3), dtype=np.uint8)

@@ -129,3 +129,27 @@ def test_autocast() -> None:
     assert result.dtype == torch.bfloat16
     torch.testing.assert_close(result.float(), conv(x), atol=0.05, rtol=0.05)
     assert conv.weight.grad is not None and conv.weight.grad.dtype == torch.float32
+
+
+def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values and gradients, and no new graph for a map of other strips."""
+    monkeypatch.setattr("banet.ops.deform_conv._STRIP", 400)
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    conv = DeformableConv2d(4, 6, padding=1).double()
+    nn.init.normal_(conv.offset.weight, std=0.5)
+    compiled = torch.compile(conv, dynamic=True, backend=backend)
+    counts = []
+    for size in ((11, 13), (17, 9), (24, 31)):
+        x = torch.randn(2, 4, *size, dtype=torch.float64)
+        torch.testing.assert_close(compiled(x), conv(x))
+        gradients = [torch.autograd.grad(each(x).square().sum(), list(conv.parameters())) for each in (compiled, conv)]
+        torch.testing.assert_close(*gradients)
+        counts.append(len(graphs))
+    assert 0 < counts[0] == counts[-1]

@@ -128,3 +128,19 @@ def test_wrong_arguments() -> None:
         PyramidRoIAlign(7)(pyramid(), [torch.zeros(0, 4)])
     with pytest.raises(ValueError, match="2 images"):
         roi_align(pyramid()[0], [torch.zeros(0, 4)], 7)
+
+
+def test_compile() -> None:
+    """One graph for maps and boxes of any number. "aot_eager" needs no compiler on the machine."""
+    torch.compiler.reset()
+    compiled = torch.compile(roi_align, fullgraph=True, dynamic=True, backend="aot_eager")
+    for height, width, count in ((12, 17, 3), (20, 9, 6)):
+        features = torch.randn(1, 5, height, width, dtype=torch.float64, requires_grad=True)
+        corner = 8 * torch.rand(count, 2, dtype=torch.float64)
+        boxes = [torch.cat([corner, corner + 1 + 40 * torch.rand(count, 2, dtype=torch.float64)], dim=1)]
+        result, expected = compiled(features, boxes, 4, 0.25), roi_align(features, boxes, 4, 0.25)
+        torch.testing.assert_close(result, expected)
+        gradient = torch.randn_like(expected)
+        torch.testing.assert_close(
+            torch.autograd.grad(result, features, gradient), torch.autograd.grad(expected, features, gradient)
+        )
