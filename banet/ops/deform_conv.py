@@ -59,12 +59,13 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
             # torchvision reads at whatever place in memory a NaN becomes; far outside the map it reads zero.
             offset_wide = offset.to(dtype).nan_to_num(nan=_FAR)
             if x.device.type == "cpu" and not torch.compiler.is_exporting():
-                result = self._by_rows(x.to(dtype), offset_wide)
+                result: Tensor = self._by_rows(x.to(dtype), offset_wide)
             else:
                 result = super().forward(x.to(dtype), offset_wide)
         return result.to(offset.dtype)
 
-    @torch.compiler.disable  # its strips would be written out one by one, and anew for each size of picture
+    # Its strips would be written out one by one, and anew for each size of picture.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _by_rows(self, x: Tensor, offset: Tensor) -> Tensor:
         """What torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.
 
