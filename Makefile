@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test slow adapters docs check format clean help
+.PHONY: demo test slow adapters docs check audit format clean help
 
 help:
 	@echo "make demo    segment fresh scenes with the weights that come along, write demo/index.html"
@@ -12,6 +12,7 @@ help:
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
 	@echo "make docs    build the site of the docs into site/"
 	@echo "make check   lint, format, types     (make format: mend what can be mended)"
+	@echo "make audit   ask pip-audit for known vulnerabilities of what is installed"
 	@echo "make clean   remove the environment and the caches"
 
 $(READY): pyproject.toml constraints.txt
@@ -39,10 +40,19 @@ docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-check: $(READY)
+check: $(READY) audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(READY)
+	@said=$$($(BIN)/pip-audit --skip-editable --progress-spinner off 2>&1); \
+	skipped=$$(echo "$$said" | grep -c "could not be audited"); \
+	case "$$said" in \
+		*"Found "*" known vulnerabilit"*) echo "$$said"; exit 1;; \
+		*"No known vulnerabilities found"*) echo "pip-audit: no known vulnerabilities; $$skipped packages could not be looked up";; \
+		*) echo "warning: pip-audit reached no service; dependencies were not audited";; \
+	esac
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -295,7 +295,11 @@ def test_demo_passes_its_options(engine):
     ("error", "status", "said"),
     [
         (InputError("a.json: images[3].id:\n  missing"), 2, "banet: error: a.json: images[3].id:\\n missing\n"),
-        (MissingExtraError("lightning", "train"), 2, "pip install 'banet-panoptic[train]'\n"),
+        (
+            MissingExtraError("lightning", "train"),
+            2,
+            "pip install 'banet-panoptic[train]' (in a checkout: '.[train]')\n",
+        ),
         (PermissionError(13, "Permission denied", "out/x"), 2, "Permission denied: 'out/x'\n"),
         (KeyboardInterrupt(), 130, "banet: interrupted\n"),
         (KeyboardInterrupt("stopped at iteration 7"), 130, "banet: stopped at iteration 7\n"),
@@ -518,29 +522,6 @@ def test_recipes_are_short():
 # ------------------------------------------------------------------------------------------------------- the README
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return [part.split("```")[0] for part in README.split(f"```{language}\n")[1:]]
-
-
-def test_commands_in_the_readme_are_accepted(engine, monkeypatch, tmp_path):
-    for module, name, result in (("train", "train", None), ("evaluate", "evaluate_command", {})):
-        engine(module, name, result)
-    calls = engine("predict", "predict_files", 0)
-    engine("demo", "run_demo")
-    engine("fuse", "fuse_files", types.SimpleNamespace(json="panoptic.json", images=1, instances=1, elsewhere=0))
-    monkeypatch.setattr("banet.panoptic.quality.score_folders", lambda *a, **k: calls.setdefault("pq", (a, k)) and {})
-    monkeypatch.setattr("banet.panoptic.quality.format_table", lambda result: "")
-    monkeypatch.setattr("banet.data.scenes.write_coco", lambda *a, **k: calls.setdefault("scenes", (a, k)))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text(blocks("yaml")[0])
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("banet ")]
-    assert len(lines) >= 6
-    for line in lines:
-        assert main(line.split()[1:]) == 0, line
-    assert {"pq", "scenes", "train", "evaluate_command", "predict_files", "fuse_files"} <= set(calls)
-    assert calls["train"][0][0].data.root == "datasets/toy"
 
 
 def test_commands_in_the_page_on_ablation_are_accepted(engine, monkeypatch, tmp_path):
