@@ -449,7 +449,7 @@ def test_recipes_are_the_papers(name):
     assert (*parts, *recipe.loss.semantic_weights(model)) == PAPER[name]
     assert recipe.name == name
     assert (model.norm, model.frozen_stages, train.init) == ("frozen_batch", 2, "imagenet")
-    assert (model.fpn_channels, model.semantic_channels, model.mask_head_channels) == (256, (256, 256, 128), 256)
+    assert (model.fpn_channels, model.semantic_channels, model.mask_head_channels) == (256, (256, 128, 128), 256)
     assert (model.i2s_channels, model.ocm_channels, model.ocm_cells) == (128, 10, (1, 2, 3, 6))
 
     assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 1e-4)

@@ -46,7 +46,7 @@ class ModelConfig:
     norm: Literal["auto", "frozen_batch", "group"] = "auto"
     frozen_stages: int = 2
     fpn_channels: int = 256
-    semantic_channels: tuple[int, int, int] = (256, 256, 128)
+    semantic_channels: tuple[int, int, int] = (256, 128, 128)
     deformable: bool = False
     s2i: bool = True
     sim: bool = True

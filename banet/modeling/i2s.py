@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from banet.modeling.backbone import STRIDES
@@ -17,6 +19,9 @@ __all__ = ["AggregatedLogits", "DirectLogits", "InstanceToSemantic", "InstanceTo
 
 Sizes = Sequence[tuple[int, int]]
 
+_STRIP = 1 << 22
+"""Logits at input size that the semantic loss has at a time."""
+
 
 def semantic_loss(logits: Tensor, truth: Sequence[Tensor]) -> Tensor:
     """Cross entropy at input size over the pixels of a batch that are not void.
@@ -25,12 +30,48 @@ def semantic_loss(logits: Tensor, truth: Sequence[Tensor]) -> Tensor:
         logits: (B, C, H/4, W/4).
         truth: The class index of each image's pixels, (h, w) with h <= H and w <= W, VOID (-1) where there is none.
     """
-    full = (logits.shape[-2] * STRIDES[0], logits.shape[-1] * STRIDES[0])
-    total = logits.new_zeros((), dtype=torch.float32)
-    for one, labels in zip(logits.float(), truth, strict=True):
-        upsampled = upsample_to(one[None], full)[..., : labels.shape[0], : labels.shape[1]]
-        total = total + F.cross_entropy(upsampled, labels[None], ignore_index=VOID, reduction="sum")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = wide.new_zeros(())
+    for one, labels in zip(wide, truth, strict=True):
+        total = total + _SummedCrossEntropy.apply(one, labels)
     return total / max(sum(int((labels != VOID).sum()) for labels in truth), 1)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """Cross entropy of one image's logits (C, h, w), upsampled to input size, summed over labelled pixels.
+
+    It goes strip by strip and makes the gradient of each at once, so logits of all classes at input size, half a
+    gigabyte an image of COCO in each of several copies, are never there as a whole. Can be differentiated once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        stride, (classes, cells, width) = STRIDES[0], logits.shape
+        total = logits.new_zeros(())
+        gradient = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
+        step = max(1, _STRIP // (classes * width * stride**2))
+        for first in range(0, -(-labels.shape[0] // stride), step):
+            last = min(first + step, cells)
+            around = slice(max(first - 1, 0), min(last + 1, cells))  # rows of logits that bear on this strip
+            with torch.set_grad_enabled(gradient is not None):
+                near = logits[:, around].detach().requires_grad_(gradient is not None)
+                tall = upsample_to(near[None], (near.shape[1] * stride, width))
+                tall = tall[:, :, (first - around.start) * stride : (last - around.start) * stride]
+                strip = labels[first * stride : last * stride]
+                full = upsample_to(tall, (tall.shape[2], width * stride))[..., : len(strip), : strip.shape[1]]
+                loss = F.cross_entropy(full, strip[None], ignore_index=VOID, reduction="sum")
+            total += loss.detach()
+            if gradient is not None:
+                gradient[:, around] += torch.autograd.grad(loss, near)[0]
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None
 
 
 class DirectLogits(nn.Module):

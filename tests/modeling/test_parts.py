@@ -230,3 +230,22 @@ def test_semantic_loss_is_cross_entropy_at_input_size_without_void() -> None:
         count += int((labels >= 0).sum())
     torch.testing.assert_close(float(semantic_loss(logits, truth)), total / count, rtol=1e-4, atol=1e-4)
     assert float(semantic_loss(logits, [torch.full((90, 128), -1)] * 2)) == 0
+
+
+@pytest.mark.parametrize("strip", [1, 3000, 1 << 22])
+def test_semantic_loss_and_its_gradient_are_those_of_the_whole_map(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banet.modeling.i2s._STRIP", strip)
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(2, 3, 9, 12, dtype=torch.float64, generator=generator).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    truth = [torch.randint(-1, 3, size, generator=generator) for size in ((36, 48), (23, 41))]
+    (3 * semantic_loss(ours, truth)).backward()
+    padded = torch.full((2, 36, 48), -1)
+    for image, labels in zip(padded, truth, strict=True):
+        image[: labels.shape[0], : labels.shape[1]] = labels
+    full = F.interpolate(theirs, scale_factor=4, mode="bilinear", align_corners=False)
+    (3 * F.cross_entropy(full, padded, ignore_index=-1)).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert torch.autograd.gradcheck(lambda logits: semantic_loss(logits, truth), ours)
+    with torch.no_grad():
+        torch.testing.assert_close(semantic_loss(ours, truth), F.cross_entropy(full, padded, ignore_index=-1))
