@@ -202,7 +202,7 @@ class InstanceToSemantic(nn.Module):
         return self._interact(semantic, _inlay(self.instance(f_ins), boxes, semantic))
 
     def _interact(self, semantic: Sequence[Tensor], inlay: Tensor) -> Tensor:
-        return F.relu(self.mix(torch.cat([inlay, self.semantic(semantic)], dim=1)))
+        return F.relu(self.mix(torch.cat([inlay, self.semantic(semantic)], dim=1)), inplace=True)
 
 
 class InstanceToSemanticWithContext(InstanceToSemantic):

@@ -88,8 +88,8 @@ class BoxHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (K, T + 1), background last, and deltas (K, T, 4) of RoI features (K, C, 7, 7)."""
-        x = F.relu(self.fc1(features.flatten(1)))
-        x = F.relu(self.fc2(x))
+        x = F.relu(self.fc1(features.flatten(1)), inplace=True)
+        x = F.relu(self.fc2(x), inplace=True)
         return self.classes(x).float(), self.boxes(x).unflatten(1, (-1, 4)).float()[:, : self.num_things]
 
     def candidates(
@@ -159,7 +159,7 @@ class MaskHead(nn.Module):
 
     def forward(self, f_ins: Tensor, labels: Tensor) -> Tensor:
         """Mask logits (K, 28, 28) of F_ins for the class `labels` (K,) of each box."""
-        x = F.relu(self.deconv(f_ins))
+        x = F.relu(self.deconv(f_ins), inplace=True)
         # Only the plane of each box's class is read, so only that one is computed.
         weight, bias = self.masks.weight.flatten(1)[labels], self.masks.bias[labels]  # type: ignore[index]
         return torch.einsum("kchw,kc->khw", x, weight) + bias[:, None, None]

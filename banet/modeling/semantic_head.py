@@ -86,5 +86,5 @@ class PyramidConv1x1(nn.Module):
         weights = self.weight.chunk(len(levels), dim=1)
         result = F.conv2d(levels[0], weights[0], self.bias)
         for level, weight in zip(levels[1:], weights[1:], strict=True):
-            result = result + upsample_to(F.conv2d(level, weight), size)
+            result += upsample_to(F.conv2d(level, weight), size)  # in place: the maps are large
         return result
