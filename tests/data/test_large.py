@@ -113,5 +113,5 @@ def test_pyvips_is_asked_for_where_it_is_needed(tmp_path, image, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyvips", None)
     assert open_picture(tmp_path / "a.png").shape == (63, 91, 3)
     monkeypatch.setattr(large, "MAX_PIXELS", 100)
-    with pytest.raises(MissingExtraError, match=r"pyvips .*banet-panoptic\[large\]"):
+    with pytest.raises(MissingExtraError, match=r"pyvips, .*banet-panoptic\[large\]"):
         open_picture(tmp_path / "a.png")

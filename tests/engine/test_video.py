@@ -293,7 +293,7 @@ def test_predict_says_what_does_not_fit(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=said.replace("*", r"\*")):
             predict.predict_files("w", inputs, tmp_path, **options)
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"PyAV .*banet-panoptic\[video\]"):
+    with pytest.raises(MissingExtraError, match=r"PyAV, .*banet-panoptic\[video\]"):
         predict.predict_files("w", ["a.mp4"], tmp_path)
 
 
