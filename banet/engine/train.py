@@ -516,12 +516,12 @@ def _steps_done(checkpoint: Path | None, model: BANet) -> int:
     if checkpoint is None:
         return 0
     try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        steps = int(saved["global_step"])
-        theirs = {name: tuple(tensor.shape) for name, tensor in saved["state_dict"].items()}
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        steps = int(content["global_step"])
+        theirs = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
         for name in ("pytorch-lightning_version", "callbacks", "optimizer_states", "lr_schedulers"):
-            saved[name]
-        saved["loops"]["fit_loop"]
+            content[name]
+        content["loops"]["fit_loop"]
     except Exception as error:  # a decoder may raise anything on bad data
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{checkpoint}: not a checkpoint of a run ({reason}); give another, or start afresh") from None
