@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco_format import Annotation, PanopticJson, inside, read_ids
-from banet.panoptic.segmentation import PanopticSegmentation, runs
+from banet.panoptic.segmentation import PanopticSegmentation, bands, runs
 
 __all__ = [
     "Compared",
@@ -36,8 +36,6 @@ __all__ = [
 
 MAX_WORKERS = 4
 """Most threads that `compare_folders` uses: PNG decoding gains nothing from more, and each holds two images."""
-
-_COMPARED_AT_ONCE = 1 << 22  # pixels of two maps
 
 _DENSE_LIMIT = 1 << 22  # pairs of segments up to which a full table is cheaper than sorting
 
@@ -424,7 +422,7 @@ def _overlaps(truth: _Side, prediction: _Side) -> tuple[NDArray[np.int64], NDArr
     """Truth segment, predicted segment (k + 1 for the k-th, 0 for void) and pixels of each pair that shares some."""
     rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
     found = []
-    for ids, other in zip(_bands(truth.ids), _bands(prediction.ids), strict=True):
+    for ids, other in zip(bands(truth.ids), bands(prediction.ids), strict=True):
         starts, lengths = runs(other, ids)
         row = _compact(truth, ids.reshape(-1)[starts])
         column = _compact(prediction, other.reshape(-1)[starts])
@@ -433,12 +431,6 @@ def _overlaps(truth: _Side, prediction: _Side) -> tuple[NDArray[np.int64], NDArr
         return found[0]
     row, column, shared = (np.concatenate(part) for part in zip(*found, strict=True))
     return _pairs(row, column, shared, rows, columns)
-
-
-def _bands(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
-    """A map in bands of some million pixels, as it may change at every one of them; an empty map in one."""
-    rows = max(1, _COMPARED_AT_ONCE // max(ids.shape[1], 1))
-    return (ids[top : top + rows] for top in range(0, max(len(ids), 1), rows))
 
 
 def _compact(side: _Side, values: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ __all__ = [
     "MAX_SEGMENT_ID",
     "PanopticSegmentation",
     "Segment",
+    "bands",
     "ids_to_rgb",
     "measure_ids",
     "measure_runs",
@@ -30,8 +31,8 @@ __all__ = [
 MAX_SEGMENT_ID = 2**24 - 1
 """Largest segment id that a PNG of three bytes a pixel holds."""
 
-_MEASURED_AT_ONCE = 1 << 22
-"""Pixels of an id map; larger ones are measured by halves, as a map may change at every pixel, which takes 60 bytes."""
+_BAND = 1 << 22
+"""Pixels of a band. A map may change at every pixel, and then takes some 60 bytes of memory a pixel to measure."""
 
 
 @dataclass(frozen=True)
@@ -376,6 +377,12 @@ def runs(*maps: NDArray[Any], rows: bool = False) -> tuple[NDArray[np.int64], ND
     return starts, np.diff(starts, append=size)
 
 
+def bands(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+    """Cuts a map (H, W) into bands of some million pixels, from the top; an empty map is one band."""
+    rows = max(1, _BAND // max(ids.shape[1], 1))
+    return (ids[top : top + rows] for top in range(0, max(len(ids), 1), rows))
+
+
 def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Counts area and tight box of each id in a map, void left out.
 
@@ -385,18 +392,25 @@ def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     Returns:
         The K ids in the map that are not 0, ascending (K,); areas in pixels (K,); boxes x, y, width, height (K, 4).
     """
-    if ids.size > _MEASURED_AT_ONCE and len(ids) > 1:
-        half = len(ids) // 2
-        above, below = measure_ids(ids[:half]), measure_ids(ids[half:])
-        below[2][:, 1] += half
-        values, codes = np.unique(np.concatenate([above[0], below[0]]), return_inverse=True)
-        areas = np.zeros(len(values), np.int64)
-        np.add.at(areas, codes, np.concatenate([above[1], below[1]]))
-        corners = np.concatenate([above[2], below[2]])
-        low, high = np.full((len(values), 2), np.iinfo(np.int64).max), np.zeros((len(values), 2), np.int64)
-        np.minimum.at(low, codes, corners[:, :2])
-        np.maximum.at(high, codes, corners[:, :2] + corners[:, 2:])
-        return values, areas, np.concatenate([low, high - low], axis=1)
+    parts, top = [], 0
+    for band in bands(ids):
+        values, areas, boxes = _measure_band(band)
+        boxes[:, 1] += top
+        top += len(band)
+        parts.append((values, areas, boxes))
+    if len(parts) == 1:
+        return parts[0]
+    found, areas_found, corners = (np.concatenate(part) for part in zip(*parts, strict=True))
+    values, codes = np.unique(found, return_inverse=True)
+    areas = np.zeros(len(values), np.int64)
+    np.add.at(areas, codes, areas_found)
+    low, high = np.full((len(values), 2), np.iinfo(np.int64).max), np.zeros((len(values), 2), np.int64)
+    np.minimum.at(low, codes, corners[:, :2])
+    np.maximum.at(high, codes, corners[:, :2] + corners[:, 2:])
+    return values, areas, np.concatenate([low, high - low], axis=1)
+
+
+def _measure_band(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     starts, lengths = runs(ids, rows=True)
     values, codes = np.unique(ids.reshape(-1)[starts], return_inverse=True)
     areas, boxes = measure_runs(codes, len(values), starts, lengths, ids.shape[1])

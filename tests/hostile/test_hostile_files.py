@@ -190,8 +190,7 @@ def test_maps_in_parts_are_measured_as_a_whole(tmp_path: Path, monkeypatch: pyte
         other = PanopticSegmentation.from_ids(np.roll(ids, 1, 0), infos, CLASSES)
         found = []
         for limit in (1 << 22, 16, 1):
-            monkeypatch.setattr(segmentation, "_MEASURED_AT_ONCE", limit)
-            monkeypatch.setattr(quality, "_COMPARED_AT_ONCE", limit)
+            monkeypatch.setattr(segmentation, "_BAND", limit)
             match = quality.PanopticQuality(CLASSES).update(one, other)
             found.append([*measure_ids(ids), *(getattr(match, field.name) for field in fields(match))])
         for part in found[1:]:
