@@ -1,5 +1,17 @@
 // Gradio runs this for each of the two parts of the page, with `element` (its root), `trigger`, `props` and `watch`.
 
+/** Gradio's requests run side by side and may pass each other: let each wait until the one before is in the queue. */
+function askInOrder() {
+  const ask = window.fetch.bind(window);
+  let before = Promise.resolve();
+  window.fetch = (resource, options) => {
+    if (!String(resource.url ?? resource).includes("/queue/join")) return ask(resource, options);
+    const answer = before.then(() => ask(resource, options));
+    before = answer.catch(() => {}); // which Gradio tells
+    return answer;
+  };
+}
+
 /** The drop zone: sends dropped, pasted and chosen pictures, and the numbers of examples. */
 function takePictures(element, trigger) {
   const limit = Number(element.querySelector(".banet-drop").dataset.limit);

@@ -67,7 +67,8 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 T = TypeVar("T")
 Answer: TypeAlias = "tuple[Visit, dict[str, Any], str, str]"
-"""The visit after a question, what the page shows, and the two rules, lest those on the page be of a lost visit."""
+"""The visit after a question, what the page shows, and its two rules, lest those on the page be of a lost visit or an
+older answer."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Page:
                 raise InputError(f"{name}: did not arrive whole; drop it again") from None
             picture = decode_image(data, name, max_pixels=self.limits.pixels)
         except InputError as error:
-            return visit, {"fault": str(error), "number": next(self.numbers)}, visit.rule, visit.other
+            return self._answer(visit, {"fault": str(error)})
         return self._segment(visit, name, picture)
 
     def example(self, visit: Visit, event: gr.EventData) -> Answer:
@@ -154,11 +155,11 @@ class Page:
             raise _foreign()
         return self._segment(visit, f"scene_{index + 1}.png", self.examples[index].copy())
 
-    def choose_rule(self, visit: Visit, event: gr.EventData) -> tuple[Visit, dict[str, Any]]:
+    def choose_rule(self, visit: Visit, event: gr.EventData) -> Answer:
         """Fuse again by another rule; the network does not run."""
         return self._fuse(replace(visit, rule=_rule(event)))
 
-    def choose_other(self, visit: Visit, event: gr.EventData) -> tuple[Visit, dict[str, Any]]:
+    def choose_other(self, visit: Visit, event: gr.EventData) -> Answer:
         """Compare with another rule; the network does not run."""
         return self._fuse(replace(visit, other=_rule(event)))
 
@@ -167,11 +168,13 @@ class Page:
         picture.thumbnail((self.limits.side, self.limits.side))
         with torch.inference_mode():
             readout = next(read_images(self.model, [picture]))
-        return *self._fuse(replace(visit, name=name, size=size, readout=readout)), visit.rule, visit.other
+        return self._fuse(replace(visit, name=name, size=size, readout=readout))
 
-    def _fuse(self, visit: Visit) -> tuple[Visit, dict[str, Any]]:
-        shown = {"fault": ""} if visit.readout is None else self.compare(visit, visit.readout)
-        return visit, {**shown, "number": next(self.numbers)}
+    def _fuse(self, visit: Visit) -> Answer:
+        return self._answer(visit, {"fault": ""} if visit.readout is None else self.compare(visit, visit.readout))
+
+    def _answer(self, visit: Visit, shown: dict[str, Any]) -> Answer:
+        return visit, {**shown, "number": next(self.numbers)}, visit.rule, visit.other
 
     def compare(self, visit: Visit, readout: Readout) -> dict[str, Any]:
         """What the page shows of a picture.
@@ -209,7 +212,7 @@ class Page:
                 with gr.Column():
                     drop = gr.HTML(
                         self._drop_zone(),
-                        js_on_load=f"{script}\ntakePictures(element, trigger);",
+                        js_on_load=f"{script}\naskInOrder();\ntakePictures(element, trigger);",
                         apply_default_css=False,
                     )
                 with gr.Column():
@@ -220,10 +223,11 @@ class Page:
                 js_on_load=f"{script}\nshowResults(element, props, watch);",
                 apply_default_css=False,
             )
-            drop.picture(self.upload, visit, [visit, view, rule, other], show_progress_on=drop, **listening)
-            drop.example(self.example, visit, [visit, view, rule, other], show_progress_on=drop, **listening)
-            rule.select(self.choose_rule, visit, [visit, view], show_progress="minimal", **listening)
-            other.select(self.choose_other, visit, [visit, view], show_progress="minimal", **listening)
+            answer = [visit, view, rule, other]
+            drop.picture(self.upload, visit, answer, show_progress_on=drop, **listening)
+            drop.example(self.example, visit, answer, show_progress_on=drop, **listening)
+            rule.select(self.choose_rule, visit, answer, show_progress="minimal", **listening)
+            other.select(self.choose_other, visit, answer, show_progress="minimal", **listening)
         blocks.queue(max_size=limits.waiting, default_concurrency_limit=1)
         blocks.state_session_capacity = limits.visitors
         with suppress(AttributeError):  # a part that Gradio may rename

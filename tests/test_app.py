@@ -133,8 +133,8 @@ def test_the_network_runs_once_a_picture(page, visit, model, monkeypatch):
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda *args: runs.append(1) or forward(*args))
     visit, first, *_ = page.example(visit, event(index=1))
-    visit, second = page.choose_rule(visit, event(value="score"))
-    visit, third = page.choose_other(visit, event(value="area"))
+    visit, second, *_ = page.choose_rule(visit, event(value="score"))
+    visit, third, *_ = page.choose_other(visit, event(value="area"))
     assert len(runs) == 1
     titles = [[result["title"] for result in shown["results"]] for shown in (first, second, third)]
     assert titles == [["appearance", "heuristic"], ["score", "heuristic"], ["score", "area"]]
@@ -641,6 +641,27 @@ def test_in_a_browser_quick_clicks_are_answered_in_order(tab):
     tab.locator("fieldset").nth(1).get_by_label("area").click()
     tab.wait_for_function("document.querySelectorAll('figcaption b')[2].textContent === 'area'", timeout=120_000)
     assert titles(tab)[:2] == ["scene_2.png", "colour-contour"]
+
+
+def test_in_a_browser_a_slow_request_is_not_overtaken(tab):
+    slow: list[Any] = []
+    tab.route("**/queue/join*", lambda route: route.continue_() if slow else slow.append(route))
+    tab.evaluate("""() => {
+        window.seen = [];
+        new MutationObserver(() => {
+            const title = document.querySelector("figcaption b")?.textContent;
+            if (title && title !== seen.at(-1)) seen.push(title);
+        }).observe(document.body, { childList: true, subtree: true });
+        document.querySelector("[data-example='0']").click();
+        document.querySelector('input[value="score"]').click();
+        document.querySelector("[data-example='1']").click();
+    }""")
+    tab.wait_for_timeout(1000)
+    slow[0].continue_()
+    tab.wait_for_function("window.seen.length === 2", timeout=120_000)
+    assert tab.evaluate("window.seen") == ["scene_1.png", "scene_2.png"]
+    assert titles(tab)[1] == "score"
+    assert tab.locator('input[value="score"]').first.is_checked()
 
 
 def test_in_a_browser_bad_files_are_named_and_do_no_harm(tab):
