@@ -58,11 +58,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 tall = upsample_to(near[None], (near.shape[1] * stride, width))
                 tall = tall[:, :, (first - around.start) * stride : (last - around.start) * stride]
                 strip = labels[first * stride : last * stride]
-                full = upsample_to(tall, (tall.shape[2], width * stride))[..., : len(strip), : strip.shape[1]]
-                loss = F.cross_entropy(full, strip[None], ignore_index=VOID, reduction="sum")
-            total += loss.detach()
+                # Of one axis alone, torch's gradient is several times as fast as of two.
+                full = F.interpolate(tall[0], scale_factor=stride, mode="linear")[:, : len(strip), : strip.shape[1]]
+            shares = full.detach().log_softmax(0)
+            total += F.nll_loss(shares[None], strip[None], ignore_index=VOID, reduction="sum")
             if gradient is not None:
-                gradient[:, around] += torch.autograd.grad(loss, near)[0]
+                shares.exp_()  # less one at the true class, the gradient of cross entropy
+                true = strip.clamp(min=0)[None]
+                shares.scatter_(0, true, shares.gather(0, true) - 1)
+                shares *= strip != VOID
+                gradient[:, around] += torch.autograd.grad(full, near, shares)[0]
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total

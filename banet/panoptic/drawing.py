@@ -335,8 +335,8 @@ def _middle(ids: NDArray[np.int32], segment: Segment) -> tuple[int, int]:
     mask = np.pad(ids[y : y + height : step, x : x + width : step] == segment.id, 1)
     last = mask
     while mask.any():
-        last = mask
-        mask = mask & np.roll(mask, 1, 0) & np.roll(mask, -1, 0) & np.roll(mask, 1, 1) & np.roll(mask, -1, 1)
+        last, mask = mask, np.zeros_like(mask)
+        mask[1:-1, 1:-1] = last[1:-1, 1:-1] & last[:-2, 1:-1] & last[2:, 1:-1] & last[1:-1, :-2] & last[1:-1, 2:]
     rows, columns = np.nonzero(last)
     if len(rows) == 0:
         return x + width // 2, y + height // 2
