@@ -63,7 +63,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
             shares = full.detach().log_softmax(0)
             total += F.nll_loss(shares[None], strip[None], ignore_index=VOID, reduction="sum")
             if gradient is not None:
-                shares.exp_()  # less one at the true class, the gradient of cross entropy
+                # Less one at the true class, shares are the gradient of cross entropy. exp is slow where it underflows.
+                shares.clamp_(min=-80).exp_()
                 true = strip.clamp(min=0)[None]
                 shares.scatter_(0, true, shares.gather(0, true) - 1)
                 shares *= strip != VOID
