@@ -159,7 +159,7 @@ def test_stopped_before_a_file_is_in_its_place(
                 if how == "full":
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 signal.raise_signal(signal.SIGINT)
-                time.sleep(0.01)  # in another thread than the main one, which it reaches
+                time.sleep(1)  # in another thread than the main one, which it reaches when that is back from torch
             real(source, target)
 
         out = tmp_path / str(count)
