@@ -516,13 +516,14 @@ def test_fifty_uploads_at_once_are_answered_or_refused_in_flat_memory(server):
         return collections.Counter(told)
 
     memory = []
-    for number in range(2):
+    for number in range(4):
         told = round_of_fifty(number)
         print(dict(told), f"{server.memory:.0f} MB")
         assert set(told) == {"answered", "503 Queue is full. Max size is 8 and size is 8."}
         assert told["answered"] >= 8
         memory.append(server.memory)
-    assert memory[1] - memory[0] < 40  # a round holds 50 bodies of 5.6 MB, of which 10 are answered
+    # A round holds 50 bodies of 5.6 MB, of which 10 are answered: were only these kept, it would be 170 MB by now.
+    assert memory[-1] - memory[0] < 110
     assert server.files() == []
 
 
