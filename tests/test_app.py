@@ -522,8 +522,8 @@ def test_fifty_uploads_at_once_are_answered_or_refused_in_flat_memory(server):
         assert set(told) == {"answered", "503 Queue is full. Max size is 8 and size is 8."}
         assert told["answered"] >= 8
         memory.append(server.memory)
-    # A round holds 50 bodies of 5.6 MB, of which 10 are answered: were only these kept, it would be 170 MB by now.
-    assert memory[-1] - memory[0] < 110
+    # A round holds 50 bodies of 5.6 MB, of which 10 are answered; were only these kept, two rounds would add 110 MB.
+    assert min(memory[-2:]) - memory[0] < 40
     assert server.files() == []
 
 
