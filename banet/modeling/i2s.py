@@ -55,11 +55,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
             around = slice(max(first - 1, 0), min(last + 1, cells))  # rows of logits that bear on this strip
             with torch.set_grad_enabled(gradient is not None):
                 near = logits[:, around].detach().requires_grad_(gradient is not None)
-                tall = upsample_to(near[None], (near.shape[1] * stride, width))
-                tall = tall[:, :, (first - around.start) * stride : (last - around.start) * stride]
+                (tall,) = upsample_to(near[None], (near.shape[1] * stride, width))
+                tall = tall[:, (first - around.start) * stride : (last - around.start) * stride]
                 strip = labels[first * stride : last * stride]
                 # Of one axis alone, torch's gradient is several times as fast as of two.
-                full = F.interpolate(tall[0], scale_factor=stride, mode="linear")[:, : len(strip), : strip.shape[1]]
+                full = F.interpolate(tall, scale_factor=stride, mode="linear")[:, : len(strip), : strip.shape[1]]
             shares = full.detach().log_softmax(0)
             total += F.nll_loss(shares[None], strip[None], ignore_index=VOID, reduction="sum")
             if gradient is not None:
