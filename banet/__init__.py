@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from banet import _moved
+
 if TYPE_CHECKING:
     from banet.errors import InputError, MissingExtraError
     from banet.modeling.banet import BANet
@@ -63,7 +65,9 @@ _HOME = {
     **dict.fromkeys(("RoIInlay", "roi_inlay", "roi_upsample"), "banet.ops"),
     **dict.fromkeys(_PANOPTIC.split(), "banet.panoptic"),
 }
-_ROOMS = ("data", "engine", "errors", "modeling", "ops", "panoptic")
+_ROOMS = ("data", "engine", "errors", "files", "modeling", "ops", "panoptic", "types")
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,7 @@ import torch
 from PIL import Image
 
 from banet.data.images import decode_image
-from banet.data.scenes import SCENE_CATEGORIES, make_scene
+from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
 from banet.engine.device import pick_device
 from banet.errors import InputError
 from banet.modeling.banet import BANet
@@ -47,8 +47,8 @@ from banet.modeling.config import RuleName
 from banet.modeling.instances import Readout
 from banet.modeling.readout import read_images
 from banet.panoptic import PanopticSegmentation
-from banet.panoptic.changes import changed_hands, draw_changes
-from banet.panoptic.segmentation import ids_to_rgb, runs
+from banet.panoptic.drawing.diff import changed_hands, draw_changes
+from banet.panoptic.id_maps import ids_to_rgb, runs
 
 __all__ = ["Gate", "Limits", "Page", "serve", "web_app"]
 

@@ -99,7 +99,7 @@ def _train(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     if options.print_config:
         print(to_yaml(recipe.resolved()), end="")
         return 0
-    from banet.engine.train import train
+    from banet.engine.training.train import train
 
     out = Path(options.out or Path("runs") / recipe.name)
     train(recipe, out, resume=options.resume, device=options.device)
@@ -185,7 +185,7 @@ def _evaluate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
         raise InputError("--gallery: goes with --out DIR; add it")
     overrides = {key.removeprefix("inference."): v for key, v in given.items() if key.startswith("inference.")}
     recipe = load_recipe(options.config) if options.config else None
-    from banet.engine.evaluate import evaluate_command
+    from banet.engine.evaluation.evaluate import evaluate_command
 
     evaluate_command(
         options.weights,
@@ -234,7 +234,7 @@ def _analyze(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     recipe = load_recipe(options.config) if options.config else None
     if not options.figure and (options.baseline or options.picture_ids):
         raise InputError("--baseline and --picture-ids go with --figure PNG; add it")
-    from banet.engine.analyze import analyze_command
+    from banet.engine.studies.analyze import analyze_command
 
     analyze_command(
         options.weights,
@@ -273,7 +273,7 @@ def _ablate(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     given = parse_options(parser, arguments, defaults=False)
     own = {"config", "out", "table", "seeds", "dry_run", "device"}
     recipe = load_recipe(_config(options), {key: value for key, value in given.items() if key not in own})
-    from banet.engine.ablate import ablate
+    from banet.engine.studies.ablate import ablate
 
     out = Path(options.out or Path("runs") / f"ablate_{recipe.name}")
     seeds = [int(seed) for seed in options.seeds]  # plain numbers, for YAML
@@ -329,7 +329,7 @@ def _predict(parser: ArgumentParser, arguments: Sequence[str]) -> int:
         weights, *inputs = inputs
     if weights is None:
         raise InputError("missing: --weights")
-    from banet.engine.predict import predict_files
+    from banet.engine.prediction.predict import predict_files
 
     failed = predict_files(
         weights,
@@ -377,7 +377,7 @@ def _export_options(parser: ArgumentParser) -> None:
 
 def _export(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    from banet.engine.export import export_command
+    from banet.engine.export.export import export_command
 
     export_command(
         options.weights,
@@ -425,13 +425,13 @@ def _pq_options(parser: ArgumentParser) -> None:
 
 def _pq(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    from banet.panoptic.coco_format import atomic_path
-    from banet.panoptic.quality import format_table, score_folders, to_json
+    from banet.files.atomic import atomic_path
+    from banet.panoptic.metrics.quality import format_table, score_folders, to_json
 
     folders = (options.gt_json, options.gt_dir, options.pred_json, options.pred_dir)
     with _progress("pq") as show:
         if options.details or options.amodal:
-            from banet.panoptic.breakdown import format_breakdown, score_folders_in_detail
+            from banet.panoptic.metrics.breakdown import format_breakdown, score_folders_in_detail
 
             quality, breakdown = score_folders_in_detail(*folders, options.workers, show, amodal=options.amodal)
             result = {**quality.compute(), **breakdown.compute()}
@@ -469,7 +469,7 @@ def _fuse_options(parser: ArgumentParser) -> None:
 
 def _fuse(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    from banet.engine.fuse import fuse_files
+    from banet.engine.prediction.fuse import fuse_files
 
     with _progress("fuse") as show:
         done = fuse_files(**vars(options), progress=show)
@@ -491,7 +491,7 @@ def _demo_options(parser: ArgumentParser) -> None:
 
 def _demo(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
-    from banet.engine.demo import run_demo
+    from banet.engine.report.demo import run_demo
 
     run_demo(Path(options.out), weights=options.weights, scenes=options.scenes, device=options.device)
     return 0
@@ -529,7 +529,7 @@ def _scenes(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
     from tqdm import tqdm
 
-    from banet.data.scenes import write_coco
+    from banet.data.scenes.generate import write_coco
 
     with tqdm(desc="scenes", total=options.count, unit="scene", disable=None, leave=False) as bar:
 
@@ -560,7 +560,7 @@ def _collage(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     options = parse_options(parser, arguments)
     from tqdm import tqdm
 
-    from banet.data.collage import InstanceSet, write_collages
+    from banet.data.scenes.collage import InstanceSet, write_collages
 
     instances = InstanceSet(options.instances, options.images)
     with tqdm(desc="collages", total=options.count, unit="collage", disable=None, leave=False) as bar:
@@ -593,7 +593,7 @@ def _check(parser: ArgumentParser, arguments: Sequence[str]) -> int:
     if sum(ways) != 1 or ((options.json or options.panoptic) and not all(parts)):
         raise InputError("say what to check: DIR ..., or --config NAME|FILE, or --images, --panoptic and --json")
     from banet.data.check import Split, check_splits, find_splits
-    from banet.panoptic.coco_format import write_json
+    from banet.files.atomic import write_json
 
     if options.config:
         data = load_recipe(options.config).data

@@ -21,9 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from banet.data.images import read_image
+from banet.files.atomic import atomic_path
+from banet.files.names import safe_join
 from banet.panoptic import Categories
-from banet.panoptic.coco_format import atomic_path, inside, read_tables
-from banet.panoptic.rle import encode_rle
+from banet.panoptic.coco.annotations import read_tables
+from banet.panoptic.coco.rle import encode_rle
 
 
 def detect(model: Any, image: Image.Image, image_id: int, device: str, score: float) -> list[dict[str, Any]]:
@@ -88,7 +90,7 @@ def main() -> None:
     labels.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     for info in tqdm(pictures, unit="image"):
-        image = read_image(inside(options.images, info.file_name))
+        image = read_image(safe_join(options.images, info.file_name))
         results += detect(detector, image, info.id, options.device, options.score)
         Image.fromarray(ids[segment(processor, segmenter, image, options.device)]).save(
             labels / Path(info.file_name).with_suffix(".png").name

@@ -141,7 +141,7 @@ def benchmark_index(path: Path | None) -> None:
 
 def make_pictures(root: Path, count: int = 24) -> None:
     """Textured pictures of 640 x 480 with 11 segments each, as COCO has on average."""
-    from banet.panoptic.coco_format import CocoPanopticWriter
+    from banet.panoptic.coco.writer import CocoPanopticWriter
     from banet.panoptic.segmentation import PanopticSegmentation
 
     rng = np.random.default_rng(0)
@@ -170,7 +170,7 @@ def benchmark_load(root: Path | None, rounds: int) -> None:
     from banet.data.coco_panoptic import CocoPanoptic
     from banet.data.copy_paste import CopyPaste
     from banet.data.transforms import train_transform
-    from banet.engine.datasets import Draws
+    from banet.engine.training.datasets import Draws
 
     torch.set_num_threads(1)  # as in a worker
     with tempfile.TemporaryDirectory() as folder:

@@ -35,9 +35,9 @@ import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from banet.data.scenes import Scenes  # noqa: E402
-from banet.engine.export import export_model  # noqa: E402
-from banet.engine.exported import ExportedModel  # noqa: E402
+from banet.data.scenes.generate import Scenes  # noqa: E402
+from banet.engine.export.export import export_model  # noqa: E402
+from banet.engine.export.runtime import ExportedModel  # noqa: E402
 from banet.modeling.banet import BANet  # noqa: E402
 from banet.panoptic import PanopticQuality  # noqa: E402
 

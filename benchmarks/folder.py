@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from roi_inlay import take_turns
 
-from banet.data.scenes import make_scene
-from banet.engine.predict import predict_files
+from banet.data.scenes.generate import make_scene
+from banet.engine.prediction.predict import predict_files
 from banet.modeling.banet import BANet
 from banet.modeling.readout import network_input
 

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.panoptic import Categories, MaskCrops, fuse_panoptic, resolve_occlusions
-from banet.panoptic.coco_classes import coco_categories
-from banet.panoptic.inputs import check_scores
-from banet.panoptic.rules import Pairs
+from banet.panoptic.coco.classes import coco_categories
+from banet.panoptic.occlusion.rules import Pairs
+from banet.panoptic.validation import check_scores
 
 CLASSES = coco_categories()
 SIZE = (480, 640)

@@ -35,7 +35,7 @@ from banet.modeling.build import build_model
 from banet.modeling.config import ModelConfig
 from banet.modeling.instance_head import Candidates
 from banet.panoptic import Categories
-from banet.panoptic.coco_classes import coco_categories
+from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.segmentation import PanopticSegmentation
 
 SIZE = (800, 1216)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from banet.engine.pictures import Picture, open_split
+from banet.engine.evaluation.evaluation_data import Picture, open_split
 from banet.engine.recipe import SplitConfig
 from banet.modeling.banet import BANet
 from banet.panoptic import PanopticQuality, PanopticSegmentation

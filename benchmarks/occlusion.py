@@ -35,8 +35,8 @@ from banet.panoptic import (
     gt_order_rule,
     resolve_occlusions,
 )
-from banet.panoptic import cues as all_cues
-from banet.panoptic.rules import Pairs, Procedure
+from banet.panoptic.occlusion import cues as all_cues
+from banet.panoptic.occlusion.rules import Pairs, Procedure
 
 CUES = tuple(all_cues.WEIGHTS)
 REFITTED = "colour-contour, refitted"

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from banet.data.collage import InstanceSet, make_collage
 from banet.data.images import list_images, read_image
-from banet.data.scenes import Scene, make_scene, segment_of
+from banet.data.scenes.collage import InstanceSet, make_collage
+from banet.data.scenes.generate import Scene, make_scene, segment_of
 from banet.panoptic import Categories, Category, MaskCrops
-from banet.panoptic.coco_format import read_ids
+from banet.panoptic.coco.png import read_ids
 
 Mask = NDArray[np.bool_]
 GRID = 28

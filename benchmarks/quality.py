@@ -27,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.data.scenes import write_coco
+from banet.data.scenes.generate import write_coco
 from banet.panoptic import Categories, PanopticQuality, PanopticSegmentation
-from banet.panoptic.coco_format import CocoPanopticWriter, PanopticJson, load
-from banet.panoptic.quality import score_folders
+from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.metrics.quality import score_folders
 
 Folder = tuple[Path, Path]  # JSON, folder of PNGs
 GOAL_DISK, GOAL_MEMORY = 0.6, 50.0

@@ -18,7 +18,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from banet.data.scenes import make_scene
+from banet.data.scenes.generate import make_scene
 from banet.ops import roi_align, roi_inlay, roi_upsample
 
 OPERATORS = {"RoIInlay": roi_inlay, "RoIUpsample": roi_upsample}

@@ -1,9 +1,9 @@
 """Whether memory stays flat: ``OMP_NUM_THREADS=1 python benchmarks/soak.py [--predictions 2000] [--steps 2000]``.
 
-Predicts scenes of many sizes and writes the results, then trains with `banet.engine.train` (measuring and saving every
-500 steps), all in one process, with a tiny network on the CPU. Every 50 steps the resident memory is read; the first
-200 are warm-up. Prints memory after them and at the end and the slope of a line through what lies between, and ends
-with 1 if a slope is above ``--limit`` MB per 1000 steps. ``--out FILE`` keeps the samples.
+Predicts scenes of many sizes and writes the results, then trains with `banet.engine.training.train` (measuring and
+saving every 500 steps), all in one process, with a tiny network on the CPU. Every 50 steps the resident memory is
+read; the first 200 are warm-up. Prints memory after them and at the end and the slope of a line through what lies
+between, and ends with 1 if a slope is above ``--limit`` MB per 1000 steps. ``--out FILE`` keeps the samples.
 
 The C library keeps what was freed in one arena a thread, in pieces that later requests may not fit; with
 ``MALLOC_ARENA_MAX=1`` there is one.
@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from banet.data.scenes import SCENE_CATEGORIES, make_scene
-from banet.engine import train as training
+from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig
+from banet.engine.training import train as training
 from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 

@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from banet.data.images import MAX_PIXELS
-from banet.data.scenes import SCENE_CATEGORIES, Scene, make_scene
+from banet.data.scenes.generate import SCENE_CATEGORIES, Scene, make_scene
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.tiles import Box, merge_tiles, tile_boxes
 

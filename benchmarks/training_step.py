@@ -30,7 +30,7 @@ from banet.data.samples import Target
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model, recompute_in_backward
 from banet.modeling.config import ModelConfig
-from banet.panoptic.coco_classes import coco_categories
+from banet.panoptic.coco.classes import coco_categories
 
 SIZE = (800, 1088)
 IMAGES, OBJECTS = 2, 10

@@ -17,8 +17,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.data.scenes import SCENE_CATEGORIES
-from banet.engine.video import segment_video
+from banet.data.scenes.generate import SCENE_CATEGORIES
+from banet.engine.prediction.video import segment_video
 from banet.panoptic import PanopticSegmentation
 
 

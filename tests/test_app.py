@@ -121,7 +121,7 @@ def decoded(url: str) -> bytes:
 
 def read_back(file: Path) -> tuple[str, Any]:
     """Name of the picture and result in a COCO panoptic JSON of one picture, whose PNG lies beside it."""
-    from banet.panoptic.coco_format import PanopticJson, load
+    from banet.panoptic.coco.annotations import PanopticJson, load
 
     read = PanopticJson.read(file)
     ((number, annotation),) = read.annotations.items()
@@ -143,7 +143,7 @@ def test_the_network_runs_once_a_picture(page, visit, model, monkeypatch):
 
 
 def test_an_answer_agrees_with_predict_and_its_files_with_each_other(app, page, visit, model, tmp_path):
-    from banet.panoptic.changes import changed_hands
+    from banet.panoptic.drawing.diff import changed_hands
 
     image = np.asarray(page.examples[0].resize((300, 225)))
     _, shown, rule, other = page.upload(visit, event(name="a b.png", content=content(encoded(image))))
@@ -589,7 +589,7 @@ def titles(tab: Any) -> list[str]:
 
 
 def test_in_a_browser_drop_hover_switch_and_download(tab, server, model, tmp_path):
-    from banet.data.scenes import make_scene
+    from banet.data.scenes.generate import make_scene
 
     image = make_scene(3, 2, (480, 640)).image
     drop(tab, "street <1>.png", encoded(image))

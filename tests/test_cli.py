@@ -160,7 +160,7 @@ def test_wrong_arguments_are_one_line(capsys, line, said):
 
 
 def test_train_passes_the_recipe_with_the_options_on_top(engine):
-    calls = engine("train", "train")
+    calls = engine("training.train", "train")
     assert main(["train", "--train.lr", "0.5", "--config", "coco_r50_1x", "--data.shorter", "[640,800]"]) == 0
     (recipe, out), options = calls["train"]
     assert recipe.train.lr == 0.5
@@ -170,7 +170,7 @@ def test_train_passes_the_recipe_with_the_options_on_top(engine):
 
 
 def test_train_takes_a_file_and_its_run_options(engine, tmp_path):
-    calls = engine("train", "train")
+    calls = engine("training.train", "train")
     file = tmp_path / "mine.yaml"
     file.write_text("train:\n  lr: 1e-3\n  precision: 16\nmodel: {sim: false, ocm: false}\n")
     arguments = ["train", "--config", str(file), "--out", "here", "--resume", "auto", "--device", "cpu"]
@@ -182,7 +182,7 @@ def test_train_takes_a_file_and_its_run_options(engine, tmp_path):
 
 
 def test_init_is_short_for_train_init(engine):
-    calls = engine("train", "train")
+    calls = engine("training.train", "train")
     assert main(["train", "--config", "coco_r50_1x", "--init", "mask_rcnn.pth"]) == 0
     assert calls["train"][0][0].train.init == "mask_rcnn.pth"
 
@@ -197,7 +197,7 @@ def test_printed_recipe_is_read_back(capsys, tmp_path):
 
 
 def test_evaluate_passes_only_the_inference_options_given(engine):
-    calls = engine("evaluate", "evaluate_command", {})
+    calls = engine("evaluation.evaluate", "evaluate_command", {})
     arguments = "evaluate w.safetensors --config coco_r50_1x --inference.score 0.6 --inference.nms 0.3 --batch 2"
     assert main(arguments.split()) == 0
     (weights,), options = calls["evaluate_command"]
@@ -216,7 +216,7 @@ def test_evaluate_passes_only_the_inference_options_given(engine):
 
 
 def test_evaluate_passes_a_split(engine, capsys):
-    calls = engine("evaluate", "evaluate_command", {})
+    calls = engine("evaluation.evaluate", "evaluate_command", {})
     line = "evaluate w --images i --panoptic p --json j --out o --rule area --limit 3 --device cpu --gallery"
     assert main(line.split()) == 0
     _, options = calls["evaluate_command"]
@@ -227,7 +227,7 @@ def test_evaluate_passes_a_split(engine, capsys):
 
 
 def test_analyze_passes_the_figure(engine, capsys):
-    calls = engine("analyze", "analyze_command", {})
+    calls = engine("studies.analyze", "analyze_command", {})
     line = "analyze w --config scenes_r18 --figure f.png --baseline b --pictures 3 --picture-ids 7 5 --limit 9"
     assert main(line.split()) == 0
     (weights,), options = calls["analyze_command"]
@@ -247,7 +247,7 @@ def test_analyze_passes_the_figure(engine, capsys):
 
 @pytest.mark.parametrize(("failed", "status"), [(0, 0), (2, 1)])
 def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
-    calls = engine("predict", "predict_files", failed)
+    calls = engine("prediction.predict", "predict_files", failed)
     assert main(["predict", "a.jpg", "b/", "*.png", "--weights", "w", "--out", "o", "--rule", "score"]) == status
     assert calls["predict_files"] == (
         ("w", ["a.jpg", "b/", "*.png"], Path("o")),
@@ -264,7 +264,7 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
 
 
 def test_predict_passes_tiles_and_frames(engine):
-    calls = engine("predict", "predict_files", 0)
+    calls = engine("prediction.predict", "predict_files", 0)
     options = ["--weights", "w", "--tile", "512", "--overlap", "64", "--frames"]
     assert main(["predict", "a.tif", "b.mp4", *options]) == 0
     named = calls["predict_files"][1]
@@ -272,7 +272,7 @@ def test_predict_passes_tiles_and_frames(engine):
 
 
 def test_predict_takes_an_exported_file_before_the_pictures(engine):
-    calls = engine("predict", "predict_files", 0)
+    calls = engine("prediction.predict", "predict_files", 0)
     assert main(["predict", "--runtime", "onnx", "a.onnx", "b/", "c.jpg"]) == 0
     positional, named = calls["predict_files"]
     assert positional == ("a.onnx", ["b/", "c.jpg"], Path("predictions"))
@@ -280,13 +280,13 @@ def test_predict_takes_an_exported_file_before_the_pictures(engine):
 
 
 def test_export_passes_its_options(engine):
-    calls = engine("export", "export_command", Path("m.xml"))
+    calls = engine("export.export", "export_command", Path("m.xml"))
     assert main(["export", "scenes", "--format", "openvino", "--out", "m.xml"]) == 0
     assert calls["export_command"] == (("scenes", "openvino", "m.xml"), {"precision": "float32", "calibration": []})
 
 
 def test_demo_passes_its_options(engine):
-    calls = engine("demo", "run_demo", Path("page.html"))
+    calls = engine("report.demo", "run_demo", Path("page.html"))
     assert main(["demo", "--out", "o", "--scenes", "3", "--weights", "w"]) == 0
     assert calls["run_demo"] == ((Path("o"),), {"weights": "w", "scenes": 3, "device": "auto"})
 
@@ -306,7 +306,7 @@ def test_demo_passes_its_options(engine):
     ],
 )
 def test_errors_of_the_engine_are_one_line(engine, capsys, error, status, said):
-    engine("demo", "run_demo", error)
+    engine("report.demo", "run_demo", error)
     assert main(["demo"]) == status
     shown = capsys.readouterr().err
     assert shown.endswith(said)
@@ -314,7 +314,7 @@ def test_errors_of_the_engine_are_one_line(engine, capsys, error, status, said):
 
 
 def test_other_errors_are_not_hidden(engine):
-    engine("demo", "run_demo", ValueError("a bug"))
+    engine("report.demo", "run_demo", ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug"):
         main(["demo"])
 
@@ -526,8 +526,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 def test_commands_in_the_page_on_ablation_are_accepted(engine, monkeypatch, tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "ablation.md").read_text(encoding="utf-8")
-    engine("ablate", "ablate")
-    calls = engine("analyze", "analyze_command")
+    engine("studies.ablate", "ablate")
+    calls = engine("studies.analyze", "analyze_command")
     monkeypatch.chdir(tmp_path)
     Path("study").mkdir()
     Path("study/recipe.yaml").write_text(to_yaml(load_recipe("scenes_r18")))

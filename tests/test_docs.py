@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from banet.cli import COMMANDS, GROUPS
-from banet.data.scenes import make_scene
+from banet.data.scenes.generate import make_scene
 from banet.engine.options import load_recipe, parse_options
 from banet.engine.recipe import recipe_names
 
@@ -279,7 +279,7 @@ def test_every_page_has_one_place_in_the_site() -> None:
 def test_every_module_is_in_the_reference() -> None:
     named = re.findall(r"^::: (\S+)", "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE), re.M)
     assert len(named) == len(set(named))
-    rooms = ("panoptic", "ops", "data", "modeling", "engine")
+    rooms = ("files", "panoptic", "ops", "data", "modeling", "engine")
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for room in rooms

@@ -20,10 +20,12 @@ from PIL import Image
 
 from banet.data.images import SUFFIXES, to_rgb_array
 from banet.errors import InputError, printable, shown
+from banet.files.names import safe_join
+from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import Annotation, ImageInfo, inside, read_annotation, read_ids, read_image_info
-from banet.panoptic.files import stream_lists
-from banet.panoptic.segmentation import measure_ids
+from banet.panoptic.coco.annotations import Annotation, ImageInfo, read_annotation, read_image_info
+from banet.panoptic.coco.png import read_ids
+from banet.panoptic.id_maps import measure_ids
 
 __all__ = ["Finding", "Report", "Split", "check_splits", "find_splits"]
 
@@ -283,7 +285,7 @@ class _Check:
     def _picture(self, info: ImageInfo) -> tuple[int, ...] | None:
         """Read a picture; its (H,W)."""
         try:
-            image = to_rgb_array(inside(self.split.images, info.file_name))
+            image = to_rgb_array(safe_join(self.split.images, info.file_name))
         except InputError as error:
             self.error("picture", error)
             return None
@@ -298,7 +300,7 @@ class _Check:
 
     def _map(self, annotation: Annotation) -> NDArray[np.int32] | None:
         try:
-            return read_ids(inside(self.split.panoptic, annotation.file_name))
+            return read_ids(safe_join(self.split.panoptic, annotation.file_name))
         except InputError as error:
             self.error("png", error)
             return None

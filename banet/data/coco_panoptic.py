@@ -13,8 +13,9 @@ from banet.data.images import to_rgb_array
 from banet.data.panoptic_index import PanopticIndex
 from banet.data.samples import Sample, Transform, sample_of
 from banet.errors import InputError
+from banet.files.names import safe_join
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import inside, load
+from banet.panoptic.coco.annotations import load
 from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = ["CocoPanoptic"]
@@ -87,7 +88,7 @@ class CocoPanoptic(Dataset[Sample]):
             InputError: a file is missing or bad, or they do not fit one another.
         """
         info, annotation = self.index.image(index), self.index.annotation(index)
-        path = inside(self.images, info.file_name, f"{self.index.path}: images[].file_name")
+        path = safe_join(self.images, info.file_name, f"{self.index.path}: images[].file_name")
         image = to_rgb_array(path)
         truth = load(annotation, self.panoptic, self.categories, image=info)
         height, width = image.shape[:2]

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from banet.data.samples import Sample, SegmentLike, Transform, make_target, transformed
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import SegmentInfo
-from banet.panoptic.segmentation import PanopticSegmentation, runs
+from banet.panoptic.coco.annotations import SegmentInfo
+from banet.panoptic.id_maps import runs
+from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = ["CopyPaste", "Labelled", "paste"]
 

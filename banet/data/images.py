@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from banet.errors import InputError
-from banet.panoptic.coco_format import MAX_PIXELS
-from banet.panoptic.files import open_file
+from banet.files.reading import MAX_PIXELS, open_file
 
 __all__ = [
     "MAX_PIXELS",

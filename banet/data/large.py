@@ -13,7 +13,7 @@ from PIL import Image
 
 from banet.data.images import MAX_PIXELS, read_image
 from banet.errors import InputError, MissingExtraError
-from banet.panoptic.files import open_file
+from banet.files.reading import open_file
 
 __all__ = ["LARGEST", "DecodedPicture", "LargePicture", "Picture", "open_picture"]
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from banet.errors import InputError
+from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import Annotation, ImageInfo, SegmentInfo, add_image, read_annotation
-from banet.panoptic.files import stream_lists
+from banet.panoptic.coco.annotations import Annotation, ImageInfo, SegmentInfo, add_image, read_annotation
 
 __all__ = ["PanopticIndex"]
 
@@ -87,7 +87,7 @@ class PanopticIndex:
         """Reads and checks a JSON piece by piece.
 
         Raises:
-            InputError: as `banet.panoptic.coco_format.PanopticJson.read`.
+            InputError: as `banet.panoptic.coco.annotations.PanopticJson.read`.
         """
         file = Path(path)
         images: dict[int, ImageInfo] = {}

@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
-from banet.panoptic.segmentation import runs
+from banet.panoptic.id_maps import runs
 
 __all__ = ["Sample", "SegmentLike", "Target", "Transform", "collate", "make_target", "sample_of", "transformed"]
 

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from banet.engine.recipe import Recipe, find_recipe
 from banet.errors import InputError, shown
-from banet.panoptic.files import open_file
+from banet.files.reading import open_file
 
 __all__ = ["HelpFormatter", "SavedDefaults", "load_recipe", "option_parser", "parse_options"]
 

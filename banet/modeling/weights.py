@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from banet.errors import InputError, MissingExtraError, shown
+from banet.files.atomic import atomic_path
+from banet.files.reading import open_file
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, ModelConfig, read_options
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import atomic_path
-from banet.panoptic.files import open_file
 
 __all__ = [
     "Filled",

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from banet.panoptic.adapters import Detections, read_detections
     from banet.panoptic.categories import VOID, Categories, Category
     from banet.panoptic.fusion import fuse_panoptic
-    from banet.panoptic.inputs import MaskCrops
-    from banet.panoptic.occlusion import resolve_occlusions
-    from banet.panoptic.quality import PanopticQuality
-    from banet.panoptic.rules import RULES, Pairs, Procedure, gt_order_rule, logit_rule, match_boxes
+    from banet.panoptic.metrics.quality import PanopticQuality
+    from banet.panoptic.occlusion.resolve import resolve_occlusions
+    from banet.panoptic.occlusion.rules import RULES, Pairs, Procedure, gt_order_rule, logit_rule, match_boxes
     from banet.panoptic.segmentation import PanopticSegmentation, Segment
+    from banet.panoptic.validation import MaskCrops
 
 __all__ = [
     "RULES",
@@ -36,23 +36,23 @@ __all__ = [
 ]
 
 _HOME = {
-    "RULES": "rules",
+    "RULES": "occlusion.rules",
     "VOID": "categories",
     "Categories": "categories",
     "Category": "categories",
     "Detections": "adapters",
-    "MaskCrops": "inputs",
-    "Pairs": "rules",
-    "PanopticQuality": "quality",
+    "MaskCrops": "validation",
+    "Pairs": "occlusion.rules",
+    "PanopticQuality": "metrics.quality",
     "PanopticSegmentation": "segmentation",
-    "Procedure": "rules",
+    "Procedure": "occlusion.rules",
     "Segment": "segmentation",
     "fuse_panoptic": "fusion",
-    "gt_order_rule": "rules",
-    "logit_rule": "rules",
-    "match_boxes": "rules",
+    "gt_order_rule": "occlusion.rules",
+    "logit_rule": "occlusion.rules",
+    "match_boxes": "occlusion.rules",
     "read_detections": "adapters",
-    "resolve_occlusions": "occlusion",
+    "resolve_occlusions": "occlusion.resolve",
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.panoptic.inputs import MaskCrops, is_torch, like, to_numpy
+from banet.panoptic.validation import MaskCrops, is_torch, like, to_numpy
 
 __all__ = [
     "Adapter",

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.panoptic.categories import VOID, Categories, Category
-from banet.panoptic.inputs import check_image, check_masks, check_scores, to_numpy
-from banet.panoptic.occlusion import resolve_occlusions
-from banet.panoptic.rules import Procedure, Rule, place_by_score
-from banet.panoptic.segmentation import PanopticSegmentation, Segment, measure_runs, runs
+from banet.panoptic.id_maps import measure_runs, runs
+from banet.panoptic.occlusion.resolve import resolve_occlusions
+from banet.panoptic.occlusion.rules import Procedure, Rule, place_by_score
+from banet.panoptic.segmentation import PanopticSegmentation, Segment
+from banet.panoptic.validation import check_image, check_masks, check_scores, to_numpy
 
 __all__ = ["fuse_panoptic"]
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.panoptic.categories import Categories
-from banet.panoptic.segmentation import PanopticSegmentation, Segment, runs
+from banet.panoptic.id_maps import runs
+from banet.panoptic.segmentation import PanopticSegmentation, Segment
 
 __all__ = ["Box", "merge_tiles", "segment_tiles", "tile_boxes"]
 

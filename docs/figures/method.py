@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from banet import BANet
-from banet.data.scenes import Scene, make_scene
+from banet.data.scenes.generate import Scene, make_scene
 from banet.modeling.banet import Output
 from banet.modeling.i2s import AggregatedLogits, InstanceToSemanticWithContext
 from banet.modeling.readout import network_input, paste_detections, semantic_argmax
 from banet.ops import roi_inlay
 from banet.panoptic import Pairs, resolve_occlusions
-from banet.panoptic.rules import appearance
+from banet.panoptic.occlusion.rules import appearance
 
 SEED = 3
 SCENE, OTHER = 3, 22  # one with a clear overlap, and one with other things

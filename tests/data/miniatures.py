@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.data.scenes import make_scene
-from banet.panoptic.coco_format import PanopticJson, load
+from banet.data.scenes.generate import make_scene
+from banet.panoptic.coco.annotations import PanopticJson, load
 from banet.panoptic.segmentation import PanopticSegmentation
 
 SIZE = (64, 96)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from banet.cli import main
 from banet.data.check import check_splits, find_splits
-from banet.data.scenes import write_coco
+from banet.data.scenes.generate import write_coco
 from banet.errors import InputError
-from banet.panoptic.coco_format import read_ids, write_ids
+from banet.panoptic.coco.png import read_ids, write_ids
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 from banet.data.coco_panoptic import CocoPanoptic
 from banet.data.transforms import eval_transform, train_transform
 from banet.errors import InputError
-from banet.panoptic.coco_format import write_ids
+from banet.panoptic.coco.png import write_ids
 
 IDS = np.array([[0, 0, 300, 300], [70000, 70000, 300, 300], [70000, 70000, 5, 9]], np.int32)
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from banet.cli import main
-from banet.data.collage import InstanceSet, make_collage, write_collages
 from banet.data.images import list_images
+from banet.data.scenes.collage import InstanceSet, make_collage, write_collages
 from banet.errors import InputError
-from banet.panoptic.coco_format import PanopticJson, load
-from banet.panoptic.rle import decode_segmentation
+from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.rle import decode_segmentation
 
 COLOURS = {3: (200, 30, 30), 7: (30, 30, 200)}
 

@@ -26,8 +26,8 @@ from banet.data.convert.maps import convert_ade20k, convert_maps
 from banet.data.convert.shapes import Shape, layer_shapes
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import PanopticJson
-from banet.panoptic.rle import encode_rle
+from banet.panoptic.coco.annotations import PanopticJson
+from banet.panoptic.coco.rle import encode_rle
 
 
 def compare(out: Path, truth: dict[str, Expected], images: Path) -> None:

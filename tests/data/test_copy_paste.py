@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banet.data.copy_paste import CopyPaste, Labelled, paste
-from banet.data.scenes import Scenes
+from banet.data.scenes.generate import Scenes
 from banet.data.transforms import train_transform
-from banet.engine.datasets import Draws, training_set
 from banet.engine.recipe import DataConfig
+from banet.engine.training.datasets import Draws, training_set
 from banet.panoptic.categories import VOID
-from banet.panoptic.coco_format import SegmentInfo
+from banet.panoptic.coco.annotations import SegmentInfo
 
 
 @st.composite

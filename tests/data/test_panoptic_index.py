@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from banet.data.panoptic_index import PanopticIndex
 from banet.errors import InputError
-from banet.panoptic import files
-from banet.panoptic.coco_format import PanopticJson, read_json
-from banet.panoptic.files import stream_json
+from banet.files import reading as files
+from banet.files.reading import read_json, stream_json
+from banet.panoptic.coco.annotations import PanopticJson
 
 CONTENT: dict[str, Any] = {
     "info": {"description": "two images"},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from banet.data.samples import Target, collate, make_target, sample_of
-from banet.data.scenes import Scenes
+from banet.data.scenes.generate import Scenes
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from banet.data.coco_panoptic import CocoPanoptic
-from banet.data.scenes import SCENE_CATEGORIES, Scene, Scenes, make_scene, write_coco
+from banet.data.scenes.generate import SCENE_CATEGORIES, Scene, Scenes, make_scene, write_coco
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def test_any_size(height: int, width: int, seed: int, index: int) -> None:
 
 def test_the_same_numbers_give_the_same_scene_in_another_process() -> None:
     code = (
-        "import sys, hashlib; from banet.data.scenes import make_scene; assert 'torch' not in sys.modules;"
+        "import sys, hashlib; from banet.data.scenes.generate import make_scene; assert 'torch' not in sys.modules;"
         "s = make_scene(5, 7); print(hashlib.sha256(s.image.tobytes() + s.ids.tobytes()).hexdigest())"
     )
     runs = {

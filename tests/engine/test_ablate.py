@@ -19,13 +19,13 @@ import pytest
 from test_train import TINY, with_train
 
 from banet import BANet
-from banet.engine import ablate as module
-from banet.engine.ablate import COLUMNS, RULES, TABLES, ablate, collect, network_name, to_markdown
-from banet.engine.evaluate import evaluate
-from banet.engine.pictures import scene_pictures
+from banet.engine.evaluation.evaluate import evaluate
+from banet.engine.evaluation.evaluation_data import scene_pictures
 from banet.engine.recipe import Recipe, to_yaml
+from banet.engine.studies import ablate as module
+from banet.engine.studies.ablate import COLUMNS, RULES, TABLES, ablate, collect, network_name, to_markdown
 from banet.errors import InputError
-from banet.panoptic.quality import to_json
+from banet.panoptic.metrics.quality import to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STUDY = replace(with_train(TINY, iterations=1, ema=0.0), data=replace(TINY.data, val_scenes=2))

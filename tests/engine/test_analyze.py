@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from test_train import TINY
 
-from banet.data.scenes import SCENE_CATEGORIES
-from banet.engine.analyze import (
+from banet.data.scenes.generate import SCENE_CATEGORIES
+from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.recipe import SplitConfig
+from banet.engine.studies.analyze import (
     ROWS,
     Oracle,
     _choose,
@@ -27,9 +29,7 @@ from banet.engine.analyze import (
     ceiling,
     format_rows,
 )
-from banet.engine.figure import Figure
-from banet.engine.pictures import scene_pictures
-from banet.engine.recipe import SplitConfig
+from banet.engine.studies.figure import Figure
 from banet.errors import InputError
 from banet.modeling.banet import BANet
 from banet.modeling.build import build_model
@@ -203,7 +203,7 @@ def test_a_perfect_network_loses_only_what_the_limits_take(model: BANet) -> None
 
 
 def test_command_writes_the_rows(model: BANet, tmp_path: Path) -> None:
-    from banet.data.scenes import write_coco
+    from banet.data.scenes.generate import write_coco
 
     write_coco(tmp_path / "data", seed=4, count=2, size=(96, 96))
     data = tmp_path / "data"
@@ -244,7 +244,7 @@ def test_wide_pictures_are_scaled_to_their_column(
     model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Figure(baseline, model, PICTURES).draw([0])
-    monkeypatch.setattr("banet.engine.figure.WIDEST", 48)
+    monkeypatch.setattr("banet.engine.studies.figure.WIDEST", 48)
     half = Figure(baseline, model, PICTURES).draw([0])
     assert (half.width, half.height) == (5 * 56 + 8, whole.height - 48)
 
@@ -265,7 +265,7 @@ def test_pictures_are_those_where_both_steps_change_most(
     figure = Figure(baseline, model, scene_pictures(11, 4, 96))
     steps = [(0.5, 0.9, 0.9), (0.5, 0.4, 0.6), (0.5, 0.5, 0.5), (0.5, 0.8, 0.75)]
     said = iter([pq for picture in steps for pq in picture])
-    monkeypatch.setattr("banet.engine.figure._pq", lambda result, truth: next(said))
+    monkeypatch.setattr("banet.engine.studies.figure._pq", lambda result, truth: next(said))
     assert figure.choose(3) == [1, 3, 0]
     said = iter([pq for picture in steps for pq in picture])
     assert figure.choose(3, limit=1) == [0]

@@ -15,14 +15,14 @@ from tiny import TINY, command, launcher, run, with_train
 from banet import BANet
 from banet.cli import main
 from banet.data.samples import Sample
-from banet.data.scenes import write_coco
-from banet.engine.datasets import Draws, training_set
-from banet.engine.evaluate import evaluate
+from banet.data.scenes.generate import write_coco
+from banet.engine.evaluation.evaluate import evaluate
+from banet.engine.evaluation.evaluation_data import scene_pictures
 from banet.engine.options import load_recipe
-from banet.engine.pictures import scene_pictures
 from banet.engine.recipe import Recipe, SplitConfig
-from banet.engine.train import TrainingTask, build_for_training
-from banet.panoptic.quality import to_json
+from banet.engine.training.datasets import Draws, training_set
+from banet.engine.training.train import TrainingTask, build_for_training
+from banet.panoptic.metrics.quality import to_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,10 +23,10 @@ from torchvision.ops import batched_nms
 
 import banet
 from banet.cli import main
-from banet.data.scenes import Scenes
-from banet.engine import export
-from banet.engine.exported import HEADER, OUTPUTS, ExportedModel, best_class, paste, read_header, write_header
-from banet.engine.predict import predict_files
+from banet.data.scenes.generate import Scenes
+from banet.engine.export import export
+from banet.engine.export.runtime import HEADER, OUTPUTS, ExportedModel, best_class, paste, read_header, write_header
+from banet.engine.prediction.predict import predict_files
 from banet.errors import InputError, MissingExtraError
 from banet.modeling import i2s, rpn
 from banet.modeling.banet import BANet

@@ -11,11 +11,13 @@ from faster_coco_eval.core import mask as coco
 from PIL import Image
 
 from banet.cli import main
-from banet.engine.fuse import _suppress, fuse_files
+from banet.engine.prediction.fuse import _suppress, fuse_files
 from banet.errors import InputError
 from banet.panoptic import Categories, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.coco_classes import coco_categories
-from banet.panoptic.coco_format import CocoPanopticWriter, PanopticJson, load, read_labels
+from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.classes import coco_categories
+from banet.panoptic.coco.png import read_labels
+from banet.panoptic.coco.writer import CocoPanopticWriter
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1},

@@ -19,11 +19,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.engine.gallery import LARGEST, Gallery, write_gallery
+from banet.engine.report.gallery import LARGEST, Gallery, write_gallery
 from banet.modeling.instances import Instances
 from banet.panoptic import Categories, MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.changes import changed_hands
-from banet.panoptic.drawing import segment_colors
+from banet.panoptic.drawing.diff import changed_hands
+from banet.panoptic.drawing.overlay import segment_colors
 
 CATEGORIES = Categories.of(
     [
@@ -214,7 +214,7 @@ def test_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
 
 
 def test_no_torch_is_loaded() -> None:
-    code = "import sys, banet.engine.gallery, banet.engine.predict; sys.exit('torch' in sys.modules)"
+    code = "import sys, banet.engine.report.gallery, banet.engine.prediction.predict; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
 
 

@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 from tiny import TINY, command, with_train
 
 from banet.cli import main
-from banet.engine import run_folder
 from banet.engine.recipe import Recipe
-from banet.engine.run_folder import CsvLog
-from banet.engine.train import train
+from banet.engine.training import checkpointing as run_folder
+from banet.engine.training.checkpointing import CsvLog
+from banet.engine.training.train import train
 from banet.errors import InputError
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -37,7 +37,7 @@ MEASURED = replace(with_train(TINY, iterations=8, val_every=3), data=replace(TIN
 def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """A process of its own, forked from one that has loaded torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["banet.engine.train"])
+    context.set_forkserver_preload(["banet.engine.training.train"])
     process = context.Process(target=target, args=arguments)
     process.start()
     return process

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from banet.data.scenes import SCENE_CATEGORIES
-from banet.engine.metrics import MaskAP, PanopticQualityMetric, StuffIoU
-from banet.engine.pictures import scene_pictures
+from banet.data.scenes.generate import SCENE_CATEGORIES
+from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.evaluation.metrics import MaskAP, PanopticQualityMetric, StuffIoU
 from banet.modeling.readout import Instances
 from banet.panoptic import Categories, Category, MaskCrops, PanopticQuality, PanopticSegmentation
-from banet.panoptic.quality import to_json
+from banet.panoptic.metrics.quality import to_json
 
 PICTURES = scene_pictures(21, 4, 64)
 

@@ -16,17 +16,17 @@ from tiny import TINY, with_train
 
 from banet import BANet
 from banet.data.samples import Sample
-from banet.data.scenes import write_coco
-from banet.engine.datasets import Draws, training_set
-from banet.engine.demo import run_demo
-from banet.engine.evaluate import evaluate, evaluate_command
+from banet.data.scenes.generate import write_coco
+from banet.engine.evaluation.evaluate import evaluate, evaluate_command
+from banet.engine.evaluation.evaluation_data import scene_pictures
 from banet.engine.options import load_recipe
-from banet.engine.pictures import scene_pictures
-from banet.engine.predict import predict_files
+from banet.engine.prediction.predict import predict_files
 from banet.engine.recipe import DataConfig, SplitConfig, TrainConfig, to_yaml
-from banet.engine.train import TrainingTask, build_for_training, learning_rate_factor, train
+from banet.engine.report.demo import run_demo
+from banet.engine.training.datasets import Draws, training_set
+from banet.engine.training.train import TrainingTask, build_for_training, learning_rate_factor, train
 from banet.errors import InputError, MissingExtraError
-from banet.panoptic.quality import score_folders, to_json
+from banet.panoptic.metrics.quality import score_folders, to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -215,7 +215,7 @@ def test_mixed_precision_and_a_profile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", ["tensorboard", "wandb"])
 def test_a_logger_that_is_not_installed_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("banet.engine.train.find_spec", lambda name: None)
+    monkeypatch.setattr("banet.engine.training.train.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}, .*pip install 'banet-panoptic\[{package}\]'"):
         train(with_train(TINY, loggers=("csv", package)), tmp_path, device="cpu")
 
@@ -247,7 +247,7 @@ def test_evaluate_writes_what_pq_scores_the_same(run: Path, split: Path, tmp_pat
 
 def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The truth in place of the network's word: AP, mIoU and PQ are 1, but for pasting at the network's own size."""
-    from banet.engine import evaluate as module
+    from banet.engine.evaluation import evaluate as module
     from banet.modeling.readout import Instances, Readout
     from banet.panoptic import MaskCrops
 

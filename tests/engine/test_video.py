@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from banet.engine import predict, video
-from banet.engine.video import is_video, segment_video
+from banet.engine.prediction import predict, video
+from banet.engine.prediction.video import is_video, segment_video
 from banet.errors import InputError, MissingExtraError
 from banet.panoptic import Categories, PanopticSegmentation
 

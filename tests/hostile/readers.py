@@ -31,25 +31,26 @@ from PIL import Image
 from banet import BANet
 from banet.data.check import check_splits, find_splits
 from banet.data.coco_panoptic import CocoPanoptic
-from banet.data.collage import InstanceSet, make_collage
 from banet.data.convert.cityscapes import convert_cityscapes
 from banet.data.convert.coco import convert_coco
 from banet.data.convert.cvat import convert_cvat
 from banet.data.convert.labelme import convert_labelme
 from banet.data.convert.maps import convert_ade20k, convert_maps
 from banet.data.images import decode_image, list_images, picture_size, to_rgb_array
-from banet.data.scenes import SCENE_CATEGORIES, write_coco
-from banet.engine.exported import read_header, write_header
-from banet.engine.fuse import fuse_files
+from banet.data.scenes.collage import InstanceSet, make_collage
+from banet.data.scenes.generate import SCENE_CATEGORIES, write_coco
+from banet.engine.export.runtime import read_header, write_header
 from banet.engine.options import load_recipe
+from banet.engine.prediction.fuse import fuse_files
 from banet.engine.recipe import Recipe, to_yaml
 from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, ModelConfig
 from banet.modeling.weights import initialise
 from banet.panoptic import PanopticSegmentation
-from banet.panoptic.breakdown import score_folders_in_detail
-from banet.panoptic.coco_format import PanopticJson, load, read_categories, read_ids, read_labels, write_ids
-from banet.panoptic.segmentation import measure_ids
+from banet.panoptic.coco.annotations import PanopticJson, load, read_categories
+from banet.panoptic.coco.png import read_ids, read_labels, write_ids
+from banet.panoptic.id_maps import measure_ids
+from banet.panoptic.metrics.breakdown import score_folders_in_detail
 
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 import miniatures

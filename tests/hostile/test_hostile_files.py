@@ -27,33 +27,27 @@ from banet import BANet
 from banet.cli import main
 from banet.data.check import check_splits, find_splits
 from banet.data.coco_panoptic import CocoPanoptic
-from banet.data.collage import InstanceSet
 from banet.data.convert.coco import convert_coco
 from banet.data.convert.cvat import convert_cvat
 from banet.data.convert.labelme import convert_labelme
 from banet.data.convert.maps import convert_maps
 from banet.data.images import decode_image, list_images, picture_size, read_image, to_rgb_array
 from banet.data.panoptic_index import PanopticIndex
-from banet.engine.fuse import fuse_files
+from banet.data.scenes.collage import InstanceSet
 from banet.engine.options import load_recipe
+from banet.engine.prediction.fuse import fuse_files
 from banet.errors import InputError
+from banet.files.atomic import atomic_path
+from banet.files.reading import MAX_PIXELS, open_file, read_json, stream_json
 from banet.modeling.weights import read_metadata
-from banet.panoptic import Categories, Category, PanopticSegmentation, quality, segmentation
-from banet.panoptic.coco_format import (
-    MAX_PIXELS,
-    CocoPanopticWriter,
-    PanopticJson,
-    atomic_path,
-    load,
-    read_categories,
-    read_ids,
-    read_labels,
-    write_ids,
-)
-from banet.panoptic.files import open_file, read_json, stream_json
-from banet.panoptic.quality import score_folders
-from banet.panoptic.rle import decode_polygons, decode_rle
-from banet.panoptic.segmentation import measure_ids
+from banet.panoptic import Categories, Category, PanopticSegmentation
+from banet.panoptic.coco.annotations import PanopticJson, load, read_categories
+from banet.panoptic.coco.png import read_ids, read_labels, write_ids
+from banet.panoptic.coco.rle import decode_polygons, decode_rle
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.id_maps import measure_ids
+from banet.panoptic.metrics import quality
+from banet.panoptic.metrics.quality import score_folders
 
 CLASSES = Categories([Category(1, "thing", True), Category(2, "stuff", False)])
 
@@ -173,7 +167,7 @@ def test_the_largest_picture_fits_into_a_gigabyte(tmp_path: Path, kind: int, cha
     for read in reads:
         code = (
             "import resource, sys; from banet.data.images import to_rgb_array;"
-            "from banet.panoptic.coco_format import read_ids, read_labels;"
+            "from banet.panoptic.coco import read_ids, read_labels;"
             f"{read}(sys.argv[1]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True)
@@ -190,7 +184,7 @@ def test_maps_in_parts_are_measured_as_a_whole(tmp_path: Path, monkeypatch: pyte
         other = PanopticSegmentation.from_ids(np.roll(ids, 1, 0), infos, CLASSES)
         found = []
         for limit in (1 << 22, 16, 1):
-            monkeypatch.setattr(segmentation, "_BAND", limit)
+            monkeypatch.setattr(id_maps, "_BAND", limit)
             match = quality.PanopticQuality(CLASSES).update(one, other)
             found.append([*measure_ids(ids), *(getattr(match, field.name) for field in fields(match))])
         for part in found[1:]:
@@ -204,7 +198,7 @@ def test_a_map_that_changes_at_every_pixel_fits_into_a_gigabyte(tmp_path: Path) 
     pixels = b"".join([packer.compress(row) for _ in range(side)] + [packer.flush()])
     (tmp_path / "a.png").write_bytes(png(side, side, 2, pixels))
     code = (
-        "import resource, sys; from banet.panoptic.coco_format import *; from banet.panoptic.segmentation import *;"
+        "import resource, sys; from banet.panoptic.coco.png import *; from banet.panoptic.id_maps import *;"
         "print(measure_ids(read_ids(sys.argv[1]))[1].sum(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True)
@@ -308,8 +302,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").chmod(0)
     tmp_path.chmod(0o755)
     code = "import os, sys; os.seteuid(65534) if os.geteuid() == 0 else None\n"
-    code += "from banet.panoptic.files import open_file\nopen_file(sys.argv[1])"
-    code = "from banet.panoptic import files\n" + code  # while everything may be read
+    code += "from banet.files.reading import open_file\nopen_file(sys.argv[1])"
+    code = "from banet.files import reading\n" + code  # while everything may be read
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True)
     assert "InputError" in done.stderr and "cannot be read" in done.stderr, done.stderr
 

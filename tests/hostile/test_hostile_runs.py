@@ -34,10 +34,10 @@ from safetensors.torch import load_file
 import banet
 from banet import BANet
 from banet.cli import main
-from banet.engine.export import export_model
+from banet.engine.export.export import export_model
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig, to_yaml
-from banet.engine.run_folder import LAST
-from banet.engine.train import TrainingTask, train
+from banet.engine.training.checkpointing import LAST
+from banet.engine.training.train import TrainingTask, train
 from banet.errors import InputError
 from banet.modeling.banet import Output
 from banet.modeling.config import InferenceConfig, LossConfig
@@ -203,7 +203,7 @@ def test_a_file_that_does_not_fit_on_the_disk(
 
 def test_exports_that_do_not_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = torch.export.export(torch.nn.Linear(100, 100), (torch.zeros(1, 100),))
-    monkeypatch.setattr("banet.engine.export.trace", lambda model: program)
+    monkeypatch.setattr("banet.engine.export.export.trace", lambda model: program)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -219,7 +219,7 @@ def test_exports_that_do_not_fit_on_the_disk(tmp_path: Path, monkeypatch: pytest
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [value], [result])
     opset = [onnx.helper.make_opsetid("", 18)]
     proto = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
-    monkeypatch.setattr("banet.engine.export._onnx", lambda program, header: proto)
+    monkeypatch.setattr("banet.engine.export.export._onnx", lambda program, header: proto)
 
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("basic_ios::clear: iostream error")
@@ -300,7 +300,7 @@ def test_training_stopped_at_once(
     assert torch.load(tmp_path / "out" / LAST, weights_only=True)["global_step"] == 2
     assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "recipe.yaml", "checkpoints"}
 
-    monkeypatch.setattr("banet.engine.train.build_for_training", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("banet.engine.training.train.build_for_training", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main(arguments("train", given, tmp_path / "other")) == 130
     assert last_error(capsys) == "banet: interrupted" and not (tmp_path / "other").exists()
 
@@ -413,7 +413,7 @@ def test_predict_does_the_pictures_that_fit(
 def test_no_memory_elsewhere_is_one_line(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("banet.engine.demo.run_demo", lambda *_, **__: no_memory())
+    monkeypatch.setattr("banet.engine.report.demo.run_demo", lambda *_, **__: no_memory())
     assert main(["demo"]) == 2
     assert "CUDA out of memory; give smaller pictures" in last_error(capsys)
 

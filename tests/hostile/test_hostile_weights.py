@@ -22,7 +22,7 @@ from safetensors.torch import save, save_file
 
 from banet import BANet
 from banet.cli import main
-from banet.data.scenes import SCENE_CATEGORIES
+from banet.data.scenes.generate import SCENE_CATEGORIES
 from banet.errors import InputError
 from banet.modeling import weights
 from banet.modeling.build import build_model

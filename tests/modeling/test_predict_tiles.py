@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from small import categories, small_model
 
-from banet.data.scenes import SCENE_CATEGORIES, make_scene
-from banet.engine import predict
-from banet.engine.exported import ExportedModel
-from banet.engine.predict import predict_files
+from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
+from banet.engine.export.runtime import ExportedModel
+from banet.engine.prediction import predict
+from banet.engine.prediction.predict import predict_files
 from banet.modeling.banet import BANet
 from banet.modeling.config import InferenceConfig
 from banet.panoptic import PanopticQuality, PanopticSegmentation
-from banet.panoptic.coco_format import read_ids
+from banet.panoptic.coco.png import read_ids
 from banet.panoptic.tiles import merge_tiles, tile_boxes
 
 

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quality_maps import CATEGORIES, SKY, A, B, image_pairs, line, segmentation
 
-from banet.data.scenes import make_scene, write_coco
+from banet.data.scenes.generate import make_scene, write_coco
 from banet.errors import InputError
-from banet.panoptic.breakdown import (
+from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.metrics.breakdown import (
     SHARES,
     SIZES,
     Breakdown,
@@ -25,8 +27,7 @@ from banet.panoptic.breakdown import (
     read_amodal_areas,
     score_folders_in_detail,
 )
-from banet.panoptic.coco_format import CocoPanopticWriter, PanopticJson, load
-from banet.panoptic.quality import PanopticQuality, match, score_folders, to_json
+from banet.panoptic.metrics.quality import PanopticQuality, match, score_folders, to_json
 from banet.panoptic.segmentation import PanopticSegmentation
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from banet.panoptic import Categories, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.changes import changed_hands, draw_changes
+from banet.panoptic.drawing.diff import changed_hands, draw_changes
 
 CATEGORIES = Categories.of(
     [{"id": id, "name": name, "isthing": name != "sky"} for id, name in ((1, "cup"), (2, "tie"), (7, "sky"))]

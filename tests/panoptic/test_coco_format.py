@@ -10,20 +10,13 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from banet.errors import InputError
+from banet.files.atomic import atomic_path, write_json
+from banet.files.names import safe_join
+from banet.files.reading import read_json
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import (
-    CocoPanopticWriter,
-    ImageInfo,
-    PanopticJson,
-    SegmentInfo,
-    atomic_path,
-    inside,
-    load,
-    read_ids,
-    read_json,
-    write_ids,
-    write_json,
-)
+from banet.panoptic.coco.annotations import ImageInfo, PanopticJson, SegmentInfo, load
+from banet.panoptic.coco.png import read_ids, write_ids
+from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.segmentation import PanopticSegmentation
 
 CATEGORIES = Categories([Category(1, "person", True), Category(5, "sky", False)])
@@ -168,11 +161,11 @@ def test_atomic_path(tmp_path):
 )
 def test_names_that_lead_out_are_refused(tmp_path, name):
     with pytest.raises(InputError, match=r"panoptic\.json: x"):
-        inside(tmp_path, name, "panoptic.json: x")
+        safe_join(tmp_path, name, "panoptic.json: x")
 
 
 def test_names_in_subfolders_are_fine(tmp_path):
-    assert inside(tmp_path, "train/a..b.png") == tmp_path / "train" / "a..b.png"
+    assert safe_join(tmp_path, "train/a..b.png") == tmp_path / "train" / "a..b.png"
 
 
 @pytest.mark.parametrize("content", [b"", b"  \n", b"{", b"[1,]", b"\xff\xfe\x00", b"[" * 100_000])

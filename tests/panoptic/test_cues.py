@@ -8,10 +8,10 @@ import reference_cues
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banet.data.scenes import make_scene
+from banet.data.scenes.generate import make_scene
 from banet.panoptic import MaskCrops, resolve_occlusions
-from banet.panoptic.cues import Overlap, edge, local_colour, log_odds, own_share
-from banet.panoptic.rules import Pairs, appearance, colour_contour
+from banet.panoptic.occlusion.cues import Overlap, edge, local_colour, log_odds, own_share
+from banet.panoptic.occlusion.rules import Pairs, appearance, colour_contour
 
 RED, BLUE, GREEN = (180, 40, 40), (40, 60, 170), (70, 150, 60)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banet.panoptic import Categories, MaskCrops, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.disputes import find_disputes
+from banet.panoptic.occlusion.overlap_report import find_disputes
 
 CATEGORIES = Categories.of(
     [

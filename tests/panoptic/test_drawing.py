@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from banet.panoptic import drawing
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.drawing import segment_colors
+from banet.panoptic.drawing import overlay as drawing
+from banet.panoptic.drawing.overlay import segment_colors
 from banet.panoptic.segmentation import PanopticSegmentation, Segment
 
 CATEGORIES = Categories([Category(1, "person", True), Category(5, "sky", False), Category(300, "tie", True)])

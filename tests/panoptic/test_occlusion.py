@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banet.panoptic import RULES, MaskCrops, gt_order_rule, logit_rule, match_boxes, resolve_occlusions
-from banet.panoptic.occlusion import lock_in
-from banet.panoptic.regions import Regions
-from banet.panoptic.rules import Pairs, Procedure
+from banet.panoptic.occlusion.regions import Regions
+from banet.panoptic.occlusion.resolve import lock_in
+from banet.panoptic.occlusion.rules import Pairs, Procedure
 
 COLOURS = np.array(
     [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [90, 90, 90], [180, 180, 180], [0, 0, 0], [200, 30, 120]]
@@ -346,7 +346,7 @@ def test_tight_crops_of_masks_in_any_layout(width):
 
 
 def test_deep_stacks_are_cut_into_blocks(monkeypatch):
-    from banet.panoptic import regions
+    from banet.panoptic.occlusion import regions
 
     masks, scores, image = np.random.default_rng(5).random((12, 9, 9)) < 0.5, np.linspace(0.6, 0.9, 12), None
     image = np.random.default_rng(6).integers(0, 256, (9, 9, 3), dtype=np.uint8)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from quality_maps import CATEGORIES, SKY, A, B, image_pairs, line, segmentation
 
 from banet.errors import InputError
-from banet.panoptic import quality
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import CocoPanopticWriter, PanopticJson, load, read_ids, write_ids
-from banet.panoptic.quality import PanopticQuality, format_table, score_folders, to_json
+from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.png import read_ids, write_ids
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.metrics import quality
+from banet.panoptic.metrics.quality import PanopticQuality, format_table, score_folders, to_json
 from banet.panoptic.segmentation import PanopticSegmentation
 
 

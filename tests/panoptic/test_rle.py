@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from banet.panoptic.rle import decode_polygons, decode_rle, decode_segmentation, encode_rle
+from banet.panoptic.coco.rle import decode_polygons, decode_rle, decode_segmentation, encode_rle
 
 try:
     import pycocotools.mask as coco

@@ -13,14 +13,8 @@ from PIL import Image
 
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories, Category
-from banet.panoptic.segmentation import (
-    PanopticSegmentation,
-    Segment,
-    ids_to_rgb,
-    measure_ids,
-    rgb_to_ids,
-    runs,
-)
+from banet.panoptic.id_maps import ids_to_rgb, measure_ids, rgb_to_ids, runs
+from banet.panoptic.segmentation import PanopticSegmentation, Segment
 
 CATEGORIES = Categories([Category(1, "person", True), Category(5, "sky", False), Category(300, "tie", True)])
 

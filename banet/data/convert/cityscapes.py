@@ -15,7 +15,7 @@ import numpy as np
 from banet.data.convert.output import Progress, Region, Truth, same_size, write_panoptic
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import read_labels
+from banet.panoptic.coco.png import read_labels
 
 __all__ = ["CATEGORIES", "convert_cityscapes"]
 

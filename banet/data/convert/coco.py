@@ -13,10 +13,12 @@ import numpy as np
 from banet.data.convert.output import Progress, Truth, from_classes, same_size, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, layer_shapes
 from banet.errors import InputError, shown
+from banet.files.names import safe_join
+from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import ImageInfo, add_image, inside, read_categories, read_labels
-from banet.panoptic.files import stream_lists
-from banet.panoptic.rle import decode_segmentation
+from banet.panoptic.coco.annotations import ImageInfo, add_image, read_categories
+from banet.panoptic.coco.png import read_labels
+from banet.panoptic.coco.rle import decode_segmentation
 
 __all__ = ["convert_coco"]
 
@@ -58,12 +60,12 @@ def convert_coco(
 
     def truths() -> Iterator[Truth]:
         for info in infos.values():
-            picture, size = inside(images, info.file_name, f"{file}: images[].file_name"), (info.height, info.width)
+            picture, size = safe_join(images, info.file_name, f"{file}: images[].file_name"), (info.height, info.width)
             same_size(file, size, picture)
             shapes = [_shape(text, file, size, classes) for text in found.get(info.id, ())]
             ground = None
             if stuff is not None:
-                path = inside(stuff, str(Path(info.file_name).with_suffix(".png")))
+                path = safe_join(stuff, str(Path(info.file_name).with_suffix(".png")))
                 labels, _ = read_labels(path)
                 same_size(path, labels.shape, picture)
                 labels[np.isin(labels, [c.id for c in classes if c.isthing])] = -1

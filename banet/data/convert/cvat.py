@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from banet.data.convert.output import Progress, Truth, same_size, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, layer_shapes
 from banet.errors import InputError, shown
-from banet.panoptic.coco_format import inside, read_categories
-from banet.panoptic.files import open_file
-from banet.panoptic.rle import decode_polygons
+from banet.files.names import safe_join
+from banet.files.reading import open_file
+from banet.panoptic.coco.annotations import read_categories
+from banet.panoptic.coco.rle import decode_polygons
 
 __all__ = ["convert_cvat"]
 
@@ -75,7 +76,7 @@ def convert_cvat(
             name = image.get("name", "")
             where = f"{file}: image {shown(name)}"
             size = round(_number(image, "height", where)), round(_number(image, "width", where))
-            picture = inside(images, name, where)
+            picture = safe_join(images, name, where)
             same_size(file, size, picture)
             groups: dict[tuple[str, ...], list[tuple[ElementTree.Element, str]]] = {}
             for position, mark in enumerate(mark for mark in image if mark.tag in _SHAPES):

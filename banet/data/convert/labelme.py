@@ -16,10 +16,10 @@ from banet.data.convert.output import Progress, Truth, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, layer_shapes
 from banet.data.images import decode_image, picture_size
 from banet.errors import InputError, shown
+from banet.files.reading import read_json
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import read_categories
-from banet.panoptic.files import read_json
-from banet.panoptic.rle import decode_polygons
+from banet.panoptic.coco.annotations import read_categories
+from banet.panoptic.coco.rle import decode_polygons
 
 __all__ = ["convert_labelme"]
 

@@ -19,9 +19,10 @@ from banet.data.convert.output import (
     write_panoptic,
 )
 from banet.errors import InputError
+from banet.files.reading import open_file
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco_format import read_categories, read_ids, read_labels
-from banet.panoptic.files import open_file
+from banet.panoptic.coco.annotations import read_categories
+from banet.panoptic.coco.png import read_ids, read_labels
 
 __all__ = ["ade20k_categories", "convert_ade20k", "convert_maps"]
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from banet.data.images import SUFFIXES, picture_size
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco_format import CocoPanopticWriter
-from banet.panoptic.segmentation import PanopticSegmentation, runs
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.id_maps import runs
+from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = [
     "Progress",

@@ -14,7 +14,7 @@ from banet.data.convert.output import Region
 from banet.data.images import to_rgb_array
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
-from banet.panoptic.occlusion import MaskCrops, resolve_occlusions
+from banet.panoptic.occlusion.resolve import MaskCrops, resolve_occlusions
 
 __all__ = ["FAIL", "Shape", "categories_of_names", "ellipse", "layer_shapes"]
 

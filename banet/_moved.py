@@ -1,0 +1,80 @@
+"""Old names of modules, which work until version 0.3 with a deprecation warning."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["install"]
+
+_COCO = "panoptic.coco.annotations panoptic.coco.png panoptic.coco.writer files.atomic files.reading files.fields"
+MOVED = {
+    "data.collage": "data.scenes.collage",
+    "data.scene_stuff": "data.scenes.stuff",
+    "data.scene_things": "data.scenes.things",
+    "engine.ablate": "engine.studies.ablate",
+    "engine.analyze": "engine.studies.analyze",
+    "engine.datasets": "engine.training.datasets",
+    "engine.demo": "engine.report.demo",
+    "engine.evaluate": "engine.evaluation.evaluate",
+    "engine.exported": "engine.export.runtime",
+    "engine.figure": "engine.studies.figure",
+    "engine.fuse": "engine.prediction.fuse",
+    "engine.gallery": "engine.report.gallery",
+    "engine.metrics": "engine.evaluation.metrics",
+    "engine.pictures": "engine.evaluation.evaluation_data",
+    "engine.predict": "engine.prediction.predict",
+    "engine.processes": "engine.training.distributed",
+    "engine.run_folder": "engine.training.checkpointing",
+    "engine.train": "engine.training.train",
+    "engine.video": "engine.prediction.video",
+    "panoptic.breakdown": "panoptic.metrics.breakdown",
+    "panoptic.changes": "panoptic.drawing.diff",
+    "panoptic.coco_classes": "panoptic.coco.classes",
+    "panoptic.coco_format": _COCO,
+    "panoptic.cues": "panoptic.occlusion.cues",
+    "panoptic.disputes": "panoptic.occlusion.overlap_report",
+    "panoptic.files": "files.reading",
+    "panoptic.inputs": "panoptic.validation",
+    "panoptic.quality": "panoptic.metrics.quality",
+    "panoptic.regions": "panoptic.occlusion.regions",
+    "panoptic.rle": "panoptic.coco.rle",
+    "panoptic.rules": "panoptic.occlusion.rules",
+}
+"""Old module -> the modules that hold its names now, both below `banet`."""
+
+
+class _MovedLoader(Loader):
+    def __init__(self, homes: list[str]) -> None:
+        self.homes = homes
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, homes = module.__name__, self.homes
+        # Four levels up is the import statement of the caller.
+        warnings.warn(f"{old} moved to {', '.join(homes)}; the old name goes in 0.3", DeprecationWarning, stacklevel=4)
+
+        def find(name: str) -> Any:
+            for home in map(import_module, homes):
+                if name in vars(home):
+                    return vars(home)[name]
+            raise AttributeError(f"module {old!r} has no attribute {name!r}; its names are in {', '.join(homes)} now")
+
+        vars(module)["__getattr__"] = find
+
+
+class _MovedFinder(MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        homes = MOVED.get(name.removeprefix("banet.")) if name.startswith("banet.") else None
+        return None if homes is None else ModuleSpec(name, _MovedLoader([f"banet.{home}" for home in homes.split()]))
+
+
+def install() -> None:
+    """Make imports of the old names work; they are looked up after all others."""
+    if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_MovedFinder())

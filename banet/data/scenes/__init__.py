@@ -1,0 +1,7 @@
+"""Procedural scenes with a known depth order, and collages of real cut-outs."""
+
+from __future__ import annotations
+
+from banet.data.scenes.generate import SCENE_CATEGORIES, Scene, Scenes, SceneSegment, make_scene, write_coco
+
+__all__ = ["SCENE_CATEGORIES", "Scene", "SceneSegment", "Scenes", "make_scene", "write_coco"]

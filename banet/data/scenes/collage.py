@@ -1,0 +1,334 @@
+"""Collages: cut-outs of real things pasted on real pictures, in an order that is known exactly.
+
+Any instance set in COCO's format gives the cut-outs and any folder of pictures the backgrounds:
+
+    >>> instances = InstanceSet("instances.json", "images")  # doctest: +SKIP
+    >>> collage = make_collage(instances, list_images(["backgrounds"]), seed=0, index=3)  # doctest: +SKIP
+
+A collage is a `Scene`: a picture, the full mask of every thing that was pasted, and who stands before whom. This module
+loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from banet.data.images import list_images, read_image
+from banet.data.scenes.generate import Scene, SceneSegment, segment_of, write_scenes
+from banet.errors import InputError, shown
+from banet.files.fields import is_number
+from banet.files.names import safe_join
+from banet.files.reading import stream_lists
+from banet.panoptic.categories import MAX_CATEGORY_ID, Categories, Category
+from banet.panoptic.coco.annotations import ImageInfo, add_image
+from banet.panoptic.coco.rle import decode_segmentation
+
+__all__ = ["CutOut", "InstanceSet", "collage_categories", "make_collage", "write_collages"]
+
+_SMALLEST = 900
+"""Instances with fewer pixels are not cut out."""
+_CLEARANCE = 2
+"""Nor are those that come so close to the border of their picture: they may be cut off."""
+_COVERED = 0.02
+"""Nor those of which another instance claims a larger share: they may show something else."""
+_REMEMBERED = 256
+"""Cut-outs that are kept, as reading them takes most of the time."""
+_SMALLEST_VISIBLE = 0.06
+"""Pasted things of which a smaller share can be seen are left out."""
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """One instance, cut from its picture.
+
+    Attributes:
+        image: (h,w,3) uint8, RGB of its bounding box, a few pixels more on each side.
+        mask: (h,w) bool.
+        category_id: its class.
+        image_id: the picture that it is from.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    category_id: int
+    image_id: int
+
+
+class InstanceSet:
+    """Instances in COCO's format: JSON with polygons or run lengths, and the folder of the pictures.
+
+    Args:
+        json: the JSON file.
+        images: the folder of its `file_name`s.
+
+    Raises:
+        InputError: a file is missing or is not in that format, or there is nothing to cut out.
+    """
+
+    def __init__(self, json: str | Path, images: str | Path) -> None:
+        self.source, self.folder = str(json), Path(images)
+        self.images: dict[int, ImageInfo] = {}
+        self.by_image: dict[int, list[dict[str, Any]]] = {}
+        self._cut: dict[int, CutOut | None] = {}
+        listed: list[dict[str, Any]] = []
+        for field, where, one in stream_lists(json, ("images", "categories", "annotations")):
+            if field == "images":
+                add_image(self.images, one, where)
+            elif not isinstance(one, dict):
+                raise InputError(f"{where}: must be an object, not {shown(one)}")
+            elif field == "categories":
+                listed.append(one)
+            else:
+                _check_annotation(one, where)
+                self.by_image.setdefault(one["image_id"], []).append(one)
+        unknown = sorted(set(self.by_image) - set(self.images))
+        if unknown:
+            raise InputError(f"{json}: annotations: image_id {unknown[0]} is not in images; add it or drop them")
+        if listed and "isthing" in listed[0]:
+            listed = [one for one in listed if one.get("isthing", 1)]
+        things = [{"name": str(one.get("id")), **one, "isthing": 1} for one in listed]
+        self.things = Categories.from_coco(things, source=str(json))
+        if max(self.things.ids) == MAX_CATEGORY_ID:
+            raise InputError(
+                f"{json}: categories: the id {MAX_CATEGORY_ID} leaves none for the background; renumber it"
+            )
+        margin = _CLEARANCE
+        self.candidates: list[tuple[int, int]] = []  # image id, place in its annotations
+        for image_id, those in self.by_image.items():
+            info = self.images[image_id]
+            for place, one in enumerate(those):
+                x, y, w, h = one["bbox"]
+                whole = x >= margin and y >= margin and x + w <= info.width - margin and y + h <= info.height - margin
+                if whole and one["area"] >= _SMALLEST and not one.get("iscrowd") and one["category_id"] in self.things:
+                    self.candidates.append((image_id, place))
+        if not self.candidates:
+            raise InputError(f"{json}: no instance is large enough and whole: nothing to cut out")
+
+    def picture(self, image_id: int) -> NDArray[np.uint8]:
+        """The picture (H,W,3)."""
+        return np.asarray(read_image(safe_join(self.folder, self.images[image_id].file_name)))
+
+    def mask(self, image_id: int, place: int) -> NDArray[np.bool_]:
+        """The mask (H,W) of one annotation of an image, by its place in `by_image`."""
+        info, one = self.images[image_id], self.by_image[image_id][place]
+        try:
+            return decode_segmentation(one["segmentation"], (info.height, info.width))
+        except (KeyError, ValueError) as error:
+            why = "is missing" if isinstance(error, KeyError) else str(error)
+            raise InputError(f"{self.source}: annotations: {shown(one.get('id'))}: segmentation: {why}") from None
+
+    def cut_out(self, candidate: int) -> CutOut | None:
+        """Cuts out one of the `candidates`, by number; None where it is covered by another one or hardly there."""
+        if candidate not in self._cut:
+            if len(self._cut) >= _REMEMBERED:
+                self._cut.pop(next(iter(self._cut)))
+            self._cut[candidate] = self._cut_out(*self.candidates[candidate])
+        return self._cut[candidate]
+
+    def _cut_out(self, image_id: int, place: int) -> CutOut | None:
+        mask = self.mask(image_id, place)
+        size = np.count_nonzero(mask)
+        if size < _SMALLEST // 2:
+            return None
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        for other, one in enumerate(self.by_image[image_id]):
+            x, y, w, h = one["bbox"]
+            apart = x > columns[-1] + 1 or y > rows[-1] + 1 or x + w < columns[0] or y + h < rows[0]
+            if other == place or apart:
+                continue
+            if np.count_nonzero(mask & self.mask(image_id, other)) > _COVERED * size:
+                return None
+        y1, y2 = max(0, rows[0] - 4), rows[-1] + 5
+        x1, x2 = max(0, columns[0] - 4), columns[-1] + 5
+        image = self.picture(image_id)
+        if image.shape[:2] != mask.shape:
+            name = self.images[image_id].file_name
+            raise InputError(f"{name}: is {image.shape[:2]} (H, W) but {self.source} says {mask.shape}")
+        category_id = self.by_image[image_id][place]["category_id"]
+        return CutOut(image[y1:y2, x1:x2].copy(), mask[y1:y2, x1:x2].copy(), category_id, image_id)
+
+
+def _check_annotation(one: dict[str, Any], where: str) -> None:
+    for key in ("image_id", "category_id"):
+        if type(one.get(key)) is not int:
+            raise InputError(f"{where}.{key}: must be an integer, not {shown(one.get(key))}")
+    bbox = one.get("bbox")
+    if not is_number(one.get("area")) or not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
+        raise InputError(f"{where}: bbox or area is missing, or is no number; write them again")
+
+
+def make_collage(
+    instances: InstanceSet,
+    backgrounds: Sequence[Path],
+    seed: int,
+    index: int,
+    *,
+    things: tuple[int, int] = (3, 8),
+    longer: int = 640,
+) -> Scene:
+    """Paste cut-outs on a background.
+
+    The cut-outs are drawn at random, mirrored at random, scaled to between a sixth and two thirds of the background's
+    shorter side (but never more than to one and a half times their size) and put anywhere, in every second case over
+    one that is there already. Their edges are soft over a pixel, as in a photograph. What can hardly be seen
+    is left out.
+
+    Args:
+        instances: what to cut out.
+        backgrounds: picture files. They count as stuff "background" as a whole, so they should show no class.
+        seed: another seed gives other collages.
+        index: number of the collage. The same arguments always give the same collage.
+        things: least and most things that are pasted.
+        longer: larger backgrounds are scaled down to this longer side.
+
+    Returns:
+        The collage; its `categories` are the instance set's and the stuff class "background".
+    """
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index must not be negative, not {seed} and {index}")
+    if not 1 <= things[0] <= things[1]:
+        raise ValueError(f"things must be at least 1 and ascending, not {things}")
+    rng = np.random.default_rng([seed, index])
+    ground = read_image(backgrounds[int(rng.integers(len(backgrounds)))])
+    shrink = min(1.0, longer / max(ground.size))
+    if shrink < 1:
+        ground = ground.resize((round(ground.width * shrink), round(ground.height * shrink)), Image.Resampling.LANCZOS)
+    wanted = int(rng.integers(things[0], things[1] + 1))
+    pieces: list[_Piece] = []
+    for _ in range(20 * wanted):
+        if len(pieces) == wanted:
+            break
+        cut = instances.cut_out(int(rng.integers(len(instances.candidates))))
+        if cut is not None and (piece := _place(cut, rng, ground.size, pieces)) is not None:
+            pieces.append(piece)
+    return _assemble(np.array(ground), pieces, collage_categories(instances), rng)
+
+
+def collage_categories(instances: InstanceSet) -> Categories:
+    """The classes of collages: those of the cut-outs, and "background" with the next free id."""
+    ground = Category(max(int(one.id) for one in instances.things) + 1, "background", False)
+    return Categories([*instances.things, ground])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A thing at its place: its window (y1, y2, x1, x2) of the picture, and there colour, opacity and mask."""
+
+    window: tuple[int, int, int, int]
+    color: NDArray[np.float32]
+    alpha: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    category_id: int
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        y1, y2, x1, x2 = self.window
+        return slice(y1, y2), slice(x1, x2)
+
+
+def _place(cut: CutOut, rng: np.random.Generator, size: tuple[int, int], others: list[_Piece]) -> _Piece | None:
+    """Scales a cut-out and chooses its place; None where too little of it would be in the picture."""
+    width, height = size
+    side = min(size) * np.exp(rng.uniform(np.log(1 / 6), np.log(2 / 3)))
+    scale = min(1.5, side / max(cut.mask.shape))
+    w, h = (max(4, round(extent * scale)) for extent in (cut.mask.shape[1], cut.mask.shape[0]))
+    picture = Image.fromarray(cut.image).resize((w, h), Image.Resampling.BICUBIC)
+    shape = Image.fromarray(np.uint8(255) * cut.mask).resize((w, h), Image.Resampling.BILINEAR)
+    alpha = np.asarray(shape.filter(ImageFilter.GaussianBlur(0.6)), np.float32) / np.float32(255)
+    color = np.asarray(picture, np.float32)
+    if rng.random() < 0.5:
+        alpha, color = alpha[:, ::-1], color[:, ::-1]
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    if others and rng.random() < 0.5:
+        y1, y2, x1, x2 = others[int(rng.integers(len(others)))].window
+        x, y = rng.uniform(x1, x2), rng.uniform(y1, y2)
+    left, top = round(x - w / 2), round(y - h / 2)
+    x1, y1, x2, y2 = max(0, left), max(0, top), min(width, left + w), min(height, top + h)
+    if x2 <= x1 or y2 <= y1:
+        return None
+    there = (slice(y1 - top, y2 - top), slice(x1 - left, x2 - left))
+    mask = alpha[there] >= 0.5
+    if np.count_nonzero(mask) < max(100, 0.4 * np.count_nonzero(alpha >= 0.5)):
+        return None
+    return _Piece((y1, y2, x1, x2), color[there], alpha[there], mask, cut.category_id)
+
+
+def _assemble(
+    ground: NDArray[np.uint8], pieces: list[_Piece], categories: Categories, rng: np.random.Generator
+) -> Scene:
+    """Paints pieces from back to front."""
+    height, width = ground.shape[:2]
+    while True:
+        owner = np.zeros((height, width), np.int32)
+        for number, piece in enumerate(pieces, start=1):
+            owner[piece.box][piece.mask] = number
+        visible = np.bincount(owner.ravel(), minlength=len(pieces) + 1)[1:].tolist()
+        stay = [
+            p
+            for p, seen in zip(pieces, visible, strict=True)
+            if seen >= max(64, _SMALLEST_VISIBLE * np.count_nonzero(p.mask))
+        ]
+        if len(stay) == len(pieces):
+            break
+        pieces = stay
+    image = ground.astype(np.float32)
+    for piece in pieces:
+        under = image[piece.box]
+        under += piece.alpha[:, :, None] * (piece.color - under)
+    count = len(pieces)
+    place: NDArray[np.int64] = rng.permutation(np.arange(count))  # of pieces[k], so that ids say nothing of the order
+    ids = np.concatenate([[0], place + 1]).astype(np.int32).take(owner)
+    masks = np.zeros((count, height, width), bool)
+    classes = np.zeros(count, np.int64)
+    for row, piece in zip(place, pieces, strict=True):
+        masks[row][piece.box] = piece.mask
+        classes[row] = piece.category_id
+    segments: list[SceneSegment] = [segment_of(ids, row + 1, int(classes[row]), True) for row in range(count)]
+    if (ids == 0).any():
+        ids[ids == 0] = count + 1
+        segments.append(segment_of(ids, count + 1, categories[-1].id, False))
+    return Scene(
+        image=(image + 0.5).clip(0, 255).astype(np.uint8),
+        masks=masks,
+        order=place[::-1].astype(np.int64),
+        ids=ids,
+        segments=segments,
+        categories=categories,
+    )
+
+
+def write_collages(
+    out_dir: str | Path,
+    instances: InstanceSet,
+    backgrounds: str | Path,
+    seed: int = 0,
+    count: int = 20,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write collages 0..count-1 of a seed to a folder in COCO's formats, the files that `write_scenes` makes.
+
+    Args:
+        out_dir: the folder; made where it is missing.
+        instances: what to cut out.
+        backgrounds: a picture or a folder of pictures to paste on.
+        seed: another seed gives other collages.
+        count: how many.
+        progress: called with the number of collages done, after each.
+
+    Returns:
+        The path of `panoptic.json`.
+    """
+    pictures = list_images([str(backgrounds)])
+    if not pictures:
+        raise InputError(f"{backgrounds}: no pictures there")
+    collages = (
+        (f"{seed:04d}_{index:06d}.png", make_collage(instances, pictures, seed, index)) for index in range(count)
+    )
+    return write_scenes(out_dir, collages, collage_categories(instances), f"collages of seed {seed}", progress)

@@ -1,0 +1,546 @@
+"""Scenes: an endless panoptic dataset that is drawn at run time, with an order of things that is known exactly.
+
+`make_scene(seed, index)` draws one picture with numpy and Pillow and always draws the same one for the same numbers.
+Textured stuff (sky, grass, bricks and so on) meets in wavy borders; things of ten classes stand before one another:
+ties hang on persons, cups stand on tables, crowds overlap, umbrellas have thin poles and kites have strings. Every
+thing has its full (amodal) mask, and the order says exactly who hides whom.
+
+    >>> scene = make_scene(seed=0, index=3)
+    >>> scene.image.shape
+    (256, 256, 3)
+
+This module loads no torch until a `Scenes` is indexed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from banet.data.scenes.stuff import STUFF_NAMES, Floats, Ground, compose_stuff, dim
+from banet.data.scenes.things import SHAPES, Patch, Pose, Shape, render
+from banet.files.atomic import atomic_path, write_json
+from banet.panoptic.categories import Categories, Category
+from banet.panoptic.coco.png import write_ids
+from banet.panoptic.segmentation import PanopticSegmentation
+
+if TYPE_CHECKING:
+    from banet.data.samples import Sample, Transform
+
+__all__ = [
+    "SCENE_CATEGORIES",
+    "Scene",
+    "SceneSegment",
+    "Scenes",
+    "make_scene",
+    "segment_of",
+    "write_coco",
+    "write_scenes",
+]
+
+_THING_IDS = {
+    "person": 1, "car": 3, "umbrella": 7, "tie": 8, "ball": 13, "kite": 16, "cup": 21, "chair": 24, "table": 27,
+    "book": 33,
+}  # fmt: skip
+_STUFF_IDS = {
+    "sky": 101, "mountain": 102, "water": 105, "grass": 109, "sand": 110, "road": 114, "wall": 118, "floor": 125,
+}  # fmt: skip
+_COLORS = {
+    "person": (220, 60, 60), "car": (60, 90, 220), "umbrella": (190, 80, 210), "tie": (250, 210, 40),
+    "ball": (255, 130, 30), "kite": (40, 200, 190), "cup": (240, 120, 170), "chair": (150, 95, 50),
+    "table": (200, 150, 90), "book": (110, 60, 160),
+    "sky": (135, 195, 240), "mountain": (130, 125, 140), "water": (45, 125, 190), "grass": (100, 170, 70),
+    "sand": (235, 215, 150), "road": (95, 95, 100), "wall": (185, 115, 95), "floor": (165, 125, 85),
+}  # fmt: skip
+SCENE_CATEGORIES = Categories(
+    [Category(i, name, True, _COLORS[name]) for name, i in _THING_IDS.items()]
+    + [Category(i, name, False, _COLORS[name]) for name, i in _STUFF_IDS.items()]
+)
+"""The ten things and eight kinds of stuff. The ids have gaps, as COCO's have."""
+
+_SMALLEST_VISIBLE = 12
+"""Things with fewer visible pixels are neither painted nor true."""
+_SMALLEST_SHARE = 0.06
+"""So are things of which a smaller share can be seen."""
+
+
+@dataclass(frozen=True)
+class SceneSegment:
+    """One segment of a scene: COCO panoptic's fields."""
+
+    id: int
+    category_id: int
+    isthing: bool
+    area: int
+    bbox: tuple[int, int, int, int]
+    iscrowd: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture of H × W pixels with N things, and all that is true of it.
+
+    Attributes:
+        image: (H,W,3) uint8, RGB.
+        masks: (N,H,W) bool, the full mask of each thing inside the picture, hidden parts included; row k belongs to
+            the segment with id k + 1.
+        order: (N,) int64, rows of `masks` from the front to the back: of two things that share a pixel, the one that
+            comes first here owns it.
+        ids: (H,W) int32, the segment that owns each pixel: things 1..N, stuff from N + 1. There is no void.
+        segments: things in the order of `masks`, then stuff.
+        categories: `SCENE_CATEGORIES`.
+    """
+
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    order: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    segments: list[SceneSegment]
+    categories: Categories
+
+
+@dataclass(frozen=True)
+class _Thing:
+    """A thing before it is painted; larger depth is nearer to us."""
+
+    name: str
+    shape: Shape
+    pose: Pose
+    depth: float
+    parent: _Thing | None = None
+
+
+class _Stage:
+    """Puts things on the ground of one scene."""
+
+    def __init__(self, rng: np.random.Generator, ground: Ground, height: int, width: int) -> None:
+        self.rng, self.ground, self.height, self.width = rng, ground, height, width
+        self.unit = float(min(height, width))
+        self.things: list[_Thing] = []
+
+    def spot(self) -> tuple[float, float, float]:
+        """A place to stand: x, y and how large things are there."""
+        rng = self.rng
+        if self.ground.flat:
+            y, near = rng.uniform(0.3, 1.05) * self.height, rng.uniform(0.3, 1.0)
+        else:
+            near = rng.uniform(0.08, 1.0)
+            y = self.ground.horizon + near * (1.06 * self.height - self.ground.horizon)
+        x = rng.uniform(0.04, 0.96) * self.width
+        if self.things and rng.random() < 0.45:  # close to another thing, so that one hides part of the other
+            x = self.things[rng.integers(len(self.things))].pose.offset[0] + rng.normal() * 0.12 * self.width
+        return float(np.clip(x, 0, self.width)), float(y), float(self.unit * (0.55 + 0.6 * near))
+
+    def put(
+        self,
+        name: str,
+        scale: float,
+        x: float,
+        y: float,
+        *,
+        turn: float = 0.0,
+        depth: float | None = None,
+        parent: _Thing | None = None,
+        unlike: Floats | None = None,
+    ) -> _Thing:
+        rng = self.rng
+        scale = scale * rng.uniform(0.88, 1.14)
+        stretch = np.diag([rng.uniform(0.92, 1.1), 1.0])
+        pose = Pose.of(scale, x, y, turn + rng.normal() * 0.05, mirror=rng.random() < 0.5)
+        pose = replace(pose, matrix=pose.matrix @ stretch)
+        if depth is None:
+            depth = y + rng.normal() * (0.3 if self.ground.flat else 0.02) * self.height
+        thing = _Thing(name, SHAPES[name](rng, unlike), pose, depth, parent)
+        self.things.append(thing)
+        return thing
+
+    def fasten(
+        self, name: str, scale: float, parent: _Thing, anchor: str, *, turn: float = 0.0, unlike: bool = True
+    ) -> _Thing:
+        """Put a thing on another one's anchor, just before it."""
+        x, y = parent.pose.at(*parent.shape.anchors[anchor])
+        depth = parent.depth + 1e-3 * (1 + len(self.things))
+        color = parent.shape.color if unlike else None
+        return self.put(name, scale, x, y, turn=turn, depth=depth, parent=parent, unlike=color)
+
+    # Groups of things that belong together.
+
+    def person_at(self, x: float, y: float, size: float) -> None:
+        rng = self.rng
+        person = self.put("person", 0.5 * size, x, y, turn=rng.normal() * 0.03)
+        height = float(np.linalg.norm(person.pose.matrix[:, 1]))
+        lean = float(np.arctan2(-person.pose.matrix[0, 1], person.pose.matrix[1, 1]))
+        draw = rng.random()
+        if draw < 0.5:
+            self.fasten("tie", 0.37 * height, person, "collar", turn=lean)
+        if 0.4 < draw < 0.52:
+            self.fasten("book", 0.22 * height, person, "chest", turn=lean + rng.normal() * 0.2)
+        elif 0.52 < draw < 0.6:
+            self.fasten("ball", 0.2 * height, person, "chest")
+        elif 0.6 < draw < 0.68:
+            self.fasten("cup", 0.13 * height, person, "hand")
+        elif 0.68 < draw < 0.85:
+            self.fasten("umbrella", 0.75 * height, person, "hand", turn=rng.normal() * 0.15, unlike=False)
+
+    def person(self) -> None:
+        self.person_at(*self.spot())
+
+    def crowd(self) -> None:
+        x, y, size = self.spot()
+        size = min(size, 0.9 * self.unit)
+        for _ in range(int(self.rng.integers(3, 5))):
+            self.person_at(x, y + self.rng.normal() * 0.02 * self.height, size)
+            x += self.rng.uniform(0.08, 0.17) * size
+
+    def laid_table(self) -> None:
+        rng = self.rng
+        x, y, size = self.spot()
+        if rng.random() < 0.5:
+            self.put("chair", 0.42 * size, x + rng.choice([-1, 1]) * rng.uniform(0.15, 0.3) * size, y - 0.04 * size)
+        if rng.random() < 0.35:
+            self.person_at(x + rng.normal() * 0.1 * size, y - 0.05 * size, size)
+        table = self.put("table", 0.55 * size, x, y)
+        length = float(np.linalg.norm(table.pose.matrix[:, 0]))
+        for anchor in ("left", "middle", "right"):
+            name = ("cup", "book", "ball", "")[rng.choice(4, p=[0.35, 0.27, 0.13, 0.25])]
+            if name:
+                self.fasten(name, length * {"cup": 0.15, "book": 0.25, "ball": 0.17}[name], table, anchor)
+        if rng.random() < 0.35:
+            self.put("chair", 0.45 * size, x + rng.normal() * 0.2 * size, y + 0.05 * size)
+
+    def chair(self) -> None:
+        x, y, size = self.spot()
+        chair = self.put("chair", 0.38 * size, x, y)
+        if self.rng.random() < 0.4:
+            name = ("ball", "book", "cup")[self.rng.integers(3)]
+            self.fasten(name, {"ball": 0.09, "book": 0.1, "cup": 0.065}[name] * size, chair, "seat")
+
+    def car(self) -> None:
+        x, y, size = self.spot()
+        self.put("car", 0.5 * size, x, y)
+
+    def ball(self) -> None:
+        x, y, size = self.spot()
+        self.put("ball", self.rng.uniform(0.08, 0.17) * size, x, y, turn=self.rng.uniform(-1, 1))
+
+    def umbrella(self) -> None:
+        """A beach umbrella."""
+        x, y, size = self.spot()
+        self.put("umbrella", 0.45 * size, x, y, turn=self.rng.normal() * 0.15)
+
+    def kite(self) -> None:
+        rng = self.rng
+        x, y = rng.uniform(0.08, 0.92) * self.width, rng.uniform(0.08, 0.5) * self.height
+        depth = None if rng.random() < 0.5 else self.height * rng.uniform(0.3, 1.2)
+        self.put("kite", rng.uniform(0.15, 0.28) * self.unit, x, y, turn=rng.uniform(-0.7, 0.7), depth=depth)
+
+    def loose(self) -> None:
+        """A small thing on the ground."""
+        x, y, size = self.spot()
+        name = ("book", "cup")[self.rng.integers(2)]
+        self.put(name, {"book": 0.15, "cup": 0.11}[name] * size, x, y)
+
+    def fill(self) -> list[_Thing]:
+        """Things from the back to the front."""
+        rng = self.rng
+        wanted = 0 if rng.random() < 0.04 else int(rng.integers(3, 11))
+        groups: list[tuple[float, Callable[[], None]]] = [
+            (2.2, self.person), (0.8, self.crowd), (1.5, self.laid_table), (1.0, self.chair), (1.3, self.car),
+            (0.9, self.ball), (0.6, self.umbrella), (1.0, self.kite), (0.7, self.loose),
+        ]  # fmt: skip
+        weights = np.array([weight for weight, _ in groups])
+        while len(self.things) < wanted:
+            groups[rng.choice(len(groups), p=weights / weights.sum())][1]()
+        return sorted(self.things, key=lambda thing: thing.depth)
+
+
+def _own(patches: list[Patch], size: tuple[int, int]) -> NDArray[np.int32]:
+    """(H,W): 1 + the index of the last patch that covers each pixel; 0 where none does."""
+    ids = np.zeros(size, np.int32)
+    for number, patch in enumerate(patches, start=1):
+        ids[patch.box][patch.mask] = number
+    return ids
+
+
+def _paint(image: Floats, patch: Patch, shadow: tuple[int, int, float]) -> None:
+    """Paint a patch into the image, in place, with a soft shadow beside it."""
+    dx, dy, dark = shadow
+    rows, columns = patch.box
+    if dark > 0:
+        pad = 4
+        y0, x0 = rows.start - pad + dy, columns.start - pad + dx
+        soft = Image.fromarray(np.pad(np.uint8(255 * dark) * patch.mask, pad)).filter(ImageFilter.BoxBlur(2))
+        height, width = image.shape[:2]
+        top, left = max(0, -y0), max(0, -x0)
+        share = np.asarray(soft, np.float32)[top : height - y0, left : width - x0]
+        if share.size:
+            y0, x0 = y0 + top, x0 + left
+            dim(image[y0 : y0 + share.shape[0], x0 : x0 + share.shape[1]], 1 - share / 255)
+    under = image[patch.box]
+    dim(under, 1 - patch.alpha)
+    under += patch.color
+
+
+def _settle(things: list[_Thing], patches: list[Patch | None], size: tuple[int, int]) -> list[int]:
+    """Leave out what can hardly be seen, and what was fastened to it; the rows that stay, back to front."""
+    row_of = {id(thing): row for row, thing in enumerate(things)}
+    kept = [row for row, patch in enumerate(patches) if patch is not None]
+    while True:
+        painted = [patch for row in kept if (patch := patches[row]) is not None]
+        visible = np.bincount(_own(painted, size).ravel(), minlength=len(kept) + 1)[1:]
+        full = np.array([patch.mask.sum() for patch in painted], np.int64)
+        seen = (visible >= _SMALLEST_VISIBLE) & (visible >= _SMALLEST_SHARE * full)
+        stay = {row for row, ok in zip(kept, seen, strict=True) if ok}
+        parents = {row: things[row].parent for row in stay}
+        stay = {row for row, parent in parents.items() if parent is None or row_of[id(parent)] in stay}
+        if len(stay) == len(kept):
+            return kept
+        kept = [row for row in kept if row in stay]
+
+
+def segment_of(ids: NDArray[np.int32], identity: int, category_id: int, isthing: bool) -> SceneSegment:
+    """The segment that an id map (H,W) shows at least one pixel of, measured."""
+    mask = ids == identity
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    bbox = (x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)
+    return SceneSegment(identity, category_id, isthing, int(mask.sum()), bbox)
+
+
+def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Scene:
+    """Draw one scene.
+
+    Args:
+        seed: the dataset; different seeds share no scene.
+        index: the scene's number in it. The same (seed, index, size) always gives the same scene.
+        size: (H,W) in pixels, at least 32 each. Things scale with the shorter side.
+
+    Returns:
+        The picture and all that is true of it.
+
+    Raises:
+        ValueError: seed or index is negative, or the size is too small.
+    """
+    height, width = size
+    if height < 32 or width < 32:
+        raise ValueError(f"size must be at least 32 x 32 pixels, not {height} x {width}")
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed and index must not be negative, not {seed} and {index}")
+    rng = np.random.default_rng([seed, index])
+    ground = compose_stuff(rng, height, width)
+    image = ground.image
+    things = _Stage(rng, ground, height, width).fill()
+    light = float(rng.uniform(-1, 1))
+    patches = [render(rng, thing.shape, thing.pose, size, light) for thing in things]
+    kept = _settle(things, patches, size)
+    painted = [patch for row in kept if (patch := patches[row]) is not None]
+    names = [things[row].name for row in kept]
+    reach = max(1, round(min(size) / 128))
+    dark = rng.uniform(0.15, 0.4) if rng.random() < 0.7 else 0.0
+    for patch in painted:
+        _paint(image, patch, (-round(2 * light * reach), reach, dark))
+    gain = (rng.uniform(0.78, 1.15) * (1 + 0.04 * rng.normal(size=3))).astype(np.float32)
+    for channel in range(3):
+        image[..., channel] *= gain[channel]
+    grain = np.float32(rng.uniform(3, 20))
+    image += rng.random(image.shape, dtype=np.float32) * grain
+    image -= grain / 2
+
+    count = len(painted)
+    number = rng.permutation(count)  # painted[k] gets the id number[k] + 1: ids say nothing of the order
+    owner = _own(painted, size)
+    ids = np.concatenate([[0], number + 1]).astype(np.int32).take(owner)
+    masks = np.zeros((count, height, width), bool)
+    for row, patch in zip(number, painted, strict=True):
+        masks[row][patch.box] = patch.mask
+    row_names = {int(row): name for row, name in zip(number, names, strict=True)}
+    segments = [segment_of(ids, row + 1, _THING_IDS[row_names[row]], True) for row in range(count)]
+    bare = ids == 0
+    for label, name in enumerate(STUFF_NAMES):
+        rest = bare & (ground.labels == label)
+        if rest.any():
+            identity = len(segments) + 1
+            ids[rest] = identity
+            segments.append(segment_of(ids, identity, _STUFF_IDS[name], False))
+    return Scene(
+        image=np.clip(image, 0, 255, out=image).astype(np.uint8),
+        masks=masks,
+        order=number[::-1].astype(np.int64),
+        ids=ids,
+        segments=segments,
+        categories=SCENE_CATEGORIES,
+    )
+
+
+class Scenes:
+    """A map-style dataset of scenes for torch's `DataLoader`.
+
+    Args:
+        seed: the dataset; training and evaluation take different seeds and so share no scene.
+        length: how many scenes it has; scene k is `make_scene(seed, k, size)`.
+        size: (H,W) in pixels.
+        transform: takes and gives (image, id map), as those of `banet.data.transforms`; or None.
+    """
+
+    categories = SCENE_CATEGORIES
+
+    def __init__(
+        self, seed: int, length: int, size: tuple[int, int] = (256, 256), transform: Transform | None = None
+    ) -> None:
+        if length < 0:
+            raise ValueError(f"length must not be negative, not {length}")
+        self.seed, self.length, self.size, self.transform = seed, length, (int(size[0]), int(size[1])), transform
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def image_ids(self) -> range:
+        """Id of each image: its number."""
+        return range(self.length)
+
+    def file_name(self, index: int) -> str:
+        """A name for the scene, as `write_coco` gives it."""
+        return _file_name(self.seed, index)
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
+        """The picture, (H,W,3) uint8 RGB, and its truth, before any transform.
+
+        Raises:
+            IndexError: there is no such scene.
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(f"scene {index} of {self.length}")
+        scene = make_scene(self.seed, index, self.size)
+        segments = [{"id": segment.id, "category_id": segment.category_id} for segment in scene.segments]
+        return scene.image, PanopticSegmentation.from_ids(scene.ids, segments, self.categories)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw scene `index`; its target's things are in the order of `Scene.masks`."""
+        from banet.data.samples import sample_of
+
+        if not 0 <= index < self.length:
+            raise IndexError(f"scene {index} of {self.length}")
+        scene = make_scene(self.seed, index, self.size)
+        name = self.file_name(index)
+        return sample_of(scene.image, scene.ids, scene.segments, self.categories, index, name, self.transform)
+
+
+def write_coco(
+    out_dir: str | Path,
+    seed: int = 0,
+    count: int = 20,
+    size: tuple[int, int] = (256, 256),
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write scenes 0..count-1 of a seed to a folder in COCO's formats, as `write_scenes` does.
+
+    Args:
+        out_dir: the folder; made where it is missing. Files of an earlier call are overwritten.
+        seed: see `make_scene`.
+        count: how many scenes.
+        size: (H,W) in pixels.
+        progress: called with the number of scenes done, after each.
+
+    Returns:
+        The path of `panoptic.json`.
+    """
+    scenes = ((_file_name(seed, index), make_scene(seed, index, size)) for index in range(count))
+    description = f"scenes of seed {seed}, {size[1]} x {size[0]}"
+    return write_scenes(out_dir, scenes, SCENE_CATEGORIES, description, progress)
+
+
+def write_scenes(
+    out_dir: str | Path,
+    scenes: Iterable[tuple[str, Scene]],
+    categories: Categories,
+    description: str,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Write pictures whose order is known to a folder in COCO's formats.
+
+    Makes `images/*.png`, `panoptic/*.png` and `panoptic.json` (COCO panoptic: the visible part of everything) and
+    `instances_amodal.json` (COCO instances: the full mask of each thing as uncompressed RLE, so masks overlap; each
+    annotation has `panoptic_id`, the segment's id in the panoptic PNG, and `depth`, 0 for the thing at the front).
+
+    Args:
+        out_dir: the folder; made where it is missing. Files of an earlier call are overwritten.
+        scenes: file name and scene of each; drawn one at a time.
+        categories: the classes of all of them.
+        description: what the JSON files say of themselves.
+        progress: called with the number of scenes done, after each.
+
+    Returns:
+        The path of `panoptic.json`.
+    """
+    out = Path(out_dir)
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    (out / "panoptic").mkdir(exist_ok=True)
+    images: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
+    amodal: list[dict[str, Any]] = []
+    for image_id, (name, scene) in enumerate(scenes, start=1):
+        height, width = scene.ids.shape
+        with atomic_path(out / "images" / name) as path:
+            Image.fromarray(scene.image).save(path, format="PNG")
+        write_ids(out / "panoptic" / name, scene.ids)
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        infos = [
+            {
+                "id": segment.id,
+                "category_id": segment.category_id,
+                "area": segment.area,
+                "bbox": list(segment.bbox),
+                "iscrowd": int(segment.iscrowd),
+            }
+            for segment in scene.segments
+        ]
+        panoptic.append({"image_id": image_id, "file_name": name, "segments_info": infos})
+        depth = np.argsort(scene.order)
+        for row, mask in enumerate(scene.masks):
+            full = segment_of(mask.astype(np.int32), 1, scene.segments[row].category_id, True)
+            amodal.append(
+                {
+                    "id": len(amodal) + 1,
+                    "image_id": image_id,
+                    "category_id": full.category_id,
+                    "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
+                    "area": full.area,
+                    "bbox": list(full.bbox),
+                    "iscrowd": 0,
+                    "panoptic_id": row + 1,
+                    "depth": int(depth[row]),
+                }
+            )
+        if progress is not None:
+            progress(image_id)
+    info = {"description": description}
+    classes = categories.to_coco()
+    things = [category for category in classes if category["isthing"]]
+    write_json(
+        out / "instances_amodal.json",
+        {"info": info, "images": images, "annotations": amodal, "categories": things},
+    )
+    write_json(
+        out / "panoptic.json",
+        {"info": info, "images": images, "annotations": panoptic, "categories": classes},
+    )
+    return out / "panoptic.json"
+
+
+def _file_name(seed: int, index: int) -> str:
+    return f"{seed:04d}_{index:06d}.png"
+
+
+def _run_lengths(mask: NDArray[np.bool_]) -> list[int]:
+    """COCO's uncompressed RLE: lengths of the runs of 0, 1, 0 .. down the columns."""
+    flat = mask.ravel(order="F")
+    starts = np.flatnonzero(np.diff(flat, prepend=not flat[0]))
+    runs = np.diff(starts, append=len(flat)).tolist()
+    return [0, *runs] if flat[0] else runs

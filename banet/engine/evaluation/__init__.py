@@ -1,0 +1,1 @@
+"""Evaluation: data with ground truth, PQ, AP of masks, mIoU of stuff."""

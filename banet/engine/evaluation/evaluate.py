@@ -1,0 +1,261 @@
+"""Measuring a model on pictures with truth: PQ, AP_mask and mIoU^St."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from banet.engine.device import first_that_fits, is_out_of_memory, pick_device
+from banet.engine.evaluation.evaluation_data import Picture, Pictures, choose_pictures
+from banet.engine.recipe import Recipe, SplitConfig
+from banet.engine.report.gallery import write_gallery
+from banet.engine.training.distributed import gather, joined, share
+from banet.errors import InputError
+from banet.files.atomic import atomic_path, write_json
+from banet.modeling.banet import BANet
+from banet.modeling.readout import Readout, network_input, paste_detections, read_out
+from banet.panoptic import PanopticQuality, PanopticSegmentation
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.metrics.quality import format_table, to_json
+
+if TYPE_CHECKING:
+    from banet.engine.evaluation.metrics import PanopticQualityMetric
+
+__all__ = ["Evaluator", "check_categories", "evaluate", "evaluate_command"]
+
+ZIP_STEM = "panoptic_test-dev2017_BANet_results"
+
+
+def check_categories(model: BANet, categories: Categories, source: str) -> None:
+    """Refuse to measure a model on other classes than it was trained on.
+
+    Raises:
+        InputError: An id, a name or a kind differs; names the first.
+    """
+    ours = {(c.id, c.name, c.isthing) for c in model.categories}
+    theirs = {(c.id, c.name, c.isthing) for c in categories}
+    if ours != theirs:
+        only = sorted(ours ^ theirs)[0]
+        whose = "the weights" if only in ours else source
+        raise InputError(
+            f"{source}: categories: {len(theirs)} classes, the weights have {len(ours)}; id {only[0]} ({only[1]},"
+            f" {'thing' if only[2] else 'stuff'}) is known to {whose} only; use weights trained on this data set"
+        )
+
+
+@dataclass
+class Evaluator:
+    """PQ, and where asked AP and mIoU, picture by picture.
+
+    Args:
+        model: To measure.
+        full: Also AP_mask and mIoU^St.
+        quality: What counts PQ; one that sums over processes can stand in for the plain one.
+    """
+
+    model: BANet
+    full: bool = False
+    quality: PanopticQuality | PanopticQualityMetric | None = None
+
+    def __post_init__(self) -> None:
+        """Start from nothing."""
+        self.counts = self.quality if self.quality is not None else PanopticQuality(self.model.categories)
+        if self.full:
+            from banet.engine.evaluation.metrics import MaskAP, StuffIoU
+
+            self.ap = MaskAP(self.model.categories, self.model.inference.ap_instances)
+            self.stuff = StuffIoU(self.model.categories)
+
+    @torch.no_grad()
+    def update(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Readout, PanopticSegmentation]]:
+        """Measure pictures as one batch, and give back what the network said of each and its result.
+
+        Raises:
+            InputError: The device has too little memory for so many; says how many fit.
+        """
+        inputs = [network_input(self.model, p.image) for p in pictures]
+        try:
+            output = self.model(inputs)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            output = None
+        if output is None:  # out of the handler, as the error holds on to memory
+            raise InputError(_too_many(self.model, inputs))
+        ap_sets = self.model.ap_detections(output) if self.full else []
+        for index, picture in enumerate(pictures):
+            readout = read_out(self.model, output, index, picture.image)
+            if self.full:
+                size = (picture.image.shape[0], picture.image.shape[1])
+                instances = paste_detections(ap_sets[index], output.sizes[index], size, self.model.categories)
+                self.ap.update(instances, picture.truth)
+                self.stuff.update(readout.semantic, picture.truth)
+            result = readout.fuse(self.model.categories, self.model.inference)
+            self.counts.update(result, picture.truth)
+            yield picture, readout, result
+
+    def collect(self) -> None:
+        """Bring what all processes have counted to the first one."""
+        if share()[1] == 1 or not isinstance(self.counts, PanopticQuality):
+            return
+        for counts in gather(self.counts)[1:]:
+            self.counts.merge(counts)
+        if self.full:
+            for ap, stuff in gather((self.ap, self.stuff))[1:]:
+                self.ap.merge(ap)
+                self.stuff.merge(stuff)
+
+    def compute(self) -> dict[str, Any]:
+        """What `PanopticQuality.compute` gives, and `ap`, `ap50`, `ap75`, `miou_stuff` where asked; shares 0..1."""
+        result: dict[str, Any] = self.counts.compute()
+        if self.full:
+            result = {**result, **self.ap.compute(), "miou_stuff": self.stuff.compute()}
+        return result
+
+
+def evaluate(
+    model: BANet,
+    pictures: Pictures,
+    *,
+    out: Path | None = None,
+    batch: int = 1,
+    limit: int | None = None,
+    source: str = "data",
+    gallery: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a model; several processes share the pictures, and the first one has the figures of all of them.
+
+    Args:
+        model: In evaluation mode, on its device.
+        pictures: With truth; of the same classes as the model.
+        out: Folder for `panoptic/`, `panoptic.json`, `metrics.json` and a zip as the COCO server wants it.
+        batch: Pictures that go through the network together.
+        limit: Only the first so many.
+        source: Names the data in errors.
+        gallery: A page of all pictures and results beside the truth, in a folder that exists; one process only.
+
+    Raises:
+        InputError: Other classes, or a damaged file.
+    """
+    check_categories(model, pictures.categories, source)
+    evaluator = Evaluator(model, full=True)
+    count = len(pictures) if limit is None else min(limit, len(pictures))
+    rank, world = share()
+    with ExitStack() as stack:
+        writer = None
+        if out is not None:
+            part = out / "panoptic.json" if world == 1 else _part(out, rank)
+            writer = stack.enter_context(CocoPanopticWriter(out / "panoptic", part, model.categories))
+        page = None
+        if gallery is not None:
+            title, note = f"Evaluation on {source}", f"Occlusion rule {model.inference.rule}"
+            page = stack.enter_context(write_gallery(gallery, title, model.categories, note=note))
+        bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
+        for start in range(rank * batch, count, world * batch):
+            group = [pictures[index] for index in range(start, min(start + batch, count))]
+            for picture, readout, result in evaluator.update(group):
+                if writer is not None:
+                    writer.add(picture.image_id, picture.name, result)
+                if page is not None:
+                    shown = {"result": result}
+                    page.add(picture.name, picture.image, shown, truth=picture.truth, instances=readout.instances)
+                bar.update()
+    evaluator.collect()
+    metrics = evaluator.compute()
+    if out is not None and rank == 0:
+        if world > 1:
+            _join([_part(out, number) for number in range(world)], out / "panoptic.json")
+        write_json(out / "metrics.json", to_json(metrics))
+        _zip(out)
+    return metrics
+
+
+def _too_many(model: BANet, inputs: Sequence[torch.Tensor]) -> str:
+    """What to say of a batch that the memory does not hold: how many of its images do fit."""
+    largest = sorted(inputs, key=lambda image: -image[0].numel())
+    halves = [len(inputs) >> times for times in range(1, len(inputs).bit_length())]
+    fits = first_that_fits(halves, lambda count: model(largest[:count]))
+    _, height, width = largest[0].shape
+    if fits:
+        return f"--batch {len(inputs)}: the memory does not hold so many of {width}x{height} at once; {fits} fit"
+    return f"an image of {width}x{height} does not fit into the memory; lower inference.shorter and longer"
+
+
+def _part(out: Path, rank: int) -> Path:
+    return out / f".panoptic.{rank}.json"
+
+
+def _join(parts: Sequence[Path], path: Path) -> None:
+    """One COCO panoptic JSON of those that several processes wrote, in the order of the images' ids."""
+    contents = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
+    images = sorted((i for content in contents for i in content["images"]), key=lambda i: int(i["id"]))
+    records = sorted((a for content in contents for a in content["annotations"]), key=lambda a: int(a["image_id"]))
+    write_json(path, {**contents[0], "images": images, "annotations": records})
+    for part in parts:
+        part.unlink()
+
+
+def _zip(out: Path) -> None:
+    """The archive that the COCO test-dev server takes."""
+    path = out / f"{ZIP_STEM}.zip"
+    # Not strict, as a clock may stand before 1980, where zip begins.
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
+        archive.write(out / "panoptic.json", f"{ZIP_STEM}.json", zipfile.ZIP_DEFLATED)
+        for png in sorted((out / "panoptic").rglob("*.png")):
+            archive.write(png, f"{ZIP_STEM}/{png.relative_to(out / 'panoptic')}")
+
+
+def evaluate_command(
+    weights: str,
+    *,
+    recipe: Recipe | None,
+    split: SplitConfig | None,
+    out: Path | None,
+    rule: str | None,
+    inference_overrides: Mapping[str, Any],
+    batch: int,
+    limit: int | None,
+    device: str,
+    gallery: bool = False,
+) -> dict[str, Any]:
+    """`banet evaluate`: load, measure, print the table.
+
+    Raises:
+        InputError: Weights or data cannot be read, or do not fit each other.
+    """
+    target = pick_device(device)
+    pictures, source = choose_pictures(recipe, split)
+    model = BANet.from_pretrained(weights, device=target)
+    overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
+    model.inference = replace(model.inference, **overrides)
+    with joined():
+        rank, world = share()
+        if gallery and world > 1:
+            raise InputError("--gallery: one process writes the page; run `banet evaluate` without torchrun")
+        if rank == 0:
+            where = f"{world} x {target.type}" if world > 1 else target.type
+            print(f"{weights} on {len(pictures)} images ({source}), {where}, rule {model.inference.rule}")
+        page = out / "gallery.html" if gallery and out is not None else None
+        result = evaluate(model, pictures, out=out, batch=batch, limit=limit, source=source, gallery=page)
+    if rank > 0:
+        return result
+    print(format_table(result, model.categories))
+    print(f"AP_mask {_percent(result['ap'])}   mIoU^St {_percent(result['miou_stuff'])}")
+    if out is not None:
+        pages = ", gallery.html" if gallery else ""
+        print(f"written: {out}/panoptic/, panoptic.json, metrics.json, {ZIP_STEM}.zip{pages}")
+    return result
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"

@@ -1,0 +1,104 @@
+"""Pictures with their panoptic truth, as evaluation needs them: at their own size, crowd included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.data.coco_panoptic import CocoPanoptic
+from banet.data.scenes.generate import Scenes
+from banet.engine.recipe import DataConfig, Recipe, SplitConfig
+from banet.errors import InputError
+from banet.panoptic.categories import Categories
+from banet.panoptic.segmentation import PanopticSegmentation
+
+__all__ = ["Picture", "Pictures", "choose_pictures", "open_pictures", "open_split", "scene_pictures"]
+
+VAL_SCENES_SEED = 2
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture and what is true of it.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        truth: At the same size.
+        image_id: Of the data set.
+        name: File name.
+    """
+
+    image: NDArray[np.uint8]
+    truth: PanopticSegmentation
+    image_id: int
+    name: str
+
+
+class Pictures:
+    """A data set of pictures, each read when it is asked for.
+
+    Args:
+        dataset: Where they come from.
+    """
+
+    def __init__(self, dataset: CocoPanoptic | Scenes) -> None:
+        self.dataset = dataset
+
+    @property
+    def categories(self) -> Categories:
+        """Things and stuff of the truth."""
+        return self.dataset.categories
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Picture:
+        """Read picture `index` and its truth.
+
+        Raises:
+            InputError: A file is missing or damaged, or sizes differ.
+        """
+        image, truth = self.dataset.read(index)
+        return Picture(image, truth, self.dataset.image_ids[index], self.dataset.file_name(index))
+
+
+def scene_pictures(seed: int, count: int, size: int) -> Pictures:
+    """Procedural scenes of size x size pixels."""
+    return Pictures(Scenes(seed, count, (size, size)))
+
+
+def open_split(split: SplitConfig, root: str = "") -> Pictures:
+    """The pictures of a split in COCO panoptic format; relative paths start from `root`.
+
+    Raises:
+        InputError: The JSON or a folder is missing or damaged.
+    """
+    folder = Path(root)
+    return Pictures(CocoPanoptic(folder / split.images, folder / split.panoptic, folder / split.json))
+
+
+def open_pictures(data: DataConfig) -> Pictures:
+    """The pictures of a recipe's validation split.
+
+    Raises:
+        InputError: The data set is missing or damaged.
+    """
+    if data.kind == "scenes":
+        return scene_pictures(VAL_SCENES_SEED, data.val_scenes, data.scene_size)
+    return open_split(data.val, data.root)
+
+
+def choose_pictures(recipe: Recipe | None, split: SplitConfig | None) -> tuple[Pictures, str]:
+    """What a command is to measure on, and what to call it: a split, or else the validation split of a recipe.
+
+    Raises:
+        InputError: Neither is given, or the data are missing or damaged.
+    """
+    if split is not None:
+        return open_split(split), split.json
+    if recipe is not None:
+        return open_pictures(recipe.data), f"{recipe.name}, validation split"
+    raise InputError("name the data with --config, or with --images, --panoptic and --json")

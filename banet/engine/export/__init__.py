@@ -1,0 +1,1 @@
+"""Export of the network to graphs, and the runtimes that execute them."""

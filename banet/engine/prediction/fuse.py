@@ -1,0 +1,293 @@
+"""Panoptic results from anybody's detector and anybody's segmenter, picture by picture. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.data.images import list_images, to_rgb_array
+from banet.errors import InputError, shown
+from banet.files.fields import is_number
+from banet.files.names import safe_join
+from banet.files.reading import stream_lists
+from banet.panoptic.categories import VOID, Categories
+from banet.panoptic.coco.annotations import read_categories, read_tables
+from banet.panoptic.coco.classes import coco_categories
+from banet.panoptic.coco.png import read_labels
+from banet.panoptic.coco.rle import decode_segmentation
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.fusion import fuse_panoptic
+from banet.panoptic.occlusion.rules import Procedure, Rule
+from banet.panoptic.validation import MaskCrops
+
+__all__ = ["Fused", "fuse_files"]
+
+_StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What was written.
+
+    Attributes:
+        json: Path of the COCO panoptic JSON; its PNGs lie in the folder `panoptic` beside it.
+        images: How many pictures.
+        instances: How many instances were fused into them.
+        elsewhere: How many instances were left out, since they are of other pictures.
+    """
+
+    json: Path
+    images: int
+    instances: int
+    elsewhere: int
+
+
+@dataclass(frozen=True)
+class _Instance:
+    where: str
+    category_id: int
+    score: float
+    segmentation: Any
+    bbox: tuple[float, float, float, float] | None
+
+
+@dataclass(frozen=True)
+class _Picture:
+    id: int
+    file_name: str
+    size: tuple[int, int] | None  # (H, W), where the JSON told it
+
+
+def fuse_files(
+    instances: _StrPath,
+    semantic: _StrPath,
+    images: _StrPath,
+    out: _StrPath,
+    *,
+    json: _StrPath | None = None,
+    categories: _StrPath | None = None,
+    rule: str | Rule | Procedure = "appearance",
+    score: float = 0.6,
+    nms: float | None = None,
+    top: int = 100,
+    overlap_threshold: float = 0.2,
+    removal_threshold: float = 0.5,
+    stuff_area: int = 4096,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fused:
+    """Fuses the instances of a COCO results JSON with label maps into a COCO panoptic folder.
+
+    The instances stay coded until their picture's turn, and each PNG is written as it comes.
+
+    Args:
+        instances: COCO results: a list of entries with image_id, category_id, score and segmentation (run lengths or
+            polygons), or an object with such `annotations`.
+        semantic: Folder of label maps, one PNG a picture, of the picture's name and size: grey (8 or 16 bits) or
+            palette, holding category ids. 0 and the largest value (255 or 65535) are void, unless a category has it.
+        images: Folder of the pictures.
+        out: Folder for `panoptic.json` and `panoptic/`.
+        json: COCO JSON whose `images` are fused, and whose `categories` are the classes. By default all pictures of the
+            folder, with the number in a picture's name as its id.
+        categories: JSON with the classes: a list with id, name and isthing, or an object with such `categories`. By
+            default those of `json`, or COCO's 133.
+        rule: See `resolve_occlusions`.
+        score: Instances must score above this.
+        nms: IoU above which a box suppresses one of lower score, whatever their classes; None suppresses nothing.
+        top: At most so many instances of a picture, the best.
+        overlap_threshold: See `resolve_occlusions`.
+        removal_threshold: See `resolve_occlusions`.
+        stuff_area: A stuff class with fewer pixels in a picture becomes void.
+        progress: Called with the number of pictures done, and of all.
+
+    Raises:
+        InputError: A file or folder is missing or damaged, an entry is incomplete, a category unknown, sizes differ, or
+            an option is out of range.
+    """
+    shares = {"score": score, "overlap-threshold": overlap_threshold, "removal-threshold": removal_threshold}
+    for name, share in {**shares, **({} if nms is None else {"nms": nms})}.items():
+        if not 0 <= share <= 1:
+            raise InputError(f"--{name}: must lie in 0..1, not {share}")
+    for name, folder in (("semantic", semantic), ("images", images)):
+        if not Path(folder).is_dir():
+            raise InputError(f"--{name}: {folder} is no folder")
+    classes, pictures = _classes_and_pictures(Path(images), json, categories)
+    found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score)
+    if elsewhere and not found:
+        raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
+    target, count = Path(out), 0
+    with CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
+        for done, picture in enumerate(pictures, start=1):
+            path = safe_join(images, picture.file_name)
+            image = to_rgb_array(path)
+            size = (image.shape[0], image.shape[1])
+            if picture.size is not None and picture.size != size:
+                raise InputError(
+                    f"{path}: is {_words(size)}, but {json} says {_words(picture.size)}; correct one of them"
+                )
+            entries = sorted(found.pop(picture.id, []), key=lambda entry: -entry.score)
+            masks, boxes, entries = _decode(entries, size)
+            chosen = (list(range(len(entries))) if nms is None else _suppress(boxes, nms))[:top]
+            count += len(chosen)
+            try:
+                result = fuse_panoptic(
+                    MaskCrops(masks.boxes[chosen], [masks.crops[n] for n in chosen], size),
+                    [entries[n].score for n in chosen],
+                    np.array([entries[n].category_id for n in chosen], dtype=np.int64),
+                    _labels(Path(semantic), picture.file_name, size, classes),
+                    image,
+                    categories=classes,
+                    rule=rule,
+                    stuff_area=stuff_area,
+                    overlap_threshold=overlap_threshold,
+                    removal_threshold=removal_threshold,
+                )
+                writer.add(picture.id, picture.file_name, result)
+            except InputError:
+                raise
+            except ValueError as error:
+                raise InputError(f"{json or images}: image {picture.id}: {error}") from error
+            if progress is not None:
+                progress(done, len(pictures))
+    return Fused(target / "panoptic.json", len(pictures), count, elsewhere)
+
+
+def _classes_and_pictures(
+    images: Path, json: _StrPath | None, categories: _StrPath | None
+) -> tuple[Categories, list[_Picture]]:
+    images_of_json, listed = ({}, []) if json is None else read_tables(json, optional=True)
+    if categories is not None:
+        classes = read_categories(categories)
+    elif listed:
+        classes = Categories.from_coco(listed, str(json))
+    else:
+        classes = coco_categories()
+    if images_of_json:
+        pictures = [_Picture(info.id, info.file_name, (info.height, info.width)) for info in images_of_json.values()]
+    else:
+        pictures = [_Picture(_number(path), path.name, None) for path in list_images([str(images)])]
+    seen: dict[int | str, str] = {}
+    for picture in pictures:
+        name = picture.file_name
+        for what, key in (("id", picture.id), ("name without suffix", str(PurePosixPath(name).with_suffix("")))):
+            if seen.setdefault(key, name) != name:
+                raise InputError(f"{images}: {seen[key]} and {name} have the same {what}, {key}")
+    return classes, pictures
+
+
+def _number(path: Path) -> int:
+    digits = re.findall(r"\d+", path.stem)
+    if not digits:
+        raise InputError(f"{path}: there is no number in its name that could be its id; give --json with 'images'")
+    return int(digits[-1])
+
+
+def _read_instances(
+    file: Path, image_ids: set[int], classes: Categories, score: float
+) -> tuple[dict[int, list[_Instance]], int]:
+    """Instances that score above `score`, by image, and how many are of images that are not asked for."""
+    found: dict[int, list[_Instance]] = {}
+    elsewhere = 0
+    for _, where, entry in stream_lists(file, ("annotations",), bare=True):
+        if not isinstance(entry, dict):
+            raise InputError(f"{where}: must be an object, not {shown(entry)}")
+        image_id, instance = _check_entry(entry, where, classes)
+        if image_id not in image_ids:
+            elsewhere += 1
+        elif instance.score > score:
+            found.setdefault(image_id, []).append(instance)
+        else:
+            found.setdefault(image_id, [])
+    return found, elsewhere
+
+
+def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> tuple[int, _Instance]:
+    for key in ("image_id", "category_id"):
+        if key not in entry:
+            raise InputError(f"{where}.{key}: is missing; give results of a detector")
+        if type(entry[key]) is not int:
+            raise InputError(f"{where}.{key}: must be an integer, not {shown(entry[key])}")
+    category_id = entry["category_id"]
+    if category_id not in classes:
+        raise InputError(f"{where}.category_id: {category_id} is unknown; give the classes with --json or --categories")
+    if not classes.isthing(category_id):
+        raise InputError(f"{where}.category_id: {category_id} is {classes.by_id(category_id).name}, which is no thing")
+    score = entry.get("score")
+    if "score" not in entry:
+        raise InputError(f"{where}.score: is missing; give results of a detector, not annotations")
+    if not is_number(score):
+        raise InputError(f"{where}.score: must be a finite number, not {shown(score)}")
+    if "segmentation" not in entry:
+        raise InputError(f"{where}.segmentation: is missing; give results with masks, not with boxes alone")
+    bbox = entry.get("bbox")
+    if bbox is not None and not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
+        raise InputError(f"{where}.bbox: must be four finite numbers x, y, width, height, not {shown(bbox)}")
+    box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
+    return entry["image_id"], _Instance(where, category_id, float(score), entry["segmentation"], box)
+
+
+def _decode(entries: list[_Instance], size: tuple[int, int]) -> tuple[MaskCrops, NDArray[np.float64], list[_Instance]]:
+    """Masks that are not empty, the detector's boxes (the masks' own where it gave none), and the entries."""
+    crops: list[NDArray[np.bool_]] = []
+    tight: list[list[int]] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    kept: list[_Instance] = []
+    for entry in entries:
+        try:
+            mask = decode_segmentation(entry.segmentation, size)
+        except ValueError as error:
+            raise InputError(f"{entry.where}.segmentation: {error}") from error
+        cut = MaskCrops.from_masks(mask[None])
+        if not cut.crops[0].size:
+            continue
+        x1, y1, x2, y2 = cut.boxes[0].tolist()
+        crops.append(cut.crops[0].copy())
+        tight.append([x1, y1, x2, y2])
+        x, y, width, height = entry.bbox or (x1, y1, x2 - x1, y2 - y1)
+        boxes.append((x, y, x + width, y + height))
+        kept.append(entry)
+    return (
+        MaskCrops(np.array(tight, dtype=np.int64).reshape(-1, 4), crops, size),
+        np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        kept,
+    )
+
+
+def _suppress(boxes: NDArray[np.float64], threshold: float) -> list[int]:
+    """Class-agnostic suppression of boxes in descending order of score: those that stay."""
+    areas = np.prod((boxes[:, 2:] - boxes[:, :2]).clip(min=0), axis=1)
+    left = np.ones(len(boxes), dtype=bool)
+    for n in range(len(boxes)):
+        if left[n]:
+            low, high = np.maximum(boxes[:, :2], boxes[n, :2]), np.minimum(boxes[:, 2:], boxes[n, 2:])
+            shared = np.prod((high - low).clip(min=0), axis=1)
+            over = shared > threshold * (areas + areas[n] - shared)
+            left[n + 1 :] &= ~over[n + 1 :]
+    return [int(n) for n in np.flatnonzero(left)]
+
+
+def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Categories) -> NDArray[np.int32]:
+    path = folder / PurePosixPath(file_name).with_suffix(".png")
+    labels, top = read_labels(path)
+    if labels.shape != size:
+        shape = (labels.shape[0], labels.shape[1])
+        raise InputError(
+            f"{path}: is {_words(shape)}, but the picture is {_words(size)}; resize it by nearest neighbour"
+        )
+    if top not in classes:
+        labels[labels == top] = VOID
+    try:
+        classes.indices_of(labels, str(path))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return labels
+
+
+def _words(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,296 @@
+"""Videos and cameras: frames in, a video with the results drawn over them out, one frame in memory at a time."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from banet.errors import InputError, MissingExtraError
+from banet.files.atomic import atomic_path
+from banet.files.reading import open_file
+from banet.panoptic import PanopticSegmentation
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+__all__ = ["SUFFIXES", "is_video", "load_av", "segment_video"]
+
+SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
+)
+"""File names that count as videos."""
+
+_CAMERA = re.compile(r"camera:(\d{1,3})")
+_QUALITY = {"crf": "18", "preset": "veryfast"}  # of H.264; the network takes far longer than any preset
+_BT709 = 1  # the number of these colours in H.264, for matrix, primaries and transfer
+
+
+def is_video(text: str) -> bool:
+    """Whether an input names a video file (by its ending) or a camera, `camera:0`."""
+    return _CAMERA.fullmatch(text) is not None or Path(text).suffix.lower() in SUFFIXES
+
+
+def segment_video(
+    segment: Callable[[NDArray[np.uint8]], PanopticSegmentation],
+    source: str,
+    path: Path,
+    *,
+    frames: Path | None = None,
+) -> int:
+    """Segments a video frame by frame; writes it anew with the results drawn over it.
+
+    Size, frame rate and the time of each frame are kept; a side of an odd number of pixels gains one, as players of
+    H.264 want even ones. Sound is left out. Ctrl-C ends the video after the frame at work.
+
+    Args:
+        segment: Segments a frame (H, W, 3).
+        source: A video file, or `camera:N` for the N-th camera, which runs until Ctrl-C.
+        path: The .mp4 to write; there once it is whole.
+        frames: A folder to write `000001.png`, `000001.json` and so on to, the id map and records of each frame.
+
+    Returns:
+        How many frames were done.
+
+    Raises:
+        InputError: The video cannot be opened, has no picture, or is damaged; in the last case what could be read is
+            written first. Or the folder for the frames holds some already.
+        MissingExtraError: PyAV is not installed.
+        KeyboardInterrupt: After Ctrl-C in a file; what was done is written.
+    """
+    if frames is not None and any(frames.glob("*.png")):
+        raise InputError(f"{frames}: holds frames already; delete the folder, or choose another with --out")
+    done = 0
+    with ExitStack() as stack:
+        reader = stack.enter_context(_Reader(source))
+        stopped = stack.enter_context(_on_interrupt())
+        bar = stack.enter_context(tqdm(total=reader.total, desc=Path(source).name, unit="frame"))
+        with atomic_path(path) as temporary, ExitStack() as files:
+            writer = None
+            for picture, ticks in reader:
+                result = segment(picture)
+                if writer is None:
+                    writer = files.enter_context(_Writer(temporary, reader))
+                writer.write(np.asarray(result.draw()), ticks)
+                done += 1
+                if frames is not None:
+                    frames.mkdir(parents=True, exist_ok=True)
+                    result.save(frames / f"{done:06d}.png")
+                bar.update()
+                if stopped():
+                    break
+            if not done:
+                raise InputError(f"{source}: no frame of it can be read; play it to see whether it is whole")
+    if stopped() and not reader.live:
+        of = f" of {reader.total}" if reader.total else ""
+        raise KeyboardInterrupt(f"stopped after {done}{of} frames; {path} holds them")
+    if reader.broken and not stopped():  # Ctrl-C may break what the camera waits for
+        raise InputError(f"{source}: cannot be read on ({reader.broken}); {path} holds the first {done} frames")
+    if reader.damaged:
+        raise InputError(f"{source}: is damaged ({reader.damaged} packets); {path} holds the {done} other frames")
+    return done
+
+
+class _Reader:
+    """The frames of a video file or of a camera, upright and in RGB, and their times.
+
+    Args:
+        source: As for `segment_video`.
+
+    Attributes:
+        live: Whether it is a camera.
+        rate: Frames a second, on average.
+        time_base: Seconds a tick.
+        total: How many frames there are, nearly; None where nobody knows.
+        aspect: Width of a pixel over its height, None where it is not said.
+        damaged: Packets that could not be decoded so far.
+        broken: Why it could not be read on; None where it could.
+    """
+
+    def __init__(self, source: str) -> None:
+        camera = _CAMERA.fullmatch(source)
+        self.live = camera is not None
+        self.source = source
+        self.container = _open_camera(source, int(camera[1])) if camera else _open_file(source)
+        if not self.container.streams.video:
+            self.container.close()
+            raise InputError(f"{source}: has no picture; give a video")
+        self.stream: VideoStream = self.container.streams.video[0]
+        self.stream.thread_type = "SLICE"  # threads of a frame each would lose frames next to a damaged one
+        self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
+        self.time_base = self.stream.time_base or 1 / self.rate
+        self.aspect = self.stream.sample_aspect_ratio
+        self.total = None if self.live else self.stream.frames or self._estimate()
+        self.damaged = 0
+        self.broken: str | None = None
+
+    def _estimate(self) -> int | None:
+        if self.stream.duration is not None:
+            return round(self.stream.duration * self.time_base * self.rate)
+        return round(self.container.duration * self.rate / 1_000_000) if self.container.duration else None
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.container.close()
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        """Pictures (H, W, 3), all of the first one's size, and ticks since the first one, ever more."""
+        step = max(1, round(1 / (self.rate * self.time_base)))
+        start, last, size = 0, -1, (0, 0)
+        for frame in self._frames():
+            if last < 0:
+                start, size = frame.pts or 0, (frame.width, frame.height)
+                if self.aspect and round(frame.rotation / 90) % 2:
+                    self.aspect = 1 / self.aspect
+            # Some files tell no times, or let them stand still.
+            ticks = last + step if frame.pts is None else frame.pts - start
+            last = max(ticks, last + 1)
+            picture = frame.reformat(*size, format="rgb24").to_ndarray()
+            yield np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90))), last
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        import av
+
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                yield from next(packets).decode()
+            except StopIteration:
+                return
+            except av.BlockingIOError:  # a camera that has no frame yet
+                time.sleep(0.002)
+                packets = self.container.demux(self.stream)
+            except av.InvalidDataError:
+                self.damaged += 1
+            except av.FFmpegError as error:  # such as a camera that is unplugged
+                self.broken = error.strerror
+                return
+
+
+def _open_file(source: str) -> InputContainer:
+    av = load_av()
+    open_file(source).close()
+    try:
+        container: InputContainer = av.open(source)
+    except av.FFmpegError as error:
+        raise InputError(f"{source}: is not a video, or is damaged ({error.strerror}); give another file") from error
+    return container
+
+
+def _open_camera(source: str, number: int) -> InputContainer:
+    """Cameras have other names on each system."""
+    av = load_av()
+    options: dict[str, str] = {}
+    name, driver = f"/dev/video{number}", "v4l2"
+    if sys.platform == "darwin":
+        name, driver, options = f"{number}:none", "avfoundation", {"framerate": "30"}
+    elif sys.platform == "win32":
+        if not hasattr(av, "enumerate_input_devices"):
+            raise InputError(f"{source}: this PyAV cannot list cameras; pip install --upgrade av")
+        devices = [d for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
+        if number >= len(devices):
+            raise InputError(f"{source}: there is no such camera; {len(devices)} are connected")
+        name, driver = f"video={devices[number].name}", "dshow"
+    try:
+        container: InputContainer = av.open(name, format=driver, options=options)
+    except (av.FFmpegError, ValueError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise InputError(f"{source}: cannot be opened ({name}: {what}); see that it is connected and free") from error
+    return container
+
+
+def load_av() -> Any:
+    """PyAV.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import av
+    except ImportError:
+        raise MissingExtraError("PyAV", "video") from None
+    return av
+
+
+class _Writer:
+    """An .mp4 of H.264.
+
+    Args:
+        path: The file.
+        reader: What the frames come from; its rate, ticks and shape of pixels are kept.
+    """
+
+    def __init__(self, path: Path, reader: _Reader) -> None:
+        self.container = load_av().open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        self.reader = reader
+        self.stream: VideoStream | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
+        """Adds a picture (H, W, 3) at a time."""
+        import av
+
+        height, width = picture.shape[:2]
+        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self.stream is None:
+            self.stream = self._start(picture.shape[1], picture.shape[0])
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts, frame.time_base = ticks, self.reader.time_base
+        self.container.mux(self.stream.encode(frame))
+
+    def _start(self, width: int, height: int) -> VideoStream:
+        stream: VideoStream = self.container.add_stream("libx264", rate=self.reader.rate, options=_QUALITY)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = self.reader.time_base
+        if self.reader.aspect:
+            stream.codec_context.sample_aspect_ratio = self.reader.aspect
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = 1  # 16 .. 235
+        return stream
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if self.stream is not None and kind is None:
+                self.container.mux(self.stream.encode(None))
+        finally:
+            self.container.close()
+
+
+@contextmanager
+def _on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Tells whether Ctrl-C was pressed, in place of stopping right there; at the second time it does stop."""
+    pressed = 0
+
+    def handle(*_: object) -> None:
+        nonlocal pressed
+        pressed += 1
+        if pressed > 1:
+            raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # only the main thread may
+        yield lambda: False
+        return
+    try:
+        yield lambda: pressed > 0
+    finally:
+        signal.signal(signal.SIGINT, before)

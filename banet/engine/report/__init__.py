@@ -1,0 +1,1 @@
+"""HTML gallery and demonstration."""

@@ -1,0 +1,297 @@
+"""A gallery of results: one HTML file that needs no network, to sort, to filter and to look into."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.files.atomic import atomic_path
+from banet.modeling.instances import Instances
+from banet.panoptic import PanopticQuality, PanopticSegmentation
+from banet.panoptic.categories import Categories
+from banet.panoptic.drawing.overlay import picture_array, place_map, segment_colors
+from banet.panoptic.id_maps import runs
+from banet.panoptic.metrics.quality import Match
+from banet.panoptic.occlusion.overlap_report import Disputes, find_disputes
+
+__all__ = ["Gallery", "write_gallery"]
+
+TEMPLATE = Path(__file__).with_name("gallery.html")
+LARGEST = 1024  # pixels of a side; larger pictures are shown smaller
+
+# What the page says of a segment that was compared with the truth.
+_RIGHT, _WRONG, _EXCUSED = range(3)
+
+
+@contextmanager
+def write_gallery(
+    path: Path, title: str, categories: Categories, *, note: str = "", changed: str = ""
+) -> Iterator[Gallery]:
+    """Writes the page, picture by picture; of those that are written only some figures are kept in memory.
+
+    The page holds each picture once, as JPEG, and id maps beside it; the browser paints. The file appears when the
+    block ends, and only if no error left it.
+
+    Args:
+        path: The HTML file, in a folder that exists.
+        title: Its headline.
+        categories: The classes of all results; they also give the colours.
+        note: A paragraph below the headline.
+        changed: What `Gallery.add` marks in pictures, such as "where they differ".
+
+    Raises:
+        InputError: The folder does not exist.
+    """
+    head, tail = TEMPLATE.read_text(encoding="utf-8").split("<!-- pictures -->")
+    # Names of files need not be text; what is not becomes an escape that JSON knows.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
+        file.write(head.replace("{title}", html.escape(title)))
+        gallery = Gallery(file, categories)
+        yield gallery
+        file.write(tail.replace("{index}", _json({"note": note, "changed": changed, **gallery.summary()})))
+
+
+class Gallery:
+    """Takes in what is shown on the page that `write_gallery` writes.
+
+    Args:
+        file: Gets one script element a picture.
+        categories: The classes of all results.
+
+    Attributes:
+        quality: By title of result, its PQ over all pictures that have truth.
+    """
+
+    def __init__(self, file: TextIO, categories: Categories) -> None:
+        self.categories = categories
+        self.quality: dict[str, PanopticQuality] = {}
+        self._file = file
+        self._index: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        name: str,
+        image: Any,
+        results: Mapping[str, PanopticSegmentation],
+        *,
+        truth: PanopticSegmentation | None = None,
+        instances: Instances | None = None,
+        changed: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Put a picture in.
+
+        Args:
+            name: What to call it.
+            image: PIL image or array (H, W, 3) or (H, W), 0..255.
+            results: One or more results by title. Sorting goes by the first one.
+            truth: To compare them with.
+            instances: Those that the results were fused from; without them the page does not know who hides whom.
+            changed: (H, W), pixels to mark; see `write_gallery`.
+
+        Raises:
+            ValueError: Sizes differ, or instances are not those of a result.
+        """
+        pixels = picture_array(image)
+        if not results or any(pixels.shape[:2] != result.ids.shape for result in results.values()):
+            raise ValueError("give one result at least, each of the size of the picture")
+        views, compared = [], []
+        for title, result in results.items():
+            match, disputes = None, None
+            if truth is not None:
+                match = self.quality.setdefault(title, PanopticQuality(self.categories)).update(result, truth)
+            if instances is not None:
+                disputes = find_disputes(result, instances.masks, instances.scores, instances.labels)
+            verdicts = None if match is None else _verdicts(match)[0]
+            views.append(self._view(title, result, verdicts, disputes, instances))
+            compared.append((result, match, disputes))
+        main, match, disputes = compared[0]
+        score = None
+        if truth is not None and match is not None:
+            views.append(self._view("truth", truth, _verdicts(match)[1], truth=True))
+            alone = PanopticQuality(self.categories)
+            alone.add(match)
+            score = alone.compute()
+        block = {
+            "size": [main.width, main.height],
+            "jpeg": _jpeg(pixels),
+            "views": views,
+            "changed": None if changed is None else _packed(_shrunk(changed)),
+        }
+        self._file.write(f'<script type="application/json" class="picture">{_json(block)}</script>\n')
+        self._index.append(
+            {
+                "name": name,
+                "pq": None if score is None else _number(score["All"]["pq"]),
+                "things": sum(segment.isthing for segment in main.segments),
+                "disputed": None if disputes is None else disputes.pixels,
+                "changed": None if changed is None else int(changed.sum()),
+                "classes": self._classes(main, truth, score),
+            }
+        )
+
+    def _view(
+        self,
+        title: str,
+        result: PanopticSegmentation,
+        verdicts: Sequence[list[Any]] | None,
+        disputes: Disputes | None = None,
+        instances: Instances | None = None,
+        truth: bool = False,
+    ) -> dict[str, Any]:
+        """What the page knows of one result: an id map of positions in the list of segments, and the segments."""
+        segments: list[dict[str, Any]] = [
+            {
+                "class": self.categories.index(segment.category_id),
+                "score": segment.score,
+                "area": segment.area,
+                "crowd": segment.iscrowd,
+            }
+            for segment in result.segments
+        ]
+        colors = segment_colors(replace(result, categories=self.categories))
+        for index, segment in enumerate(segments):
+            segment["color"] = colors[index].tolist()
+            segment["verdict"] = None if verdicts is None else verdicts[index]
+        view = {
+            "title": title,
+            "truth": truth,
+            "map": _packed(place_map(_shrunk(result.ids), result.segments)),
+            "segments": segments,
+        }
+        if disputes is not None and instances is not None:
+            place = {segment.id: index for index, segment in enumerate(result.segments)}
+            lost = np.flatnonzero(disputes.segments == 0)  # counted on behind the segments
+            place_of = dict(zip(lost.tolist(), range(len(segments), len(segments) + len(lost)), strict=True))
+            place_of |= {n: place[int(s)] for n, s in enumerate(disputes.segments) if s}
+            for segment_id, hidden in disputes.hidden.items():
+                segments[place[segment_id]]["hides"] = [[place_of[n], pixels] for n, pixels in hidden.items()]
+            view["lost"] = [
+                {
+                    "class": self.categories.index(int(instances.labels[n])),
+                    "score": float(instances.scores[n]),
+                    "area": int(instances.masks.crops[n].sum()),
+                }
+                for n in lost.tolist()
+            ]
+            view["claims"] = _packed(_shrunk(disputes.claims))
+            view["claimants"] = [[place[s] for s in some] for some in disputes.claimants]
+        return view
+
+    def _classes(
+        self, result: PanopticSegmentation, truth: PanopticSegmentation | None, score: Mapping[str, Any] | None
+    ) -> dict[int, dict[str, Any]]:
+        """By class index: segments and pixels of the result, segments of the truth, and PQ of this picture."""
+        classes: dict[int, dict[str, Any]] = {}
+        for side, segments in (("found", result.segments), ("true", [] if truth is None else truth.segments)):
+            for segment in segments:
+                row = classes.setdefault(self.categories.index(segment.category_id), {"found": 0, "true": 0, "area": 0})
+                row[side] += 1
+                row["area"] += segment.area if side == "found" else 0
+        if score is not None:
+            for index, row in classes.items():
+                row["pq"] = _number(score["per_class"][self.categories[index].id]["pq"])
+        return classes
+
+    def summary(self) -> dict[str, Any]:
+        """What the page knows of all pictures without looking into one."""
+        scores = {title: quality.compute() for title, quality in self.quality.items()}
+        groups = ("All", "Things", "Stuff")
+        first = next(iter(scores.values()), None)
+        return {
+            "categories": [
+                {"name": c.name, "isthing": c.isthing, "color": list(c.color), **_row(first, c.id)}
+                for c in self.categories
+            ],
+            "scores": {
+                title: {g: {key: _number(score[g][key]) for key in ("pq", "sq", "rq")} for g in groups}
+                for title, score in scores.items()
+            },
+            "pictures": self._index,
+        }
+
+
+def _row(score: Mapping[str, Any] | None, category_id: int) -> dict[str, Any]:
+    """PQ of a class and what it is made of, where there is truth."""
+    if score is None:
+        return {}
+    row = score["per_class"][category_id]
+    return {key: _number(row[key]) for key in ("pq", "sq", "rq", "tp", "fp", "fn")}
+
+
+def _verdicts(match: Match) -> tuple[list[list[Any]], list[list[Any]]]:
+    """What became of each segment of the result and of the truth.
+
+    Each is [right, IoU], or [wrong, index of the class that the other side has there, or None], or [excused].
+    """
+    ours: list[list[Any]] = [[_EXCUSED] for _ in match.prediction_classes]
+    theirs: list[list[Any]] = [[_EXCUSED] for _ in match.truth_classes]
+    for k in match.false_alarms.tolist():
+        ours[k] = [_WRONG, None]
+    for k in match.misses.tolist():
+        theirs[k] = [_WRONG, None]
+    for t, p in match.regions.tolist():
+        if ours[p][0] == _WRONG and theirs[t][0] == _WRONG:
+            ours[p][1], theirs[t][1] = int(match.truth_classes[t]), int(match.prediction_classes[p])
+    for t, p, iou in zip(match.truth.tolist(), match.prediction.tolist(), match.iou.tolist(), strict=True):
+        ours[p] = theirs[t] = [_RIGHT, round(iou, 4)]
+    return ours, theirs
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width at which a picture of this shape is shown."""
+    scale = min(1.0, LARGEST / max(shape[:2]))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _shrunk(values: NDArray[Any]) -> NDArray[Any]:
+    """A map (H, W) at the size at which it is shown; every value is one of the map's."""
+    height, width = _size(values.shape)
+    if (height, width) == values.shape:
+        return values
+    rows = (2 * np.arange(height) + 1) * values.shape[0] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * values.shape[1] // (2 * width)
+    small: NDArray[Any] = values[rows[:, None], columns]
+    return small
+
+
+def _packed(values: NDArray[Any]) -> str:
+    """A map as text: values and lengths of its runs in reading order, 32 bits each, deflated, in base 64."""
+    starts, lengths = runs(values)
+    both = np.concatenate([values.reshape(-1)[starts].astype("<u4"), lengths.astype("<u4")])
+    return base64.b64encode(zlib.compress(both.tobytes(), 9)).decode()
+
+
+def _jpeg(image: NDArray[np.uint8]) -> str:
+    height, width = _size(image.shape)
+    picture = Image.fromarray(image)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85, optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand inside a script element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.replace("<", "\\u003c")
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

@@ -1,0 +1,281 @@
+"""`banet analyze`: what perfect boxes, classes, overlap order or segmentation would be worth (Table 4 of the paper).
+
+Whatever rule is saved with the weights, every row fuses by the paper's, as Table 4 is about the network with OH.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from banet.engine.device import pick_device
+from banet.engine.evaluation.evaluate import check_categories
+from banet.engine.evaluation.evaluation_data import Picture, Pictures, choose_pictures
+from banet.engine.recipe import Recipe, SplitConfig
+from banet.engine.studies.figure import Figure
+from banet.errors import InputError
+from banet.files.atomic import write_json
+from banet.modeling.banet import BANet, Output
+from banet.modeling.instance_head import Candidates
+from banet.modeling.readout import Readout, network_input, read_out
+from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
+from banet.panoptic.metrics.quality import to_json
+from banet.panoptic.occlusion.rules import Rule, gt_order_rule, match_boxes
+
+__all__ = ["ROWS", "Oracle", "analyze", "analyze_command", "ceiling"]
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What is taken from the truth.
+
+    Attributes:
+        boxes: Ground-truth boxes stand in for the proposals; they are neither regressed nor suppressed. Class and score
+            come from the box head, and the score threshold still applies (our choice).
+        classes: Instance class assignment: each instance takes the class of its box, with score 1. Without true boxes,
+            instances that overlap a true box by at least 0.5 take that one's class (our choice).
+        order: Where both objects of an occluded pair are matched to the truth, the winner is the one whose segment owns
+            more of the overlap; all other pairs go by the paper's rule.
+        segmentation: The truth's classes stand in for the argmax of the semantic logits.
+    """
+
+    boxes: bool = False
+    classes: bool = False
+    order: bool = False
+    segmentation: bool = False
+
+
+ROWS: Mapping[str, tuple[Oracle, tuple[float, float, float] | None]] = {
+    "none": (Oracle(), (43.0, 50.5, 31.8)),
+    "GT Occ": (Oracle(order=True), (44.6, 53.2, 31.8)),
+    "GT ICA": (Oracle(classes=True), None),
+    "GT Box": (Oracle(boxes=True), (47.1, 56.6, 32.8)),
+    "GT Box + Occ": (Oracle(boxes=True, order=True), None),
+    "GT Box + ICA": (Oracle(boxes=True, classes=True), (58.4, 74.8, 33.5)),
+    "GT Box + ICA + Occ": (Oracle(boxes=True, classes=True, order=True), (59.3, 76.3, 33.5)),
+    "GT Seg": (Oracle(segmentation=True), (60.8, 50.5, 76.4)),
+}
+"""Rows, and the paper's PQ, PQ^Th and PQ^St for them on COCO (R50 + DFM + OH)."""
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """The things of a picture that are no crowd: segment ids (N,), category ids (N,) and boxes (N, 4), x1 y1 x2 y2."""
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, truth: PanopticSegmentation) -> _Truth:
+        things = [s for s in truth.segments if s.isthing and not s.iscrowd]
+        xywh = np.array([s.bbox for s in things], dtype=np.float64).reshape(-1, 4)
+        boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        ids = np.array([s.id for s in things], dtype=np.int64)
+        return cls(ids, np.array([s.category_id for s in things], dtype=np.int64), boxes)
+
+
+def analyze(
+    model: BANet, pictures: Pictures, *, limit: int | None = None, source: str = "data"
+) -> dict[str, dict[str, Any]]:
+    """PQ of a model under each row of Table 4.
+
+    Args:
+        model: In evaluation mode, on its device.
+        pictures: With truth, of the same classes.
+        limit: Only the first so many pictures.
+        source: Names the data in errors.
+
+    Returns:
+        What `PanopticQuality.compute` gives by row, and under `ceiling` for a perfect network under the model's limits.
+    """
+    check_categories(model, pictures.categories, source)
+    qualities = {name: PanopticQuality(model.categories) for name in [*ROWS, "ceiling"]}
+    count = len(pictures) if limit is None else min(limit, len(pictures))
+    for index in tqdm(range(count), desc="analyze", unit="image"):
+        picture = pictures[index]
+        for name, result in _results(model, picture).items():
+            qualities[name].update(result, picture.truth)
+        qualities["ceiling"].update(ceiling(model, picture), picture.truth)
+    return {name: quality.compute() for name, quality in qualities.items()}
+
+
+@torch.inference_mode()
+def _results(model: BANet, picture: Picture) -> dict[str, PanopticSegmentation]:
+    """The result of each row for one picture; the network runs once, its heads once for each set of instances."""
+    truth = _Truth.of(picture.truth)
+    output = model([network_input(model, picture.image)])
+    chosen: dict[tuple[bool, bool], Readout] = {}
+    results = {}
+    for name, (oracle, _) in ROWS.items():
+        key = (oracle.boxes, oracle.classes)
+        if key not in chosen:
+            changed = _choose(model, output, truth, oracle, picture.image.shape[:2])
+            chosen[key] = read_out(model, changed, 0, picture.image)
+        results[name] = _fuse(model, chosen[key], picture.truth, oracle)
+    return results
+
+
+def _fuse(model: BANet, readout: Readout, truth: PanopticSegmentation, oracle: Oracle) -> PanopticSegmentation:
+    """The result of one picture, with the order and the segmentation of an oracle; its instances are chosen already."""
+    if oracle.segmentation:
+        readout = replace(readout, semantic=truth.semantic.astype(np.int64))
+    rule: Rule | str = "appearance"
+    if oracle.order:
+        true_things = _Truth.of(truth)
+        rows = match_boxes(readout.instances.boxes, true_things.boxes)
+        rule = gt_order_rule(truth.ids, np.append(true_things.ids, 0)[rows])
+    return readout.fuse(model.categories, model.inference, rule=rule)
+
+
+def _choose(model: BANet, output: Output, truth: _Truth, oracle: Oracle, size: tuple[int, ...]) -> Output:
+    """The network's output with the instances of an oracle."""
+    if not (oracle.boxes or oracle.classes):
+        return output
+    height, width = output.sizes[0]
+    scale = np.array([width / size[1], height / size[0]] * 2)
+    true_boxes = torch.as_tensor(truth.boxes * scale, dtype=torch.float32, device=model.device)
+    true_labels = torch.as_tensor([model.categories.index(int(i)) for i in truth.labels], dtype=torch.int64)
+    true_labels = true_labels.to(model.device)
+    if oracle.boxes:
+        boxes = true_boxes
+        candidates = model.box_head.candidates(output.rois.box([boxes]), [boxes], output.sizes)[0]
+        scores, labels = _best(candidates)
+        if oracle.classes:
+            scores, labels = torch.ones_like(scores), true_labels
+        else:
+            keep = scores > model.inference.score
+            boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+    else:
+        found = output.detections[0]
+        rows = torch.as_tensor(match_boxes(found.boxes.cpu(), true_boxes.cpu()), device=model.device)
+        boxes, matched = found.boxes, rows >= 0
+        scores, labels = found.scores.clone(), found.labels.clone()
+        scores[matched], labels[matched] = 1.0, true_labels[rows[matched]]
+    return model.with_instances(output, [boxes], [scores], [labels])
+
+
+def _best(candidates: Candidates) -> tuple[Tensor, Tensor]:
+    if candidates.scores.shape[1] == 0:
+        return candidates.scores.sum(1), torch.zeros(len(candidates.scores), dtype=torch.int64)
+    best = candidates.scores.max(1)
+    return best.values, best.indices
+
+
+def ceiling(model: BANet, picture: Picture) -> PanopticSegmentation:
+    """What a perfect network would give under the model's limits: stuff too small and instances too many are lost.
+
+    Its instances have the truth's masks and classes and equal scores; its semantic map is the truth. Box suppression
+    acts on the truth's boxes, the first of two by area staying.
+    """
+    from torchvision.ops import nms
+
+    limits, truth = model.inference, _Truth.of(picture.truth)
+    masks = [picture.truth.ids == identity for identity in truth.ids]
+    areas = torch.tensor([float(mask.sum()) for mask in masks])
+    keep = nms(torch.as_tensor(truth.boxes, dtype=torch.float32), areas, limits.nms)[: limits.instances].numpy()
+    height, width = picture.truth.ids.shape
+    whole = np.tile(np.array([0, 0, width, height]), (len(keep), 1)).reshape(-1, 4)
+    return fuse_panoptic(
+        MaskCrops(whole, [masks[k] for k in keep], (height, width)),
+        np.ones(len(keep)),
+        truth.labels[keep],
+        picture.truth.semantic,
+        picture.image,
+        categories=model.categories,
+        stuff_area=limits.stuff_area,
+    )
+
+
+def format_rows(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table in per cent: PQ, PQ^Th and PQ^St, what each row is worth over `none`, and the paper's COCO figures."""
+
+    def figures(values: Sequence[float] | None, sign: str = "") -> str:
+        texts = ("-" if math.isnan(v) else f"{round(v, 1) + 0.0:{sign}.1f}" for v in values or [math.nan] * 3)
+        return "".join(f"{text:>8}" for text in texts)
+
+    def ours(name: str) -> list[float]:
+        return [100 * results[name][subset]["pq"] for subset in ("All", "Things", "Stuff")]
+
+    columns = f"{'PQ':>8}{'PQ^Th':>8}{'PQ^St':>8}"
+    lines = [f"{'':<20}{'':>24}{'worth':>24}{'the paper, on COCO':>24}", f"{'':<20}{columns * 3}"]
+    for name in results:
+        gains = [value - plain for value, plain in zip(ours(name), ours("none"), strict=True)]
+        paper = ROWS[name][1] if name in ROWS else None
+        worth = figures(None if name == "none" else gains, "+")
+        lines.append(f"{name:<20}{figures(ours(name))}{worth}{figures(paper)}")
+    return "\n".join(lines)
+
+
+def _baseline_of(weights: str) -> str:
+    """The baseline of the same seed in the study of `banet ablate` that weights belong to.
+
+    Raises:
+        InputError: They belong to none.
+    """
+    run = Path(weights).parent if Path(weights).is_file() else Path(weights)
+    sibling = run.parent.parent / "baseline" / run.name
+    if not (sibling / "model.safetensors").is_file():
+        raise InputError("--figure: name the weights of its second column with --baseline WEIGHTS")
+    return str(sibling)
+
+
+def analyze_command(
+    weights: str,
+    *,
+    recipe: Recipe | None,
+    split: SplitConfig | None,
+    out: Path | None,
+    limit: int | None,
+    device: str,
+    figure: Path | None = None,
+    baseline: str | None = None,
+    shown: int = 4,
+    picture_ids: Sequence[int] = (),
+) -> dict[str, dict[str, Any]]:
+    """`banet analyze`: load, measure every row, print the table, and draw the figure where one is asked for.
+
+    Args:
+        weights: Of the network with all parts.
+        recipe: Its validation split is measured on, unless `split` is given.
+        split: In place of a recipe.
+        out: Folder for `analysis.json`.
+        limit: Only the first so many pictures.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        figure: PNG of the paper's Fig. 6.
+        baseline: Weights of its second column; None for the baseline of the study that `weights` belong to.
+        shown: How many pictures `Figure.choose` is to find for it.
+        picture_ids: These pictures instead.
+
+    Raises:
+        InputError: Weights or data cannot be read, or do not fit each other.
+    """
+    target = pick_device(device)
+    pictures, source = choose_pictures(recipe, split)
+    model = BANet.from_pretrained(weights, device=target)
+    drawing = None
+    if figure is not None:  # before the long part, as there may be something wrong with it
+        if figure.suffix.lower() != ".png":
+            raise InputError(f"--figure {figure}: give the name of a .png file")
+        plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)
+        drawing = Figure(plain, model, pictures, source)
+        drawing.find(picture_ids)
+    print(f"{weights} on {len(pictures)} images ({source}), {target.type}")
+    results = analyze(model, pictures, limit=limit, source=source)
+    print(format_rows(results))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "analysis.json", {name: to_json(result) for name, result in results.items()})
+    if figure is not None and drawing is not None:
+        drawing.save(figure, count=shown, ids=picture_ids, limit=limit)
+        print(f"written: {figure}")
+    return results

@@ -1,0 +1,136 @@
+"""Samples by recipe, in an order that is a function of the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from banet.data.coco_panoptic import CocoPanoptic
+from banet.data.copy_paste import CopyPaste
+from banet.data.samples import Sample
+from banet.data.scenes.generate import Scenes
+from banet.data.transforms import train_transform
+from banet.engine.recipe import DataConfig
+from banet.errors import InputError
+from banet.panoptic.categories import Categories
+
+__all__ = ["DrawSampler", "Draws", "Forwarding", "PanopticDataset", "raise_if_bad", "training_set"]
+
+TRAIN_SCENES_SEED = 1
+
+
+class PanopticDataset(Protocol):
+    """A map-style data set of samples with the categories that number them."""
+
+    categories: Categories
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def training_set(data: DataConfig) -> PanopticDataset:
+    """The samples to learn from.
+
+    Raises:
+        InputError: The data set is missing, damaged or empty.
+    """
+    transform = train_transform(
+        data.shorter,
+        data.longer,
+        scale=data.scale,
+        flip=data.flip,
+        flip_vertical=data.flip_vertical,
+        crop=data.crop,
+        crop_size=data.crop_size,
+        color_jitter=data.color_jitter,
+    )
+    dataset: Scenes | CocoPanoptic
+    if data.kind == "scenes":
+        size = (data.scene_size, data.scene_size)
+        dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, size, transform=transform)
+    else:
+        root, split = Path(data.root), data.train
+        dataset = CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform=transform)
+    return CopyPaste(dataset, data.copy_paste) if data.copy_paste else dataset
+
+
+class Draws(Dataset[Sample]):
+    """An endless sequence of samples: draw n is a function of the seed and n, in whatever process it is made.
+
+    Each epoch is a permutation of the data set; augmentation draws from a generator seeded by n.
+
+    Args:
+        dataset: What to draw from.
+        seed: Of order and augmentation.
+    """
+
+    def __init__(self, dataset: PanopticDataset, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
+
+    def index(self, draw: int) -> int:
+        """Row of the data set that draw `draw` takes."""
+        epoch, position = divmod(draw, len(self.dataset))
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        return int(self._order[1][position])
+
+    def __getitem__(self, draw: int) -> Sample:
+        """Sample of draw `draw`, any number from 0 up."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, draw]).generate_state(1, np.uint64)[0]))
+            return self.dataset[self.index(draw)]
+
+
+class Forwarding(Dataset[Any]):
+    """Gives an `InputError` as an item instead of raising it, so that it leaves a worker process as it is.
+
+    torch's `DataLoader` would wrap it into a traceback. `raise_if_bad` raises it where the batch arrives.
+
+    Args:
+        dataset: What to read from.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        """The item, or the error."""
+        try:
+            return self.dataset[index]
+        except InputError as error:
+            return error
+
+
+def raise_if_bad(batch: list[Any]) -> None:
+    """Raise the first error among the items that `Forwarding` gave."""
+    for item in batch:
+        if isinstance(item, InputError):
+            raise item
+
+
+class DrawSampler(Sampler[int]):
+    """Numbers of the draws of one process, from a step on, without end.
+
+    It has no length on purpose: a run ends by its number of iterations.
+
+    Args:
+        start: The first draw; a run that goes on after step s starts at s times the batch.
+        rank: Number of this process.
+        world: Number of processes.
+    """
+
+    def __init__(self, start: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.start, self.rank, self.world = start, rank, world
+
+    def __iter__(self) -> Iterator[int]:
+        draw = self.start + self.rank
+        while True:
+            yield draw
+            draw += self.world

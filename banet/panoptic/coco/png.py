@@ -1,0 +1,125 @@
+"""COCO panoptic PNGs: id maps with id = R + 256 G + 65536 B, 0 = void; and label maps."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.errors import InputError
+from banet.files.atomic import atomic_path
+from banet.files.reading import MAX_PIXELS, open_file
+from banet.panoptic.id_maps import ids_to_rgb
+from banet.types import StrPath
+
+__all__ = ["read_ids", "read_labels", "write_ids"]
+
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+_ROWS = 256  # of an id map that are coded at a time: bounds the memory
+
+
+def read_ids(path: StrPath) -> NDArray[np.int32]:
+    """Reads the id map of a COCO panoptic PNG.
+
+    Args:
+        path: an RGB PNG of 8 bits a channel; an alpha channel is ignored.
+
+    Returns:
+        (H, W) int32, 0 = void.
+
+    Raises:
+        InputError: missing, a folder, empty, truncated, no PNG, or one whose pixels are no ids (grey, palette, 16-bit).
+    """
+    return _read_png(Path(path), _ids_fault, _decode)
+
+
+def read_labels(path: StrPath) -> tuple[NDArray[np.int32], int]:
+    """Reads a PNG label map: a category id a pixel.
+
+    Args:
+        path: a grey PNG of 8 or 16 bits, or a palette PNG, whose indices count and whose colours do not.
+
+    Returns:
+        (H, W) int32, and the largest value that such a file can hold.
+
+    Raises:
+        InputError: missing, a folder, empty, truncated, no PNG, or one of colours.
+    """
+    return _read_png(Path(path), _labels_fault, _decode_labels)
+
+
+def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
+    """Writes an id map as a COCO panoptic PNG, at once or not at all.
+
+    Args:
+        path: file to write.
+        ids: (H, W) integers, 0 .. 2^24-1.
+
+    Raises:
+        InputError: see `atomic_path`.
+        TypeError, ValueError: see `ids_to_rgb`; also ValueError when `ids` is not (H, W) or has no pixel.
+    """
+    array = np.asarray(ids)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"ids must have shape (H, W) and at least one pixel, not {array.shape}")
+    picture = Image.new("RGB", (array.shape[1], array.shape[0]))
+    for top in range(0, array.shape[0], _ROWS):
+        picture.paste(Image.fromarray(ids_to_rgb(array[top : top + _ROWS])), (0, top))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+_T = TypeVar("_T")
+
+
+def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Callable[[Image.Image], _T]) -> _T:
+    """Reads a PNG whose pixels stand for numbers; `fault` says of bit depth and colour type what is wrong with them."""
+    with open_file(file) as stream:
+        head = stream.read(26)
+        if head[:8] != _PNG_SIGNATURE:
+            raise InputError(f"{file}: is no PNG; id and label maps must be PNG, since other formats change the ids")
+        if len(head) < 26:
+            raise InputError(f"{file}: is truncated; write it again")
+        wrong = fault(head[24], head[25])
+        if wrong:
+            kind = _COLOR_TYPES.get(head[25], f"colour type {head[25]}")
+            raise InputError(f"{file}: is a {head[24]}-bit {kind} PNG; {wrong}")
+        width, height = struct.unpack(">II", head[16:24])
+        if width * height > MAX_PIXELS:
+            raise InputError(f"{file}: has too many pixels ({width} x {height}; the limit is {MAX_PIXELS}); cut it up")
+        stream.seek(0)
+        try:
+            with Image.open(stream, formats=["PNG"]) as picture:
+                return decode(picture)
+        except Exception as error:  # a decoder may raise anything on bad data
+            raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
+
+
+def _ids_fault(depth: int, color_type: int) -> str | None:
+    if depth == 8 and color_type in (2, 6):
+        return None
+    return "ids are coded as 8-bit RGB (id = R + 256 G + 65536 B)"
+
+
+def _labels_fault(depth: int, color_type: int) -> str | None:
+    if color_type == 3 or (color_type == 0 and depth in (8, 16)):
+        return None
+    return "label maps are grey, of 8 or 16 bits, or have a palette, and hold category ids"
+
+
+def _decode_labels(picture: Image.Image) -> tuple[NDArray[np.int32], int]:
+    return np.asarray(picture).astype(np.int32), 65535 if picture.mode.startswith("I") else 255
+
+
+def _decode(picture: Image.Image) -> NDArray[np.int32]:
+    # Pillow keeps RGB in four bytes a pixel, the last one padding: handing those out spares the shuffle.
+    pixels = picture.tobytes("raw", "RGBX" if picture.mode == "RGB" else "RGBA")
+    packed = np.frombuffer(pixels, dtype="<u4").reshape(picture.height, picture.width)
+    return (packed & 0xFFFFFF).view(np.int32)

@@ -1,0 +1,111 @@
+"""Results as a COCO panoptic data set: each PNG as it comes, the JSON at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+from banet.errors import InputError
+from banet.files.atomic import write_json
+from banet.files.names import safe_join
+from banet.panoptic.categories import Categories, Category
+from banet.panoptic.coco.png import write_ids
+from banet.panoptic.segmentation import PanopticSegmentation
+from banet.types import StrPath
+
+__all__ = ["CocoPanopticWriter"]
+
+
+class CocoPanopticWriter:
+    """Writes results as COCO panoptic: each PNG as it comes, the JSON at the end.
+
+    A context manager. Where the body fails, no JSON is written, and an older one stays as it was.
+
+    Args:
+        dir_png: folder for the PNGs, made where missing.
+        json_path: the JSON; its folder is made where missing.
+        categories: the classes of all results.
+
+    Raises:
+        InputError: a folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        dir_png: StrPath,
+        json_path: StrPath,
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+    ) -> None:
+        self._dir = Path(dir_png)
+        self._json = Path(json_path)
+        self._categories = Categories.of(categories)
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._ids: set[int] = set()
+        self._names: set[str] = set()
+        for folder in (self._dir, self._json.parent):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+
+    def add(
+        self,
+        image_id: int,
+        file_name: str,
+        result: PanopticSegmentation,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> Path:
+        """Writes the PNG of one image and remembers its records.
+
+        Args:
+            image_id: id of the image.
+            file_name: name of the picture; the PNG gets the same one, ending in .png.
+            result: what was found in it.
+            width: where given, the result must be that wide.
+            height: where given, the result must be that high.
+
+        Returns:
+            Path of the PNG.
+
+        Raises:
+            ValueError: the image or its PNG was written already, size or classes differ, map and records disagree, or
+                the file name leads out of the folder.
+        """
+        if width not in (None, result.width) or height not in (None, result.height):
+            raise ValueError(f"{file_name}: the result is {result.width}x{result.height}, not {width}x{height}")
+        if result.categories != self._categories:
+            raise ValueError(f"{file_name}: the result's categories are not the writer's")
+        name = str(PurePosixPath(file_name).with_suffix(".png")) if file_name else file_name
+        path = safe_join(self._dir, name, f"image {image_id}: file_name")
+        if image_id in self._ids:
+            raise ValueError(f"{file_name}: image id {image_id} was written already; ids must be unique")
+        if name in self._names:
+            raise ValueError(f"{file_name}: {name} was written already for another image; names must be unique")
+        result.check(file_name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_ids(path, result.ids)
+        self._ids.add(image_id)
+        self._names.add(name)
+        self._images.append({"id": image_id, "file_name": file_name, "width": result.width, "height": result.height})
+        self._annotations.append(result.to_coco(image_id, name))
+        return path
+
+    def close(self) -> None:
+        """Writes the JSON."""
+        write_json(
+            self._json,
+            {"images": self._images, "annotations": self._annotations, "categories": self._categories.to_coco()},
+        )
+
+    def __enter__(self) -> CocoPanopticWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()

@@ -1,0 +1,1 @@
+"""Images of results, and of the pixels in which two results differ."""

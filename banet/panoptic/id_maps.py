@@ -1,0 +1,180 @@
+"""Id maps: coded as colours, cut into runs and bands, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["MAX_SEGMENT_ID", "as_ids", "bands", "ids_to_rgb", "measure_ids", "measure_runs", "rgb_to_ids", "runs"]
+
+MAX_SEGMENT_ID = 2**24 - 1
+"""Largest segment id that a PNG of three bytes a pixel holds."""
+
+_BAND = 1 << 22
+"""Pixels of a band. A map may change at every pixel, and then takes some 60 bytes of memory a pixel to measure."""
+
+
+def ids_to_rgb(ids: Any) -> NDArray[np.uint8]:
+    """Codes ids as colours, the way COCO panoptic PNGs do: id = R + 256 G + 65536 B.
+
+    Args:
+        ids: integers of any shape (...), 0 .. 2^24-1.
+
+    Returns:
+        uint8 of shape (..., 3).
+
+    Raises:
+        TypeError: not integers.
+        ValueError: an id is out of range.
+    """
+    array = _in_range(np.asarray(ids))
+    wide = np.ascontiguousarray(array, dtype="<u4")
+    return np.ascontiguousarray(wide.view(np.uint8).reshape(*array.shape, 4)[..., :3])
+
+
+def rgb_to_ids(rgb: Any) -> NDArray[np.int32]:
+    """Reads ids from colours: R + 256 G + 65536 B.
+
+    Args:
+        rgb: uint8 of shape (..., 3); a fourth channel is ignored.
+
+    Returns:
+        int32 of shape (...).
+
+    Raises:
+        TypeError: not uint8.
+        ValueError: the last axis is neither 3 nor 4.
+    """
+    array = np.asarray(rgb)
+    if array.dtype != np.uint8:
+        raise TypeError(f"rgb must be uint8, not {array.dtype}")
+    if array.ndim == 0 or array.shape[-1] not in (3, 4):
+        raise ValueError(f"rgb must have shape (..., 3), not {array.shape}")
+    out = array[..., 0].astype(np.int32)
+    out |= array[..., 1].astype(np.int32) << 8
+    out |= array[..., 2].astype(np.int32) << 16
+    return out
+
+
+def runs(*maps: NDArray[Any], rows: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cuts maps of one shape into stretches, in reading order, along which none of them changes.
+
+    Label maps change rarely, so what is counted by run instead of by pixel is counted some ten times faster.
+
+    Args:
+        maps: arrays of one shape (H, W).
+        rows: also cut where a row begins.
+
+    Returns:
+        Start (flat index) and length of each run, int64 each; nothing for an empty map.
+    """
+    first = maps[0]
+    size = first.size
+    if size == 0:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    change = np.zeros(size, dtype=bool)
+    change[0] = True
+    for each in maps:
+        flat = each.reshape(-1)
+        change[1:] |= flat[1:] != flat[:-1]
+    if rows:
+        change[:: first.shape[-1]] = True
+    starts = np.flatnonzero(change)
+    return starts, np.diff(starts, append=size)
+
+
+def bands(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+    """Cuts a map (H, W) into bands of some million pixels, from the top; an empty map is one band."""
+    rows = max(1, _BAND // max(ids.shape[1], 1))
+    return (ids[top : top + rows] for top in range(0, max(len(ids), 1), rows))
+
+
+def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Counts area and tight box of each id in a map, void left out.
+
+    Args:
+        ids: (H, W).
+
+    Returns:
+        The K ids in the map that are not 0, ascending (K,); areas in pixels (K,); boxes x, y, width, height (K, 4).
+    """
+    parts, top = [], 0
+    for band in bands(ids):
+        values, areas, boxes = _measure_band(band)
+        boxes[:, 1] += top
+        top += len(band)
+        parts.append((values, areas, boxes))
+    if len(parts) == 1:
+        return parts[0]
+    found, areas_found, corners = (np.concatenate(part) for part in zip(*parts, strict=True))
+    values, codes = np.unique(found, return_inverse=True)
+    areas = np.zeros(len(values), np.int64)
+    np.add.at(areas, codes, areas_found)
+    low, high = np.full((len(values), 2), np.iinfo(np.int64).max), np.zeros((len(values), 2), np.int64)
+    np.minimum.at(low, codes, corners[:, :2])
+    np.maximum.at(high, codes, corners[:, :2] + corners[:, 2:])
+    return values, areas, np.concatenate([low, high - low], axis=1)
+
+
+def _measure_band(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    starts, lengths = runs(ids, rows=True)
+    values, codes = np.unique(ids.reshape(-1)[starts], return_inverse=True)
+    areas, boxes = measure_runs(codes, len(values), starts, lengths, ids.shape[1])
+    keep = values != 0
+    return values[keep].astype(np.int32), areas[keep], boxes[keep]
+
+
+def measure_runs(
+    codes: NDArray[np.int64], count: int, starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Counts area and tight box of each of the codes 0 .. count - 1 in a map that is given by its runs.
+
+    Args:
+        codes: (K,), that of each run.
+        count: number of codes.
+        starts: (K,) flat index of the first pixel of each run.
+        lengths: (K,) pixels of each run; none leaves its row (`runs` with `rows`).
+        width: W of the map.
+
+    Returns:
+        Areas in pixels (count,) and boxes x, y, width, height (count, 4); zeros for a code that does not occur.
+    """
+    areas, boxes = np.zeros(count, np.int64), np.zeros((count, 4), np.int64)
+    if len(codes):
+        order = np.argsort(codes.astype(np.min_scalar_type(count)), kind="stable")  # small integers sort faster
+        heads = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        found = codes[order[heads]]
+        lengths = lengths[order]
+        y, x = np.divmod(starts[order], width)
+        left, top = np.minimum.reduceat(x, heads), np.minimum.reduceat(y, heads)
+        right, bottom = np.maximum.reduceat(x + lengths, heads), np.maximum.reduceat(y, heads) + 1
+        areas[found] = np.add.reduceat(lengths, heads)
+        boxes[found] = np.stack([left, top, right - left, bottom - top], axis=1)
+    return areas, boxes
+
+
+def _in_range(array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, not {array.dtype}")
+    if array.size and (array.min() < 0 or array.max() > MAX_SEGMENT_ID):
+        raise ValueError(f"ids must be in 0..{MAX_SEGMENT_ID}, not {int(array.min())}..{int(array.max())}")
+    return array
+
+
+def as_ids(ids: Any) -> NDArray[np.int32]:
+    """Return an id map as contiguous (H, W) int32.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: another shape, or an id is out of range.
+    """
+    array = _in_range(np.asarray(ids))
+    if array.ndim != 2:
+        raise ValueError(f"ids must have shape (H, W), not {array.shape}")
+    return np.ascontiguousarray(array, dtype=np.int32)

@@ -1,0 +1,1 @@
+"""Panoptic quality, and what it consists of."""

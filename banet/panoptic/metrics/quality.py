@@ -1,0 +1,541 @@
+"""Panoptic quality (PQ), exactly as COCO's panoptic task counts it.
+
+PQ is defined by Kirillov et al., "Panoptic Segmentation" (CVPR 2019), section 4; what void and crowd do is settled by
+the task's evaluation (https://cocodataset.org/#panoptic-eval). Areas are always counted from the id maps.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.errors import InputError
+from banet.files.names import safe_join
+from banet.panoptic.categories import Categories, Category
+from banet.panoptic.coco.annotations import Annotation, PanopticJson
+from banet.panoptic.coco.png import read_ids
+from banet.panoptic.id_maps import bands, runs
+from banet.panoptic.segmentation import PanopticSegmentation
+
+__all__ = [
+    "Compared",
+    "Match",
+    "PanopticQuality",
+    "compare_folders",
+    "format_table",
+    "match",
+    "percent",
+    "score_folders",
+    "to_json",
+]
+
+MAX_WORKERS = 4
+"""Most threads that `compare_folders` uses: PNG decoding gains nothing from more, and each holds two images."""
+
+_DENSE_LIMIT = 1 << 22  # pairs of segments up to which a full table is cheaper than sorting
+
+
+@dataclass(frozen=True)
+class Match:
+    """What one image's prediction and truth have in common. Indices are positions in the two lists of segments.
+
+    Attributes:
+        truth: (M,) matched truth segments.
+        prediction: (M,) the predictions they are matched with.
+        iou: (M,) their intersection over union, float64.
+        regions: (R, 2) truth segment (no crowd) and prediction of every pair with an IoU above 1/2, whatever their
+            classes; the pairs of one class are the matches. Each segment is in one pair at most.
+        misses: truth segments (no crowd) without a match.
+        false_alarms: predictions without a match that void and crowd do not excuse.
+        truth_classes: class index of every truth segment.
+        prediction_classes: class index of every predicted segment.
+        truth_areas: pixels of every truth segment.
+        prediction_areas: pixels of every predicted segment.
+    """
+
+    truth: NDArray[np.int64]
+    prediction: NDArray[np.int64]
+    iou: NDArray[np.float64]
+    regions: NDArray[np.int64]
+    misses: NDArray[np.int64]
+    false_alarms: NDArray[np.int64]
+    truth_classes: NDArray[np.int64]
+    prediction_classes: NDArray[np.int64]
+    truth_areas: NDArray[np.int64]
+    prediction_areas: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One id map and, in the order of its records, the ids, class indices and crowd flags of its segments."""
+
+    ids: NDArray[np.int32]
+    segments: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    source: str
+
+
+class PanopticQuality:
+    """Counts matches over a dataset and averages them to PQ, SQ and RQ.
+
+    A prediction matches a truth segment of the same category when their IoU is above 1/2, where the union leaves out
+    the prediction's pixels on void; crowd matches nothing. Unmatched truth is a miss, except crowd. An unmatched
+    prediction is a false alarm, unless void and the crowd of its category together cover more than half of it; of
+    several crowd segments of one category in an image only the last one counts, as in the official evaluation.
+    Source: Kirillov et al. 2019, section 4, and COCO's panoptic task.
+
+    Memory is four numbers a class, whatever the number of images.
+
+    Args:
+        categories: the classes; segments name them by category id.
+    """
+
+    def __init__(self, categories: Categories | Iterable[Category | Mapping[str, Any]]) -> None:
+        self.categories = Categories.of(categories)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        count = len(self.categories)
+        self._iou: NDArray[np.float64] = np.zeros(count, dtype=np.float64)
+        self._tp: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
+        self._fp: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
+        self._fn: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
+
+    def update(self, prediction: PanopticSegmentation, truth: PanopticSegmentation) -> Match:
+        """Counts one image.
+
+        Args:
+            prediction: the result; ids (H, W).
+            truth: the ground truth; ids (H, W). Its `iscrowd` counts, the prediction's does not.
+
+        Returns:
+            What was matched, for whoever wants to count more.
+
+        Raises:
+            ValueError: the sizes differ, a category is unknown, or map and records do not name the same ids.
+        """
+        found = match(prediction, truth, self.categories)
+        self.add(found)
+        return found
+
+    def add(self, found: Match) -> None:
+        """Counts one image that was matched already; see `match`."""
+        count = len(self.categories)
+        classes = found.truth_classes[found.truth]
+        self._iou += np.bincount(classes, weights=found.iou, minlength=count)
+        self._tp += np.bincount(classes, minlength=count)
+        self._fp += np.bincount(found.prediction_classes[found.false_alarms], minlength=count)
+        self._fn += np.bincount(found.truth_classes[found.misses], minlength=count)
+
+    def merge(self, other: PanopticQuality) -> PanopticQuality:
+        """Adds another one's counts to these, and returns self.
+
+        Raises:
+            ValueError: the categories differ.
+        """
+        if self.categories != other.categories:
+            raise ValueError("counts over different categories cannot be merged")
+        self._iou += other._iou
+        self._tp += other._tp
+        self._fp += other._fp
+        self._fn += other._fn
+        return self
+
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies of the counts by class index, shape (C,): `iou` (sum over matches, float64), `tp`, `fp`, `fn` (int64).
+
+        Can be set, to go on from stored counts.
+        """
+        return {"iou": self._iou.copy(), "tp": self._tp.copy(), "fp": self._fp.copy(), "fn": self._fn.copy()}
+
+    @state.setter
+    def state(self, state: Mapping[str, Any]) -> None:
+        arrays: dict[str, NDArray[Any]] = {}
+        for key in ("iou", "tp", "fp", "fn"):
+            array = np.array(state[key], dtype=np.float64 if key == "iou" else np.int64)
+            if array.shape != (len(self.categories),):
+                raise ValueError(f"state[{key!r}] must have shape ({len(self.categories)},), not {array.shape}")
+            arrays[key] = array
+        self._iou, self._tp, self._fp, self._fn = arrays["iou"], arrays["tp"], arrays["fp"], arrays["fn"]
+
+    def compute(self) -> dict[str, Any]:
+        """PQ, SQ and RQ so far.
+
+        Returns:
+            `All`, `Things`, `Stuff`: each `pq`, `sq`, `rq` in 0..1, averages over the classes that occur (in truth or
+            as a false alarm), NaN where none does, and `n`, how many do. `per_class`: category id -> `pq`, `sq`, `rq`
+            (NaN where the class does not occur), `iou` (sum over matches), `tp`, `fp`, `fn`.
+        """
+        weight = self._tp + 0.5 * self._fp + 0.5 * self._fn
+        occurs = weight > 0
+        safe = np.where(occurs, weight, 1.0)
+        rows = np.stack([self._iou / safe, self._iou / np.maximum(self._tp, 1), self._tp / safe])
+        rows[:, ~occurs] = np.nan
+        things = np.arange(len(self.categories)) < self.categories.num_things
+        result: dict[str, Any] = {
+            "All": _average(rows, occurs),
+            "Things": _average(rows, occurs & things),
+            "Stuff": _average(rows, occurs & ~things),
+        }
+        result["per_class"] = {
+            category.id: {
+                "pq": float(rows[0, index]),
+                "sq": float(rows[1, index]),
+                "rq": float(rows[2, index]),
+                "iou": float(self._iou[index]),
+                "tp": int(self._tp[index]),
+                "fp": int(self._fp[index]),
+                "fn": int(self._fn[index]),
+            }
+            for index, category in enumerate(self.categories)
+        }
+        return result
+
+    def __repr__(self) -> str:
+        return f"PanopticQuality({self.categories!r}, tp={self._tp.sum()}, fp={self._fp.sum()}, fn={self._fn.sum()})"
+
+
+def match(prediction: PanopticSegmentation, truth: PanopticSegmentation, categories: Categories) -> Match:
+    """Matches the segments of one image; see `PanopticQuality` for the rules.
+
+    Args:
+        prediction: the result; ids (H, W).
+        truth: the ground truth; ids (H, W).
+        categories: the classes that both speak of, by category id.
+
+    Raises:
+        ValueError: the sizes differ, a category is unknown, or map and records do not name the same ids.
+    """
+    if prediction.ids.shape != truth.ids.shape:
+        raise ValueError(
+            f"prediction is {prediction.width}x{prediction.height}, truth {truth.width}x{truth.height}; "
+            "they must have one size"
+        )
+    return _match(_side(prediction, categories, "prediction"), _side(truth, categories, "truth"))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One image of two folders.
+
+    Attributes:
+        annotation: the truth's annotation; its segments are in the order that `found` counts them in.
+        truth_ids: (H, W) int32, the truth's id map.
+        found: what truth and prediction have in common.
+    """
+
+    annotation: Annotation
+    truth_ids: NDArray[np.int32]
+    found: Match
+
+
+def score_folders(
+    gt_json: str | os.PathLike[str],
+    gt_dir: str | os.PathLike[str],
+    pred_json: str | os.PathLike[str],
+    pred_dir: str | os.PathLike[str],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Scores one COCO panoptic folder against another, image by image.
+
+    Arguments and errors are those of `compare_folders`.
+
+    Returns:
+        See `PanopticQuality.compute`.
+    """
+    truth, images = compare_folders(gt_json, gt_dir, pred_json, pred_dir, workers, progress)
+    quality = PanopticQuality(truth.categories)
+    for image in images:
+        quality.add(image.found)
+    return quality.compute()
+
+
+def compare_folders(
+    gt_json: str | os.PathLike[str],
+    gt_dir: str | os.PathLike[str],
+    pred_json: str | os.PathLike[str],
+    pred_dir: str | os.PathLike[str],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[PanopticJson, Iterator[Compared]]:
+    """Matches one COCO panoptic folder with another, image by image.
+
+    Every image that the truth has an annotation for counts; predictions for other images are left out, and so are the
+    predictions' `images` and `categories`. The result does not depend on `workers`.
+
+    Args:
+        gt_json: JSON of the ground truth.
+        gt_dir: folder of its PNGs.
+        pred_json: JSON of the predictions; `annotations` is enough.
+        pred_dir: folder of their PNGs.
+        workers: threads that read and match, 1 .. 4 (more are not used). Images are handed out as they are needed, so
+            that memory stays at a few images.
+        progress: called after each image with (images done, images in all).
+
+    Returns:
+        The ground truth's JSON, and its images in order; they are read as one asks for them.
+
+    Raises:
+        InputError: a file is bad (see `PanopticJson.read` and `read_ids`), a truth image has no prediction, map and
+            JSON of an image do not name the same ids (they are listed), sizes differ, or a category is unknown.
+        ValueError: fewer than one worker.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    truth = PanopticJson.read(gt_json)
+    predicted = PanopticJson.read(pred_json, truth=truth)
+    for folder in (gt_dir, pred_dir):
+        if not os.path.isdir(folder):
+            raise InputError(f"{os.fspath(folder)}: is not a folder; check the path")
+    missing = [image_id for image_id in truth.annotations if image_id not in predicted.annotations]
+    if missing:
+        raise InputError(
+            f"{predicted.path}: 'annotations' has no prediction for image {_list(missing)}; "
+            "add one for every image of the ground truth (it may have no segments)"
+        )
+
+    def compare(annotation: Annotation) -> Compared:
+        result = _read_side(predicted.annotations[annotation.image_id], pred_dir, truth.categories)
+        target = _read_side(annotation, gt_dir, truth.categories)
+        if result.ids.shape != target.ids.shape:
+            raise InputError(
+                f"{result.source}: is {result.ids.shape[1]}x{result.ids.shape[0]}, but {target.source} is "
+                f"{target.ids.shape[1]}x{target.ids.shape[0]}; write it at the size of the image"
+            )
+        try:
+            return Compared(annotation, target.ids, _match(result, target))
+        except ValueError as error:
+            raise InputError(f"{error}; make the PNG and 'segments_info' agree") from error
+
+    def images() -> Iterator[Compared]:
+        annotations = truth.annotations.values()
+        for done, image in enumerate(_in_order(compare, annotations, min(workers, MAX_WORKERS)), start=1):
+            yield image
+            if progress is not None:
+                progress(done, len(annotations))
+
+    return truth, images()
+
+
+def to_json(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of `PanopticQuality.compute` with None for NaN and text for category ids, as JSON wants it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {str(key): plain(value) for key, value in result.items()}
+
+
+def format_table(
+    result: Mapping[str, Any],
+    categories: Categories | Iterable[Category | Mapping[str, Any]] | None = None,
+    *,
+    per_class: bool = False,
+) -> str:
+    """Lays out a result of `PanopticQuality.compute` as a table of percentages.
+
+    Args:
+        result: the result.
+        categories: names of the classes; needed with `per_class` only.
+        per_class: add a row for each class that occurs, with its matches, false alarms and misses.
+
+    Returns:
+        Lines of text, without a final newline; "-" stands where no class occurs.
+    """
+    lines = [f"{'':<8}{'PQ':>7}{'SQ':>7}{'RQ':>7}{'n':>6}"]
+    lines += [f"{name:<8}{_percentages(result[name])}{result[name]['n']:>6}" for name in ("All", "Things", "Stuff")]
+    if per_class:
+        names = {} if categories is None else {category.id: category.name for category in Categories.of(categories)}
+        rows = {key: row for key, row in result["per_class"].items() if row["tp"] + row["fp"] + row["fn"]}
+        labels = {key: names.get(int(key), str(key)) for key in rows}
+        width = max([len(label) for label in labels.values()], default=0) + 2
+        lines += ["", f"{'':<{width}}{'PQ':>7}{'SQ':>7}{'RQ':>7}{'TP':>7}{'FP':>7}{'FN':>7}"]
+        lines += [
+            f"{labels[key]:<{width}}{_percentages(row)}{row['tp']:>7}{row['fp']:>7}{row['fn']:>7}"
+            for key, row in rows.items()
+        ]
+    return "\n".join(lines)
+
+
+# --- counting --------------------------------------------------------------------------------------------------------
+
+
+def _match(prediction: _Side, truth: _Side) -> Match:
+    rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
+    row, column, inter = _overlaps(truth, prediction)
+
+    # Index 0 is void on either side; the k-th segment is k + 1.
+    truth_area = np.bincount(row, weights=inter, minlength=rows).astype(np.int64)
+    area = np.bincount(column, weights=inter, minlength=columns).astype(np.int64)
+    _all_present(truth, truth_area)
+    _all_present(prediction, area)
+    on_void = _scatter(columns, column, inter, row == 0)
+
+    both = (row > 0) & (column > 0)
+    r, c, overlap = row[both] - 1, column[both] - 1, inter[both]
+    union = truth_area[r + 1] + area[c + 1] - overlap - on_void[c + 1]
+    hit = (2 * overlap > union) & ~truth.crowd[r]
+    regions = np.stack([r[hit], c[hit]], axis=1)
+    alike = hit & (truth.classes[r] == prediction.classes[c])
+    r, c = r[alike], c[alike]
+    iou = overlap[alike] / union[alike]
+
+    missed = ~truth.crowd
+    missed[r] = False
+    unmatched = np.ones(columns - 1, dtype=bool)
+    unmatched[c] = False
+    # Later crowd segments of a class replace earlier ones.
+    crowd_row = {int(truth.classes[k]): int(k) + 1 for k in np.flatnonzero(truth.crowd)}
+    excused = on_void[1:].copy()
+    if crowd_row:
+        crowd_of = np.array([crowd_row.get(int(k), -1) for k in prediction.classes], dtype=np.int64)
+        own = (column > 0) & (row > 0)
+        own[own] = crowd_of[column[own] - 1] == row[own]
+        excused += _scatter(columns, column, inter, own)[1:]
+    false_alarm = unmatched & (2 * excused <= area[1:])
+    return Match(
+        truth=r,
+        prediction=c,
+        iou=iou,
+        regions=regions,
+        misses=np.flatnonzero(missed),
+        false_alarms=np.flatnonzero(false_alarm),
+        truth_classes=truth.classes,
+        prediction_classes=prediction.classes,
+        truth_areas=truth_area[1:],
+        prediction_areas=area[1:],
+    )
+
+
+def _overlaps(truth: _Side, prediction: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Truth segment, predicted segment (k + 1 for the k-th, 0 for void) and pixels of each pair that shares some."""
+    rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
+    found = []
+    for ids, other in zip(bands(truth.ids), bands(prediction.ids), strict=True):
+        starts, lengths = runs(other, ids)
+        row = _compact(truth, ids.reshape(-1)[starts])
+        column = _compact(prediction, other.reshape(-1)[starts])
+        found.append(_pairs(row, column, lengths, rows, columns))
+    if len(found) == 1:
+        return found[0]
+    row, column, shared = (np.concatenate(part) for part in zip(*found, strict=True))
+    return _pairs(row, column, shared, rows, columns)
+
+
+def _compact(side: _Side, values: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Numbers ids: 0 for void, k + 1 for the k-th segment."""
+    known = np.concatenate([np.zeros(1, dtype=np.int64), side.segments])
+    order = np.argsort(known)
+    ranked = known[order].astype(np.int32)
+    place = np.minimum(np.searchsorted(ranked, values), len(ranked) - 1)
+    wrong = ranked[place] != values
+    if wrong.any():
+        strangers = _list(np.unique(values[wrong]).tolist())
+        raise ValueError(f"{side.source}: ids in the map without a segment: {strangers}")
+    return order[place]
+
+
+def _pairs(
+    row: NDArray[np.int64], column: NDArray[np.int64], lengths: NDArray[np.int64], rows: int, columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sums the lengths of each pair (row, column) that occurs."""
+    keys = row * columns + column
+    if rows * columns <= _DENSE_LIMIT:
+        table = np.bincount(keys, weights=lengths, minlength=rows * columns)
+        present = np.flatnonzero(table)
+        count = table[present]
+    else:
+        present, place = np.unique(keys, return_inverse=True)
+        count = np.bincount(place, weights=lengths, minlength=len(present))
+    return present // columns, present % columns, count.astype(np.int64)
+
+
+def _scatter(
+    size: int, index: NDArray[np.int64], value: NDArray[np.int64], where: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    return np.bincount(index[where], weights=value[where], minlength=size).astype(np.int64)
+
+
+def _all_present(side: _Side, areas: NDArray[np.int64]) -> None:
+    absent = side.segments[areas[1:] == 0]
+    if len(absent):
+        raise ValueError(f"{side.source}: segments without a pixel in the map: {_list(absent.tolist())}")
+
+
+def _side(segmentation: PanopticSegmentation, categories: Categories, source: str) -> _Side:
+    segments = segmentation.segments
+    for segment in segments:
+        if segment.category_id not in categories:
+            raise ValueError(f"{source}: segment {segment.id} has the unknown category id {segment.category_id}")
+    return _Side(
+        segmentation.ids,
+        np.array([segment.id for segment in segments], dtype=np.int64),
+        np.array([categories.index(segment.category_id) for segment in segments], dtype=np.int64),
+        np.array([segment.iscrowd for segment in segments], dtype=bool),
+        source,
+    )
+
+
+def _read_side(annotation: Annotation, folder: str | os.PathLike[str], categories: Categories) -> _Side:
+    path = safe_join(folder, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
+    return _Side(
+        read_ids(path),
+        np.array([info.id for info in annotation.segments], dtype=np.int64),
+        np.array([categories.index(info.category_id) for info in annotation.segments], dtype=np.int64),
+        np.array([info.iscrowd for info in annotation.segments], dtype=bool),
+        f"{path} (image {annotation.image_id})",
+    )
+
+
+def _in_order(
+    compare: Callable[[Annotation], Compared], annotations: Iterable[Annotation], workers: int
+) -> Iterator[Compared]:
+    if workers == 1:
+        yield from map(compare, annotations)
+        return
+    # Threads are enough: PNG decoding lets go of the interpreter lock, and they need no second copy of the JSON.
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Compared]] = deque()
+        try:
+            for annotation in annotations:
+                waiting.append(pool.submit(compare, annotation))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _average(rows: NDArray[np.float64], which: NDArray[np.bool_]) -> dict[str, Any]:
+    count = int(which.sum())
+    pq, sq, rq = rows[:, which].mean(axis=1) if count else (math.nan, math.nan, math.nan)
+    return {"pq": float(pq), "sq": float(sq), "rq": float(rq), "n": count}
+
+
+def percent(share: float | None) -> str:
+    """A column of a table, 7 wide: a share (0..1) in per cent, "-" for NaN and for JSON's None."""
+    return f"{'-':>7}" if share is None or math.isnan(share) else f"{100 * share:>7.1f}"
+
+
+def _percentages(row: Mapping[str, Any]) -> str:
+    return "".join(percent(row[key]) for key in ("pq", "sq", "rq"))
+
+
+def _list(ids: Sequence[int], limit: int = 20) -> str:
+    return ", ".join(map(str, ids[:limit])) + (f", ... ({len(ids)} in all)" if len(ids) > limit else "")

@@ -1,0 +1,99 @@
+"""What occlusion handling decided: which pixels several masks claimed, and who hides whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.panoptic.id_maps import runs
+from banet.panoptic.occlusion.regions import Regions
+from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.validation import check_masks, check_scores, to_numpy
+
+__all__ = ["Disputes", "find_disputes"]
+
+
+@dataclass(frozen=True, eq=False)
+class Disputes:
+    """Masks of N instances beside the segments that they became. A mask that owns no pixel became none.
+
+    Attributes:
+        segments: (N,) int64, id of the segment that each mask became, 0 for none.
+        claims: (H, W) int32, k > 0 where the segments `claimants[k - 1]` claim the pixel, 0 where fewer than two do.
+        claimants: ids of segments, two or more in each tuple, ascending.
+        hidden: for each segment that is a thing, by id: the masks that it hides, by index, and how many of their pixels
+            it owns. Its own mask is left out, masks that became no segment are not.
+    """
+
+    segments: NDArray[np.int64]
+    claims: NDArray[np.int32]
+    claimants: list[tuple[int, ...]]
+    hidden: dict[int, dict[int, int]]
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels several segments claim."""
+        return int(np.count_nonzero(self.claims))
+
+
+def find_disputes(result: PanopticSegmentation, masks: Any, scores: Any, labels: Any) -> Disputes:
+    """Compares what instances claimed with what they got.
+
+    Args:
+        result: what `fuse_panoptic` made of these instances, under whatever rule.
+        masks: the N masks that it was given, in any form that it takes.
+        scores: (N,) theirs.
+        labels: (N,) their category ids.
+
+    Raises:
+        ValueError: arguments that do not fit together, or a thing of the result that is none of the instances.
+    """
+    objects = check_masks(masks, (result.height, result.width))
+    count = len(objects)
+    numbers, classes = check_scores(scores, count), to_numpy(labels)
+    regions = Regions.of(objects)
+    claims = np.split(regions.claims_object, np.flatnonzero(np.diff(regions.claims_region)) + 1) if count else []
+    things = [segment for segment in result.segments if segment.isthing]
+    owned = _owned_of_masks(result, regions, claims, [segment.id for segment in things], count)
+
+    segments = np.zeros(count, dtype=np.int64)
+    for row, segment in zip(owned, things, strict=True):
+        same = (numbers == segment.score) & (classes == segment.category_id) & (segments == 0) & (row == segment.area)
+        if not same.any():
+            raise ValueError(f"segment {segment.id} of the result is none of the {count} instances")
+        segments[np.argmax(same)] = segment.id
+    hidden = {
+        segment.id: {int(n): int(row[n]) for n in np.flatnonzero(row) if segments[n] != segment.id}
+        for row, segment in zip(owned, things, strict=True)
+    }
+    number: dict[tuple[int, ...], int] = {}
+    of_region = np.zeros(len(regions.sizes), dtype=np.int64)
+    for region, claimants in enumerate(claims, start=1):
+        kept = tuple(sorted(int(s) for s in segments[claimants] if s))
+        if len(kept) > 1:
+            of_region[region] = number.setdefault(kept, len(number) + 1)
+    return Disputes(segments, regions.paint(of_region), list(number), hidden)
+
+
+def _owned_of_masks(
+    result: PanopticSegmentation,
+    regions: Regions,
+    claims: list[NDArray[np.int64]],
+    ids: list[int],
+    count: int,
+) -> NDArray[np.int64]:
+    """How many pixels of each of the `count` masks each of the segments `ids` owns, (S, N)."""
+    owned = np.zeros((len(ids), count), dtype=np.int64)
+    place = {segment: row for row, segment in enumerate(ids)}
+    region_at = regions.paint(np.arange(len(regions.sizes)))
+    starts, lengths = runs(region_at, result.ids)
+    pairs = np.stack([region_at.reshape(-1)[starts], result.ids.reshape(-1)[starts]])
+    pairs, inverse = np.unique(pairs, axis=1, return_inverse=True)
+    pixels = np.bincount(inverse.reshape(-1), weights=lengths).astype(np.int64)
+    for (region, segment), some in zip(pairs.T.tolist(), pixels.tolist(), strict=True):
+        if region and segment in place:
+            owned[place[segment], claims[region - 1]] += some
+    return owned

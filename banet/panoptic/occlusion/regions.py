@@ -1,0 +1,269 @@
+"""Pixels grouped by who claims them: everything about overlapping masks is done on these groups, not on pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.panoptic.validation import MaskCrops
+
+__all__ = ["Regions"]
+
+_PIXELS = 1 << 13  # looked at together: what is computed of them stays in the processor's cache
+_COMBINATIONS = 1 << 20  # of claimants, looked at together: bounds the memory
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The partition of an image into regions: two pixels share a region when the same objects claim both.
+
+    Region 0 is what nobody claims. A picture has far fewer regions than pixels, and whatever an occlusion rule decides,
+    it decides for whole regions or from sums over them. Where they lie is told by *runs*: stretches of pixels, in
+    reading order, along which the claimants stay the same. Each run has pixels, and so has each region but 0.
+
+    Attributes:
+        size: (H, W) of the image.
+        starts: (K,) int64, flat index of the first pixel of each run; ascending.
+        lengths: (K,) int64, pixels of each run. All runs together are the image.
+        labels: (K,) int64, the region of each run.
+        sizes: (R,) int64, pixels in each region.
+        claims_region: (C,) int64, ascending, and
+        claims_object: (C,) int64, ascending within a region: who claims each region.
+        heads: positions in the claims where a new region begins, one a region but region 0.
+    """
+
+    size: tuple[int, int]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    claims_region: NDArray[np.int64]
+    claims_object: NDArray[np.int64]
+    heads: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, masks: MaskCrops) -> Regions:
+        """Cuts the image where a mask begins or ends along a row, and groups the runs by who claims them.
+
+        Claimants are told apart by the sum of random numbers of 64 bits, one an object, modulo 2^64: two given sets of
+        objects have the same sum once in 10^19. Time: the crops' pixels, plus sorting the runs.
+        """
+        area = masks.size[0] * masks.size[1]
+        begin, end, claimant = _intervals(masks)
+        cut = np.zeros(area + 1, dtype=bool)
+        cut[0] = cut[area] = cut[begin] = cut[end] = True
+        bounds = np.flatnonzero(cut)
+        narrow = np.int32 if area < 2**31 else np.int64
+        run_at: NDArray[np.integer[Any]] = np.empty(area + 1, dtype=narrow)  # of each bound; unset elsewhere
+        run_at[bounds] = np.arange(len(bounds))
+        first, last = run_at[begin], run_at[end]  # runs first .. last - 1 make up the interval
+
+        key = np.random.default_rng(0).integers(2**64, size=len(masks), dtype=np.uint64)[claimant]
+        change = np.zeros(len(bounds), dtype=np.uint64)
+        np.add.at(change, first, key)
+        np.subtract.at(change, last, key)
+        # Nobody claims what follows the last bound, so that the sum 0, which sorts first, is always there.
+        sums = np.cumsum(change)
+        distinct = np.unique(sums)
+        labels = np.searchsorted(distinct, sums[:-1])
+        starts, lengths = bounds[:-1], np.diff(bounds)
+        sizes = _count(labels, lengths, len(distinct))
+
+        # One run a region is enough to see who claims it.
+        example = np.zeros(len(distinct), dtype=np.int64)
+        example[labels] = np.arange(len(labels))
+        is_example = np.zeros(len(bounds), dtype=bool)
+        is_example[example[1:]] = True
+        before = np.cumsum(is_example) - is_example  # examples before each run
+        seen = before[last] - before[first]
+        region = labels[is_example[:-1]][_ranges(before[first], seen)]
+        order = np.argsort(region, kind="stable")
+        region, claimant = region[order], np.repeat(claimant, seen)[order]
+        heads = np.flatnonzero(np.diff(region, prepend=0))
+        return cls(masks.size, starts, lengths, labels, sizes, region, claimant, heads)
+
+    def areas(self, count: int) -> NDArray[np.int64]:
+        """Pixels of each of the `count` masks, (N,) int64."""
+        return _count(self.claims_object, self.sizes[self.claims_region], count)
+
+    def pairs(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Every two of `count` objects that share a pixel.
+
+        Returns:
+            i, j (the lower and the higher index) and overlap in pixels, (P,) int64 each, sorted by (i, j).
+        """
+        codes = [np.zeros(0, dtype=np.int64)]
+        overlaps = [np.zeros(0, dtype=np.int64)]
+        for region, combination in self._combinations(count):
+            code, place = np.unique(combination, return_inverse=True)
+            codes.append(code)
+            overlaps.append(_count(place, self.sizes[region], len(code)))
+        code, place = np.unique(np.concatenate(codes), return_inverse=True)
+        i, j = np.divmod(code, max(1, count))
+        return i, j, _count(place, np.concatenate(overlaps), len(code))
+
+    def pair_sums(
+        self, values: NDArray[np.float64], i: NDArray[np.int64], j: NDArray[np.int64], count: int
+    ) -> NDArray[np.float64]:
+        """Adds up values of regions over the overlap of each pair.
+
+        Args:
+            values: (C, R), one column a region.
+            i: (P,) the first of each pair, and
+            j: (P,) the second; i < j, sorted by (i, j).
+            count: number of objects N.
+
+        Returns:
+            (C, P) float64.
+        """
+        total = np.zeros((len(values), len(i)))
+        for region, pair in self.regions_of_pairs(i, j, count):
+            for channel, value in zip(total, values, strict=True):
+                channel += np.bincount(pair, weights=value[region], minlength=len(i))
+        return total
+
+    def regions_of_pairs(
+        self, i: NDArray[np.int64], j: NDArray[np.int64], count: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Which region lies in the overlap of which pair, block by block.
+
+        Args:
+            i: (P,) the first of each pair, and
+            j: (P,) the second; i < j, sorted by (i, j).
+            count: number of objects N.
+
+        Yields:
+            Regions (K,) and pairs (K,) as positions in i, j; each combination once.
+        """
+        codes = i * count + j
+        if not len(codes):
+            return
+        for region, combination in self._combinations(count):
+            pair = np.minimum(np.searchsorted(codes, combination), len(codes) - 1)
+            found = codes[pair] == combination
+            yield region[found], pair[found]
+
+    def _combinations(self, count: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Regions (K,) and codes i * count + j (K,) of every two of their claimants, block by block."""
+        regions: list[NDArray[np.int64]] = []
+        codes: list[NDArray[np.int64]] = []
+        for some, claimants in self.by_depth():
+            first, second = np.triu_indices(claimants.shape[1], 1)
+            step = max(1, _COMBINATIONS // len(first))
+            for at in range(0, len(some), step):
+                block = claimants[at : at + step]
+                regions.append(np.repeat(some[at : at + step], len(first)))
+                codes.append((block[:, first] * count + block[:, second]).reshape(-1))
+                if sum(map(len, codes)) >= _COMBINATIONS:
+                    yield np.concatenate(regions), np.concatenate(codes)
+                    regions, codes = [], []
+        if codes:
+            yield np.concatenate(regions), np.concatenate(codes)
+
+    def depths(self) -> NDArray[np.int64]:
+        """How many objects claim each region, (R,) int64."""
+        return np.bincount(self.claims_region, minlength=len(self.sizes))
+
+    def by_depth(self, least: int = 2) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Regions with equally many claimants together, from `least` claimants on.
+
+        Returns:
+            A list of (regions (G,), claimants (G, k) ascending) for each number k that occurs.
+        """
+        depth = np.diff(self.heads, append=len(self.claims_region))
+        groups = []
+        for k in np.unique(depth[depth >= least]).tolist():
+            heads = self.heads[depth == k]
+            groups.append((self.claims_region[heads], self.claims_object[heads[:, None] + np.arange(k)]))
+        return groups
+
+    def first_claimant(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Who owns each region when the claimant of the lowest `place` does.
+
+        Args:
+            place: (N,) distinct numbers below N, or N for an object that is out of the race.
+
+        Returns:
+            (R,) int64, -1 where nobody is left and for region 0.
+        """
+        owner = np.full(len(self.sizes), -1, dtype=np.int64)
+        if len(self.heads):
+            count = len(place)
+            at_place = np.full(count + 1, -1, dtype=np.int64)
+            at_place[place] = np.arange(count)
+            at_place[count] = -1
+            first = np.minimum.reduceat(place[self.claims_object], self.heads)
+            owner[1:] = at_place[first]
+        return owner
+
+    def owned(self, owner: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+        """Pixels that each of `count` objects owns, given the owner of each region: (N,) int64."""
+        return _count(owner + 1, self.sizes, count + 1)[1:]
+
+    def paint(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The owner of each pixel, (H, W) int32, given that of each region (R,)."""
+        return np.repeat(owner.astype(np.int32)[self.labels], self.lengths).reshape(self.size)
+
+    def pixels(self, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Flat indices, ascending, of the pixels in the regions that `wanted` (R,) marks, and their regions."""
+        runs = np.flatnonzero(wanted[self.labels])
+        lengths = self.lengths[runs]
+        return _ranges(self.starts[runs], lengths), np.repeat(self.labels[runs], lengths)
+
+    def sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Adds up a quantity over each of the regions that `wanted` (R,) marks.
+
+        Args:
+            of: gives the quantity (C, M) at pixels, flat indices (M,); called block by block.
+            wanted: (R,).
+
+        Returns:
+            (C, R) float64, 0 for regions that are not wanted.
+        """
+        runs = np.flatnonzero(wanted[self.labels])
+        if not len(runs):
+            return np.zeros((len(of(runs)), len(wanted)))
+        ends = np.cumsum(self.lengths[runs])
+        parts = []
+        for block in np.split(runs, np.flatnonzero(np.diff(ends // _PIXELS)) + 1):
+            lengths = self.lengths[block]
+            values = of(_ranges(self.starts[block], lengths))
+            parts.append(np.add.reduceat(values, np.cumsum(lengths) - lengths, axis=1))
+        labels = self.labels[runs]
+        of_runs = np.concatenate(parts, axis=1)
+        return np.stack([np.bincount(labels, weights=channel, minlength=len(wanted)) for channel in of_runs])
+
+
+def _intervals(masks: MaskCrops) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Where masks begin and end along the rows: flat indices of the first pixel and of that after the last; objects.
+
+    Three arrays of one length, int64; sorted by object, then by pixel.
+    """
+    edges = []
+    for crop in masks.crops:
+        height, width = crop.shape
+        flat = np.zeros(height * (width + 1) + 1, dtype=bool)  # a gap before each row, and one at the end
+        flat[:-1].reshape(height, width + 1)[:, 1:] = crop
+        edges.append(np.flatnonzero(flat[1:] != flat[:-1]))
+    counts = np.array([len(each) for each in edges], dtype=np.int64)
+    left, top, right, _ = np.repeat(masks.boxes.T.reshape(4, -1), counts, axis=1)
+    row, column = np.divmod(np.concatenate([*edges, np.zeros(0, dtype=np.int64)]), right - left + 1)
+    place = (top + row) * masks.size[1] + left + column
+    return place[::2], place[1::2], np.repeat(np.arange(len(masks)), counts // 2)
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers start .. start + length - 1 of each range, one range after the other."""
+    ends = np.cumsum(lengths)
+    ranges: NDArray[np.int64] = np.repeat(starts - ends + lengths, lengths)
+    ranges += np.arange(len(ranges))
+    return ranges
+
+
+def _count(index: NDArray[np.int64], weight: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Integer sums by index; exact, as float64 holds every count of pixels."""
+    return np.bincount(index, weights=weight, minlength=length).astype(np.int64)
