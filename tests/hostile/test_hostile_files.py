@@ -40,7 +40,7 @@ from banet.errors import InputError
 from banet.files.atomic import atomic_path
 from banet.files.reading import MAX_PIXELS, open_file, read_json, stream_json
 from banet.modeling.weights import read_metadata
-from banet.panoptic import Categories, Category, PanopticSegmentation
+from banet.panoptic import Categories, Category, PanopticSegmentation, id_maps
 from banet.panoptic.coco.annotations import PanopticJson, load, read_categories
 from banet.panoptic.coco.png import read_ids, read_labels, write_ids
 from banet.panoptic.coco.rle import decode_polygons, decode_rle
