@@ -1,7 +1,7 @@
 """How well RoIInlay and RoIUpsample undo RoIAlign on feature maps of pictures, as a table and a figure.
 
-``python benchmarks/roi_inlay_reconstruction.py --figure docs/roi_inlay.png`` uses procedural scenes; ``--coco FOLDER``
-(with ``images``, ``panoptic`` and ``panoptic.json``) measures on photographs instead.
+``python benchmarks/roi_inlay_reconstruction.py --figure docs/images/roi_inlay.png`` uses procedural scenes;
+``--coco FOLDER`` (with ``images``, ``panoptic`` and ``panoptic.json``) measures on photographs instead.
 """
 
 from __future__ import annotations

@@ -525,7 +525,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_commands_in_the_page_on_ablation_are_accepted(engine, monkeypatch, tmp_path):
-    page = (Path(__file__).parents[1] / "docs" / "ablation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "how_to" / "studies.md").read_text(encoding="utf-8")
     engine("studies.ablate", "ablate")
     calls = engine("studies.analyze", "analyze_command")
     monkeypatch.chdir(tmp_path)

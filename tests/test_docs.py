@@ -29,9 +29,15 @@ from banet.engine.recipe import recipe_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 REFERENCE = sorted((DOCS / "api").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE) - set((DOCS / "studies").rglob("*.md")))]
 WEIGHTS = ROOT / "banet" / "weights" / "scenes.safetensors"
+
+
+def name_of(page: Path) -> str:
+    """Path of a page from the root: pages of two folders may have one name."""
+    return page.relative_to(ROOT).as_posix()
+
 
 MARK = r"(?:<!-- not run: (?P<reason>\S[^\n]*) -->\n)?"
 FENCE = re.compile(MARK + r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S)
@@ -41,7 +47,7 @@ PROGRAMS = ("banet", "python", "pip", "make", "torchrun", "srun", "tensorboard")
 # Names that a page takes as given, since the reader has them.
 GIVEN = {
     "README.md": "masks scores labels semantic image categories",
-    "plug_in.md": "torchvision model masks scores classes mask_logits semantic_logits",
+    "docs/how_to/plug_in.md": "torchvision model masks scores classes mask_logits semantic_logits",
 }
 
 
@@ -185,9 +191,9 @@ def given(names: str) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- blocks
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_of_a_page(page: Path, place: Path) -> None:
-    namespace = given(GIVEN.get(page.name, ""))
+    namespace = given(GIVEN.get(name_of(page), ""))
     for block in blocks_of(page):
         where = f"{page}:{block.line}"
         try:
@@ -216,7 +222,7 @@ def check_unrun(block: Block) -> None:
         subprocess.run(["/bin/bash", "-n", "-c", block.code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_fence_and_every_mark_is_seen(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.count("```") == 2 * len(blocks_of(page)), "a fence is indented, not closed, or names two words"
@@ -224,7 +230,7 @@ def test_every_fence_and_every_mark_is_seen(page: Path) -> None:
     assert len(re.findall("<!-- *not run", text)) == marked, "a mark stands before no block, or gives no reason"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "ARCHITECTURE.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "ARCHITECTURE.md"], ids=name_of)
 def test_commands_in_sentences_are_ones_that_there_are(page: Path) -> None:
     prose = FENCE.sub("", page.read_text(encoding="utf-8"))
     for sentence in re.findall(r"`banet ([a-z][^`]*)`", prose):
@@ -296,7 +302,7 @@ def test_every_public_name_has_a_link_in_the_reference() -> None:
     assert [name for name in banet.__all__ if f"[`banet.{name}`][" not in page and name != "__version__"] == []
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=name_of)
 def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#\S*)?\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
@@ -306,7 +312,7 @@ def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
 
 
 def test_the_tour_is_kept_without_results() -> None:
-    cells = json.loads((DOCS / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((DOCS / "tutorials" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert len(code) >= 8
@@ -315,7 +321,7 @@ def test_the_tour_is_kept_without_results() -> None:
 @pytest.mark.slow
 def test_the_tour_runs_from_top_to_bottom(tmp_path: Path) -> None:
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    notebook = nbformat.read(DOCS / "tour.ipynb", as_version=4)
+    notebook = nbformat.read(DOCS / "tutorials" / "tour.ipynb", as_version=4)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
@@ -327,7 +333,9 @@ def test_the_figures_of_the_method_are_drawn(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(sys, "argv", ["method.py", "--out", str(tmp_path)])
     monkeypatch.setenv("MPLBACKEND", "Agg")
     runpy.run_path(str(DOCS / "figures" / "method.py"), run_name="__main__")
-    shown = set(re.findall(r"images/(method_\w+\.png)", (DOCS / "method.md").read_text(encoding="utf-8")))
+    shown = set(
+        re.findall(r"images/(method_\w+\.png)", (DOCS / "explanation" / "method.md").read_text(encoding="utf-8"))
+    )
     assert {path.name for path in tmp_path.iterdir()} == shown
     for name in shown:
         with Image.open(tmp_path / name) as new, Image.open(DOCS / "images" / name) as kept:

@@ -1,4 +1,6 @@
-"""The figures of docs/method.md: ``python docs/figures/method.py [--out docs/images]`` (needs the extra ``train``).
+"""Draw the figures of docs/explanation/method.md: ``python docs/figures/method.py [--out docs/images]``.
+
+Needs the extra ``train``.
 
 Every array in them is one that the weights `scenes` compute on procedural scenes of seed 3, which neither training nor
 validation saw. Feature maps are shown by the three main components of their features' directions: where colours are

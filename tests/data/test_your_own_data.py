@@ -11,7 +11,7 @@ from miniatures import TINY, labelme
 
 from banet.cli import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "your_own_data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "tutorials" / "your_own_data.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -27,7 +27,7 @@ def test_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         if language == "yaml":
             Path("mine.yaml").write_text(block)
         elif language == "python":
-            exec(compile(block, "docs/your_own_data.md", "exec"), {})
+            exec(compile(block, "docs/tutorials/your_own_data.md", "exec"), {})
         elif language == "bash":
             for line in block.splitlines():
                 program, *arguments = shlex.split(line)
