@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from reprlib import Repr
 
 __all__ = ["InputError", "MissingExtraError", "printable", "shown"]
@@ -14,15 +15,27 @@ _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxlong, _BRIEF.maxother = 2, 80, 80, 
 class InputError(ValueError):
     """Input from outside (a file, an option) is unusable.
 
-    The message is one line that names the file, the field and the mend; the command line prints it as it is and exits
-    with 2. Line breaks and other characters that do not print, which the names of files may have, stand in it as
-    escapes.
+    The message is one line, `where: problem; hint`, of which the command line prints all and exits with 2. Line breaks
+    and other characters that do not print, which the names of files may have, stand in it as escapes. Of a message of
+    more than 1000 characters the middle is left out.
+
+    Args:
+        problem: what is wrong; the whole message where the other two are left out.
+        where: file, and the field or place in it.
+        hint: how to fix it.
+
+    Attributes:
+        problem: as given, with escapes; likewise
+        where: and
+        hint: both empty where they were not given.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, problem: str, *, where: str | os.PathLike[str] = "", hint: str = "") -> None:
+        self.where, self.problem, self.hint = printable(os.fspath(where)), printable(problem), printable(hint)
+        message = (f"{self.where}: " if self.where else "") + self.problem + (f"; {self.hint}" if self.hint else "")
         if len(message) > _LONGEST:  # a library quotes the whole file
             message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
-        super().__init__(printable(message))
+        super().__init__(message)
 
 
 class MissingExtraError(ImportError):
@@ -35,13 +48,13 @@ class MissingExtraError(ImportError):
 
 
 def printable(text: str) -> str:
-    """A text with escapes in place of line breaks and other characters that do not print."""
+    """Return a text with escapes in place of line breaks and other characters that do not print."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def shown(value: object) -> str:
-    """A value from a file, as an error quotes it: cut short, however large or deep it is."""
+    """Return a value from a file as an error quotes it: cut short, however large or deep it is."""
     try:
         return _BRIEF.repr(value)
-    except ValueError:  # some Pythons write no number of thousands of digits
+    except ValueError:  # some versions of Python refuse to print a number of thousands of digits
         return "a number of too many digits"

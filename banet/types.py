@@ -1,11 +1,49 @@
-"""Types that several packages share."""
+"""Types that several packages share. Importing this module loads neither torch nor Pillow."""
 
 from __future__ import annotations
 
 import os
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-__all__ = ["StrPath"]
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Box", "ImageLike", "ProcedureLike", "Progress", "RuleLike", "Size", "StrPath", "TensorLike"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """Path of a file or folder."""
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""x1, y1, x2, y2 in whole pixels, half-open: x2 is the last column + 1."""
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with how many items are done, and how many there are."""
+
+
+class TensorLike(Protocol):
+    """What a torch tensor has that other arrays have not."""
+
+    def detach(self) -> Any: ...  # noqa: D102
+    def cpu(self) -> Any: ...  # noqa: D102
+
+
+class ProcedureLike(Protocol):
+    """What `banet.panoptic.Procedure` has: a function of all overlapping pairs that returns the map of owners."""
+
+    @property
+    def owners(self) -> Callable[[Any, float, float], NDArray[np.int32]]: ...  # noqa: D102
+
+
+ImageLike: TypeAlias = "StrPath | Image | NDArray[Any] | TensorLike"
+"""An image: a file, a Pillow image, an array (H, W, 3) or (H, W), or a tensor (3, H, W)."""
+
+RuleLike: TypeAlias = str | Callable[[Any], NDArray[Any]] | ProcedureLike
+"""An occlusion rule: a name in `RULES`, a function of the occluded pairs (`Pairs`) that returns one margin per pair, or
+a procedure."""

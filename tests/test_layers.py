@@ -68,6 +68,70 @@ def test_the_checker_sees_a_wrong_direction(tmp_path, monkeypatch):
     assert [fault.split()[-1] for fault in wrong_direction(bad)] == ["banet.engine", "banet.ops", "banet.cli"]
 
 
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports by name, in functions and for type checkers too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = (PACKAGE.name, *path.relative_to(PACKAGE).parent.parts)
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            submodules = [f"{module}.{alias.name}" for alias in node.names]
+            names = [name for name in submodules if file_of(name)] or [module]
+        found |= {file for name in names if (file := file_of(name))}
+    return found - {path}
+
+
+def file_of(name: str) -> Path | None:
+    parts = name.split(".")
+    if parts[0] != PACKAGE.name:
+        return None
+    stem = PACKAGE.joinpath(*parts[1:])
+    return next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
+
+
+def circles(graph: dict[Path, set[Path]]) -> list[list[Path]]:
+    """Groups of files that lead to one another, by following the imports from each file."""
+    reached = {}
+    for start in graph:
+        seen: set[Path] = set()
+        stack = [start]
+        while stack:
+            for after in graph[stack.pop()] - seen:
+                seen.add(after)
+                stack.append(after)
+        reached[start] = seen
+    groups = {frozenset(other for other in reached[file] if file in reached[other]) for file in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def import_circles() -> list[list[str]]:
+    graph = {path: imported_files(path) for path in sorted(PACKAGE.rglob("*.py"))}
+    return [[path.relative_to(PACKAGE).as_posix() for path in circle] for circle in circles(graph)]
+
+
+def test_no_import_circles():
+    # The circle in modeling/ is the one that is left; it goes with the split of network, predictor and checkpoint.
+    assert [circle for circle in import_circles() if not all(name.startswith("modeling/") for name in circle)] == []
+
+
+def test_the_checker_sees_circles(tmp_path, monkeypatch):
+    package = tmp_path / "banet"
+    package.mkdir()
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", package)
+    (package / "__init__.py").write_text("")
+    (package / "a.py").write_text("import banet.b\n")
+    (package / "b.py").write_text("def f():\n    from banet import c\n")
+    (package / "c.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import A\n")
+    (package / "d.py").write_text("from banet.a import A\n")
+    assert import_circles() == [["a.py", "b.py", "c.py"]]
+    (package / "c.py").write_text("")
+    assert import_circles() == []
+
+
 def test_panoptic_names_no_torch_at_all():
     found = [
         f"{path.name}:{line} {name}"

@@ -122,12 +122,15 @@ def find_splits(folder: str | os.PathLike[str], images: str | os.PathLike[str] |
             splits.append(Split(name, root / name, path.with_suffix(""), path))
     if not splits:
         raise InputError(
-            f"{root}: holds neither panoptic.json nor annotations/panoptic_*.json, nor do its folders;"
-            " give --images, --panoptic and --json"
+            "holds neither panoptic.json nor annotations/panoptic_*.json, nor do its folders",
+            where=root,
+            hint="give --images, --panoptic and --json",
         )
     if images is not None:
         if len(splits) > 1:
-            raise InputError(f"--images {images}: {root} holds {len(splits)} splits; check one at a time")
+            raise InputError(
+                f"{root} holds {len(splits)} splits", where=f"--images {images}", hint="check one at a time"
+            )
         splits = [Split(splits[0].name, Path(images), splits[0].panoptic, splits[0].json)]
     return splits
 
@@ -163,7 +166,7 @@ class _Check:
         self.split, self.report = split, report
         for folder, option in ((split.images, "--images"), (split.panoptic, "--panoptic")):
             if not folder.is_dir():
-                raise InputError(f"{folder}: is no folder; give the right one with {option}")
+                raise InputError("is no folder", where=folder, hint=f"give the right one with {option}")
         self.images: dict[int, ImageInfo] = {}
         self.pixels: dict[bytes, str] = {}  # digest of a picture -> its name
         self.looks: dict[str, bytes] = {}  # name of a picture -> its pixels at 8 x 8
@@ -203,15 +206,8 @@ class _Check:
         self.report.findings.append(Finding(kind, printable(where), printable(what), mend))
 
     def error(self, kind: str, error: InputError) -> None:
-        """Note an error's line, which reads `where: what; mend`."""
-        text, separator, mend = " ".join(str(error).split()).rpartition("; ")
-        if not separator:
-            text, mend = mend, "correct it"
-        where, _, what = text.partition(": ")
-        if what.split(":")[0].split("[")[0] in _LISTS:  # the field belongs to the place
-            place, _, what = what.partition(": ")
-            where = f"{where}: {place}"
-        self.add(kind, where, what, mend)
+        """Note an error."""
+        self.add(kind, error.where or str(self.split.json), error.problem, error.hint or "correct it")
 
     def entry(self, kind: str, where: str, entry: Any, read: Callable[[Mapping[str, Any], str], Any]) -> Any:
         """A checked entry of the JSON; None, with a finding, where it is bad."""

@@ -54,11 +54,13 @@ class CocoPanoptic(Dataset[Sample]):
         for folder, field in ((self.images, "images"), (self.panoptic, "panoptic")):
             if not folder.is_dir():
                 what = "is not a folder" if folder.exists() else "does not exist"
-                raise InputError(f"{folder}: the {field} folder {what}; give the folder of the dataset's files")
+                raise InputError(
+                    f"the {field} folder {what}", where=folder, hint="give the folder of the dataset's files"
+                )
         self.index = PanopticIndex.read(json)
         self.image_ids: list[int] = self.index.image_ids.tolist()
         if not self.image_ids:
-            raise InputError(f"{json}: 'annotations' is empty; a dataset needs at least one annotated image")
+            raise InputError("'annotations' is empty", where=json, hint="a dataset needs at least one annotated image")
         self.categories: Categories = self.index.categories
 
     def __len__(self) -> int:
@@ -95,7 +97,9 @@ class CocoPanoptic(Dataset[Sample]):
         if truth.ids.shape != (height, width):
             hint = " (turned by its EXIF data?)" if truth.ids.shape == (width, height) else ""
             raise InputError(
-                f"{path}: is {width}x{height}{hint}, but its id map {annotation.file_name} is "
-                f"{truth.ids.shape[1]}x{truth.ids.shape[0]}; make them the same size"
+                f"is {width}x{height}{hint}, but its id map {annotation.file_name} is "
+                f"{truth.ids.shape[1]}x{truth.ids.shape[0]}",
+                where=path,
+                hint="make them the same size",
             )
         return image, truth

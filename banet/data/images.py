@@ -78,7 +78,7 @@ def decode_image(data: bytes, name: str, *, max_pixels: int | None = None) -> Im
         InputError: as `read_image`.
     """
     if not data:
-        raise InputError(f"{name}: is empty (0 bytes); give a picture")
+        raise InputError("is empty (0 bytes)", where=name, hint="give a picture")
     return _decode(Path(name), io.BytesIO(data), MAX_PIXELS if max_pixels is None else max_pixels)
 
 
@@ -105,22 +105,26 @@ def _open(file: Path, stream: BinaryIO, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         what = str(error)
     except Exception as error:  # a decoder may raise anything on bad data
-        raise InputError(f"{file}: is not a picture, or is damaged; give a JPEG, PNG, WebP, TIFF or BMP") from error
+        raise InputError(
+            "is not a picture, or is damaged", where=file, hint="give a JPEG, PNG, WebP, TIFF or BMP"
+        ) from error
     else:
         if picture.width * picture.height <= max_pixels:
             return picture
-    raise InputError(f"{file}: has too many pixels ({what}; the limit is {max_pixels}); make it smaller")
+    raise InputError(f"has too many pixels ({what}; the limit is {max_pixels})", where=file, hint="make it smaller")
 
 
 def _decode(file: Path, stream: BinaryIO, max_pixels: int) -> Image.Image:
     picture = _open(file, stream, max_pixels)
     if picture.format in ("JPEG", "MPO") and (scans := _count(stream, b"\xff\xda")) > _MOST_SCANS:
-        raise InputError(f"{file}: has {scans:,} scans, each as much work as a picture; save it anew")
+        raise InputError(f"has {scans:,} scans, each as much work as a picture", where=file, hint="save it anew")
     try:
         picture.load()
     except Exception as error:  # a decoder may raise anything on bad data
         what = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{file}: is truncated or corrupt ({what}); replace the file or leave it out") from error
+        raise InputError(
+            f"is truncated or corrupt ({what})", where=file, hint="replace the file or leave it out"
+        ) from error
     return _to_rgb(file, _upright(picture))
 
 
@@ -147,7 +151,7 @@ def _to_rgb(file: Path, picture: Image.Image) -> Image.Image:
         values = np.asarray(picture)
         if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
             kind = "floating-point numbers" if picture.mode == "F" else "32-bit integers"
-            raise InputError(f"{file}: its pixels are {kind}; save it with 8 or 16 bits a channel")
+            raise InputError(f"its pixels are {kind}", where=file, hint="save it with 8 or 16 bits a channel")
         wide = values.astype(np.uint32)  # in place from here on, as large pictures are large
         wide += 128
         wide //= 257
@@ -242,7 +246,9 @@ def list_images(inputs: Sequence[str]) -> list[Path]:
             try:
                 matches = sorted(child for child in path.iterdir() if _is_picture(child))
             except OSError as error:
-                raise InputError(f"{text}: cannot be read ({error.strerror}); check its permissions") from error
+                raise InputError(
+                    f"cannot be read ({error.strerror})", where=text, hint="check its permissions"
+                ) from error
             problem = "the folder holds no picture"
         elif os.path.exists(path):
             matches = [path]
@@ -253,10 +259,12 @@ def list_images(inputs: Sequence[str]) -> list[Path]:
         else:
             matches, problem = [], "does not exist"
         if not matches:
-            raise InputError(f"{text}: {problem}; give pictures ({', '.join(sorted(SUFFIXES))}), a folder or a pattern")
+            raise InputError(
+                problem, where=text, hint=f"give pictures ({', '.join(sorted(SUFFIXES))}), a folder or a pattern"
+            )
         found.update(dict.fromkeys(matches))
     if not found:
-        raise InputError("no pictures given; give at least one picture, folder or pattern")
+        raise InputError("no pictures given", hint="give at least one picture, folder or pattern")
     return list(found)
 
 

@@ -110,11 +110,14 @@ class LargePicture:
         except vips.Error as error:
             raise self._fault(error) from error
         if image.format not in ("uchar", "ushort"):
-            raise InputError(f"{self.path}: its pixels are no whole numbers; save it with 8 or 16 bits a channel")
+            raise InputError(
+                "its pixels are no whole numbers", where=self.path, hint="save it with 8 or 16 bits a channel"
+            )
         if image.width * image.height > LARGEST:
             raise InputError(
-                f"{self.path}: has too many pixels ({image.width} x {image.height}; the limit is {LARGEST}); "
-                "make it smaller"
+                f"has too many pixels ({image.width} x {image.height}; the limit is {LARGEST})",
+                where=self.path,
+                hint="make it smaller",
             )
         self.shape = (image.height, image.width, 3)
         self._region = vips.Region.new(image)
@@ -157,7 +160,7 @@ class LargePicture:
 
     def _fault(self, error: Exception) -> InputError:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return InputError(f"{self.path}: cannot be read ({lines[-1] if lines else type(error).__name__})")
+        return InputError(f"cannot be read ({(lines[-1] if lines else type(error).__name__)})", where=self.path)
 
 
 def _vips() -> Any:

@@ -111,9 +111,9 @@ class PanopticIndex:
         for position, image_id in enumerate(ids):
             where = f"{file}: annotations[{position}].image_id"
             if image_id not in images:
-                raise InputError(f"{where}: no image has the id {image_id}; add it to 'images'")
+                raise InputError(f"no image has the id {image_id}", where=where, hint="add it to 'images'")
             if image_id in seen:
-                raise InputError(f"{where}: image {image_id} has an annotation already; keep one")
+                raise InputError(f"image {image_id} has an annotation already", where=where, hint="keep one")
             seen.add(image_id)
         classes = Categories.from_coco(categories, str(file))
         table = np.array(segments, np.int64).reshape(-1, 2)
@@ -122,7 +122,7 @@ class PanopticIndex:
             row = int(unknown[0])
             position = int(np.searchsorted(starts, row, "right")) - 1
             where = f"{file}: annotations[{position}].segments_info[{row - starts[position]}].category_id"
-            raise InputError(f"{where}: {table[row, 1]} is unknown; add it to 'categories' or correct it")
+            raise InputError(f"{table[row, 1]} is unknown", where=where, hint="add it to 'categories' or correct it")
         return cls(
             path=file,
             categories=classes,

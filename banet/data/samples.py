@@ -129,11 +129,13 @@ def make_target(
     for segment in segments:
         if segment.id in seen or segment.id == 0:
             problem = "0 is void" if segment.id == 0 else "it occurs twice"
-            raise InputError(f"{name}: segment id {segment.id}: {problem}; number the segments from 1 up")
+            raise InputError(f"segment id {segment.id}: {problem}", where=name, hint="number the segments from 1 up")
         seen.add(segment.id)
         if segment.category_id not in categories:
             raise InputError(
-                f"{name}: segment {segment.id}: unknown category_id {segment.category_id}; list it under 'categories'"
+                f"segment {segment.id}: unknown category_id {segment.category_id}",
+                where=name,
+                hint="list it under 'categories'",
             )
         row = position.get(segment.id)
         if row is None:
@@ -146,8 +148,9 @@ def make_target(
     unknown = [identity for identity in position if identity != 0 and identity not in seen]
     if unknown:
         raise InputError(
-            f"{name}: pixels have segment ids that 'segments_info' does not list: {sorted(unknown)[:10]};"
-            " list them or set the pixels to 0"
+            f"pixels have segment ids that 'segments_info' does not list: {sorted(unknown)[:10]}",
+            where=name,
+            hint="list them or set the pixels to 0",
         )
     instances = instance_of[run_value]
     boxes = _tight_boxes(instances, starts, lengths, array.shape[1], len(labels))

@@ -32,9 +32,9 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     """
     target = Path(path)
     if not target.parent.is_dir():
-        raise InputError(f"{target}: the folder {target.parent} does not exist; create it first")
+        raise InputError(f"the folder {target.parent} does not exist", where=target, hint="create it first")
     if target.is_dir():
-        raise InputError(f"{target}: is a folder; give the name of a file")
+        raise InputError("is a folder", where=target, hint="give the name of a file")
     # Of the name a part only: with the rest it might become too long for the file system.
     temporary = target.with_name(f".{target.stem[:32]}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
     try:

@@ -17,11 +17,11 @@ def read_integer(entry: Mapping[str, Any], key: str, where: str, low: int, high:
         InputError: it is missing, not an integer, or out of range.
     """
     if key not in entry:
-        raise InputError(f"{where}: '{key}' is missing; add it")
+        raise InputError(f"'{key}' is missing", where=where, hint="add it")
     value = entry[key]
     if type(value) is not int or not low <= value <= high:
         bounds = f"in {low}..{high}" if high < 2**63 - 1 or (type(value) is int and value > high) else f">= {low}"
-        raise InputError(f"{where}.{key}: must be an integer {bounds}, not {shown(value)}")
+        raise InputError(f"must be an integer {bounds}, not {shown(value)}", where=f"{where}.{key}")
     return value
 
 
@@ -32,7 +32,7 @@ def read_object(entry: Any, where: str) -> dict[str, Any]:
         InputError: it is not one.
     """
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: must be an object, not {shown(entry)}")
+        raise InputError(f"must be an object, not {shown(entry)}", where=where)
     return entry
 
 

@@ -32,10 +32,12 @@ def check_file_name(name: object, where: str) -> str:
         InputError: the name is empty, absolute, or has a part '..'.
     """
     if not isinstance(name, str) or not name or "\0" in name:
-        raise InputError(f"{where}: must be a file name, not {shown(name)}")
+        raise InputError(f"must be a file name, not {shown(name)}", where=where)
     if name != ".." and not any(mark in name for mark in "/\\:"):
         return name  # no parts and no drive, so nothing that could lead out
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        raise InputError(f"{where}: {shown(name)} leads out of its folder; give a relative name without '..'")
+        raise InputError(
+            f"{shown(name)} leads out of its folder", where=where, hint="give a relative name without '..'"
+        )
     return name

@@ -44,19 +44,21 @@ def open_file(path: StrPath) -> BinaryIO:
     try:
         mode = os.stat(file).st_mode
         if stat.S_ISDIR(mode):
-            raise InputError(f"{file}: is a folder, not a file; check the path")
+            raise InputError("is a folder, not a file", where=file, hint="check the path")
         if not stat.S_ISREG(mode):
-            raise InputError(f"{file}: is no regular file; copy what it holds to one")
+            raise InputError("is no regular file", where=file, hint="copy what it holds to one")
         stream = file.open("rb")
     except FileNotFoundError as error:
-        raise InputError(f"{file}: does not exist; check the path") from error
+        raise InputError("does not exist", where=file, hint="check the path") from error
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check its path and permissions") from error
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=file, hint="check its path and permissions"
+        ) from error
     except UnicodeEncodeError as error:
-        raise InputError(f"{file}: is no name that a file can have; check the path") from error
+        raise InputError("is no name that a file can have", where=file, hint="check the path") from error
     if not os.fstat(stream.fileno()).st_size:
         stream.close()
-        raise InputError(f"{file}: is empty (0 bytes); write it again or leave it out")
+        raise InputError("is empty (0 bytes)", where=file, hint="write it again or leave it out")
     return stream
 
 
@@ -70,17 +72,19 @@ def read_json(path: StrPath) -> Any:
     with open_file(file) as stream:
         data = stream.read(_LARGEST_WHOLE + 1)
     if len(data) > _LARGEST_WHOLE or sum(map(data.count, b"[{,")) > _MOST_VALUES:
-        raise InputError(f"{file}: is larger than {_LARGEST_WHOLE >> 20} MB or {_MOST_VALUES:,} values; split it up")
+        raise InputError(
+            f"is larger than {_LARGEST_WHOLE >> 20} MB or {_MOST_VALUES:,} values", where=file, hint="split it up"
+        )
     if not data.strip():
-        raise InputError(f"{file}: is empty; write it again")
+        raise InputError("is empty", where=file, hint="write it again")
     try:
         return json.loads(data, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"{file}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg}); write it again"
+            f"is not JSON (line {error.lineno}, column {error.colno}: {error.msg})", where=file, hint="write it again"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: is not JSON ({_reason(error)}); write it again") from error
+        raise InputError(f"is not JSON ({_reason(error)})", where=file, hint="write it again") from error
 
 
 def stream_lists(
@@ -107,17 +111,19 @@ def stream_lists(
         missing.pop(field, None)
         if position is None:
             if item != []:
-                raise InputError(f"{file}: '{field}' must be a list, not {type(item).__name__}")
+                raise InputError(f"'{field}' must be a list, not {type(item).__name__}", where=file)
             if optional:
-                raise InputError(f"{file}: '{field}' is empty; list at least one")
+                raise InputError(f"'{field}' is empty", where=file, hint="list at least one")
             continue
         if field == "categories" and position == _MOST_CATEGORIES:
-            raise InputError(f"{file}: '{field}' holds more than {_MOST_CATEGORIES:,}; no network tells so many apart")
+            raise InputError(
+                f"'{field}' holds more than {_MOST_CATEGORIES:,}", where=file, hint="no network tells so many apart"
+            )
         yield field, f"{file}: {name}[{position}]", item
     if missing and bare:
-        raise InputError(f"{file}: must be {_wanted(fields, bare)}")
+        raise InputError(f"must be {_wanted(fields, bare)}", where=file)
     if missing and not optional:
-        raise InputError(f"{file}: '{next(iter(missing))}' is missing; add it")
+        raise InputError(f"'{next(iter(missing))}' is missing", where=file, hint="add it")
 
 
 def stream_json(
@@ -145,7 +151,7 @@ def stream_json(
         try:
             yield from _Reader(file, io.TextIOWrapper(raw, encoding, newline=""), fields).fields(bare)
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: is not JSON ({_reason(error)}); write it again") from error
+            raise InputError(f"is not JSON ({_reason(error)})", where=file, hint="write it again") from error
 
 
 class _Reader:
@@ -160,14 +166,14 @@ class _Reader:
     def fields(self, bare: bool) -> Iterator[tuple[str, int | None, Any]]:
         first = self.peek()
         if not first:
-            raise InputError(f"{self.file}: is empty; write it again")
+            raise InputError("is empty", where=self.file, hint="write it again")
         if first == "[" and bare:
             yield from self.items("")
         elif first == "{":
             yield from self.object()
         else:
             self.value()
-            raise InputError(f"{self.file}: must be {_wanted(self.wanted or _COCO, bare)}")
+            raise InputError(f"must be {_wanted(self.wanted or _COCO, bare)}", where=self.file)
         if self.peek():
             raise self.fault("Extra data")
 
@@ -178,7 +184,7 @@ class _Reader:
                 raise self.fault("Expecting property name enclosed in double quotes")
             key = str(self.value())
             if key in seen:
-                raise InputError(f"{self.file}: has the field '{key}' twice; keep one")
+                raise InputError(f"has the field '{key}' twice", where=self.file, hint="keep one")
             seen.add(key)
             if self.peek() != ":":
                 raise self.fault("Expecting ':' delimiter")
@@ -249,7 +255,9 @@ class _Reader:
     def more(self) -> bool:
         """Lengthen the window and begin it where we are; False, with nothing moved, at the end of the file."""
         if len(self.text) - self.at > _LONGEST_ITEM:
-            raise InputError(f"{self.file}: holds an item of more than {_LONGEST_ITEM:,} characters; split it up")
+            raise InputError(
+                f"holds an item of more than {_LONGEST_ITEM:,} characters", where=self.file, hint="split it up"
+            )
         # Twice as much at a time where one item fills the window, lest it be decoded too often.
         chunk = "" if self.ended else self.stream.read(max(_CHUNK, len(self.text) - self.at))
         if not chunk:
@@ -267,7 +275,9 @@ class _Reader:
         breaks = before.count("\n")
         column = len(before) - before.rfind("\n") if breaks else self.column + len(before)
         return InputError(
-            f"{self.file}: is not JSON (line {self.line + breaks}, column {column}: {message}); write it again"
+            f"is not JSON (line {self.line + breaks}, column {column}: {message})",
+            where=self.file,
+            hint="write it again",
         )
 
 

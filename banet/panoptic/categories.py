@@ -109,22 +109,24 @@ class Categories:
             InputError: a field is missing or of the wrong type, an id occurs twice, or there is no category at all.
         """
         if isinstance(categories, (str, bytes, Mapping)) or not isinstance(categories, Iterable):
-            raise InputError(f"{source}: 'categories' must be a list of objects, not {type(categories).__name__}")
+            raise InputError(f"'categories' must be a list of objects, not {type(categories).__name__}", where=source)
         items: list[Category] = []
         seen: dict[int, int] = {}
         for position, entry in enumerate(categories):
             where = f"{source}: categories[{position}]"
             if not isinstance(entry, Mapping):
-                raise InputError(f"{where}: must be an object with 'id', 'name' and 'isthing', not {shown(entry)}")
+                raise InputError(f"must be an object with 'id', 'name' and 'isthing', not {shown(entry)}", where=where)
             item = _category_from_coco(entry, where)
             if item.id in seen:
                 raise InputError(
-                    f"{where}.id: {item.id} is already the id of categories[{seen[item.id]}]; make it unique"
+                    f"{item.id} is already the id of categories[{seen[item.id]}]",
+                    where=f"{where}.id",
+                    hint="make it unique",
                 )
             seen[item.id] = position
             items.append(item)
         if not items:
-            raise InputError(f"{source}: 'categories' is empty; list at least one category")
+            raise InputError("'categories' is empty", where=source, hint="list at least one category")
         return cls(items)
 
     @classmethod
@@ -301,14 +303,16 @@ class Categories:
 def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
     for key in ("id", "name", "isthing"):
         if key not in entry:
-            raise InputError(f"{where}: '{key}' is missing; COCO panoptic categories need id, name and isthing")
+            raise InputError(
+                f"'{key}' is missing", where=where, hint="COCO panoptic categories need id, name and isthing"
+            )
     category_id, name, isthing = entry["id"], entry["name"], entry["isthing"]
     if isinstance(category_id, bool) or not isinstance(category_id, int) or not 0 <= category_id <= MAX_CATEGORY_ID:
-        raise InputError(f"{where}.id: must be an integer in 0..{MAX_CATEGORY_ID}, not {shown(category_id)}")
+        raise InputError(f"must be an integer in 0..{MAX_CATEGORY_ID}, not {shown(category_id)}", where=f"{where}.id")
     if not isinstance(name, str) or not name or _SURROGATES.search(name):
-        raise InputError(f"{where}.name: must be a non-empty string, not {shown(name)}")
+        raise InputError(f"must be a non-empty string, not {shown(name)}", where=f"{where}.name")
     if not isinstance(isthing, int) or isthing not in (0, 1):
-        raise InputError(f"{where}.isthing: must be 1 (thing) or 0 (stuff), not {shown(isthing)}")
+        raise InputError(f"must be 1 (thing) or 0 (stuff), not {shown(isthing)}", where=f"{where}.isthing")
     color = entry.get("color")
     if color is None:
         return Category(category_id, name, bool(isthing))
@@ -317,7 +321,7 @@ def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
         or len(color) != 3
         or not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in color)
     ):
-        raise InputError(f"{where}.color: must be three integers in 0..255, not {shown(color)}")
+        raise InputError(f"must be three integers in 0..255, not {shown(color)}", where=f"{where}.color")
     return Category(category_id, name, bool(isthing), (color[0], color[1], color[2]))
 
 

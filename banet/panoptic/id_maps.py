@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["MAX_SEGMENT_ID", "as_ids", "bands", "ids_to_rgb", "measure_ids", "measure_runs", "rgb_to_ids", "runs"]
+__all__ = [
+    "MAX_SEGMENT_ID",
+    "as_ids",
+    "bands",
+    "find_ids",
+    "ids_to_rgb",
+    "index_map",
+    "indices_of_ids",
+    "measure_ids",
+    "measure_runs",
+    "rgb_to_ids",
+    "runs",
+]
 
 MAX_SEGMENT_ID = 2**24 - 1
 """Largest segment id that a PNG of three bytes a pixel holds."""
@@ -93,6 +102,38 @@ def bands(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
     """Cuts a map (H, W) into bands of some million pixels, from the top; an empty map is one band."""
     rows = max(1, _BAND // max(ids.shape[1], 1))
     return (ids[top : top + rows] for top in range(0, max(len(ids), 1), rows))
+
+
+def find_ids(ids: NDArray[Any]) -> NDArray[Any]:
+    """Return the values that occur in a map (H, W) other than 0, ascending (K,)."""
+    parts = [np.unique(band.reshape(-1)[runs(band)[0]]) for band in bands(ids)]
+    values = parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
+    found: NDArray[Any] = values[values != 0]
+    return found
+
+
+def indices_of_ids(values: NDArray[Any], known: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Return the position of each value in the list of N known ids, and N for 0 and for unknown ones.
+
+    Args:
+        values: integers of any shape.
+        known: N different ids, none of them 0.
+
+    Returns:
+        int64 of the same shape.
+    """
+    table = np.append(np.asarray(known, dtype=np.int64), 0)
+    order = np.argsort(table, kind="stable")
+    index: NDArray[np.int64] = order[np.searchsorted(table, values, sorter=order).clip(max=len(table) - 1)]
+    index[table[index] != values] = len(table) - 1
+    return index
+
+
+def index_map(ids: NDArray[np.int32], known: Sequence[int]) -> NDArray[np.int32]:
+    """Return the position of each pixel's id in the list of N known ids, (H, W); N for void and for unknown ids."""
+    starts, lengths = runs(ids)
+    index = indices_of_ids(ids.reshape(-1)[starts], known)
+    return np.repeat(index.astype(np.int32), lengths).reshape(ids.shape)
 
 
 def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:

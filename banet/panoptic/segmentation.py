@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.files.atomic import write_json
 from banet.panoptic.categories import VOID, Categories, Category
-from banet.panoptic.id_maps import MAX_SEGMENT_ID, as_ids, measure_ids, runs
+from banet.panoptic.coco.png import write_ids
+from banet.panoptic.id_maps import MAX_SEGMENT_ID, as_ids, find_ids, indices_of_ids, measure_ids, runs
+from banet.panoptic.segments import Segment
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["PanopticSegmentation", "Segment"]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a panoptic result.
-
-    Attributes:
-        id: its value in the id map, 1 .. 2^24-1.
-        category_id: the class, as in the dataset's categories.
-        isthing: whether that class is a thing.
-        score: confidence in 0..1, or None for stuff and for ground truth.
-        area: number of pixels.
-        bbox: tight box (x, y, width, height) in whole pixels.
-        iscrowd: ground truth only: a region of many objects that nobody separated.
-    """
-
-    id: int
-    category_id: int
-    isthing: bool
-    score: float | None
-    area: int
-    bbox: tuple[int, int, int, int]
-    iscrowd: bool = False
 
 
 @dataclass(eq=False)
@@ -84,7 +64,7 @@ class PanopticSegmentation:
     def from_ids(
         cls,
         ids: Any,
-        segments: Iterable[Mapping[str, Any]],
+        segments: Iterable[Segment | Mapping[str, Any]],
         categories: Categories | Iterable[Category | Mapping[str, Any]],
         image: NDArray[Any] | None = None,
     ) -> PanopticSegmentation:
@@ -92,7 +72,8 @@ class PanopticSegmentation:
 
         Args:
             ids: (H, W) integers, 0 = void.
-            segments: mappings with `id` and `category_id` and, if wanted, `score` and `iscrowd`, in the order to keep.
+            segments: `Segment`s, measured or not; or mappings with `id` and `category_id` and, if wanted, `score` and
+                `iscrowd`; in the order to keep.
             categories: the classes.
             image: the picture, for `draw`.
 
@@ -102,26 +83,10 @@ class PanopticSegmentation:
         classes = Categories.of(categories)
         id_map = as_ids(ids)
         values, areas, boxes = measure_ids(id_map)
-        infos = list(segments)
-        _check_agreement(values, [int(info["id"]) for info in infos], "result")
-        place = {int(value): index for index, value in enumerate(values)}
-        records: list[Segment] = []
-        for info in infos:
-            index = place[int(info["id"])]
-            category_id = int(info["category_id"])
-            score = info.get("score")
-            x, y, width, height = (int(v) for v in boxes[index])
-            records.append(
-                Segment(
-                    id=int(info["id"]),
-                    category_id=category_id,
-                    isthing=classes.isthing(category_id),
-                    score=None if score is None else float(score),
-                    area=int(areas[index]),
-                    bbox=(x, y, width, height),
-                    iscrowd=bool(info.get("iscrowd", False)),
-                )
-            )
+        given = [_segment_of(entry, classes) for entry in segments]
+        _check_agreement(values, [segment.id for segment in given], "result")
+        measured = dict(zip(values.tolist(), zip(areas.tolist(), map(tuple, boxes.tolist()), strict=True), strict=True))
+        records = [replace(segment, area=measured[segment.id][0], bbox=measured[segment.id][1]) for segment in given]
         return cls(id_map, records, classes, image)
 
     @property
@@ -137,15 +102,10 @@ class PanopticSegmentation:
     @property
     def semantic(self) -> NDArray[np.int32]:
         """Category id of each pixel, (H, W) int32, `VOID` (-1) on void and on ids that no segment has."""
-        order = sorted(self.segments, key=lambda segment: segment.id)
         starts, lengths = runs(self.ids)
-        values = self.ids.reshape(-1)[starts]
-        known = np.array([segment.id for segment in order], dtype=np.int32)
-        classes = np.array([segment.category_id for segment in order] + [VOID], dtype=np.int32)
-        place = np.searchsorted(known, values)
-        hit = place < len(known)
-        hit[hit] = known[place[hit]] == values[hit]
-        return np.repeat(classes[np.where(hit, place, len(known))], lengths).reshape(self.ids.shape)
+        index = indices_of_ids(self.ids.reshape(-1)[starts], [segment.id for segment in self.segments])
+        classes = np.array([segment.category_id for segment in self.segments] + [VOID], dtype=np.int32)
+        return np.repeat(classes[index], lengths).reshape(self.ids.shape)
 
     def check(self, source: str = "result") -> None:
         """Asks that map and records name the same ids.
@@ -153,7 +113,7 @@ class PanopticSegmentation:
         Raises:
             ValueError: they do not; the ids that stand on one side only are listed.
         """
-        _check_agreement(measure_ids(self.ids)[0], [segment.id for segment in self.segments], source)
+        _check_agreement(find_ids(self.ids), [segment.id for segment in self.segments], source)
 
     def to_coco(self, image_id: int | None = None, file_name: str | None = None) -> dict[str, Any]:
         """The annotation of a COCO panoptic JSON: `segments_info` and, where given, `image_id` and `file_name`.
@@ -243,9 +203,6 @@ class PanopticSegmentation:
             ValueError: the path does not end in .png, or map and records disagree (`check`).
             InputError: the folder does not exist.
         """
-        from banet.files.atomic import write_json
-        from banet.panoptic.coco.png import write_ids
-
         png = Path(path)
         if png.suffix.lower() != ".png":
             raise ValueError(f"{png}: an id map is saved as .png, since other formats would change the ids")
@@ -285,13 +242,28 @@ class PanopticSegmentation:
         Raises:
             ValueError: the picture's size is not the id map's, or alpha is outside 0..1.
         """
-        from banet.panoptic.drawing.overlay import draw_segmentation
+        from banet.panoptic.drawing.overlay import draw_segments
 
-        return draw_segmentation(self, self.image if image is None else image, alpha, legend=legend)
+        shown = self.image if image is None else image
+        return draw_segments(self.ids, self.segments, self.categories, shown, alpha, legend=legend)
 
     def __repr__(self) -> str:
         things = sum(segment.isthing for segment in self.segments)
         return f"PanopticSegmentation({self.width}x{self.height}, {things} things, {len(self.segments) - things} stuff)"
+
+
+def _segment_of(entry: Segment | Mapping[str, Any], classes: Categories) -> Segment:
+    """Return the record of a segment that is given as a record or as a mapping."""
+    if isinstance(entry, Segment):
+        return replace(entry, isthing=classes.isthing(entry.category_id))
+    score, category_id = entry.get("score"), int(entry["category_id"])
+    return Segment(
+        id=int(entry["id"]),
+        category_id=category_id,
+        isthing=classes.isthing(category_id),
+        score=None if score is None else float(score),
+        iscrowd=bool(entry.get("iscrowd", False)),
+    )
 
 
 def _check_agreement(in_map: NDArray[np.int32], in_records: Sequence[int], source: str) -> None:

@@ -117,7 +117,9 @@ def test_maps_and_segments_are_those_of_the_results(page: Path) -> None:
             place = unpacked(view["map"], SIZE)
             ids = np.array([segment.id for segment in result.segments] + [0])
             assert np.array_equal(ids[place], result.ids)
-            for told, segment, color in zip(view["segments"], result.segments, segment_colors(result), strict=True):
+            for told, segment, color in zip(
+                view["segments"], result.segments, segment_colors(result.segments, result.categories), strict=True
+            ):
                 assert CATEGORIES[told["class"]].id == segment.category_id
                 assert (told["area"], told["score"], told["crowd"]) == (segment.area, segment.score, segment.iscrowd)
                 assert told["color"] == color.tolist()

@@ -121,7 +121,7 @@ def test_ids_without_a_segment_are_drawn_as_void():
 
 def test_shades_stay_near_the_colour_of_the_class():
     result = squares(4, 10, 4)
-    colors = segment_colors(result)
+    colors = segment_colors(result.segments, result.categories)
     assert tuple(colors[0]) == CATEGORIES.by_id(1).color and tuple(colors[-1]) == CATEGORIES.by_id(5).color
     hues = np.array([colorsys.rgb_to_hls(*(color / 255))[0] for color in colors[:-1]])
     turned = (hues - hues[0] + 0.5) % 1 - 0.5

@@ -10,7 +10,6 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,8 +21,8 @@ from banet.files.atomic import atomic_path
 from banet.modeling.instances import Instances
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
-from banet.panoptic.drawing.overlay import picture_array, place_map, segment_colors
-from banet.panoptic.id_maps import runs
+from banet.panoptic.drawing.overlay import picture_array, segment_colors
+from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
 from banet.panoptic.occlusion.overlap_report import Disputes, find_disputes
 
@@ -164,14 +163,14 @@ class Gallery:
             }
             for segment in result.segments
         ]
-        colors = segment_colors(replace(result, categories=self.categories))
+        colors = segment_colors(result.segments, self.categories)
         for index, segment in enumerate(segments):
             segment["color"] = colors[index].tolist()
             segment["verdict"] = None if verdicts is None else verdicts[index]
         view = {
             "title": title,
             "truth": truth,
-            "map": _packed(place_map(_shrunk(result.ids), result.segments)),
+            "map": _packed(index_map(_shrunk(result.ids), [segment.id for segment in result.segments])),
             "segments": segments,
         }
         if disputes is not None and instances is not None:

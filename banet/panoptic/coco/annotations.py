@@ -132,9 +132,13 @@ class PanopticJson:
         for where, annotation in found:
             image_id = annotation.image_id
             if image_id not in images:
-                raise InputError(f"{where}.image_id: no image has the id {image_id}; add it to 'images'")
+                raise InputError(
+                    f"no image has the id {image_id}", where=f"{where}.image_id", hint="add it to 'images'"
+                )
             if image_id in annotations:
-                raise InputError(f"{where}.image_id: image {image_id} has an annotation already; keep one")
+                raise InputError(
+                    f"image {image_id} has an annotation already", where=f"{where}.image_id", hint="keep one"
+                )
             for position, segment in enumerate(annotation.segments):
                 if segment.category_id not in categories:
                     raise _unknown(segment.category_id, f"{where}.segments_info[{position}]")
@@ -164,14 +168,16 @@ def load(
     ids = read_ids(path)
     if image is not None and ids.shape != (image.height, image.width):
         raise InputError(
-            f"{path}: is {ids.shape[1]}x{ids.shape[0]}, but images[].width and height of image {image.id} say "
-            f"{image.width}x{image.height}; correct one of them"
+            f"is {ids.shape[1]}x{ids.shape[0]}, but images[].width and height of image {image.id} say "
+            f"{image.width}x{image.height}",
+            where=path,
+            hint="correct one of them",
         )
     try:
         return PanopticSegmentation.from_ids(ids, [dict(info) for info in annotation.segments], categories)
     except ValueError as error:
         where = f"{path}, segments_info of image {annotation.image_id}"
-        raise InputError(f"{where}: {_tail(error)}; make the PNG and 'segments_info' agree") from error
+        raise InputError(_tail(error), where=where, hint="make the PNG and 'segments_info' agree") from error
 
 
 def _tail(error: ValueError) -> str:
@@ -221,7 +227,7 @@ def add_image(images: dict[int, ImageInfo], entry: Any, where: str) -> None:
     """
     info = read_image_info(entry, where)
     if info.id in images:
-        raise InputError(f"{where}.id: {info.id} is the id of another image too; make it unique")
+        raise InputError(f"{info.id} is the id of another image too", where=f"{where}.id", hint="make it unique")
     images[info.id] = info
 
 
@@ -240,7 +246,9 @@ def read_image_info(entry: Any, where: str) -> ImageInfo:
     name = _file_name(entry, where)
     width, height = read_integer(entry, "width", where, 1), read_integer(entry, "height", where, 1)
     if width * height > MAX_PIXELS:
-        raise InputError(f"{where}: says {width} x {height}, more than {MAX_PIXELS} pixels; correct it or cut it up")
+        raise InputError(
+            f"says {width} x {height}, more than {MAX_PIXELS} pixels", where=where, hint="correct it or cut it up"
+        )
     return ImageInfo(image_id, name, width, height)
 
 
@@ -258,22 +266,24 @@ def read_annotation(entry: Any, where: str, categories: Categories | None) -> An
     """
     image_id, name = read_integer(read_object(entry, where), "image_id", where, 0), _file_name(entry, where)
     if "segments_info" not in entry:
-        raise InputError(f"{where}: 'segments_info' is missing; add it")
+        raise InputError("'segments_info' is missing", where=where, hint="add it")
     if not isinstance(entry["segments_info"], list):
-        raise InputError(f"{where}: 'segments_info' must be a list, not {type(entry['segments_info']).__name__}")
+        raise InputError(f"'segments_info' must be a list, not {type(entry['segments_info']).__name__}", where=where)
     segments: dict[int, SegmentInfo] = {}
     for position, info in enumerate(entry["segments_info"]):
         place = f"{where}.segments_info[{position}]"
         segment = _read_segment(read_object(info, place), place, categories)
         if segment.id in segments:
-            raise InputError(f"{place}.id: {segment.id} is the id of another segment too; make it unique")
+            raise InputError(
+                f"{segment.id} is the id of another segment too", where=f"{place}.id", hint="make it unique"
+            )
         segments[segment.id] = segment
     return Annotation(image_id, name, tuple(segments.values()))
 
 
 def _file_name(entry: Mapping[str, Any], where: str) -> str:
     if "file_name" not in entry:
-        raise InputError(f"{where}: 'file_name' is missing; add it")
+        raise InputError("'file_name' is missing", where=where, hint="add it")
     return check_file_name(entry["file_name"], f"{where}.file_name")
 
 
@@ -284,16 +294,16 @@ def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | 
         raise _unknown(category_id, where)
     crowd = info.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):
-        raise InputError(f"{where}.iscrowd: must be 0 or 1, not {shown(crowd)}")
+        raise InputError(f"must be 0 or 1, not {shown(crowd)}", where=f"{where}.iscrowd")
     area = info.get("area")
     if area is not None and (not is_number(area) or area < 0):
-        raise InputError(f"{where}.area: must be a number >= 0, not {shown(area)}")
+        raise InputError(f"must be a number >= 0, not {shown(area)}", where=f"{where}.area")
     bbox = info.get("bbox")
     if bbox is not None and (not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox))):
-        raise InputError(f"{where}.bbox: must be four numbers x, y, width, height, not {shown(bbox)}")
+        raise InputError(f"must be four numbers x, y, width, height, not {shown(bbox)}", where=f"{where}.bbox")
     score = info.get("score")
     if score is not None and not is_number(score):
-        raise InputError(f"{where}.score: must be a number, not {shown(score)}")
+        raise InputError(f"must be a number, not {shown(score)}", where=f"{where}.score")
     return SegmentInfo(
         segment_id,
         category_id,
@@ -305,4 +315,6 @@ def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | 
 
 
 def _unknown(category_id: int, where: str) -> InputError:
-    return InputError(f"{where}.category_id: {category_id} is unknown; add it to 'categories' or correct it")
+    return InputError(
+        f"{category_id} is unknown", where=f"{where}.category_id", hint="add it to 'categories' or correct it"
+    )

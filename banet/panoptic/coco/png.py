@@ -84,22 +84,26 @@ def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Calla
     with open_file(file) as stream:
         head = stream.read(26)
         if head[:8] != _PNG_SIGNATURE:
-            raise InputError(f"{file}: is no PNG; id and label maps must be PNG, since other formats change the ids")
+            raise InputError(
+                "is no PNG", where=file, hint="id and label maps must be PNG, since other formats change the ids"
+            )
         if len(head) < 26:
-            raise InputError(f"{file}: is truncated; write it again")
+            raise InputError("is truncated", where=file, hint="write it again")
         wrong = fault(head[24], head[25])
         if wrong:
             kind = _COLOR_TYPES.get(head[25], f"colour type {head[25]}")
-            raise InputError(f"{file}: is a {head[24]}-bit {kind} PNG; {wrong}")
+            raise InputError(f"is a {head[24]}-bit {kind} PNG", where=file, hint=wrong)
         width, height = struct.unpack(">II", head[16:24])
         if width * height > MAX_PIXELS:
-            raise InputError(f"{file}: has too many pixels ({width} x {height}; the limit is {MAX_PIXELS}); cut it up")
+            raise InputError(
+                f"has too many pixels ({width} x {height}; the limit is {MAX_PIXELS})", where=file, hint="cut it up"
+            )
         stream.seek(0)
         try:
             with Image.open(stream, formats=["PNG"]) as picture:
                 return decode(picture)
         except Exception as error:  # a decoder may raise anything on bad data
-            raise InputError(f"{file}: is truncated or corrupt ({error}); write it again") from error
+            raise InputError(f"is truncated or corrupt ({error})", where=file, hint="write it again") from error
 
 
 def _ids_fault(depth: int, color_type: int) -> str | None:

@@ -49,7 +49,9 @@ class CocoPanopticWriter:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+                raise InputError(
+                    f"cannot be made ({error.strerror})", where=folder, hint="choose another folder"
+                ) from error
 
     def add(
         self,

@@ -1,4 +1,4 @@
-"""Pictures of panoptic results."""
+"""Drawings of id maps: segments over their image, with names and a legend."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from banet.panoptic.id_maps import runs
-from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.categories import Categories
+from banet.panoptic.id_maps import index_map
+from banet.panoptic.segments import Segment
+from banet.types import Box
 
-if TYPE_CHECKING:
-    from banet.panoptic.segmentation import Segment
-
-__all__ = ["draw_segmentation", "picture_array", "place_map", "segment_colors"]
+__all__ = ["draw_segments", "picture_array", "segment_colors"]
 
 _GOLDEN = 0.6180339887498949
 _HATCH = ((118, 118, 118), (168, 168, 168))  # greys of the stripes on void
@@ -33,32 +32,39 @@ _MANY = 16  # things of one class that are all named; of more, those that hold t
 # Large character sets first; of Linux, Windows and macOS.
 _FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "segoeui.ttf", "Arial.ttf")
 
-_Box = tuple[int, int, int, int]
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def draw_segmentation(
-    result: PanopticSegmentation, image: Any = None, alpha: float = 0.5, *, legend: bool = False
+def draw_segments(
+    ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    categories: Categories,
+    image: Any = None,
+    alpha: float = 0.5,
+    *,
+    legend: bool = False,
 ) -> Image.Image:
-    """Paints a result over its picture; see `PanopticSegmentation.draw`.
+    """Paint segments over their image; see `PanopticSegmentation.draw`.
 
-    Memory is a few bytes a pixel, so that pictures of any size that Pillow reads can be drawn.
+    Memory is a few bytes per pixel, so that images of any size that Pillow reads can be drawn.
 
     Args:
-        result: what to paint, (H, W).
-        image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; None for no picture.
-        alpha: 0 leaves the picture as it is, 1 hides it.
-        legend: names the classes below the picture, and enlarges tiny pictures.
+        ids: (H, W), the segment of each pixel; 0 is void.
+        segments: the segments, with areas and boxes.
+        categories: their classes.
+        image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; None for no image.
+        alpha: 0 leaves the image as it is, 1 hides it.
+        legend: names the classes below the image, and enlarges tiny images.
 
     Returns:
         RGB image of width W and height H; with a legend larger.
 
     Raises:
-        ValueError: the picture's size is not the id map's, or alpha is outside 0..1.
+        ValueError: the image's size is not the id map's, or alpha is outside 0..1.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in 0..1, not {alpha}")
-    height, width = result.ids.shape
+    height, width = ids.shape
     if image is None:
         pixels = np.full((height, width, 3), _PAPER, dtype=np.uint8)
         alpha = max(alpha, 0.8)
@@ -72,14 +78,16 @@ def draw_segmentation(
         return Image.new("RGB", (width, height))
     if legend and max(height, width) < _LEGIBLE:
         factor = -(-_LEGIBLE // max(height, width))
-        result, pixels = _enlarged(result, factor), pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+        segments = [_enlarged(segment, factor) for segment in segments]
+        ids = ids.repeat(factor, axis=0).repeat(factor, axis=1)
+        pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
     if alpha == 0:
-        picture = Image.fromarray(pixels)
+        canvas = Image.fromarray(pixels)
     else:
-        colors = segment_colors(result)
-        picture = Image.fromarray(_paint(result, pixels, colors, alpha))
-        _write_labels(picture, result, colors)
-    return _with_legend(picture, result) if legend else picture
+        colors = segment_colors(segments, categories)
+        canvas = Image.fromarray(_paint(ids, segments, pixels, colors, alpha))
+        _write_labels(canvas, ids, segments, categories, colors)
+    return _with_legend(canvas, segments, categories) if legend else canvas
 
 
 def picture_array(image: Any) -> NDArray[np.uint8]:
@@ -111,12 +119,12 @@ def picture_array(image: Any) -> NDArray[np.uint8]:
     return np.asarray(np.clip(array, 0, 255), dtype=np.uint8)
 
 
-def segment_colors(result: PanopticSegmentation) -> NDArray[np.uint8]:
-    """RGB of each segment, (N, 3): the colour of its class, in another shade for each further thing of that class."""
-    colors = np.zeros((len(result.segments), 3), dtype=np.uint8)
+def segment_colors(segments: Sequence[Segment], categories: Categories) -> NDArray[np.uint8]:
+    """Return the RGB of each segment, (N, 3): its class's color, in another shade for each further thing of it."""
+    colors = np.zeros((len(segments), 3), dtype=np.uint8)
     counts: dict[int, int] = {}
-    for index, segment in enumerate(result.segments):
-        color = result.categories.by_id(segment.category_id).color
+    for index, segment in enumerate(segments):
+        color = categories.by_id(segment.category_id).color
         nth = counts.get(segment.category_id, 0) if segment.isthing else 0
         counts[segment.category_id] = nth + 1
         colors[index] = _shade(color, nth) if nth else color
@@ -133,27 +141,20 @@ def _shade(color: tuple[int, int, int], nth: int) -> NDArray[np.uint8]:
     return (255 * shade + 0.5).astype(np.uint8)
 
 
-def place_map(ids: NDArray[np.int32], segments: Sequence[Segment]) -> NDArray[np.int32]:
-    """The position of each pixel's owner in the list of N segments, (H, W); N for void and for unknown ids."""
-    known = np.array([segment.id for segment in segments] + [0])
-    order = np.argsort(known, kind="stable")
-    starts, lengths = runs(ids)
-    values = ids.reshape(-1)[starts]
-    place = order[np.searchsorted(known, values, sorter=order).clip(max=len(known) - 1)]
-    place[known[place] != values] = len(segments)
-    return np.repeat(place.astype(np.int32), lengths).reshape(ids.shape)
-
-
 # --- painting --------------------------------------------------------------------------------------------------------
 
 
 def _paint(
-    result: PanopticSegmentation, pixels: NDArray[np.uint8], colors: NDArray[np.uint8], alpha: float
+    ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    pixels: NDArray[np.uint8],
+    colors: NDArray[np.uint8],
+    alpha: float,
 ) -> NDArray[np.uint8]:
-    """The picture with fillings, outlines and stripes on void, (H, W, 3); band by band."""
-    height, width = result.ids.shape
-    paint, weight = _paints(colors, [segment.isthing for segment in result.segments], alpha)
-    typical = float(np.median([segment.area for segment in result.segments if segment.isthing] or [height * width]))
+    """Return the image with fillings, outlines and stripes on void, (H, W, 3), painted band by band."""
+    height, width = ids.shape
+    paint, weight = _paints(colors, [segment.isthing for segment in segments], alpha)
+    typical = float(np.median([segment.area for segment in segments if segment.isthing] or [height * width]))
     thickness = max(1, round(min(min(height, width) / 250, typical**0.5 / 14)))
     stripe = int(np.clip(min(height, width) // 80, 2, 40))
     painted = np.empty_like(pixels)
@@ -161,10 +162,10 @@ def _paint(
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         low, high = max(0, top - thickness), min(height, bottom + thickness)
-        edge = _edges(result.ids[low:high], thickness)[top - low : bottom - low]
-        place = place_map(result.ids[top:bottom], result.segments)
+        edge = _edges(ids[low:high], thickness)[top - low : bottom - low]
+        index = index_map(ids[top:bottom], [segment.id for segment in segments])
         stripes = (np.arange(top, bottom)[:, None] + np.arange(width)) // stripe % 2
-        row = 2 * place + np.where(place < len(colors), edge, stripes)
+        row = 2 * index + np.where(index < len(colors), edge, stripes)
         canvas = pixels[top:bottom].astype(np.float32)
         canvas += weight[row][..., None] * (paint[row] - canvas)
         painted[top:bottom] = np.rint(canvas)
@@ -208,13 +209,10 @@ def _edges(ids: NDArray[np.int32], thickness: int) -> NDArray[np.bool_]:
     return edge
 
 
-def _enlarged(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
-    """The same result with squares of `factor` x `factor` pixels in place of pixels."""
-    segments = [
-        replace(s, area=s.area * factor**2, bbox=tuple(v * factor for v in s.bbox))  # type: ignore[arg-type]
-        for s in result.segments
-    ]
-    return PanopticSegmentation(result.ids.repeat(factor, axis=0).repeat(factor, axis=1), segments, result.categories)
+def _enlarged(segment: Segment, factor: int) -> Segment:
+    """Return the segment with squares of `factor` x `factor` pixels in place of pixels."""
+    x, y, width, height = (value * factor for value in segment.bbox)
+    return replace(segment, area=segment.area * factor**2, bbox=(x, y, width, height))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -223,49 +221,53 @@ def _enlarged(result: PanopticSegmentation, factor: int) -> PanopticSegmentation
 class _Label(NamedTuple):
     """A name on its ground."""
 
-    box: _Box
+    box: Box
     text: str
     at: tuple[float, float]
 
 
-def _write_labels(picture: Image.Image, result: PanopticSegmentation, colors: NDArray[np.uint8]) -> None:
-    """Writes names on segments, the large ones first: in the thickest part, or else beside it.
+def _write_labels(
+    canvas: Image.Image,
+    ids: NDArray[np.int32],
+    segments: Sequence[Segment],
+    categories: Categories,
+    colors: NDArray[np.uint8],
+) -> None:
+    """Write names on segments, the large ones first: in the thickest part, or else beside it.
 
     No name covers another one, much of another thing, or more than a twentieth of the picture.
     """
-    draw = ImageDraw.Draw(picture)
-    font, size = _font_for(picture.size, result)
+    draw = ImageDraw.Draw(canvas)
+    font, size = _font_for(canvas.size, segments, categories)
     # Among things and stuff alike the larger one is named first, but a thing before stuff of up to four times its area.
-    order = sorted(
-        range(len(result.segments)),
-        key=lambda k: -result.segments[k].area * (4 if result.segments[k].isthing else 1),
-    )
-    counts = Counter(segment.category_id for segment in result.segments)
-    things = np.sort([segment.id for segment in result.segments if segment.isthing])
-    taken: list[_Box] = []
+    order = sorted(range(len(segments)), key=lambda k: -segments[k].area * (4 if segments[k].isthing else 1))
+    counts = Counter(segment.category_id for segment in segments)
+    things = np.sort([segment.id for segment in segments if segment.isthing])
+    taken: list[Box] = []
     for index in order:
-        segment = result.segments[index]
+        segment = segments[index]
+        name = _name(categories, segment.category_id) + (" (crowd)" if segment.iscrowd else "")
         crowded = counts[segment.category_id] > _MANY
-        for label in _places(font, size, picture.size, result, segment, crowded):
+        for label in _candidates(font, size, canvas.size, ids, segment, name, crowded):
             x0, y0, x1, y1 = label.box
-            inside = x0 >= 0 and y0 >= 0 and x1 <= picture.width and y1 <= picture.height
+            inside = x0 >= 0 and y0 >= 0 and x1 <= canvas.width and y1 <= canvas.height
             covers = any(_overlap(label.box, box) for box in taken)
-            if inside and not covers and not _hides(result.ids, label.box, segment, things, size):
+            if inside and not covers and not _hides(ids, label.box, segment, things, size):
                 taken.append(label.box)
                 _write(draw, font, size, label, colors[index])
                 break
 
 
-def _places(
+def _candidates(
     font: _Font,
     size: int,
     room: tuple[int, int],
-    result: PanopticSegmentation,
+    ids: NDArray[np.int32],
     segment: Segment,
+    name: str,
     crowded: bool,
 ) -> Iterator[_Label]:
-    """Where a name might stand, best first: on the segment where it is large enough, beside a small thing."""
-    name = _name(result, segment.category_id) + (" (crowd)" if segment.iscrowd else "")
+    """Yield where a name might stand, best first: on the segment where it is large enough, beside a small thing."""
     pad = max(size // 5, 2)
     _, top, _, bottom = font.getbbox("Ag")  # one height for all
     for text in [name] if segment.score is None else [f"{name} {100 * segment.score:.0f}%", name]:
@@ -282,17 +284,17 @@ def _places(
     large = segment.area >= (3 if crowded else 1.5) * width * height
     if not large and (crowded or not segment.isthing or 4 * segment.area < width * height):
         return
-    x, y = _middle(result.ids, segment)
+    x, y = _middle(ids, segment)
     left_of = min(max(x - width // 2, 0), room[0] - width)
     if large:
         above = min(max(y - height // 2, 0), room[1] - height)
         yield from (label(left_of, above + step * height) for step in (0, -1, 1))
     if segment.isthing and not crowded:
         gap = max(1, size // 6)
-        first, last = _stretch(result.ids[:, x] == segment.id, y)
+        first, last = _stretch(ids[:, x] == segment.id, y)
         yield label(left_of, first - height - gap)
         yield label(left_of, last + gap)
-        first, last = _stretch(result.ids[y] == segment.id, x)
+        first, last = _stretch(ids[y] == segment.id, x)
         yield label(last + gap, y - height // 2)
         yield label(first - width - gap, y - height // 2)
 
@@ -303,7 +305,7 @@ def _stretch(line: NDArray[np.bool_], at: int) -> tuple[int, int]:
     return int(before[-1]) + 1 if len(before) else 0, at + int(after[0]) if len(after) else len(line)
 
 
-def _hides(ids: NDArray[np.int32], box: _Box, segment: Segment, things: NDArray[np.int64], size: int) -> bool:
+def _hides(ids: NDArray[np.int32], box: Box, segment: Segment, things: NDArray[np.int64], size: int) -> bool:
     """Whether a quarter of what lies under a label is other things."""
     step = max(1, size // 10)
     under = ids[box[1] : box[3] : step, box[0] : box[2] : step]
@@ -311,7 +313,7 @@ def _hides(ids: NDArray[np.int32], box: _Box, segment: Segment, things: NDArray[
     return bool(4 * np.isin(other, things).sum() > under.size)
 
 
-def _overlap(a: _Box, b: _Box) -> bool:
+def _overlap(a: Box, b: Box) -> bool:
     return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]  # touching is too close
 
 
@@ -345,22 +347,22 @@ def _middle(ids: NDArray[np.int32], segment: Segment) -> tuple[int, int]:
     return x + int(columns[nearest] - 1) * step, y + int(rows[nearest] - 1) * step
 
 
-def _with_legend(picture: Image.Image, result: PanopticSegmentation) -> Image.Image:
-    """The picture with a strip below it that names each class that occurs, counts its things, and explains void."""
-    font, size = _font_for(picture.size, result)
-    counts = Counter(segment.category_id for segment in result.segments)
+def _with_legend(canvas: Image.Image, segments: Sequence[Segment], categories: Categories) -> Image.Image:
+    """Return the drawing with a strip below that names each class that occurs, counts its things, and explains void."""
+    font, size = _font_for(canvas.size, segments, categories)
+    counts = Counter(segment.category_id for segment in segments)
     areas: Counter[int] = Counter()
-    for segment in result.segments:
+    for segment in segments:
         areas[segment.category_id] += segment.area
-    classes = sorted(map(result.categories.by_id, counts), key=lambda c: (not c.isthing, -areas[c.id]))
+    classes = sorted(map(categories.by_id, counts), key=lambda c: (not c.isthing, -areas[c.id]))
     entries: list[tuple[str, tuple[int, int, int] | None]] = [
-        (_name(result, c.id) + (f" ({counts[c.id]})" if counts[c.id] > 1 else ""), c.color) for c in classes
+        (_name(categories, c.id) + (f" ({counts[c.id]})" if counts[c.id] > 1 else ""), c.color) for c in classes
     ]
-    if areas.total() < result.ids.size:
+    if areas.total() < canvas.width * canvas.height:
         entries.append(("void", None))
     line, gap = round(1.6 * size), size // 2
     longest = max((font.getlength(text) for text, _ in entries), default=0.0) + size + 3 * gap
-    width = max(picture.width, min(int(longest) + 1, _LEGIBLE))
+    width = max(canvas.width, min(int(longest) + 1, _LEGIBLE))
     spots: list[tuple[int, int]] = []
     x, y = gap, gap
     for text, _ in entries:
@@ -369,14 +371,14 @@ def _with_legend(picture: Image.Image, result: PanopticSegmentation) -> Image.Im
             x, y = gap, y + line
         spots.append((x, y))
         x += wide + 2 * gap
-    sheet = Image.new("RGB", (width, picture.height + y + line), "white")
-    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    sheet = Image.new("RGB", (width, canvas.height + y + line), "white")
+    sheet.paste(canvas, ((width - canvas.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
     stripes = np.add.outer(np.arange(size), np.arange(size)) // max(2, size // 6) % 2
     hatch = Image.fromarray(np.array(_HATCH, dtype=np.uint8)[stripes])
     _, top, _, bottom = font.getbbox("Ag")
     for (text, color), (x, y) in zip(entries, spots, strict=True):
-        y += picture.height
+        y += canvas.height
         if color is None:
             sheet.paste(hatch, (x, y))
         box = (x, y, x + size - 1, y + size - 1)
@@ -385,15 +387,15 @@ def _with_legend(picture: Image.Image, result: PanopticSegmentation) -> Image.Im
     return sheet
 
 
-def _name(result: PanopticSegmentation, category_id: int) -> str:
-    """The name of a class on one line."""
-    return " ".join(result.categories.by_id(category_id).name.split())
+def _name(categories: Categories, category_id: int) -> str:
+    """Return the name of a class on one line."""
+    return " ".join(categories.by_id(category_id).name.split())
 
 
-def _font_for(size: tuple[int, int], result: PanopticSegmentation) -> tuple[_Font, int]:
-    """A font for the classes in a picture of width x height, and its size in pixels."""
+def _font_for(size: tuple[int, int], segments: Sequence[Segment], categories: Categories) -> tuple[_Font, int]:
+    """Return a font for the classes in a picture of width x height, and its size in pixels."""
     points = max(11, round(min(size) / 34))
-    names = {result.categories.by_id(segment.category_id).name for segment in result.segments}
+    names = {categories.by_id(segment.category_id).name for segment in segments}
     return _font(points, all(map(str.isascii, names))), points
 
 

@@ -187,16 +187,18 @@ def read_amodal_areas(path: str | os.PathLike[str], truth: PanopticJson) -> dict
                 areas[image_id][segment] = int(np.count_nonzero(mask))
         except KeyError as error:
             mend = "give COCO instances with image_id and panoptic_id"
-            raise InputError(f"{where}: {error} is missing; {mend}") from None
+            raise InputError(f"{error} is missing", where=where, hint=mend) from None
         except TypeError as error:
-            raise InputError(f"{where}: is no COCO instance ({error}); write it again") from None
+            raise InputError(f"is no COCO instance ({error})", where=where, hint="write it again") from None
         except ValueError as error:
-            raise InputError(f"{where}.segmentation: {error}") from None
+            raise InputError(str(error), where=f"{where}.segmentation") from None
     for image_id, annotation in truth.annotations.items():
         for info in annotation.segments:
             wanted = truth.categories.isthing(info.category_id) and not info.iscrowd
             if wanted and info.id not in areas[image_id]:
-                raise InputError(f"{path}: image {image_id}: no annotation with panoptic_id {info.id}; add its mask")
+                raise InputError(
+                    f"image {image_id}: no annotation with panoptic_id {info.id}", where=path, hint="add its mask"
+                )
     return dict(areas)
 
 
@@ -226,12 +228,12 @@ def score_folders_in_detail(
         InputError: see `compare_folders` and `read_amodal_areas`; or a whole mask is smaller than its visible part.
     """
     truth, images = compare_folders(gt_json, gt_dir, pred_json, pred_dir, workers, progress)
-    areas = None if amodal is None else read_amodal_areas(amodal, truth)
+    areas = {} if amodal is None else read_amodal_areas(amodal, truth)
     quality = PanopticQuality(truth.categories)
-    breakdown = Breakdown(truth.categories, "crowding" if areas is None else "hidden")
+    breakdown = Breakdown(truth.categories, "crowding" if amodal is None else "hidden")
     for image in images:
         quality.add(image.found)
-        if areas is None:
+        if amodal is None:
             segments = image.annotation.segments
             isthing = [truth.categories.isthing(info.category_id) for info in segments]
             shares = crowding(image.truth_ids, [info.id for info in segments], isthing)
@@ -302,7 +304,7 @@ def _part(found: Match, truth: NDArray[np.bool_], prediction: NDArray[np.bool_])
 
 
 def _hidden(
-    image: Compared, areas: Mapping[int, int], categories: Categories, source: str | os.PathLike[str] | None
+    image: Compared, areas: Mapping[int, int], categories: Categories, source: str | os.PathLike[str]
 ) -> NDArray[np.float64]:
     shares = np.full(len(image.annotation.segments), math.nan)
     visible = image.found.truth_areas.tolist()
@@ -310,8 +312,10 @@ def _hidden(
         if categories.isthing(info.category_id) and not info.iscrowd:
             if areas[info.id] < visible[row]:
                 raise InputError(
-                    f"{source}: image {image.annotation.image_id}, panoptic_id {info.id}: the whole mask has "
-                    f"{areas[info.id]} pixels, its visible part {visible[row]}; give masks that include hidden parts"
+                    f"image {image.annotation.image_id}, panoptic_id {info.id}: the whole mask has "
+                    f"{areas[info.id]} pixels, its visible part {visible[row]}",
+                    where=source,
+                    hint="give masks that include hidden parts",
                 )
             shares[row] = 1 - visible[row] / areas[info.id]
     return shares

@@ -298,12 +298,13 @@ def compare_folders(
     predicted = PanopticJson.read(pred_json, truth=truth)
     for folder in (gt_dir, pred_dir):
         if not os.path.isdir(folder):
-            raise InputError(f"{os.fspath(folder)}: is not a folder; check the path")
+            raise InputError("is not a folder", where=os.fspath(folder), hint="check the path")
     missing = [image_id for image_id in truth.annotations if image_id not in predicted.annotations]
     if missing:
         raise InputError(
-            f"{predicted.path}: 'annotations' has no prediction for image {_list(missing)}; "
-            "add one for every image of the ground truth (it may have no segments)"
+            f"'annotations' has no prediction for image {_list(missing)}",
+            where=predicted.path,
+            hint="add one for every image of the ground truth (it may have no segments)",
         )
 
     def compare(annotation: Annotation) -> Compared:
@@ -311,13 +312,15 @@ def compare_folders(
         target = _read_side(annotation, gt_dir, truth.categories)
         if result.ids.shape != target.ids.shape:
             raise InputError(
-                f"{result.source}: is {result.ids.shape[1]}x{result.ids.shape[0]}, but {target.source} is "
-                f"{target.ids.shape[1]}x{target.ids.shape[0]}; write it at the size of the image"
+                f"is {result.ids.shape[1]}x{result.ids.shape[0]}, but {target.source} is "
+                f"{target.ids.shape[1]}x{target.ids.shape[0]}",
+                where=result.source,
+                hint="write it at the size of the image",
             )
         try:
             return Compared(annotation, target.ids, _match(result, target))
         except ValueError as error:
-            raise InputError(f"{error}; make the PNG and 'segments_info' agree") from error
+            raise InputError(str(error), hint="make the PNG and 'segments_info' agree") from error
 
     def images() -> Iterator[Compared]:
         annotations = truth.annotations.values()

@@ -1,0 +1,33 @@
+"""The record of one segment of an id map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Segment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment of an id map: its id, its class, and where it was measured its area and box.
+
+    Results of a network, ground truth, entries of `segments_info` and the segments of generated scenes are all of this
+    type. A segment that was measured has at least one pixel, so that an area of 0 means that it was not measured.
+
+    Attributes:
+        id: its value in the id map, 1 .. 2^24-1.
+        category_id: the class, as in the dataset's categories.
+        isthing: whether that class is a thing.
+        score: confidence in 0..1, or None for stuff and for ground truth.
+        area: number of pixels, 0 where it was not measured.
+        bbox: tight box (x, y, width, height) in whole pixels, zeros where it was not measured.
+        iscrowd: ground truth only: a region of many objects that nobody separated.
+    """
+
+    id: int
+    category_id: int
+    isthing: bool
+    score: float | None = None
+    area: int = 0
+    bbox: tuple[int, int, int, int] = (0, 0, 0, 0)
+    iscrowd: bool = False
