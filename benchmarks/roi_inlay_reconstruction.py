@@ -97,6 +97,22 @@ def measure(pictures: Iterator[tuple[Tensor, Tensor]]) -> None:
         print(f"| {kind} | {medians[0]:.3f} | {medians[1]:.3f} |")
 
 
+def fill_boxes(corner: float = 8.3) -> None:
+    """Print what either operator returns for ones, by the side of the box: pixels inside left empty, and the mean."""
+    sides = (7, 14, 20, 28, 56, 112)
+    print(f"| side of the box, map pixels | {' | '.join(map(str, sides))} |\n|{'---|' * (len(sides) + 1)}")
+    for name, operator in OPERATORS.items():
+        filled = []
+        for side in sides:
+            boxes = torch.tensor([[corner, corner, corner + side, corner + side]])
+            result = operator(torch.ones(1, 1, 14, 14), [boxes], (128, 128))[0, 0]
+            filled.append(result[round(corner) :, round(corner) :][:side, :side])
+        print(
+            f"| {name}: pixels inside that get nothing |", *(f"{100 * (f == 0).float().mean():.1f} % |" for f in filled)
+        )
+        print(f"| {name}: mean value (should be 1) |", *(f"{f.mean():.2f} |" for f in filled))
+
+
 def draw(path: Path) -> None:
     """The picture's own colours put back, whole and one big box."""
     image, boxes = next(scenes(1))
@@ -119,6 +135,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="write the figure there")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    fill_boxes()
+    print()
     measure(photographs(arguments.coco, arguments.count) if arguments.coco else scenes(arguments.count))
     if arguments.figure:
         draw(arguments.figure)
