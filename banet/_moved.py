@@ -20,6 +20,7 @@ MOVED = {
     "data.scene_things": "data.scenes.things",
     "engine.ablate": "engine.studies.ablate",
     "engine.analyze": "engine.studies.analyze",
+    "engine.completion": "commands.completion",
     "engine.datasets": "engine.training.datasets",
     "engine.demo": "engine.report.demo",
     "engine.evaluate": "engine.evaluation.evaluate",

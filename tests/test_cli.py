@@ -15,7 +15,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from banet.cli import COMMANDS, main
+from banet.cli import main
+from banet.commands import COMMANDS
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, SplitConfig, recipe_names, to_yaml
 from banet.errors import InputError, MissingExtraError

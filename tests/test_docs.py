@@ -22,7 +22,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from banet.cli import COMMANDS, GROUPS
+from banet.commands import COMMANDS, GROUPS, find_command
 from banet.data.scenes.generate import make_scene
 from banet.engine.options import load_recipe, parse_options
 from banet.engine.recipe import recipe_names
@@ -97,7 +97,7 @@ def check_banet(arguments: list[str]) -> None:
     rest = arguments[len(name.split()) :]
     if "--help" in rest:
         return
-    options = parse_options(COMMANDS[name].parser(name), rest)
+    options = parse_options(find_command(name).parser(name), rest)
     recipe = options.get("config")
     assert recipe is None or recipe.endswith(".yaml") or recipe in recipe_names(), f"no recipe {recipe}"
 
@@ -238,7 +238,7 @@ def test_commands_in_sentences_are_ones_that_there_are(page: Path) -> None:
         name = command_of(words)
         assert name in COMMANDS or name in GROUPS, f"banet {sentence}"
         given_options = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
-        known = COMMANDS[name].parser(name)._option_string_actions if name in COMMANDS else {}
+        known = find_command(name).parser(name)._option_string_actions if name in COMMANDS else {}
         assert given_options <= set(known), f"banet {sentence}"
 
 
@@ -285,7 +285,7 @@ def test_every_page_has_one_place_in_the_site() -> None:
 def test_every_module_is_in_the_reference() -> None:
     named = re.findall(r"^::: (\S+)", "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE), re.M)
     assert len(named) == len(set(named))
-    rooms = ("files", "panoptic", "ops", "data", "modeling", "engine")
+    rooms = ("files", "panoptic", "ops", "data", "modeling", "engine", "commands")
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for room in rooms

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "banet"
-ROOMS = ["errors", "types", "files", "panoptic", "ops", "data", "modeling", "engine", "cli"]
+ROOMS = ["errors", "types", "files", "panoptic", "ops", "data", "modeling", "engine", "commands", "cli"]
 HEAVY = ("torch", "torchvision", "lightning")
 
 

@@ -23,7 +23,11 @@ _LARGEST_RECIPE = 1 << 16  # bytes
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Keeps the line breaks of descriptions, and leaves out types that the choices before them say already."""
+    """Keeps the line breaks of descriptions, shows all lists alike, and leaves out types that choices say already."""
+
+    def _format_action_invocation(self, action: Any) -> str:
+        text = super()._format_action_invocation(action)
+        return re.sub(r", --\S+\+ .*", "", text).replace("[ITEM,...]", "'[ITEM, ...]'")
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
@@ -236,7 +240,7 @@ def _explain(message: str, parser: ArgumentParser, dashes: str) -> str:
     found = re.match(r"the following arguments are required: (.*)", line)
     if found:
         return f"missing: {', '.join(_option_name(key, parser) for key in found.group(1).split(', '))}"
-    return re.sub(r"^argument (-\S+): ", r"\1: ", line)
+    return re.sub(r"^argument (-[^\s/]+)\S*: ", r"\1: ", line)
 
 
 def _explain_value(problem: str) -> str:
@@ -261,7 +265,7 @@ def _option_name(key: str, parser: ArgumentParser) -> str:
     for action in parser._actions:
         if action.dest == key:
             metavar = action.metavar if isinstance(action.metavar, str) else key.upper()
-            return action.option_strings[-1] if action.option_strings else metavar
+            return action.option_strings[0] if action.option_strings else metavar
     return f"--{key}"
 
 

@@ -1,15 +1,18 @@
-"""Shell completion: scripts that complete commands, options and their values, written by shtab. Free of torch."""
+"""`banet completion`: scripts that complete commands, options and their values, written by shtab. Free of torch."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
 
+from banet.commands import COMMANDS, find_command
+from banet.commands.base import Argument, Command
 from banet.engine.recipe import recipe_names
 from banet.errors import MissingExtraError
 
-__all__ = ["Shell", "completion_script"]
+__all__ = ["Completion", "Shell", "completion_script"]
 
 Shell = Literal["bash", "zsh", "fish", "tcsh", "powershell"]
 
@@ -17,8 +20,31 @@ _FILES = ("FILE", "PATH", "INPUT", "WEIGHTS", "PNG", "OUT")  # words of a metava
 _FOLDERS = ("DIR",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Completion(Command):
+    """Print a script that completes commands, options and values in a shell.
+
+    examples:
+      banet completion bash > ~/.local/share/bash-completion/completions/banet
+      banet completion fish > ~/.config/fish/completions/banet.fish
+      banet completion zsh > ~/.zfunc/_banet      # with fpath+=(~/.zfunc) before compinit in ~/.zshrc
+
+    Attributes:
+        shell: bash, zsh, fish, tcsh or powershell.
+    """
+
+    shell: Annotated[Shell, Argument("SHELL")]
+
+    def run(self) -> int:
+        """Print the script."""
+        commands = {name: find_command(name) for name in COMMANDS}
+        parsers = {name: (command.summary(), command.parser(name)) for name, command in commands.items()}
+        print(completion_script(parsers, self.shell))
+        return 0
+
+
 def completion_script(parsers: Mapping[str, tuple[str, argparse.ArgumentParser]], shell: Shell) -> str:
-    """A script for a shell that completes the command line of `banet` without starting it.
+    """Return a script for a shell that completes the command line of `banet` without starting it.
 
     Args:
         parsers: Summary and parser of each command, by its name; words of a name are commands within commands.

@@ -10,8 +10,9 @@ from typing import get_args
 
 import pytest
 
-from banet.cli import COMMANDS, GROUPS, main
-from banet.engine.completion import Shell
+from banet.cli import main
+from banet.commands import COMMANDS, GROUPS
+from banet.commands.completion import Shell
 from banet.engine.recipe import recipe_names
 
 pytest.importorskip("shtab")
@@ -58,7 +59,7 @@ def test_bash_offers(script: Path, words: list[str], expected: list[str]) -> Non
 def test_bash_offers_files_where_files_are_wanted(script: Path) -> None:
     folder = Path(__file__).parent
     assert str(Path(__file__)) in offered(script, "pq", "--gt-json", f"{folder}/test_comp")
-    assert offered(script, "pq", "--gt-dir", str(folder.parent / "eng")) == [str(folder)]
+    assert offered(script, "pq", "--gt-dir", str(folder.parent / "comm")) == [str(folder)]
 
 
 @pytest.mark.parametrize("shell", get_args(Shell))

@@ -1,0 +1,1 @@
+"""The commands `banet data ...`: data sets checked, made and converted."""

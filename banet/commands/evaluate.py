@@ -1,0 +1,66 @@
+"""`banet evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from banet.commands.base import Command, options_of
+from banet.commands.shared import Count, DeviceOptions, Folder, RuleOptions, SplitOptions, WeightsArgument
+from banet.errors import InputError
+from banet.modeling.config import InferenceConfig
+
+__all__ = ["Evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, Command):
+    """Measure PQ, AP of masks and mIoU of stuff.
+
+    Options of inference that are not given are those that were saved with the weights.
+
+    Attributes:
+        out: Write the results as COCO panoptic, and the figures.
+        gallery: With --out: also write DIR/gallery.html, the worst images first.
+        batch: Images that go through the network together.
+        limit: Measure on the first N images only.
+        inference: The options of inference.
+    """
+
+    usage: ClassVar[str] = (
+        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery]]\n"
+        "                      [--rule RULE] [--batch N] [--limit N] [--device DEVICE] [--inference.OPTION VALUE ...]"
+    )
+    saved_defaults: ClassVar[bool] = True
+
+    out: Folder | None = None
+    gallery: bool = False
+    batch: Count = 1
+    limit: Count | None = None
+    inference: Mapping[str, Any] = options_of(InferenceConfig, "inference")
+
+    def run(self) -> int:
+        """Measure, and print the figures."""
+        split = self.split()
+        if self.gallery and not self.out:
+            raise InputError("--gallery: goes with --out DIR; add it")
+        from banet.engine.options import load_recipe
+
+        recipe = load_recipe(self.config) if self.config else None
+        from banet.engine.evaluation.evaluate import evaluate_command
+
+        evaluate_command(
+            self.weights,
+            recipe=recipe,
+            split=split,
+            out=Path(self.out) if self.out else None,
+            rule=self.rule,
+            inference_overrides=self.inference,
+            batch=self.batch,
+            limit=self.limit,
+            device=self.device,
+            gallery=self.gallery,
+        )
+        return 0

@@ -1,0 +1,73 @@
+"""`banet fuse`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from banet.commands.base import Command, Value
+from banet.commands.shared import Area, Count, File, Folder, Share, progress
+from banet.modeling.config import InferenceConfig, RuleName
+
+__all__ = ["Fuse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fuse(Command):
+    r"""Make panoptic results of anybody's instances and label maps; needs no model.
+
+    Masks are run lengths, compressed or not, or polygons. Label maps have the images' names and end in .png:
+    grey (8 or 16 bits) or palette; 0, and 255 or 65535, are void unless a category has that id. Without --json
+    the number in an image's name is its id. The paper suppresses boxes too: --nms 0.5.
+
+    example:
+      banet fuse --instances results.json --semantic labels --images val2017 --json panoptic_val2017.json \
+                 --out fused
+
+    Attributes:
+        instances: Instances of a detector: a COCO results JSON.
+        semantic: Folder of label maps: PNGs of category ids.
+        images: Folder of the images.
+        out: Folder that panoptic.json and, in panoptic/, its PNGs are written to.
+        json: COCO JSON whose `images` to fuse, with the classes in `categories`.
+        categories: The classes, if not those of --json. COCO's 133 by default.
+        rule: Occlusion rule.
+        score: Instances score above this.
+        nms: Suppress boxes, whatever their class; by default none.
+        top: Most instances per image.
+        overlap_threshold: Overlap above which a pair is occluded.
+        removal_threshold: Lost share above which an instance is removed.
+        stuff_area: Smaller stuff becomes void.
+    """
+
+    usage: ClassVar[str] = (
+        "--instances FILE --semantic DIR --images DIR --out DIR [--json FILE] [--categories FILE] [--rule RULE]\n"
+        "                  [--score SCORE] [--nms IOU] [--top N] [--stuff-area PIXELS]\n"
+        "                  [--overlap-threshold SHARE] [--removal-threshold SHARE]"
+    )
+
+    instances: File
+    semantic: Folder
+    images: Folder
+    out: Folder
+    json: File | None = None
+    categories: File | None = None
+    rule: RuleName = InferenceConfig.rule
+    score: Annotated[float, Value("SCORE")] = InferenceConfig.score
+    nms: Annotated[float, Value("IOU")] | None = None
+    top: Count = InferenceConfig.instances
+    overlap_threshold: Share = InferenceConfig.overlap_threshold
+    removal_threshold: Share = InferenceConfig.removal_threshold
+    stuff_area: Area = InferenceConfig.stuff_area
+
+    def run(self) -> int:
+        """Fuse, and print how many images and instances."""
+        from banet.engine.prediction.fuse import fuse_files
+
+        with progress("fuse") as show:
+            done = fuse_files(**vars(self), progress=show)
+        if done.elsewhere:
+            print(f"left out, as they are of other pictures: {done.elsewhere} instances", file=sys.stderr)
+        print(f"{done.json}: {done.images} pictures, {done.instances} instances")
+        return 0

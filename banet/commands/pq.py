@@ -1,0 +1,63 @@
+"""`banet pq`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from banet.commands.base import Command, Value
+from banet.commands.shared import Count, File, Folder, progress
+
+__all__ = ["Pq"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pq(Command):
+    """Score one COCO panoptic folder against another; needs no model.
+
+    Attributes:
+        gt_json: COCO panoptic JSON of the ground truth.
+        gt_dir: Folder of its id PNGs.
+        pred_json: The same of the predictions.
+        pred_dir: Folder of their id PNGs.
+        json: Write the figures, each class included, to this file.
+        workers: Images that are compared at the same time.
+        details: Also each class, confusions, sizes, and scores of hidden things.
+        amodal: Whole masks of the ground truth's things, for --details, which it implies.
+    """
+
+    gt_json: File
+    gt_dir: Folder
+    pred_json: File
+    pred_dir: Folder
+    json: Annotated[str, Value("OUT")] | None = None
+    workers: Count = 1
+    details: bool = False
+    amodal: File | None = None
+
+    def run(self) -> int:
+        """Score, and print the table."""
+        import json
+
+        from banet.files.atomic import atomic_path
+        from banet.panoptic.metrics.quality import format_table, score_folders, to_json
+
+        folders = (self.gt_json, self.gt_dir, self.pred_json, self.pred_dir)
+        with progress("pq") as show:
+            if self.details or self.amodal:
+                from banet.panoptic.metrics.breakdown import format_breakdown, score_folders_in_detail
+
+                quality, breakdown = score_folders_in_detail(*folders, self.workers, show, amodal=self.amodal)
+                result = {**quality.compute(), **breakdown.compute()}
+                table = format_table(result, quality.categories, per_class=True)
+                table += f"\n\n{format_breakdown(result, quality.categories)}"
+            else:
+                result = score_folders(*folders, self.workers, show)
+                table = format_table(result)
+        print(table)
+        if self.json:
+            text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
+            with atomic_path(Path(self.json)) as temporary:
+                Path(temporary).write_text(text, encoding="utf-8")
+        return 0

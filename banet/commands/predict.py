@@ -1,0 +1,74 @@
+"""`banet predict`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from banet.commands.base import Argument, Command
+from banet.commands.shared import DeviceOptions, Folder, Pixels, RuleOptions, Weights
+from banet.errors import InputError
+
+__all__ = ["Predict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict(RuleOptions, DeviceOptions, Command):
+    """Segment images and videos; writes id PNG, JSON and an overlay per image, an overlay per video.
+
+    With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
+    a video or a camera's recording after the current frame.
+
+    examples:
+      banet predict --runtime onnx model.onnx photos/
+      banet predict --weights scenes --tile 1024 aerial.tif
+      banet predict --weights scenes street.mp4 camera:0
+
+    Attributes:
+        inputs: Images, folders of images, globs, videos, or camera:0 for the first camera.
+        weights: A .safetensors file, a folder that holds one, or a name: `scenes` comes with the package.
+        runtime: What runs the network. All but torch run a file of `banet export`, on the CPU, without torch.
+        out: Where the results go.
+        gallery: Also write DIR/gallery.html, one page of all images.
+        tile: Cut larger images and frames into tiles of this side; objects are joined over the seams.
+        overlap: With --tile: what neighbours share at least; default: a quarter of the tile.
+        frames: With videos: also write id PNG and JSON of each frame to NAME_frames.
+    """
+
+    usage: ClassVar[str] = (
+        "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
+        "                     [--frames] [--rule RULE] [--device DEVICE] [--runtime torch|onnx|openvino]"
+    )
+
+    inputs: Annotated[list[str], Argument("INPUT")]
+    weights: Weights | None = None
+    runtime: Literal["torch", "onnx", "openvino"] = "torch"
+    out: Folder = "predictions"
+    gallery: bool = False
+    tile: Pixels | None = None
+    overlap: Pixels | None = None
+    frames: bool = False
+
+    def run(self) -> int:
+        """Segment; the status is 1 where an input failed."""
+        weights, inputs = self.weights, self.inputs
+        if weights is None and self.runtime != "torch" and len(inputs) > 1:
+            weights, *inputs = inputs
+        if weights is None:
+            raise InputError("missing: --weights")
+        from banet.engine.prediction.predict import predict_files
+
+        failed = predict_files(
+            weights,
+            inputs,
+            Path(self.out),
+            rule=self.rule,
+            device=self.device,
+            runtime=self.runtime,
+            gallery=self.gallery,
+            tile=self.tile,
+            overlap=self.overlap,
+            frames=self.frames,
+        )
+        return 1 if failed else 0

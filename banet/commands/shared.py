@@ -1,0 +1,140 @@
+"""Types of options, options that several commands share, and their progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from banet.commands.base import Argument, Command, Value
+from banet.engine.recipe import SplitConfig, recipe_names
+from banet.errors import InputError
+from banet.modeling.config import RuleName
+
+__all__ = [
+    "Area",
+    "Count",
+    "DeviceOptions",
+    "File",
+    "Folder",
+    "Ids",
+    "Inputs",
+    "Names",
+    "Overlaps",
+    "Pixels",
+    "RecipeFile",
+    "RuleOptions",
+    "Seed",
+    "Seeds",
+    "Share",
+    "SplitOptions",
+    "Weights",
+    "WeightsArgument",
+    "progress",
+    "require_config",
+]
+
+File = Annotated[str, Value("FILE")]
+Folder = Annotated[str, Value("DIR")]
+RecipeFile = Annotated[str, Value("NAME|FILE")]
+Weights = Annotated[str, Value("WEIGHTS")]
+Count = Annotated[int, Value("N", least=1)]
+Pixels = Annotated[int, Value("PIXELS", least=1)]
+Area = Annotated[int, Value("PIXELS", least=0)]
+Seed = Annotated[int, Value("N", least=0)]
+Share = Annotated[float, Value("SHARE")]
+Ids = Annotated[list[int], Value("'[ID, ...]'")]
+Inputs = Annotated[list[str], Value("'[INPUT, ...]'")]
+Names = Annotated[list[str], Value("'[NAME, ...]'")]
+Seeds = Annotated[list[int], Value("'[N, ...]'", least=0)]
+Overlaps = Literal["fail", RuleName]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsArgument(Command):
+    """The argument of commands that cannot do without weights.
+
+    Attributes:
+        weights: A .safetensors file, a folder that holds one, or a name: `scenes` comes with the package.
+    """
+
+    weights: Annotated[str, Argument("WEIGHTS")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Command):
+    """The option of commands that run a network.
+
+    Attributes:
+        device: Where to compute; `auto` takes the GPU if there is one.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions(Command):
+    """How instances are made disjoint.
+
+    Attributes:
+        rule: Occlusion rule; default: the one saved with the weights.
+    """
+
+    rule: RuleName | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(Command):
+    """What to measure on.
+
+    Attributes:
+        config: A recipe that comes with the package, or a YAML file. Its data.val is measured on.
+        images: In place of --config: the folder of images.
+        panoptic: With --images: the folder of their id PNGs.
+        json: With --images: the COCO panoptic JSON.
+    """
+
+    config: RecipeFile | None = None
+    images: Folder | None = None
+    panoptic: Folder | None = None
+    json: File | None = None
+
+    def split(self) -> SplitConfig | None:
+        """Return the split that --images, --panoptic and --json name, or None where --config names the data.
+
+        Raises:
+            InputError: Neither is given, or both, or a part of the split is missing.
+        """
+        parts = {"images": self.images or "", "panoptic": self.panoptic or "", "json": self.json or ""}
+        if any(parts.values()):
+            missing = [f"--{name}" for name, value in parts.items() if not value]
+            if missing:
+                raise InputError(f"{', '.join(missing)}: missing; a split is --images, --panoptic and --json together")
+            if self.config:
+                raise InputError("--config: give either a recipe or --images, --panoptic and --json, not both")
+            return SplitConfig(**parts)
+        if not self.config:
+            raise InputError("say what to measure on: --config NAME|FILE, or --images, --panoptic and --json")
+        return None
+
+
+def require_config(config: str | None) -> str:
+    """Return `--config`, or raise an InputError that lists the recipes where it is missing."""
+    if config is None:
+        raise InputError(f"--config: say what to train; recipes: {', '.join(recipe_names())}; or give a YAML file")
+    return config
+
+
+@contextmanager
+def progress(name: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
+    """Show a bar that is moved by calls with how many are done and how many there are."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit=unit, disable=None, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

@@ -1,0 +1,1 @@
+"""The commands that repeat the paper's tables and figures."""

@@ -1,0 +1,70 @@
+"""`banet analyze`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from banet.commands.base import Command, Value
+from banet.commands.shared import Count, DeviceOptions, Folder, Ids, SplitOptions, Weights, WeightsArgument
+from banet.errors import InputError
+
+__all__ = ["Analyze"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyze(WeightsArgument, SplitOptions, DeviceOptions, Command):
+    """Tell what perfect boxes, classes, order or stuff would be worth (Table 4).
+
+    Every row fuses by the paper's rule. The figure shows the images whose PQ changes most, up or down, both
+    from the baseline to the third column and from there to + OH.
+
+    example, after `banet ablate --config scenes_r18 --out study`:
+      banet analyze study/sim_ocm_s2i/seed0 --config study/recipe.yaml --figure figure.png
+
+    Attributes:
+        out: Write the figures to analysis.json there.
+        limit: Measure on the first N images only.
+        figure: Draw image, baseline, + S2I and I2S, + OH and ground truth (Fig. 6).
+        baseline: With --figure: weights of the baseline; in a study of `banet ablate` those of the same seed.
+        pictures: With --figure: how many images.
+        picture_ids: With --figure: these images instead.
+    """
+
+    usage: ClassVar[str] = (
+        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--limit N]\n"
+        "                     [--figure PNG [--baseline WEIGHTS] [--pictures N | --picture-ids '[ID, ...]']]\n"
+        "                     [--device DEVICE]"
+    )
+
+    out: Folder | None = None
+    limit: Count | None = None
+    figure: Annotated[str, Value("PNG")] | None = None
+    baseline: Weights | None = None
+    pictures: Count = 4
+    picture_ids: Ids = field(default_factory=list)
+
+    def run(self) -> int:
+        """Measure, print the table and draw the figure."""
+        split = self.split()
+        from banet.engine.options import load_recipe
+
+        recipe = load_recipe(self.config) if self.config else None
+        if not self.figure and (self.baseline or self.picture_ids):
+            raise InputError("--baseline and --picture-ids go with --figure PNG; add it")
+        from banet.engine.studies.analyze import analyze_command
+
+        analyze_command(
+            self.weights,
+            recipe=recipe,
+            split=split,
+            out=Path(self.out) if self.out else None,
+            limit=self.limit,
+            device=self.device,
+            figure=Path(self.figure) if self.figure else None,
+            baseline=self.baseline,
+            shown=self.pictures,
+            picture_ids=self.picture_ids,
+        )
+        return 0

@@ -1,0 +1,34 @@
+"""`banet demo`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from banet.commands.base import Command
+from banet.commands.shared import Count, DeviceOptions, Folder, Weights
+
+__all__ = ["Demo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(DeviceOptions, Command):
+    """Compare the heuristic with occlusion handling on fresh scenes.
+
+    Attributes:
+        out: Where the page of images goes.
+        scenes: How many scenes.
+        weights: A .safetensors file, a folder that holds one, or a name; by default `scenes`, which comes with the
+            package.
+    """
+
+    out: Folder = "demo"
+    scenes: Count = 50
+    weights: Weights | None = None
+
+    def run(self) -> int:
+        """Compare, and write the page."""
+        from banet.engine.report.demo import run_demo
+
+        run_demo(Path(self.out), weights=self.weights, scenes=self.scenes, device=self.device)
+        return 0

@@ -1,0 +1,66 @@
+"""`banet train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from banet.commands.base import Command, Value, options_of
+from banet.commands.shared import Count, DeviceOptions, Folder, RecipeFile, require_config
+from banet.engine.recipe import Recipe, to_yaml
+
+__all__ = ["Train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(DeviceOptions, Command):
+    """Train a network from a recipe.
+
+    Every option of the recipe can be given here and replaces the file's value. Lists are written
+    as --data.shorter "[640, 800]".
+
+    examples:
+      banet train --config coco_r50_1x --data.root datasets/coco
+      banet train --config scenes_r18 --train.iterations 500 --device cpu
+      torchrun --nproc-per-node 8 -m banet train --config coco_r50_1x --batch 32
+      banet train --config coco_r50_1x --print-config > mine.yaml
+
+    Attributes:
+        config: A recipe that comes with the package, or a YAML file.
+        out: Folder of the run; by default runs/ and the recipe's name.
+        resume: Go on from a checkpoint; `auto` takes the last one in the run's folder, if there is one.
+        init: Where weights start; short for --train.init.
+        batch: Images per step, over all devices together; short for --train.batch. Takes the schedule along.
+        print_config: Print the resolved recipe as YAML and stop.
+        recipe: The options of the recipe.
+    """
+
+    usage: ClassVar[str] = (
+        "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH]\n"
+        "                   [--init NAME|FILE] [--batch N] [--device DEVICE]"
+    )
+
+    config: RecipeFile | None = None
+    out: Folder | None = None
+    resume: Annotated[str, Value("auto|PATH")] | None = None
+    init: RecipeFile | None = None
+    batch: Count | None = None
+    print_config: bool = False
+    recipe: Mapping[str, Any] = options_of(Recipe)
+
+    def run(self) -> int:
+        """Train, or print the recipe."""
+        from banet.engine.options import load_recipe
+
+        short = {"train.init": self.init, "train.batch": self.batch}
+        given = {name: value for name, value in short.items() if value is not None}
+        recipe = load_recipe(require_config(self.config), {**self.recipe, **given})
+        if self.print_config:
+            print(to_yaml(recipe.resolved()), end="")
+            return 0
+        from banet.engine.training.train import train
+
+        train(recipe, Path(self.out or f"runs/{recipe.name}"), resume=self.resume, device=self.device)
+        return 0
