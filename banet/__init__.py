@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         PanopticSegmentation,
         Segment,
         fuse_panoptic,
+        make_disjoint,
         resolve_occlusions,
     )
 
@@ -49,6 +50,7 @@ __all__ = [
     "Segment",
     "__version__",
     "fuse_panoptic",
+    "make_disjoint",
     "resolve_occlusions",
     "roi_inlay",
     "roi_upsample",
@@ -56,7 +58,7 @@ __all__ = [
 
 _PANOPTIC = (
     "RULES Categories Category MaskCrops Pairs PanopticQuality PanopticSegmentation Segment fuse_panoptic "
-    "resolve_occlusions"
+    "make_disjoint resolve_occlusions"
 )
 _HOME = {
     "BANet": "banet.modeling.banet",

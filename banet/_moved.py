@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["install"]
+__all__ = ["install", "renamed"]
 
 _COCO = "panoptic.coco.annotations panoptic.coco.png panoptic.coco.writer files.atomic files.reading files.fields"
 MOVED = {
@@ -79,3 +79,23 @@ def install() -> None:
     """Make imports of the old names work; they are looked up after all others."""
     if not any(isinstance(finder, _MovedFinder) for finder in sys.meta_path):
         sys.meta_path.append(_MovedFinder())
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module whose names have changed, so that the old ones work with a warning.
+
+    Args:
+        module: its `__name__`.
+        names: old name -> new name, in the same module.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        new = names[name]
+        warnings.warn(
+            f"{module}.{name} is called {new} now; the old name goes in 0.3", DeprecationWarning, stacklevel=2
+        )
+        return getattr(sys.modules[module], new)
+
+    return find

@@ -5,14 +5,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from banet._moved import renamed
+
 if TYPE_CHECKING:
-    from banet.panoptic.adapters import Detections, read_detections
+    from banet.panoptic.adapters import LibraryResult, read_detections
     from banet.panoptic.categories import VOID, Categories, Category
     from banet.panoptic.fusion import fuse_panoptic
     from banet.panoptic.metrics.quality import PanopticQuality
-    from banet.panoptic.occlusion.resolve import resolve_occlusions
-    from banet.panoptic.occlusion.rules import RULES, Pairs, Procedure, gt_order_rule, logit_rule, match_boxes
-    from banet.panoptic.segmentation import PanopticSegmentation, Segment
+    from banet.panoptic.occlusion.resolve import make_disjoint, resolve_occlusions
+    from banet.panoptic.occlusion.rules import (
+        RULES,
+        Pairs,
+        Procedure,
+        gt_order_rule,
+        logit_rule,
+        match_boxes,
+        needs_image,
+    )
+    from banet.panoptic.segmentation import PanopticSegmentation
+    from banet.panoptic.segments import Segment
     from banet.panoptic.validation import MaskCrops
 
 __all__ = [
@@ -20,7 +31,7 @@ __all__ = [
     "VOID",
     "Categories",
     "Category",
-    "Detections",
+    "LibraryResult",
     "MaskCrops",
     "Pairs",
     "PanopticQuality",
@@ -30,7 +41,9 @@ __all__ = [
     "fuse_panoptic",
     "gt_order_rule",
     "logit_rule",
+    "make_disjoint",
     "match_boxes",
+    "needs_image",
     "read_detections",
     "resolve_occlusions",
 ]
@@ -40,25 +53,30 @@ _HOME = {
     "VOID": "categories",
     "Categories": "categories",
     "Category": "categories",
-    "Detections": "adapters",
+    "LibraryResult": "adapters",
     "MaskCrops": "validation",
     "Pairs": "occlusion.rules",
     "PanopticQuality": "metrics.quality",
     "PanopticSegmentation": "segmentation",
     "Procedure": "occlusion.rules",
-    "Segment": "segmentation",
+    "Segment": "segments",
     "fuse_panoptic": "fusion",
     "gt_order_rule": "occlusion.rules",
     "logit_rule": "occlusion.rules",
+    "make_disjoint": "occlusion.resolve",
     "match_boxes": "occlusion.rules",
+    "needs_image": "occlusion.rules",
     "read_detections": "adapters",
     "resolve_occlusions": "occlusion.resolve",
 }
 
 
+_renamed = renamed(__name__, {"Detections": "LibraryResult"})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _renamed(name)
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

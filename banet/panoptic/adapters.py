@@ -1,12 +1,14 @@
-"""What other libraries return, made disjoint: one adapter function a library.
+"""Results of other libraries, read as arrays and given back: one adapter function per library.
 
-Nothing of them is imported. A result is recognised by the names that it carries, and given back through its own
-methods. Each adapter reads one picture's result as `Detections`: plain arrays, and the way back to the library's type.
+Nothing of these libraries is imported. A result is recognised by its whole shape: the names that it carries, and the
+number types, shapes and ranges of what stands under them, which must agree with one another. What resembles a library's
+result but does not fit, and what resembles none, is an error that says what was seen. Each adapter reads the result of
+one image as `LibraryResult`: plain arrays, and the way back to the library's type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.panoptic.validation import MaskCrops, is_torch, like, to_numpy
+from banet._moved import renamed
+from banet.errors import shown
+from banet.panoptic.validation import MaskCrops, as_input_type, is_array, is_torch, to_numpy
+from banet.types import Size
 
 __all__ = [
     "Adapter",
-    "Detections",
+    "LibraryResult",
     "find_adapter",
     "from_detectron2",
     "from_hf",
@@ -29,17 +34,20 @@ __all__ = [
     "read_detections",
 ]
 
+_LIBRARIES = "torchvision, detectron2, mmdetection, Ultralytics, Hugging Face or supervision"
+_MOST_NAMES = 12  # of keys or attributes that an error lists
+
 
 @dataclass(frozen=True, eq=False)
-class Detections:
-    """What a library found in one picture, as this package's functions take it.
+class LibraryResult:
+    """What a library found in one image, as this package's functions take it.
 
     Attributes:
-        masks: (N, H, W) bool, at the picture's size.
+        masks: (N, H, W) bool, at the image's size.
         scores: (N,), or None where the result carries none.
         labels: (N,) classes as the library numbers them, or None.
-        image: (H, W, 3) RGB, where the result carries the picture, else None.
-        rebuild: takes the numbers of K objects (K,) and their masks (K, H, W), and gives the library's type.
+        image: (H, W, 3) RGB, where the result carries the image, else None.
+        rebuild: takes the indices of K objects (K,) and their masks (K, H, W), and returns the library's type.
     """
 
     masks: NDArray[Any]
@@ -52,9 +60,9 @@ class Detections:
         return len(self.masks)
 
     def disjoint(self, owners: Any) -> Any:
-        """The result, in its library's type, of the objects that own a pixel, each with the pixels that it owns.
+        """Return the result, in its library's type, of the objects that own a pixel, each with the pixels it owns.
 
-        Everything else that was said of these objects (boxes, scores, classes, keypoints) stays as it was.
+        Everything else that the result says of these objects (boxes, scores, classes, keypoints) stays as it was.
 
         Args:
             owners: (H, W) integers, from `resolve_occlusions`.
@@ -64,197 +72,232 @@ class Detections:
         return self.rebuild(kept, owner == kept[:, None, None])
 
 
-Adapter = Callable[[Any], Detections]
-"""Reads one picture's result."""
+Adapter = Callable[[Any], LibraryResult]
+"""Reads the result of one image."""
+
+__getattr__ = renamed(__name__, {"Detections": "LibraryResult"})
 
 
-def read_detections(result: Any) -> Detections:
-    """Reads what another library found in one picture.
+def read_detections(result: Any) -> LibraryResult:
+    """Read what another library found in one image.
 
     Args:
         result: a torchvision detection dict, detectron2 `Instances`, mmdetection `DetDataSample`, Ultralytics
             `Results`, the dict of a Hugging Face instance (or panoptic) post-processing, or `supervision.Detections`.
 
     Raises:
-        TypeError: it is none of these.
-        ValueError: it has no masks, or masks that are neither binary nor probabilities.
+        TypeError: it is not one of these.
+        ValueError: it resembles one of these, but a part of it has the wrong type, shape or range; the message says
+            what the result holds.
     """
     adapter = find_adapter(result)
     if adapter is None:
-        raise TypeError(
-            f"{type(result).__name__} is no result of torchvision, detectron2, mmdetection, Ultralytics, Hugging Face "
-            "or supervision"
-        )
+        raise TypeError(f"{type(result).__name__} is not a result of {_LIBRARIES}, but masks: {_describe(result)}")
     return adapter(result)
 
 
 def find_adapter(result: Any) -> Adapter | None:
-    """The function that reads `result`, or None where it is no library's result but masks.
+    """Return the function that reads `result`, or None where it is not a library's result but masks.
 
     Raises:
-        ValueError: a dict of unknown keys, or the results of several pictures.
+        TypeError: it is neither; the message says what it holds.
+        ValueError: a dict that is neither, or the results of several images.
     """
-    if isinstance(result, (np.ndarray, MaskCrops)) or is_torch(result):
+    if is_array(result) or isinstance(result, MaskCrops) or hasattr(result, "__array__"):
         return None
     if isinstance(result, (list, tuple)):
-        if result and not isinstance(result[0], (list, tuple)) and find_adapter(result[0]) is not None:
-            raise ValueError(
-                f"this is a list of {len(result)} results: give one picture's at a time, such as result[0]"
-            )
+        _refuse_lists_of_results(result)
         return None
     if isinstance(result, Mapping):
-        if "segmentation" in result and "segments_info" in result:
-            return from_hf
-        if "masks" in result:
-            return from_torchvision
-        if "instances" in result:
-            raise ValueError('give the instances alone: result["instances"]')
-        raise ValueError(
-            "a dict must have 'masks' (torchvision), or 'segmentation' and 'segments_info' (Hugging Face), "
-            f"but it has {', '.join(map(repr, result)) or 'nothing'}"
-        )
-    if hasattr(result, "get_fields") and hasattr(result, "image_size"):
-        return from_detectron2
-    if hasattr(result, "pred_instances"):
-        return from_mmdetection
-    if hasattr(result, "orig_shape") and hasattr(result, "masks") and hasattr(result, "boxes"):
-        return from_ultralytics
-    if hasattr(result, "xyxy") and hasattr(result, "mask") and hasattr(result, "confidence"):
-        return from_supervision
-    return None
+        return _find_dict_adapter(result)
+    for names, adapter in _BY_ATTRIBUTES.items():
+        if all(hasattr(result, name) for name in names):
+            return adapter
+    raise TypeError(f"this is not a result of {_LIBRARIES}, nor masks: {_describe(result)}")
 
 
-def from_torchvision(result: Mapping[str, Any]) -> Detections:
-    """Reads what a torchvision Mask R-CNN returns for one picture.
+def _refuse_lists_of_results(result: Sequence[Any]) -> None:
+    first = result[0] if result else None
+    if first is None or isinstance(first, (list, tuple)) or is_array(first) or np.isscalar(first):
+        return
+    if find_adapter(first) is not None:
+        raise ValueError(f"this is a list of {len(result)} results: give one picture's at a time, such as result[0]")
+
+
+def _find_dict_adapter(result: Mapping[Any, Any]) -> Adapter:
+    if "segmentation" in result and "segments_info" in result:
+        return from_hf
+    if "masks" in result:
+        return from_torchvision
+    if "instances" in result:
+        raise ValueError('give the instances alone: result["instances"]')
+    raise ValueError(
+        "a dict must have 'masks' with 'boxes', 'labels' and 'scores' (torchvision), or 'segmentation' and "
+        f"'segments_info' (Hugging Face), but it has {_describe(result, False) or 'nothing'}"
+    )
+
+
+def from_torchvision(result: Mapping[str, Any]) -> LibraryResult:
+    """Read what a torchvision Mask R-CNN returns for one image.
 
     `masks` (N, 1, H, W) are probabilities: 0.5 and more is the object. They come back in the same shape and type, as 0
     and 1. Every other entry of length N is cut to the objects that are left.
+
+    Raises:
+        ValueError: `masks` are neither such probabilities nor 0 and 1, with or without the axis of length 1; the result
+            has none of `boxes` (N, 4), `labels` (N,) and `scores` (N,); or one of these does not fit the masks.
     """
+    check = _Checker("torchvision", result)
     given = result["masks"]
-    channel = given.ndim == 4
-    if channel and given.shape[1] != 1:
-        raise ValueError(f"torchvision masks must have shape (N, 1, H, W), not {tuple(given.shape)}")
+    if not any(name in result for name in ("boxes", "labels", "scores")):
+        raise check.fault("masks have neither boxes nor labels nor scores")
+    masks = check.masks("masks", given, channel=True, numbers="biuf" if "boxes" in result else "bf")
     count = len(given)
+    check.numbers("labels", result.get("labels"), count, "iu")
+    check.numbers("scores", result.get("scores"), count, "fiu")
+    check.boxes("boxes", result.get("boxes"), count, given.shape[-2:])
 
     def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, Any]:
         new = {}
         for key, value in result.items():
             if key == "masks":
-                new[key] = _as(masks[:, None] if channel else masks, given)
+                new[key] = _as(masks[:, None] if given.ndim == 4 else masks, given)
             elif isinstance(value, (list, tuple)):
                 new[key] = [value[n] for n in kept] if len(value) == count else value
             elif getattr(value, "ndim", 0) and len(value) == count:
-                new[key] = value[like(kept, value)]
+                new[key] = value[as_input_type(kept, value)]
             else:
                 new[key] = value
         return new
 
-    masks = _binary(given[:, 0] if channel else given, "torchvision")
-    return Detections(masks, _array(result.get("scores")), _array(result.get("labels")), None, rebuild)
+    return LibraryResult(masks, _array(result.get("scores")), _array(result.get("labels")), None, rebuild)
 
 
-def from_detectron2(result: Any) -> Detections:
-    """Reads detectron2 `Instances`: `pred_masks`, `scores`, `pred_classes`.
+def from_detectron2(result: Any) -> LibraryResult:
+    """Read detectron2 `Instances`: `pred_masks`, `scores`, `pred_classes`.
 
     `pred_masks` is (N, H, W), bool or (as Mask2Former's) float, or `BitMasks`; it comes back as it came.
+
+    Raises:
+        ValueError: there are no `pred_masks`, they are not of `image_size`, or scores or classes do not fit them.
     """
     fields = result.get_fields()
+    check = _Checker("detectron2", fields)
     if "pred_masks" not in fields:
         raise ValueError(f"these detectron2 Instances have no pred_masks, but {', '.join(fields) or 'nothing'}")
     given = fields["pred_masks"]
     tensor = getattr(given, "tensor", given)
+    masks = check.masks("pred_masks", tensor, size=result.image_size)
+    scores = check.numbers("scores", fields.get("scores"), len(masks), "fiu")
+    classes = check.numbers("pred_classes", fields.get("pred_classes"), len(masks), "iu")
 
     def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> Any:
-        new = result[like(kept, tensor)]
+        new = result[as_input_type(kept, tensor)]
         disjoint = _as(masks, tensor)
         new.pred_masks = disjoint if tensor is given else type(given)(disjoint)
         return new
 
-    return Detections(
-        _binary(tensor, "detectron2"), _array(fields.get("scores")), _array(fields.get("pred_classes")), None, rebuild
-    )
+    return LibraryResult(masks, scores, classes, None, rebuild)
 
 
-def from_mmdetection(result: Any) -> Detections:
-    """Reads an mmdetection `DetDataSample`: `masks`, `scores` and `labels` of its `pred_instances`.
+def from_mmdetection(result: Any) -> LibraryResult:
+    """Read an mmdetection `DetDataSample`: `masks`, `scores` and `labels` of its `pred_instances`.
 
     A new sample comes back; what else the sample holds is shared with it.
+
+    Raises:
+        ValueError: there are no masks, they are coded, or boxes, scores or labels do not fit them.
     """
     instances = result.pred_instances
     given = getattr(instances, "masks", None)
+    check = _Checker("mmdetection", instances)
     if given is None:
-        raise ValueError("the pred_instances of this mmdetection sample have no masks")
+        raise check.fault("the pred_instances of this mmdetection sample have no masks")
     if isinstance(given, (list, tuple)):
         raise ValueError("the masks of this mmdetection sample are coded; take the sample before they are coded as RLE")
+    masks = check.masks("masks", given)
+    scores = check.numbers("scores", getattr(instances, "scores", None), len(masks), "fiu")
+    labels = check.numbers("labels", getattr(instances, "labels", None), len(masks), "iu")
+    check.boxes("bboxes", getattr(instances, "bboxes", None), len(masks))
 
     def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> Any:
-        left = instances[like(kept, given)]
+        left = instances[as_input_type(kept, given)]
         left.masks = _as(masks, given)
         new = result.new()
         new.pred_instances = left
         return new
 
-    return Detections(
-        _binary(given, "mmdetection"),
-        _array(getattr(instances, "scores", None)),
-        _array(getattr(instances, "labels", None)),
-        None,
-        rebuild,
-    )
+    return LibraryResult(masks, scores, labels, None, rebuild)
 
 
-def from_ultralytics(result: Any) -> Detections:
-    """Reads Ultralytics `Results`: `masks`, `boxes.conf`, `boxes.cls`, and the picture, `orig_img` (BGR).
+def from_ultralytics(result: Any) -> LibraryResult:
+    """Read Ultralytics `Results`: `masks`, `boxes.conf`, `boxes.cls`, and the image, `orig_img` (BGR).
 
-    Masks at the size of the network's input are freed of its padding and brought to the picture's size; they come back
+    Masks at the size of the network's input are freed of its padding and brought to the image's size; they come back
     at that size, as if predicted with `retina_masks=True`.
+
+    Raises:
+        ValueError: something was found, but there are no masks of it, or as many masks as boxes there are not.
     """
+    check = _Checker("Ultralytics", result)
     height, width = (int(v) for v in result.orig_shape[:2])
-    given = None if result.masks is None else result.masks.data
     boxes = result.boxes
-    if given is None and boxes is not None and len(boxes):
-        raise ValueError("these Ultralytics results have no masks: predict with a segmentation model")
-    masks = np.zeros((0, height, width), bool) if given is None else _binary(given, "Ultralytics")
+    given = None if result.masks is None else getattr(result.masks, "data", None)
+    if given is None:
+        others = (boxes, result.masks, getattr(result, "obb", None), getattr(result, "probs", None))
+        if any(each is not None and len(each) for each in others):
+            raise check.fault("these Ultralytics results have no masks: predict with a segmentation model")
+        nothing = np.zeros(0)
+        return LibraryResult(np.zeros((0, height, width), bool), nothing, nothing, None, lambda kept, masks: result)
+    masks = check.masks("masks.data", given)
+    scores = check.numbers("boxes.conf", getattr(boxes, "conf", None), len(masks), "fiu")
+    labels = check.numbers("boxes.cls", getattr(boxes, "cls", None), len(masks), "fiu")
     picture = getattr(result, "orig_img", None)
 
     def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> Any:
-        if given is None:
-            return result
-        new = result[like(kept, given)]
+        new = result[as_input_type(kept, given)]
         new.update(masks=_as(masks, given))
         return new
 
-    return Detections(
+    return LibraryResult(
         _without_padding(masks, height, width),
-        np.zeros(0) if boxes is None else _array(boxes.conf),
-        np.zeros(0) if boxes is None else _array(boxes.cls),
+        scores,
+        labels,
         None if picture is None or is_torch(picture) else picture[..., ::-1],
         rebuild,
     )
 
 
-def from_hf(result: Mapping[str, Any]) -> Detections:
-    """Reads one picture's dict of a Hugging Face `post_process_instance_segmentation` (or the panoptic one).
+def from_hf(result: Mapping[str, Any]) -> LibraryResult:
+    """Read one image's dict of a Hugging Face `post_process_instance_segmentation` (or the panoptic one).
 
     With `return_binary_maps=True` the segmentation is (N, H, W), a mask for each of `segments_info`, and comes back as
-    (K, H, W) with K infos whose ids are kept. A map (H, W) of ids is disjoint already, whoever was painted over: it
-    comes back as it is.
+    (K, H, W) with K infos whose ids are kept. A map (H, W) of ids is disjoint already, whichever segments were painted
+    over: it comes back as it is.
+
+    Raises:
+        ValueError: the segmentation is neither of these, or `segments_info` are not mappings with an `id` each.
     """
-    given, infos = result["segmentation"], list(result["segments_info"])
+    check = _Checker("Hugging Face", result)
+    given, infos = result["segmentation"], result["segments_info"]
     if given is None or isinstance(given, (list, tuple)):
         raise ValueError(
             "this Hugging Face segmentation is "
             + ("None" if given is None else "coded as RLE: post-process without return_coco_annotation")
         )
-    ids: list[Any] = [info["id"] for info in infos]
+    if not isinstance(infos, (list, tuple)) or not all(isinstance(one, Mapping) and "id" in one for one in infos):
+        raise check.fault("segments_info must be a list of dicts that have an 'id' each")
+    if not is_array(given) or given.ndim not in (2, 3):
+        raise check.fault("segmentation must be an array (H, W) of ids, or (N, H, W) of masks")
+    infos, ids = list(infos), [info["id"] for info in infos]
     if given.ndim == 3:
         if len(given) != len(infos):
-            raise ValueError(f"segmentation has {len(given)} maps but segments_info {len(infos)} entries")
-        masks = _binary(given, "Hugging Face")
+            raise check.fault(f"segmentation has {len(given)} maps but segments_info {len(infos)} entries")
+        masks = check.masks("segmentation", given, numbers="biuf")
     else:  # fused stuff has several infos of one id
         infos = list({number: info for number, info in zip(reversed(ids), reversed(infos), strict=True)}.values())[::-1]
         ids = [info["id"] for info in infos]
-        masks = to_numpy(given) == np.array(ids).reshape(-1, 1, 1)
+        masks = check.whole("segmentation", given) == np.array(ids).reshape(-1, 1, 1)
 
     def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> dict[str, Any]:
         left = {ids[n] for n in kept}
@@ -264,7 +307,7 @@ def from_hf(result: Mapping[str, Any]) -> Detections:
         return new
 
     scores = [info.get("score") for info in infos]
-    return Detections(
+    return LibraryResult(
         masks,
         None if None in scores else np.array(scores, dtype=np.float64),
         np.array([info.get("label_id", -1) for info in infos], dtype=np.int64),
@@ -273,49 +316,165 @@ def from_hf(result: Mapping[str, Any]) -> Detections:
     )
 
 
-def from_supervision(result: Any) -> Detections:
-    """Reads `supervision.Detections`: `mask`, `confidence`, `class_id`. Compact masks come back compact."""
+def from_supervision(result: Any) -> LibraryResult:
+    """Read `supervision.Detections`: `mask`, `confidence`, `class_id`. Compact masks come back compact.
+
+    Raises:
+        ValueError: something was found, but there are no masks of it, or boxes, scores or classes do not fit them.
+    """
+    check = _Checker("supervision", result)
     given = result.mask
     if given is None:
-        if len(result):
-            raise ValueError("these supervision Detections have no mask")
-        return Detections(np.zeros(0, bool), np.zeros(0), np.zeros(0, np.int64), None, lambda kept, masks: result)
+        if len(result.xyxy):
+            raise check.fault("these supervision Detections have no mask")
+        nothing = np.zeros((0, 0, 0), bool)
+        return LibraryResult(nothing, np.zeros(0), np.zeros(0, np.int64), None, lambda kept, masks: result)
     compact = hasattr(given, "to_dense")
-    dense = given.to_dense() if compact else given
+    masks = check.masks("mask", given.to_dense() if compact else given)
+    check.boxes("xyxy", result.xyxy, len(masks))
+    scores = check.numbers("confidence", result.confidence, len(masks), "fiu")
+    classes = check.numbers("class_id", getattr(result, "class_id", None), len(masks), "iu")
 
     def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> Any:
         new = result[kept]
         new.mask = type(given).from_dense(masks, new.xyxy, masks.shape[1:]) if compact else _as(masks, given)
         return new
 
-    return Detections(_binary(dense, "supervision"), _array(result.confidence), _array(result.class_id), None, rebuild)
+    return LibraryResult(masks, scores, classes, None, rebuild)
+
+
+_BY_ATTRIBUTES: dict[tuple[str, ...], Adapter] = {
+    ("get_fields", "image_size"): from_detectron2,
+    ("pred_instances",): from_mmdetection,
+    ("orig_shape", "masks", "boxes"): from_ultralytics,
+    ("xyxy", "mask", "confidence"): from_supervision,
+}
+
+
+@dataclass(frozen=True)
+class _Checker:
+    """Validates the parts of a library's result against one another.
+
+    Attributes:
+        library: whose result it looks like.
+        result: what holds the parts, for errors.
+    """
+
+    library: str
+    result: Any
+
+    def fault(self, problem: str) -> ValueError:
+        """Return an error that says what the result holds."""
+        return ValueError(f"{problem} (read as a result of {self.library}, it holds {_describe(self.result)})")
+
+    def masks(
+        self, name: str, given: Any, *, channel: bool = False, size: Size | None = None, numbers: str = "bf"
+    ) -> NDArray[np.bool_]:
+        """Return masks (N, H, W) as bool: probabilities from 0.5, others 0 and 1.
+
+        Args:
+            name: what to call them in errors.
+            given: what the library has, an array or tensor.
+            channel: whether they may be (N, 1, H, W).
+            size: (H, W) that they must have.
+            numbers: kinds of numbers beside bytes: "b" bool, "f" float, "i" and "u" integers.
+        """
+        shape = tuple(getattr(given, "shape", ()))
+        wanted = "(N, 1, H, W)" if channel else "(N, H, W)"
+        if not is_array(given) or not (len(shape) == 3 or (channel and len(shape) == 4 and shape[1] == 1)):
+            raise self.fault(f"{self.library} {name} must have shape {wanted}, not {shape or type(given).__name__}")
+        if size is not None and shape[-2:] != tuple(size):
+            raise self.fault(f"{name} must be of the image's size, {tuple(size)} (H, W)")
+        kind, bits = _kind(given)
+        if kind not in numbers and (kind, bits) != ("u", 8):
+            raise self.fault(f"{self.library} {name} must be bool, bytes or probabilities, not {_dtype(given)}")
+        given = given.detach() if is_torch(given) else given
+        if kind != "b" and 0 not in shape:
+            low, high = float(given.min()), float(given.max())
+            if not (low >= 0 and high <= 1):  # a NaN fails as well
+                allowed = "probabilities in 0..1" if kind == "f" else "0 and 1"
+                raise self.fault(f"{self.library} {name} must be {allowed}, not {low:g}..{high:g}")
+        flat = given[:, 0] if len(shape) == 4 else given
+        masks: NDArray[np.bool_] = to_numpy(flat >= 0.5 if kind == "f" else flat).astype(bool)
+        return masks
+
+    def numbers(self, name: str, given: Any, count: int, kinds: str) -> NDArray[Any] | None:
+        """Return one number per object, (N,), or None where there are none; `kinds` as numpy names them."""
+        if given is None:
+            return None
+        if not is_array(given) and not isinstance(given, (list, tuple)):
+            raise self.fault(f"{name} must have shape ({count},), not {type(given).__name__}")
+        array = to_numpy(given)
+        if array.shape != (count,):
+            raise self.fault(f"{name} must have shape ({count},), one per mask, not {array.shape}")
+        if count and array.dtype.kind not in kinds:
+            raise self.fault(f"{name} must be {'integers' if kinds == 'iu' else 'numbers'}, not {array.dtype}")
+        return array
+
+    def boxes(self, name: str, given: Any, count: int, size: Size | None = None) -> None:
+        """Validate boxes x1, y1, x2, y2, (N, 4), where there are any; with `size` they lie in the image."""
+        if given is None:
+            return
+        shape = tuple(getattr(given, "shape", ()))
+        if not is_array(given) or shape != (count, 4) or _kind(given)[0] not in "fiu":
+            raise self.fault(f"{name} must be numbers of shape ({count}, 4), not {shape or type(given).__name__}")
+        if size is not None and count:
+            reach = to_numpy(given)[:, 2:].max(axis=0)
+            if (reach > 1.01 * np.array(size[::-1]) + 1).any():
+                raise self.fault(f"{name} reach to {reach.tolist()} (x, y), beyond masks of {tuple(size)} (H, W)")
+
+    def whole(self, name: str, given: Any) -> NDArray[Any]:
+        """Return a map of whole numbers."""
+        array = to_numpy(given)
+        if array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and not (array == np.rint(array)).all()):
+            raise self.fault(f"{name} must hold whole numbers, ids, not {array.dtype}")
+        return array
+
+
+def _kind(given: Any) -> tuple[str, int]:
+    """Return the kind of number of an array or tensor, as numpy names it, and its bits."""
+    if not is_torch(given):
+        return given.dtype.kind, 8 * given.dtype.itemsize
+    name = str(given.dtype).removeprefix("torch.")
+    kind = "b" if name == "bool" else "u" if name.startswith("uint") else "i" if name.startswith("int") else "f"
+    return kind, 8 * given.element_size()
+
+
+def _dtype(given: Any) -> str:
+    return str(given.dtype).removeprefix("torch.")
+
+
+def _describe(value: Any, named: bool = True) -> str:
+    """Return what a value is: type, keys or attributes, shapes and number types."""
+    if is_array(value):
+        return f"{type(value).__name__} {tuple(value.shape)} {_dtype(value)}"
+    parts: Iterable[tuple[Any, Any]] | None = None
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif hasattr(value, "__dict__"):
+        parts = [(name, part) for name, part in vars(value).items() if not name.startswith("_")]
+    if not parts:
+        return f"{type(value).__name__} {shown(value)}" if named else ""
+    listed = list(parts)
+    texts = [
+        f"{name!r}: {_describe(part)}" if is_array(part) else f"{name!r}: {type(part).__name__}"
+        for name, part in listed[:_MOST_NAMES]
+    ]
+    more = f" and {len(listed) - _MOST_NAMES} more" if len(listed) > _MOST_NAMES else ""
+    return (f"{type(value).__name__} of " if named else "") + ", ".join(texts) + more
 
 
 def _array(x: Any) -> NDArray[Any] | None:
     return None if x is None else to_numpy(x)
 
 
-def _binary(masks: Any, library: str) -> NDArray[Any]:
-    """Masks as numpy: probabilities from 0.5, others as they are (they are checked with all masks)."""
-    if not (is_torch(masks) and masks.is_floating_point()) and not (
-        isinstance(masks, np.ndarray) and masks.dtype.kind == "f"
-    ):
-        return to_numpy(masks)
-    masks = masks.detach() if is_torch(masks) else masks
-    if 0 not in masks.shape:
-        low, high = float(masks.min()), float(masks.max())
-        if not (low >= 0 and high <= 1):  # a NaN fails as well
-            raise ValueError(f"{library} masks must be probabilities in 0..1, not {low:g}..{high:g}")
-    return to_numpy(masks >= 0.5)
-
-
 def _as(masks: NDArray[np.bool_], given: Any) -> Any:
-    """Boolean masks in the kind of array, the type of number and on the device of those that were given."""
-    return like(masks, given).to(given.dtype) if is_torch(given) else masks.astype(given.dtype)
+    """Return boolean masks in the kind of array, the type of number and on the device of those that were given."""
+    return as_input_type(masks, given).to(given.dtype) if is_torch(given) else masks.astype(given.dtype)
 
 
 def _without_padding(masks: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Masks of a letterboxed picture (shrunk to fit, centred, padded) at the size of the picture itself."""
+    """Return masks of a letterboxed image (shrunk to fit, centred, padded) at the size of the image itself."""
     rows, columns = masks.shape[1:]
     if (rows, columns) == (height, width):
         return masks

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.id_maps import measure_runs, runs
-from banet.panoptic.occlusion.resolve import resolve_occlusions
-from banet.panoptic.occlusion.rules import Procedure, Rule, place_by_score
+from banet.panoptic.occlusion.resolve import OcclusionHandler
+from banet.panoptic.occlusion.rules import Procedure, Rule, rank_by_score
 from banet.panoptic.segmentation import PanopticSegmentation, Segment
-from banet.panoptic.validation import check_image, check_masks, check_scores, to_numpy
+from banet.panoptic.validation import check_instances, to_numpy
 
 __all__ = ["fuse_panoptic"]
 
@@ -66,33 +66,23 @@ def fuse_panoptic(
             option; and what `resolve_occlusions` raises.
     """
     classes = Categories.of(categories)
-    picture = None if image is None else check_image(image)
+    handler = OcclusionHandler.of(rule, image is not None, overlap_threshold, removal_threshold)
     maps = _category_maps(semantic, stuff_semantic, thing_pixels)
     height, width = maps[0].shape
-    if picture is not None and picture.shape[:2] != (height, width):
-        raise ValueError(f"semantic is of size {(height, width)} (H, W) but the image is of size {picture.shape[:2]}")
     if stuff_area < 0:
         raise ValueError(f"stuff_area must not be negative, not {stuff_area}")
-    objects = check_masks(masks, (height, width))
+    objects, numbers, pixels = check_instances(masks, scores, image, (height, width))
     count = len(objects)
-    numbers = check_scores(scores, count)
     things = _thing_labels(labels, count, classes)
-    owners = resolve_occlusions(
-        objects,
-        numbers,
-        picture,
-        rule=rule,
-        overlap_threshold=overlap_threshold,
-        removal_threshold=removal_threshold,
-    )
+    owners = handler.owners(objects, numbers, pixels)
 
     # Neither map changes often along a row, so all that is left to do is done by runs of pixels.
     starts, lengths = runs(owners, *maps, rows=True)
     owner = owners.reshape(-1)[starts]
     stuff = _stuff([each.reshape(-1)[starts] for each in maps], classes)
     # Codes for the time being: 0 is void, 1 .. N the objects by score, and above them the stuff classes by category id.
-    place = place_by_score(numbers)
-    coded = np.where(owner >= 0, np.append(place + 1, 0)[owner], stuff + count * (stuff > 0))
+    rank = rank_by_score(numbers)
+    coded = np.where(owner >= 0, np.append(rank + 1, 0)[owner], stuff + count * (stuff > 0))
     areas, boxes = measure_runs(coded, count + classes.num_stuff + 1, starts, lengths, width)
     kept = areas > 0
     kept[count + 1 :] &= areas[count + 1 :] >= stuff_area
@@ -101,12 +91,12 @@ def fuse_panoptic(
     final = np.zeros(len(kept), dtype=np.int32)
     final[codes] = np.arange(1, len(codes) + 1)
     ids = np.repeat(final[coded], lengths).reshape(height, width)
-    by_place = np.argsort(place)
+    by_rank = np.argsort(rank)
     segments = []
     measured = zip(codes.tolist(), areas[codes].tolist(), boxes[codes].tolist(), strict=True)
     for new, (code, size, box) in enumerate(measured, start=1):
         isthing = code <= count
-        n = int(by_place[code - 1]) if isthing else -1
+        n = int(by_rank[code - 1]) if isthing else -1
         index = int(things[n]) if isthing else classes.num_things + code - count - 1
         segments.append(
             Segment(
@@ -118,7 +108,7 @@ def fuse_panoptic(
                 bbox=(box[0], box[1], box[2], box[3]),
             )
         )
-    return PanopticSegmentation(ids, segments, classes, picture)
+    return PanopticSegmentation(ids, segments, classes, pixels)
 
 
 def _category_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> list[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""What callers hand to the occlusion handler, checked at the door: masks, scores, images, from numpy or from torch.
+"""Arguments of the occlusion handler, validated on entry: masks, scores and images, from numpy or from torch.
 
 torch is never imported: a tensor is recognised through the module that its owner has already loaded.
 """
@@ -13,14 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MaskCrops", "check_image", "check_masks", "check_scores", "is_torch", "like", "to_numpy"]
+from banet.types import Size
+
+__all__ = [
+    "MaskCrops",
+    "as_input_type",
+    "check_image",
+    "check_instances",
+    "check_masks",
+    "check_scores",
+    "is_array",
+    "is_torch",
+    "to_numpy",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class MaskCrops:
     """Masks of N objects, each stored only inside its box: the compact form of an (N, H, W) array.
 
-    Nothing is checked here; whoever takes the crops checks them with `check_masks`.
+    Nothing is validated here; the functions that are given crops do it with `check_masks`.
 
     Args:
         boxes: (N, 4) integers x1, y1, x2, y2, in pixels, half-open; a box need not be tight, and may be empty.
@@ -30,7 +42,7 @@ class MaskCrops:
 
     boxes: NDArray[np.int64]
     crops: Sequence[NDArray[np.bool_]]
-    size: tuple[int, int]
+    size: Size
 
     @classmethod
     def from_masks(cls, masks: NDArray[np.bool_]) -> MaskCrops:
@@ -70,14 +82,19 @@ class MaskCrops:
 
 
 def is_torch(x: object) -> bool:
-    """Whether `x` is a torch tensor; never imports torch."""
+    """Return whether `x` is a torch tensor; never imports torch."""
     torch = sys.modules.get("torch")
     tensor = getattr(torch, "Tensor", None)
     return tensor is not None and isinstance(x, tensor)
 
 
+def is_array(x: object) -> bool:
+    """Return whether `x` is a numpy array or a torch tensor."""
+    return isinstance(x, np.ndarray) or is_torch(x)
+
+
 def to_numpy(x: Any) -> NDArray[Any]:
-    """A numpy array of a tensor (any device, any dtype, with or without gradient), an array or nested lists."""
+    """Return a tensor (any device and dtype, with or without gradient), array or nested lists as a numpy array."""
     if not is_torch(x):
         return np.asarray(x)
     x = x.detach().cpu()
@@ -87,8 +104,8 @@ def to_numpy(x: Any) -> NDArray[Any]:
     return array
 
 
-def like(array: NDArray[Any], masks: Any) -> Any:
-    """`array` as a torch tensor on the device of `masks` if those are torch tensors, else as it is."""
+def as_input_type(array: NDArray[Any], masks: Any) -> Any:
+    """Return `array` as a torch tensor on the device of `masks` if those are torch tensors, else as it is."""
     first = masks
     if isinstance(masks, MaskCrops):
         first = next((x for x in (*masks.crops, masks.boxes) if is_torch(x)), None)
@@ -99,8 +116,34 @@ def like(array: NDArray[Any], masks: Any) -> Any:
     return sys.modules["torch"].from_numpy(array).to(first.device)
 
 
-def check_masks(masks: Any, size: tuple[int, int] | None = None) -> MaskCrops:
-    """Masks in any accepted form as numpy crops.
+def check_instances(
+    masks: Any, scores: Any, image: Any, size: Size | None = None
+) -> tuple[MaskCrops, NDArray[np.float64], NDArray[Any] | None]:
+    """Validate the instances of one image.
+
+    Args:
+        masks: see `check_masks`.
+        scores: see `check_scores`.
+        image: see `check_image`; None where there is none.
+        size: (H, W) of the semantic map that goes with them, where there is one.
+
+    Returns:
+        Numpy crops of the N masks, their scores (N,) float64, and the image (H, W, 3) or None.
+
+    Raises:
+        ValueError: see these three; or masks, image and `size` are not of one size.
+    """
+    pixels = None if image is None else check_image(image)
+    if scores is None:
+        raise ValueError("scores are missing: give one per mask")
+    if pixels is not None and size not in (None, pixels.shape[:2]):
+        raise ValueError(f"semantic is of size {size} (H, W) but the image is of size {pixels.shape[:2]}")
+    crops = check_masks(masks, size if pixels is None else (pixels.shape[0], pixels.shape[1]))
+    return crops, check_scores(scores, len(crops)), pixels
+
+
+def check_masks(masks: Any, size: Size | None = None) -> MaskCrops:
+    """Return masks in any accepted form as numpy crops.
 
     Args:
         masks: (N, H, W) array or tensor, bool or integers 0 and 1; or a list of N such (H, W); or `MaskCrops`.
@@ -120,10 +163,10 @@ def check_masks(masks: Any, size: tuple[int, int] | None = None) -> MaskCrops:
 
 
 def check_scores(scores: Any, count: int) -> NDArray[np.float64]:
-    """The N scores as float64; ValueError if there are not `count` of them or one is not finite."""
+    """Return the N scores as float64; ValueError if there are not `count` of them or one is not finite."""
     array = to_numpy(scores)
     if array.shape != (count,):
-        raise ValueError(f"scores must have shape ({count},), one score a mask, not {array.shape}")
+        raise ValueError(f"scores must have shape ({count},), one per mask, not {array.shape}")
     if count and array.dtype.kind not in "fiu":
         raise ValueError(f"scores must be real numbers, not {array.dtype}")
     array = array.astype(np.float64)
@@ -133,7 +176,7 @@ def check_scores(scores: Any, count: int) -> NDArray[np.float64]:
 
 
 def check_image(image: Any) -> NDArray[Any]:
-    """An RGB or grey picture as a contiguous numpy (H, W, 3) array; no copy of one that is.
+    """Return an RGB or grey image as a contiguous numpy (H, W, 3) array; one that is such an array is not copied.
 
     Args:
         image: numpy (H, W, 3), torch (3, H, W), or (H, W) grey of either; uint8, or numbers in 0..255.
@@ -164,7 +207,7 @@ def check_image(image: Any) -> NDArray[Any]:
     return array
 
 
-def _check_dense(masks: Any, size: tuple[int, int] | None) -> MaskCrops:
+def _check_dense(masks: Any, size: Size | None) -> MaskCrops:
     array = np.stack([to_numpy(m) for m in masks]) if isinstance(masks, (list, tuple)) and masks else to_numpy(masks)
     if array.shape[:1] == (0,) and array.ndim in (1, 3):  # no object at all: whatever the dtype
         shape = array.shape[1:] if array.ndim == 3 else size
@@ -183,7 +226,7 @@ def _check_crops(masks: MaskCrops) -> MaskCrops:
     if not crops and boxes.size == 0:
         return MaskCrops(np.zeros((0, 4), dtype=np.int64), [], (height, width))
     if boxes.shape != (len(crops), 4):
-        raise ValueError(f"boxes of mask crops must have shape ({len(crops)}, 4), one box a crop, not {boxes.shape}")
+        raise ValueError(f"boxes of mask crops must have shape ({len(crops)}, 4), one per crop, not {boxes.shape}")
     if boxes.dtype.kind not in "iu":
         raise ValueError(f"boxes of mask crops must be integers, not {boxes.dtype}")
     for n, ((x1, y1, x2, y2), crop) in enumerate(zip(boxes.tolist(), crops, strict=True)):

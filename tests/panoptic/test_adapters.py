@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from banet.panoptic import Detections, MaskCrops, PanopticSegmentation, read_detections, resolve_occlusions
+from banet.panoptic import (
+    LibraryResult,
+    MaskCrops,
+    PanopticSegmentation,
+    make_disjoint,
+    read_detections,
+    resolve_occlusions,
+)
 from banet.panoptic.adapters import find_adapter
 
 HEIGHT, WIDTH = 20, 30
@@ -62,7 +69,7 @@ def torchvision_dict(scene, probabilities=True):
 def test_torchvision(scene, rule):
     result = torchvision_dict(scene)
     before = {key: value.clone() for key, value in result.items()}
-    new = resolve_occlusions(result, image=scene.image, rule=rule)
+    new = make_disjoint(result, scene.image, rule=rule)
     kept, masks = expected(scene, rule=rule)
     assert list(new) == list(result)
     assert 4 not in kept
@@ -75,7 +82,7 @@ def test_torchvision(scene, rule):
 
 
 def test_a_hidden_object_is_left_out(scene):
-    new = resolve_occlusions(torchvision_dict(scene), image=scene.image, rule="score")
+    new = make_disjoint(torchvision_dict(scene), image=scene.image, rule="score")
     assert new["labels"].tolist() == [1, 2, 1, 5]  # 2 lost all to 3, and 4 had nothing
 
 
@@ -83,7 +90,7 @@ def test_torchvision_probability_of_a_half_counts(scene):
     result = torchvision_dict(scene, probabilities=False)
     result["masks"] = result["masks"] * 0.5
     kept, masks = expected(scene)
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     np.testing.assert_array_equal(new["masks"][:, 0].numpy(), masks)
     assert len(kept) == len(new["masks"])
 
@@ -93,7 +100,7 @@ def test_torchvision_other_entries(scene):
     result["names"] = list("abcdef")
     result["image_id"] = 7
     result["keypoints"] = torch.arange(6 * 4 * 3).reshape(6, 4, 3)
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     kept, _ = expected(scene)
     assert new["names"] == ["abcdef"[n] for n in kept]
     assert new["image_id"] == 7
@@ -103,7 +110,7 @@ def test_torchvision_other_entries(scene):
 
 def test_torchvision_as_numpy(scene):
     result = {key: value.numpy() for key, value in torchvision_dict(scene).items()}
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     kept, masks = expected(scene)
     assert all(isinstance(value, np.ndarray) for value in new.values())
     np.testing.assert_array_equal(new["masks"][:, 0], masks)
@@ -115,7 +122,7 @@ def test_torchvision_as_numpy(scene):
 def test_torchvision_with_gradients_and_narrow_numbers(scene, dtype):
     result = torchvision_dict(scene)
     result["masks"] = result["masks"].to(dtype).requires_grad_()
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     assert new["masks"].dtype == dtype
     assert not new["masks"].requires_grad
     np.testing.assert_array_equal(new["masks"][:, 0].bool().numpy(), expected(scene)[1])
@@ -128,7 +135,7 @@ def test_torchvision_with_nothing_in_it():
         "scores": torch.zeros(0),
         "masks": torch.zeros(0, 1, 5, 6),
     }
-    new = resolve_occlusions(result, image=np.zeros((5, 6, 3), np.uint8))
+    new = make_disjoint(result, image=np.zeros((5, 6, 3), np.uint8))
     assert {key: tuple(value.shape) for key, value in new.items()} == {k: tuple(v.shape) for k, v in result.items()}
 
 
@@ -147,7 +154,7 @@ def test_torchvision_itself():
         result = model([image / 255])[0]
     assert len(result["masks"]) > 1
     owners = resolve_occlusions((result["masks"] >= 0.5)[:, 0], result["scores"], image)
-    new = resolve_occlusions(result, image=image)
+    new = make_disjoint(result, image=image)
     kept = owners.unique()
     kept = kept[kept >= 0].long()
     assert torch.equal(new["masks"][:, 0].bool(), owners == kept[:, None, None])
@@ -219,7 +226,7 @@ def test_detectron2(scene, kind):
         pred_classes=torch.from_numpy(scene.labels),
         pred_masks={"bool": masks, "float": masks.float(), "BitMasks": BitMasks(masks)}[kind],
     )
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     kept, wanted = expected(scene)
     assert isinstance(new, Instances)
     assert new.image_size == (HEIGHT, WIDTH)
@@ -272,7 +279,7 @@ def test_mmdetection(scene):
         ),
         img_path="a.jpg",
     )
-    new = resolve_occlusions(sample, image=scene.image)
+    new = make_disjoint(sample, image=scene.image)
     kept, wanted = expected(scene)
     assert isinstance(new, DetDataSample)
     assert new.img_path == "a.jpg"
@@ -302,7 +309,7 @@ def results(scene, masks, kind=torch.from_numpy):
 @pytest.mark.parametrize("kind", ["tensors", "arrays"])
 def test_ultralytics_results(ultralytics, scene, kind):
     result = results(scene, scene.masks.astype(np.uint8), torch.from_numpy if kind == "tensors" else np.asarray)
-    new = resolve_occlusions(result)  # the picture comes with it
+    new = make_disjoint(result)  # the picture comes with it
     kept, wanted = expected(scene)
     assert type(new) is type(result)
     assert type(new.masks.data) is type(result.masks.data)
@@ -342,12 +349,12 @@ def test_ultralytics_itself(ultralytics):
     image = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
     result = model.predict(image, imgsz=64, conf=1e-3, iou=0.9, max_det=8, verbose=False, save=False)[0]
     assert len(result) > 1
-    new = resolve_occlusions(result, rule="score")
+    new = make_disjoint(result, rule="score")
     assert new.masks.data.shape == (len(new.boxes), 90, 140)
     assert new.masks.data.sum(0).max() <= 1
     assert len(new) < len(result)
     nothing = model.predict(image, imgsz=64, conf=1.0, verbose=False, save=False)[0]
-    assert len(resolve_occlusions(nothing)) == 0
+    assert len(make_disjoint(nothing)) == 0
 
 
 # -------------------------------------------------------------------------------------------------------- Hugging Face
@@ -362,7 +369,7 @@ def infos(scene):
 
 def test_hugging_face_binary_maps(scene):
     result = {"segmentation": torch.from_numpy(scene.masks).float(), "segments_info": infos(scene)}
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     kept, wanted = expected(scene)
     assert new["segmentation"].dtype == torch.float32
     np.testing.assert_array_equal(new["segmentation"].numpy(), wanted)
@@ -375,7 +382,7 @@ def test_hugging_face_map_is_disjoint_already(scene):
     for n, mask in enumerate(scene.masks):
         segmentation[torch.from_numpy(mask)] = 10 + n
     twice = [*infos(scene), {**infos(scene)[0], "was_fused": True}]
-    new = resolve_occlusions({"segmentation": segmentation, "segments_info": twice}, image=scene.image)
+    new = make_disjoint({"segmentation": segmentation, "segments_info": twice}, image=scene.image)
     assert torch.equal(new["segmentation"], segmentation)
     present = set(segmentation.unique().int().tolist())
     assert new["segments_info"] == [info for info in twice if info["id"] in present]
@@ -392,7 +399,7 @@ def own():
 
 
 def test_own_results_go_to_hugging_face_and_back(own, scene):
-    new = resolve_occlusions(own.to_hf(), image=scene.image)
+    new = make_disjoint(own.to_hf(), image=scene.image)
     np.testing.assert_array_equal(new["segmentation"], own.ids)
     assert new["segments_info"] == own.to_hf()["segments_info"]
 
@@ -403,7 +410,7 @@ def test_own_results_go_to_supervision_and_back(own, scene):
     assert isinstance(detections, supervision.Detections)
     assert detections.class_id.tolist() == [1, 9]
     assert detections.xyxy.tolist() == [[3, 2, 8, 9], [0, 12, WIDTH, HEIGHT]]
-    new = resolve_occlusions(detections, image=scene.image)
+    new = make_disjoint(detections, image=scene.image)
     np.testing.assert_array_equal(new.mask, [own.ids == 1, own.ids == 2])
     assert new.data["class_name"].tolist() == ["cat", "grass"]
 
@@ -435,20 +442,20 @@ def test_transformers_itself(scene):
     kinds = {"threshold": 0.0, "target_sizes": [(HEIGHT, WIDTH)]}
     result = processor.post_process_instance_segmentation(outputs, **kinds, return_binary_maps=True)[0]
     assert len(result["segmentation"]) > 1
-    new = resolve_occlusions(result, image=scene.image, removal_threshold=1.0)
+    new = make_disjoint(result, image=scene.image, removal_threshold=1.0)
     assert len(new["segmentation"]) == len(new["segments_info"])
     assert new["segmentation"].sum(0).max() <= 1
     assert torch.equal(new["segmentation"].amax(0) > 0, result["segmentation"].amax(0) > 0)
 
     result = processor.post_process_instance_segmentation(outputs, **kinds)[0]
-    assert torch.equal(resolve_occlusions(result, image=scene.image)["segmentation"], result["segmentation"])
+    assert torch.equal(make_disjoint(result, image=scene.image)["segmentation"], result["segmentation"])
     result = processor.post_process_instance_segmentation(outputs, **kinds, return_coco_annotation=True)[0]
     with pytest.raises(ValueError, match="post-process without return_coco_annotation"):
-        resolve_occlusions(result, image=scene.image)
+        make_disjoint(result, image=scene.image)
     kinds["threshold"] = 1.0
     for binary in (False, True):
         result = processor.post_process_instance_segmentation(outputs, **kinds, return_binary_maps=binary)[0]
-        assert resolve_occlusions(result, image=scene.image)["segments_info"] == []
+        assert make_disjoint(result, image=scene.image)["segments_info"] == []
 
 
 # --------------------------------------------------------------------------------------------------------- supervision
@@ -463,7 +470,7 @@ def test_supervision(scene):
         class_id=scene.labels,
         data={"name": np.array(list("abcdef"))},
     )
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     kept, wanted = expected(scene)
     assert type(new) is type(result)
     np.testing.assert_array_equal(new.mask, wanted)
@@ -474,12 +481,12 @@ def test_supervision(scene):
     assert len(result) == 6
 
     empty = supervision.Detections.empty()
-    assert len(resolve_occlusions(empty, image=scene.image)) == 0
-    assert len(resolve_occlusions(empty, rule="score")) == 0
+    assert len(make_disjoint(empty, image=scene.image)) == 0
+    assert len(make_disjoint(empty, rule="score")) == 0
 
     compact = pytest.importorskip("supervision.detection.compact_mask").CompactMask
     result.mask = compact.from_dense(scene.masks, result.xyxy, (HEIGHT, WIDTH))
-    new = resolve_occlusions(result, image=scene.image)
+    new = make_disjoint(result, image=scene.image)
     assert isinstance(new.mask, compact)
     np.testing.assert_array_equal(new.mask.to_dense(), wanted)
 
@@ -489,7 +496,7 @@ def test_supervision(scene):
 
 def test_what_was_found_in_plain_arrays(scene):
     found = read_detections(torchvision_dict(scene))
-    assert isinstance(found, Detections)
+    assert isinstance(found, LibraryResult)
     assert len(found) == 6
     np.testing.assert_array_equal(found.masks, scene.masks)
     np.testing.assert_array_equal(found.scores, scene.scores)
@@ -503,17 +510,17 @@ def test_what_was_found_in_plain_arrays(scene):
 def test_masks_are_no_result(scene):
     for masks in (scene.masks, torch.from_numpy(scene.masks), list(scene.masks), MaskCrops.from_masks(scene.masks), []):
         assert find_adapter(masks) is None
-    with pytest.raises(TypeError, match="ndarray is no result of torchvision"):
+    with pytest.raises(TypeError, match="ndarray is not a result of torchvision"):
         read_detections(scene.masks)
 
 
 def test_scores_may_be_given(scene):
     result = torchvision_dict(scene)
     scores = result.pop("scores")
-    new = resolve_occlusions(result, scores, scene.image)
+    new = make_disjoint(result, scene.image, scores=scores)
     np.testing.assert_array_equal(new["masks"][:, 0].numpy(), expected(scene)[1])
     with pytest.raises(ValueError, match="scores are missing"):
-        resolve_occlusions(result, image=scene.image)
+        make_disjoint(result, image=scene.image)
     with pytest.raises(ValueError, match="scores are missing"):
         resolve_occlusions(scene.masks, image=scene.image)
 
@@ -539,10 +546,199 @@ def test_scores_may_be_given(scene):
 )
 def test_faults_are_one_line(scene, change, said):
     with pytest.raises(ValueError, match=said) as fault:
-        resolve_occlusions(change(torchvision_dict(scene)), image=scene.image)
+        make_disjoint(change(torchvision_dict(scene)), image=scene.image)
     assert "\n" not in str(fault.value)
 
 
 def test_a_picture_in_the_place_of_the_scores(scene):
-    with pytest.raises(ValueError, match="give the picture by its name"):
+    with (
+        pytest.warns(DeprecationWarning, match="make_disjoint"),
+        pytest.raises(ValueError, match="give the picture by its name"),
+    ):
         resolve_occlusions(torchvision_dict(scene), scene.image)
+
+
+def test_resolve_occlusions_takes_results_for_one_more_release(scene):
+    with pytest.warns(DeprecationWarning, match="use make_disjoint"):
+        old = resolve_occlusions(torchvision_dict(scene), image=scene.image, removal_threshold=0.6)
+    new = make_disjoint(torchvision_dict(scene), scene.image, removal_threshold=0.6)
+    assert all(torch.equal(old[key], new[key]) for key in new)
+
+
+def test_the_old_name_of_the_record_works_with_a_warning():
+    import banet.panoptic
+    from banet.panoptic import adapters
+
+    for module in (banet.panoptic, adapters):
+        with pytest.warns(DeprecationWarning, match="LibraryResult"):
+            assert module.Detections is LibraryResult
+
+
+def test_a_rule_that_needs_the_image_is_refused_before_anything_is_decided():
+    nothing = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "scores": torch.zeros(0),
+        "masks": torch.zeros(0, 1, 5, 6),
+    }
+    with pytest.raises(ValueError, match=r"image is None: .*'score', 'area', 'heuristic'"):
+        make_disjoint(nothing)
+    assert len(make_disjoint(nothing, rule="area")["masks"]) == 0
+
+
+# --------------------------------------------------------------------------------------------------------- look-alikes
+
+
+def like_torchvision(scene, **changes):
+    return {**torchvision_dict(scene), **changes}
+
+
+def binary_maps(scene, **changes):
+    return {"segmentation": torch.from_numpy(scene.masks).float(), "segments_info": infos(scene), **changes}
+
+
+def instances(scene, size=(HEIGHT, WIDTH), **changes):
+    fields = {
+        "pred_boxes": Boxes(torch.from_numpy(scene.boxes)),
+        "scores": torch.from_numpy(scene.scores),
+        "pred_classes": torch.from_numpy(scene.labels),
+        "pred_masks": torch.from_numpy(scene.masks),
+    }
+    return Instances(size, **{**fields, **changes})
+
+
+def data_sample(scene, **changes):
+    data = {
+        "bboxes": torch.from_numpy(scene.boxes),
+        "scores": torch.from_numpy(scene.scores),
+        "labels": torch.from_numpy(scene.labels),
+        "masks": torch.from_numpy(scene.masks),
+    }
+    return DetDataSample(pred_instances=SimpleNamespace(**{**data, **changes}))
+
+
+def yolo(scene, masks, **others):
+    boxes = SimpleNamespace(conf=scene.scores, cls=scene.labels, __len__=lambda: 6)
+    given = {"orig_shape": (HEIGHT, WIDTH), "masks": masks, "boxes": boxes, **others}
+    return SimpleNamespace(**given)
+
+
+def detections(scene, **changes):
+    data = {"xyxy": scene.boxes, "mask": scene.masks, "confidence": scene.scores, "class_id": scene.labels}
+    return SimpleNamespace(**{**data, **changes})
+
+
+class Sized(list):
+    """Boxes that can be counted."""
+
+
+LOOK_ALIKES = {
+    # LightlyTrain's panoptic result: class and segment of each pixel, and one score per segment.
+    "lightly": lambda s: {
+        "masks": torch.stack([torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 5] * 2, dim=-1),
+        "segment_ids": torch.arange(5),
+        "scores": torch.rand(5),
+    },
+    "lightly, as many segments as rows": lambda s: {
+        "masks": torch.zeros(HEIGHT, WIDTH, 2, dtype=torch.int64),
+        "segment_ids": torch.arange(HEIGHT),
+        "scores": torch.rand(HEIGHT),
+    },
+    # Matterport's Mask R-CNN: masks along the last axis.
+    "matterport": lambda s: {
+        "rois": s.boxes,
+        "class_ids": s.labels,
+        "scores": s.scores,
+        "masks": s.masks.transpose(1, 2, 0),
+    },
+    "channels last with boxes": lambda s: like_torchvision(s, masks=np.ones((6, WIDTH, HEIGHT), bool)),
+    # The mask-generation pipeline of transformers.
+    "mask generation": lambda s: {"masks": list(s.masks), "scores": torch.from_numpy(s.scores)},
+    "segment anything": lambda s: [{"segmentation": s.masks[0], "area": 4, "bbox": [0, 0, 1, 1]}],
+    "image segmentation pipeline": lambda s: [{"score": 0.9, "label": "cat", "mask": s.masks[0]}],
+    "object detection": lambda s: {"scores": s.scores, "labels": s.labels, "boxes": s.boxes},
+    "masks alone": lambda s: {"masks": torch.from_numpy(s.masks)},
+    "logits": lambda s: like_torchvision(s, masks=torch.randn(6, 1, HEIGHT, WIDTH) * 9),
+    "coded masks": lambda s: like_torchvision(s, masks=[{"size": [2, 2], "counts": "04"}] * 6),
+    "id map for masks": lambda s: like_torchvision(s, masks=torch.arange(HEIGHT * WIDTH).reshape(1, HEIGHT, WIDTH)),
+    "labels by name": lambda s: like_torchvision(s, labels=np.array(list("abcdef"))),
+    "labels as scores": lambda s: like_torchvision(s, labels=torch.rand(6)),
+    "scores per class": lambda s: like_torchvision(s, scores=torch.rand(6, 4)),
+    "boxes of another image": lambda s: like_torchvision(s, boxes=torch.from_numpy(s.boxes * 9.0)),
+    "rotated boxes": lambda s: like_torchvision(s, boxes=torch.rand(6, 5)),
+    "hf: infos without ids": lambda s: binary_maps(s, segments_info=[{"label_id": 1}] * 6),
+    "hf: infos as a dict": lambda s: binary_maps(s, segments_info={1: {"id": 1}}),
+    "hf: logits": lambda s: binary_maps(s, segmentation=torch.randn(6, HEIGHT, WIDTH) * 9),
+    "hf: a batch": lambda s: binary_maps(s, segmentation=torch.zeros(1, 6, HEIGHT, WIDTH)),
+    "hf: probabilities as a map": lambda s: binary_maps(s, segmentation=torch.rand(HEIGHT, WIDTH)),
+    "hf: coco annotation": lambda s: {"segments_info": infos(s), "file_name": "a.png", "image_id": 1},
+    "detectron2: not pasted": lambda s: instances(s, pred_masks=torch.rand(6, 1, 28, 28)),
+    "detectron2: another size": lambda s: instances(s, size=(WIDTH, HEIGHT)),
+    "detectron2: logits": lambda s: instances(s, pred_masks=torch.randn(6, HEIGHT, WIDTH) * 9),
+    "detectron2: ground truth": lambda s: Instances((HEIGHT, WIDTH), gt_masks=s.masks, gt_classes=s.labels),
+    "mmdetection: polygons": lambda s: data_sample(s, masks=SimpleNamespace(masks=s.masks, height=HEIGHT)),
+    "mmdetection: fewer scores": lambda s: data_sample(s, scores=torch.rand(5)),
+    "mmpose": lambda s: DetDataSample(pred_instances=InstanceData(keypoints=torch.rand(6, 17, 2))),
+    "mmsegmentation": lambda s: DetDataSample(pred_sem_seg=SimpleNamespace(data=torch.zeros(1, HEIGHT, WIDTH))),
+    "ultralytics: plain arrays": lambda s: yolo(s, s.masks),
+    "ultralytics: fewer masks than boxes": lambda s: yolo(s, SimpleNamespace(data=s.masks[:5])),
+    "ultralytics: oriented boxes": lambda s: yolo(s, None, boxes=None, obb=Sized([1])),
+    "supervision: channels last": lambda s: detections(s, mask=s.masks.transpose(1, 2, 0)),
+    "supervision: no masks": lambda s: detections(s, mask=None),
+    "supervision: key points": lambda s: SimpleNamespace(xy=s.boxes, confidence=s.scores, class_id=s.labels),
+    "an object": lambda s: SimpleNamespace(masks=s.masks, scores=s.scores),
+    "a string": lambda s: "masks",
+    "nothing": lambda s: None,
+}
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_look_alikes_are_refused_and_described(scene, name):
+    with pytest.raises((TypeError, ValueError)) as fault:
+        make_disjoint(LOOK_ALIKES[name](scene), scene.image)
+    said = str(fault.value)
+    assert "\n" not in said
+    assert len(said) < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("lightly", r"'masks': Tensor \(20, 30, 2\) int64, 'segment_ids': Tensor \(5,\) int64"),
+        ("matterport", r"'rois': ndarray \(6, 4\) int64"),
+        ("mask generation", "'masks': list, 'scores': Tensor"),
+        ("image segmentation pipeline", r"'score': float, 'label': str, 'mask': ndarray \(20, 30\) bool"),
+        ("segment anything", "'segmentation': ndarray"),
+        ("detectron2: not pasted", r"'pred_masks': Tensor \(6, 1, 28, 28\) float32"),
+        ("mmsegmentation", "DetDataSample of 'pred_sem_seg'"),
+        ("ultralytics: plain arrays", "'orig_shape': tuple, 'masks': ndarray"),
+        ("supervision: channels last", r"'mask': ndarray \(20, 30, 6\) bool"),
+        ("an object", r"SimpleNamespace of 'masks': ndarray \(6, 20, 30\) bool, 'scores': ndarray"),
+        ("a string", "str 'masks'"),
+    ],
+)
+def test_what_is_refused_is_named(scene, name, seen):
+    with pytest.raises((TypeError, ValueError), match=seen):
+        make_disjoint(LOOK_ALIKES[name](scene), scene.image)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.float64, torch.float16])
+def test_torchvision_masks_of_any_number_that_is_0_or_1(scene, kind):
+    result = like_torchvision(scene, masks=torch.from_numpy(scene.masks).to(kind))
+    new = make_disjoint(result, scene.image)
+    np.testing.assert_array_equal(new["masks"].bool().numpy(), expected(scene)[1])
+    assert new["masks"].dtype == kind
+
+
+def test_instances_of_other_dicts_with_torchvisions_names(scene):
+    """LightlyTrain's instance result has labels, masks (N, H, W), bboxes and scores."""
+    result = {
+        "labels": torch.from_numpy(scene.labels),
+        "masks": torch.from_numpy(scene.masks),
+        "bboxes": torch.from_numpy(scene.boxes),
+        "scores": torch.from_numpy(scene.scores),
+    }
+    new = make_disjoint(result, scene.image)
+    kept, wanted = expected(scene)
+    np.testing.assert_array_equal(new["masks"].numpy(), wanted)
+    np.testing.assert_array_equal(new["bboxes"].numpy(), scene.boxes[kept])

@@ -11,10 +11,10 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from banet.panoptic import RULES, MaskCrops, gt_order_rule, logit_rule, match_boxes, resolve_occlusions
+from banet.panoptic import RULES, MaskCrops, gt_order_rule, logit_rule, match_boxes, needs_image, resolve_occlusions
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.occlusion.resolve import lock_in
-from banet.panoptic.occlusion.rules import Pairs, Procedure
+from banet.panoptic.occlusion.rules import Pairs, Procedure, looks_at_image
 
 COLOURS = np.array(
     [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [90, 90, 90], [180, 180, 180], [0, 0, 0], [200, 30, 120]]
@@ -469,8 +469,28 @@ def test_image_may_be_left_out_where_it_is_not_looked_at():
         np.testing.assert_array_equal(
             resolve_occlusions(masks, scores, None, rule=rule), resolve_occlusions(masks, scores, image, rule=rule)
         )
-    with pytest.raises(ValueError, match="image is None"):
-        resolve_occlusions(masks, scores, None)
+    apart = np.eye(3, dtype=bool)[:, :, None]
+    for rule in ("appearance", "colour-contour", "appearance-pixel", gt_order_rule(np.zeros((9, 9), int), [0] * 8)):
+        for some in (masks, masks[:0]):  # before anything is decided: with no pair to decide, too
+            with pytest.raises(ValueError, match=r"image is None: .*'score', 'area', 'heuristic'"):
+                resolve_occlusions(some, scores[: len(some)], None, rule=rule)
+    with pytest.raises(ValueError, match="the rule 'appearance' looks at the image"):
+        resolve_occlusions(apart, [0.5, 0.6, 0.7])
+
+
+def test_a_rule_says_itself_whether_it_needs_the_image():
+    blind = {name for name, rule in RULES.items() if not looks_at_image(rule)}
+    assert blind == {"score", "area", "heuristic"}
+    assert looks_at_image(Procedure(lambda *_: None, needs_image=True))
+
+    @needs_image
+    def red(pairs):
+        raise AssertionError("must not be called")
+
+    with pytest.raises(ValueError, match="the rule 'red' looks at the image"):
+        resolve_occlusions(np.ones((2, 3, 3), bool), [0.5, 0.6], rule=red)
+    on_score = gt_order_rule(np.zeros((3, 3), int), [0, 0], fallback=RULES["score"])
+    assert (resolve_occlusions(np.ones((2, 3, 3), bool), [0.5, 0.6], rule=on_score) == 1).all()
 
 
 MASKS = np.zeros((2, 4, 5), dtype=bool)

@@ -14,15 +14,14 @@ from banet.data.convert.output import Region
 from banet.data.images import to_rgb_array
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
-from banet.panoptic.occlusion.resolve import MaskCrops, resolve_occlusions
+from banet.panoptic.occlusion.resolve import resolve_occlusions
+from banet.panoptic.occlusion.rules import find_rule, looks_at_image
+from banet.panoptic.validation import MaskCrops
 
 __all__ = ["FAIL", "Shape", "categories_of_names", "ellipse", "layer_shapes"]
 
 FAIL = "fail"
 """What to do about overlaps, beside the names of occlusion rules: refuse them."""
-
-_BLIND = frozenset({"score", "area", "heuristic"})
-"""Rules that do not look at the picture, which need not be read for them."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _owners(
                 )
             window[shape.crop] = row
         return owner
-    image = None if overlaps in _BLIND else to_rgb_array(picture)
+    image = to_rgb_array(picture) if looks_at_image(find_rule(overlaps)) else None
     masks = MaskCrops(np.array([shape.box for shape in shapes]), [shape.crop for shape in shapes], size)
     owners: NDArray[np.int32] = resolve_occlusions(
         masks, np.ones(len(shapes)), image, rule=overlaps, overlap_threshold=0.0, removal_threshold=1.0

@@ -1,19 +1,21 @@
-"""Occlusion handling: overlapping instance masks in, one owner a pixel out (section 3.4 of the paper)."""
+"""Occlusion handling: overlapping instance masks in, one owner per pixel out (section 3.4 of the paper)."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.panoptic.adapters import find_adapter
-from banet.panoptic.occlusion.rules import RULES, Pairs, Procedure, Rule, remove_hidden
-from banet.panoptic.validation import MaskCrops, check_image, check_masks, check_scores, like
+from banet.panoptic.adapters import find_adapter, read_detections
+from banet.panoptic.occlusion.rules import Pairs, Procedure, Rule, find_rule, remove_hidden
+from banet.panoptic.validation import MaskCrops, as_input_type, check_instances
 
-__all__ = ["MaskCrops", "resolve_occlusions"]
+__all__ = ["MaskCrops", "OcclusionHandler", "make_disjoint", "resolve_occlusions"]
 
 
 @overload
@@ -45,7 +47,7 @@ def resolve_occlusions(
     overlap_threshold: float = 0.2,
     removal_threshold: float = 0.5,
 ) -> Any:
-    """Gives every pixel that overlapping masks claim to one object.
+    """Decide which object owns each pixel that overlapping masks claim.
 
     1. Two objects are *occluded* when their overlap is more than `overlap_threshold` of the one or the other. The rule
        says which of the two is in front; a tie goes by score, then lower index. In any other overlapping pair the
@@ -54,22 +56,21 @@ def resolve_occlusions(
        the two scores; ties: the higher of the lower scores, then the indices), then the others likewise. A pair that
        would close a cycle is set aside ("ranked pairs").
     3. A pixel goes to the first of its claimants.
-    4. Of the objects that lost more than `removal_threshold` of their area the one that lost the largest share is
+    4. Of the objects that lost more than `removal_threshold` of their area the one that lost the largest fraction is
        removed (one at a time: our choice), and everything starts again with the rest.
 
-    Which object gets which pixel does not depend on the order of the objects, save where scores tie. The work is done
+    Which object gets which pixel does not depend on the order of the objects, except where scores tie. The work is done
     in numpy, in float64 and exact integer counts.
 
     Args:
-        masks: (N, H, W) bool, or integers 0 and 1; or `MaskCrops` with the same result. Or what another library found
-            in one picture: a torchvision detection dict, detectron2 `Instances`, mmdetection `DetDataSample`,
-            Ultralytics `Results`, the dict of a Hugging Face instance post-processing, or `supervision.Detections`
-            (see `banet.panoptic.adapters`); scores, and the picture of Ultralytics' results, then come with it.
+        masks: (N, H, W) bool, or integers 0 and 1; or a list of N such (H, W); or `MaskCrops`, with the same result.
+            For what another library found in an image see `make_disjoint`; such a result is accepted here until version
+            0.3, with a DeprecationWarning.
         scores: (N,) finite numbers.
         image: RGB (H, W, 3), as a torch tensor (3, H, W); or grey (H, W), on which the appearance rules tie everywhere
-            and so the score decides. uint8, or float in 0..255. None will do for rules that do not look at it.
-        rule: a name in `RULES`; or a function that is given the occluded pairs (`Pairs`) and returns one margin a pair,
-            above 0 where the first of the two is in front, 0 for a tie; or a `Procedure`.
+            and so the score decides. uint8, or float in 0..255. May be None for rules that do not look at it.
+        rule: a name in `RULES`; or a function that is given the occluded pairs (`Pairs`) and returns one margin per
+            pair, above 0 where the first of the two is in front, 0 for a tie; or a `Procedure`.
         overlap_threshold: 0.2 in the paper.
         removal_threshold: 0.5 in the paper.
 
@@ -77,54 +78,114 @@ def resolve_occlusions(
         Owners, (H, W) int32: index of the object that owns the pixel, -1 where none does. Where the masks are torch
         tensors it is a torch tensor on their device, else a numpy array.
 
-        Given another library's result, a new one of the same type, with disjoint masks: objects that own no pixel are
-        left out, all others keep their boxes (which are not refitted), scores and classes.
-
     Raises:
-        ValueError: masks, scores and image do not fit together or hold values that they may not; a threshold outside
-            0..1; an unknown rule, or a rule that does not return one number a pair.
+        ValueError: masks, scores and image do not fit together or hold invalid values; a threshold outside 0..1; an
+            unknown rule, a rule that needs the image where there is none, or one that does not return one number per
+            pair.
     """
-    adapter = find_adapter(masks)
-    if adapter is not None:
-        found = adapter(masks)
+    if not isinstance(masks, (np.ndarray, MaskCrops)) and find_adapter(masks) is not None:
+        warnings.warn(
+            "resolve_occlusions takes masks; for results of other libraries use make_disjoint(result, image). "
+            "They are accepted here until 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
         if getattr(scores, "ndim", 1) > 1:
             raise ValueError("the second argument is scores; give the picture by its name: image=...")
-        if not len(found):  # nothing to decide
-            return found.rebuild(np.zeros(0, np.int64), np.zeros(found.masks.shape, bool))
-        owners = resolve_occlusions(
-            found.masks,
-            found.scores if scores is None else scores,
-            found.image if image is None else image,
+        return make_disjoint(
+            masks,
+            image,
+            scores=scores,
             rule=rule,
             overlap_threshold=overlap_threshold,
             removal_threshold=removal_threshold,
         )
-        return found.disjoint(owners)
-    picture = None if image is None else check_image(image)
-    if scores is None:
-        raise ValueError("scores are missing: give one a mask")
-    objects = check_masks(masks, None if picture is None else (picture.shape[0], picture.shape[1]))
-    numbers = check_scores(scores, len(objects))
-    for name, value in (("overlap_threshold", overlap_threshold), ("removal_threshold", removal_threshold)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be in 0..1, not {value}")
-    decide = _look_up(rule)
-    pairs = Pairs.of(objects, numbers, picture)
-    if isinstance(decide, Procedure):
-        owners = decide.owners(pairs, overlap_threshold, removal_threshold)
-    else:
-        owners = _ranked_pairs(pairs, decide, overlap_threshold, removal_threshold)
-    return like(owners, masks)
+    handler = OcclusionHandler.of(rule, image is not None, overlap_threshold, removal_threshold)
+    return as_input_type(handler.owners(*check_instances(masks, scores, image)), masks)
 
 
-def _look_up(rule: str | Rule | Procedure) -> Rule | Procedure:
-    if isinstance(rule, str):
-        if rule not in RULES:
-            raise ValueError(f"unknown rule {rule!r}; there are {', '.join(map(repr, RULES))}")
-        return RULES[rule]
-    if not isinstance(rule, Procedure) and not callable(rule):
-        raise ValueError(f"rule must be a name or a function of the pairs, not {rule!r}")
-    return rule
+def make_disjoint(
+    result: Any,
+    image: Any = None,
+    *,
+    scores: Any = None,
+    rule: str | Rule | Procedure = "appearance",
+    overlap_threshold: float = 0.2,
+    removal_threshold: float = 0.5,
+) -> Any:
+    """Return what another library found in one image with disjoint masks, in the library's own type.
+
+    Objects that own no pixel are left out: those of which others hide too much, and empty masks. All others keep their
+    boxes (which are not refitted), scores, classes and whatever else the result says of them.
+
+    Args:
+        result: a torchvision detection dict, detectron2 `Instances`, mmdetection `DetDataSample`, Ultralytics
+            `Results`, the dict of a Hugging Face instance post-processing, or `supervision.Detections`. It is
+            recognised by its whole shape, and not changed.
+        image: as for `resolve_occlusions`; Ultralytics' results come with theirs.
+        scores: (N,), in place of the result's own.
+        rule: as for `resolve_occlusions`.
+        overlap_threshold: as for `resolve_occlusions`.
+        removal_threshold: as for `resolve_occlusions`.
+
+    Raises:
+        TypeError: `result` is not one of these; the message says what it holds.
+        ValueError: `result` resembles one of these, but a part of it has the wrong type or shape; and what
+            `resolve_occlusions` raises.
+    """
+    found = read_detections(result)
+    picture = found.image if image is None else image
+    handler = OcclusionHandler.of(rule, picture is not None, overlap_threshold, removal_threshold)
+    if not len(found):  # nothing to decide
+        return found.rebuild(np.zeros(0, np.int64), np.zeros(found.masks.shape, bool))
+    instances = check_instances(found.masks, found.scores if scores is None else scores, picture)
+    return found.disjoint(handler.owners(*instances))
+
+
+@dataclass(frozen=True)
+class OcclusionHandler:
+    """A rule and the two thresholds, validated, which decide the owners of validated instances.
+
+    Attributes:
+        rule: what decides.
+        overlap_threshold: see `resolve_occlusions`.
+        removal_threshold: see `resolve_occlusions`.
+    """
+
+    rule: Rule | Procedure
+    overlap_threshold: float
+    removal_threshold: float
+
+    @classmethod
+    def of(
+        cls,
+        rule: str | Rule | Procedure,
+        has_image: bool,
+        overlap_threshold: float,
+        removal_threshold: float,
+    ) -> OcclusionHandler:
+        """Validate the options of occlusion handling; see `resolve_occlusions`.
+
+        Args:
+            rule: a name, function or procedure.
+            has_image: whether there will be an image.
+            overlap_threshold: 0..1.
+            removal_threshold: 0..1.
+
+        Raises:
+            ValueError: a threshold outside 0..1, an unknown rule, or one that needs an image where there is none.
+        """
+        for name, value in (("overlap_threshold", overlap_threshold), ("removal_threshold", removal_threshold)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in 0..1, not {value}")
+        return cls(find_rule(rule, has_image), overlap_threshold, removal_threshold)
+
+    def owners(self, masks: MaskCrops, scores: NDArray[np.float64], image: NDArray[Any] | None) -> NDArray[np.int32]:
+        """Decide the owner of each pixel, (H, W) int32; the arguments are what `check_instances` returns."""
+        pairs = Pairs.of(masks, scores, image)
+        if isinstance(self.rule, Procedure):
+            return self.rule.owners(pairs, self.overlap_threshold, self.removal_threshold)
+        return _ranked_pairs(pairs, self.rule, self.overlap_threshold, self.removal_threshold)
 
 
 def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:

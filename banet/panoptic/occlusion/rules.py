@@ -22,10 +22,13 @@ __all__ = [
     "appearance",
     "area",
     "colour_contour",
+    "find_rule",
     "gt_order_rule",
     "logit_rule",
+    "looks_at_image",
     "match_boxes",
-    "place_by_score",
+    "needs_image",
+    "rank_by_score",
     "remove_hidden",
     "score",
 ]
@@ -33,7 +36,10 @@ __all__ = [
 TIE = 1e-6
 """Mean similarities that differ by no more than this are a tie (our choice: the paper names no tolerance)."""
 
+_NO_IMAGE = "this rule looks at the image, but image is None"
+
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +104,7 @@ class Pairs:
     def colours(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
         """RGB of pixels given as flat indices (M,): (3, M) float64. ValueError where there is no image."""
         if self.image is None:
-            raise ValueError("this rule looks at the image, but image is None")
+            raise ValueError(_NO_IMAGE)
         rgb: NDArray[np.float64] = self.image.reshape(-1, 3).take(pixels, axis=0).T.astype(np.float64, order="C")
         return rgb
 
@@ -141,24 +147,39 @@ class Pairs:
 
 
 Rule = Callable[[Pairs], NDArray[Any]]
-"""Gives one margin a pair, (P,): above 0 the first (i) is in front, below 0 the second (j), 0 is a tie.
+"""Returns one margin per pair, (P,): above 0 the first (i) is in front, below 0 the second (j), 0 is a tie.
 
-It is called once, before anything is removed, so the margin of a pair may depend on that pair and the picture only.
+It is called once, before anything is removed, so the margin of a pair may depend on that pair and the image only. A
+rule that reads `Pairs.image` says so with the decorator `needs_image`.
 """
 
 
 @dataclass(frozen=True)
 class Procedure:
-    """A way to share out the pixels that is not a comparison of two objects.
+    """A way to decide the owners that is not a comparison of two objects.
 
     Attributes:
-        owners: takes the table of all overlapping pairs, the overlap threshold and the removal threshold, and gives the
-            (H, W) int32 map of owners, -1 where there is none.
+        owners: takes the table of all overlapping pairs, the overlap threshold and the removal threshold, and returns
+            the (H, W) int32 map of owners, -1 where there is none.
+        needs_image: whether it reads `Pairs.image`.
     """
 
     owners: Callable[[Pairs, float, float], NDArray[np.int32]]
+    needs_image: bool = False
 
 
+def needs_image(rule: F) -> F:
+    """Mark a rule as one that reads the image: without one it is refused before anything is decided."""
+    vars(rule)["needs_image"] = True
+    return rule
+
+
+def looks_at_image(rule: Rule | Procedure) -> bool:
+    """Return whether a rule or procedure reads the image, as it says itself."""
+    return bool(getattr(rule, "needs_image", False))
+
+
+@needs_image
 def appearance(pairs: Pairs) -> NDArray[np.float64]:
     """The paper's rule: in front is whom the overlap resembles more in colour (section 3.4).
 
@@ -184,6 +205,7 @@ def area(pairs: Pairs) -> NDArray[np.int64]:
     return pairs.areas[pairs.j] - pairs.areas[pairs.i]
 
 
+@needs_image
 def colour_contour(pairs: Pairs) -> NDArray[np.float64]:
     """In front is for whom colours and contours around the overlap speak; not from the paper, and learns nothing.
 
@@ -193,7 +215,7 @@ def colour_contour(pairs: Pairs) -> NDArray[np.float64]:
     equal masks. Time is about two milliseconds a pair, whatever the size of the picture.
     """
     if pairs.image is None:
-        raise ValueError("this rule looks at the image, but image is None")
+        raise ValueError(_NO_IMAGE)
     boxes = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in pairs.masks.boxes.tolist()]
     margin = np.zeros(len(pairs))
     for k, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)):
@@ -246,7 +268,7 @@ def gt_order_rule(truth_ids: Any, matched: Any, fallback: Rule = appearance) -> 
             margin[k] = np.count_nonzero(there == first[k]) - np.count_nonzero(there == second[k])
         return margin
 
-    return rule
+    return needs_image(rule) if looks_at_image(fallback) else rule
 
 
 def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "gated"] = "sum") -> Rule:
@@ -346,7 +368,7 @@ def match_boxes(boxes: Any, truth_boxes: Any, threshold: float = 0.5) -> NDArray
     return np.where(iou.max(axis=1) >= threshold, best, -1).astype(np.int64)
 
 
-def place_by_score(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+def rank_by_score(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     """Place of each object in descending order of score, ties by lower index: (N,) int64, 0 .. N-1."""
     place = np.empty(len(scores), dtype=np.int64)
     place[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
@@ -412,7 +434,7 @@ def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold:
     """
     regions, count = pairs.regions, len(pairs.areas)
     occluded = pairs.where(pairs.occluded(overlap_threshold))
-    place = place_by_score(pairs.scores)
+    place = rank_by_score(pairs.scores)
     overlaps = list(regions.regions_of_pairs(occluded.i, occluded.j, count))
     by_pixel = np.zeros(len(regions.sizes), dtype=bool)
     for region, _ in overlaps:
@@ -503,7 +525,31 @@ RULES: Mapping[str, Rule | Procedure] = MappingProxyType(
         "area": area,
         "colour-contour": colour_contour,
         "heuristic": Procedure(_heuristic),
-        "appearance-pixel": Procedure(_appearance_pixel),
+        "appearance-pixel": Procedure(_appearance_pixel, needs_image=True),
     }
 )
 """What `rule` may name. A rule decides the occluded pairs only, and all others go by score; a procedure decides all."""
+
+
+def find_rule(rule: str | Rule | Procedure, has_image: bool = True) -> Rule | Procedure:
+    """Return the rule of a name; a function or procedure as it is.
+
+    Args:
+        rule: a name in `RULES`, a function or a procedure.
+        has_image: whether there will be an image.
+
+    Raises:
+        ValueError: the name is unknown, `rule` is neither of the three, or it needs an image where there is none.
+    """
+    if isinstance(rule, str) and rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}; there are {', '.join(map(repr, RULES))}")
+    found = RULES[rule] if isinstance(rule, str) else rule
+    if not isinstance(found, Procedure) and not callable(found):
+        raise ValueError(f"rule must be a name or a function of the pairs, not {found!r}")
+    if looks_at_image(found) and not has_image:
+        name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
+        blind = ", ".join(repr(name) for name, each in RULES.items() if not looks_at_image(each))
+        raise ValueError(
+            f"the rule {name!r} looks at the image, but image is None: give it, or a rule that does without ({blind})"
+        )
+    return found
