@@ -260,6 +260,7 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
             "tile": None,
             "overlap": None,
             "frames": False,
+            "overwrite": False,
         },
     )
 

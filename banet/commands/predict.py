@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from banet.commands.base import Argument, Command
-from banet.commands.shared import DeviceOptions, Folder, Pixels, RuleOptions, Weights
+from banet.commands.shared import DeviceOptions, Folder, OverwriteOptions, Pixels, RuleOptions, Weights
 from banet.errors import InputError
 
 __all__ = ["Predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(RuleOptions, DeviceOptions, Command):
+class Predict(RuleOptions, DeviceOptions, OverwriteOptions, Command):
     """Segment images and videos; writes id PNG, JSON and an overlay per image, an overlay per video.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
@@ -38,7 +38,7 @@ class Predict(RuleOptions, DeviceOptions, Command):
 
     usage: ClassVar[str] = (
         "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
-        "                     [--frames] [--rule RULE] [--device DEVICE] [--runtime torch|onnx|openvino]"
+        "                     [--frames] [--rule RULE] [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite]"
     )
 
     inputs: Annotated[list[str], Argument("INPUT")]
@@ -70,5 +70,6 @@ class Predict(RuleOptions, DeviceOptions, Command):
             tile=self.tile,
             overlap=self.overlap,
             frames=self.frames,
+            overwrite=self.overwrite,
         )
         return 1 if failed else 0

@@ -22,6 +22,7 @@ __all__ = [
     "Inputs",
     "Names",
     "Overlaps",
+    "OverwriteOptions",
     "Pixels",
     "RecipeFile",
     "RuleOptions",
@@ -82,6 +83,17 @@ class RuleOptions(Command):
     """
 
     rule: RuleName | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverwriteOptions(Command):
+    """The option of commands that write files: all of them have it, and check before anything else what they replace.
+
+    Attributes:
+        overwrite: Also replace files that this command did not write, or that were changed since; never an input.
+    """
+
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

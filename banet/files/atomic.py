@@ -9,16 +9,30 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from banet.errors import InputError
 from banet.types import StrPath
 
-__all__ = ["atomic_path", "write_json"]
+__all__ = ["Guard", "atomic_path", "commit", "guards", "write_json"]
+
+
+class Guard(Protocol):
+    """What decides on the files of a folder while a command writes there; see `banet.files.outputs.Outputs`."""
+
+    def covers(self, target: str) -> int:
+        """How near a file, given by its absolute path, is to what is guarded; 0 is not at all."""
+
+    def commit(self, temporary: Path, target: Path, *, grows: bool = False) -> None:
+        """Give a finished file its name, or raise an error."""
+
+
+guards: list[Guard] = []
+"""Those at work. A file of no guard's, such as one that Python code saves, replaces what has its name."""
 
 
 @contextlib.contextmanager
-def atomic_path(path: StrPath) -> Iterator[Path]:
+def atomic_path(path: StrPath, *, grows: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` on success and deletes it on failure.
 
     The temporary name keeps the suffix, so that writers that go by it work. Readers see the old file or the new one,
@@ -26,9 +40,10 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
 
     Args:
         path: the file to write.
+        grows: more will be appended to it later on.
 
     Raises:
-        InputError: its folder does not exist, or it is a folder itself.
+        InputError: its folder does not exist, it is a folder itself, or a guard of the folder refuses.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -39,13 +54,35 @@ def atomic_path(path: StrPath) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem[:32]}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
     try:
         yield temporary
-        os.replace(temporary, target)
+        if guards:
+            commit(temporary, target, grows=grows)
+        else:
+            os.replace(temporary, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
             error.filename = str(target)  # a full disk does not say of which file
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def commit(temporary: Path, target: Path, *, grows: bool = False) -> None:
+    """Give a finished file its name; where a guard covers it, the nearest one does.
+
+    Args:
+        temporary: the file, in the folder of `target`.
+        target: its name; what has it is replaced.
+        grows: see `atomic_path`.
+
+    Raises:
+        InputError: the guard refuses.
+    """
+    whole = os.path.abspath(target)
+    guard = max(guards, key=lambda one: one.covers(whole), default=None)
+    if guard is not None and guard.covers(whole):
+        guard.commit(temporary, target, grows=grows)
+    else:
+        os.replace(temporary, target)
 
 
 def write_json(path: StrPath, content: Any) -> None:

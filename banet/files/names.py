@@ -1,13 +1,14 @@
-"""File names from outside, which must stay inside their folder."""
+"""File names: from outside, which must stay inside their folder, and of outputs, no two of which may be one file."""
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from banet.errors import InputError, shown
 from banet.types import StrPath
 
-__all__ = ["check_file_name", "safe_join"]
+__all__ = ["DistinctNames", "check_file_name", "name_key", "safe_join"]
 
 
 def safe_join(folder: StrPath, file_name: str, where: str = "file_name") -> Path:
@@ -41,3 +42,50 @@ def check_file_name(name: object, where: str) -> str:
             f"{shown(name)} leads out of its folder", where=where, hint="give a relative name without '..'"
         )
     return name
+
+
+def name_key(name: str) -> str:
+    """Return what names share that are one file where a file system ignores case or how letters are composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+class DistinctNames:
+    """Chooses the names of outputs: no two are one file, on any file system.
+
+    An input gives its own name without the suffix; where that is taken, the suffix becomes part of it, and then a
+    number: `a.png`, `a.jpg` and `b/a.jpg` give `a`, `a_jpg` and `a_2`. The same inputs in the same order give the same
+    names.
+
+    Args:
+        suffixes: Every name is used with all of these; none of the files may be taken.
+    """
+
+    def __init__(self, *suffixes: str) -> None:
+        self._suffixes = suffixes or ("",)
+        self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}
+
+    def choose(self, name: str) -> str:
+        """Return the name of the outputs of an input.
+
+        Args:
+            name: The input's, with `/` where it is in a folder that the outputs keep.
+        """
+        path = PurePosixPath(name)
+        stem = str(path.with_suffix("")) if path.name else name
+        if self._take(stem):
+            return stem
+        if self._take(with_suffix := str(path.with_name(path.name.replace(".", "_")))):
+            return with_suffix
+        key = name_key(stem)
+        while True:
+            self._numbers[key] = number = self._numbers.get(key, 1) + 1
+            if self._take(numbered := f"{stem}_{number}"):
+                return numbered
+
+    def _take(self, name: str) -> bool:
+        files = {name_key(f"{name}{suffix}") for suffix in self._suffixes}
+        free = self._taken.isdisjoint(files)
+        if free:
+            self._taken |= files
+        return free

@@ -39,6 +39,7 @@ from banet.engine.recipe import DataConfig, Recipe, TrainConfig, to_yaml
 from banet.engine.training.checkpointing import LAST
 from banet.engine.training.train import TrainingTask, train
 from banet.errors import InputError
+from banet.files.outputs import RECORD
 from banet.modeling.banet import Output
 from banet.modeling.config import InferenceConfig, LossConfig
 
@@ -98,13 +99,13 @@ def arguments(command: str, given: Path, out: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What every file in a folder holds, hidden ones too; of an archive its members."""
+    """What every file in a folder holds, hidden ones too but for the record; of an archive its members."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 found[path.name] = {name: archive.read(name) for name in archive.namelist()}
-        elif path.is_file():
+        elif path.is_file() and path.name != RECORD:
             found[path.relative_to(folder).as_posix()] = path.read_bytes()
     return found
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import io
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -18,10 +19,13 @@ from tqdm import tqdm
 from banet.data.images import list_images, read_image, to_rgb_array
 from banet.data.large import DecodedPicture, Picture, open_picture
 from banet.engine.device import is_out_of_memory
-from banet.engine.prediction.video import is_video, load_av, segment_video
+from banet.engine.prediction.pipeline import Pipeline
+from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
 from banet.engine.report.gallery import write_gallery
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, printable
 from banet.files.atomic import atomic_path
+from banet.files.names import DistinctNames
+from banet.files.outputs import Outputs, Record, is_output, weight_files
 from banet.panoptic import PanopticSegmentation
 
 if TYPE_CHECKING:
@@ -35,8 +39,51 @@ __all__ = ["Runtime", "predict_files"]
 
 Runtime = Literal["torch", "onnx", "openvino"]
 
+KIND = "banet predict"
+_PICTURE_OUTPUTS = (".png", ".json", "_overlay.jpg")
+_LISTED = 6  # classes that a line names
 _OVERLAY_SIDE = 4096
 """Pixels of the longer side to which the overlay of a picture in tiles is reduced: bounds the memory."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What goes in and what comes out, known before anything is computed.
+
+    Attributes:
+        pictures: Path and name of outputs of each picture.
+        videos: Source and name of outputs of each video and camera.
+        out: Folder of the outputs.
+        gallery: Whether there is a page of all pictures.
+        frames: Whether frames of videos are kept.
+    """
+
+    pictures: list[tuple[Path, str]]
+    videos: list[tuple[str, str]]
+    out: Path
+    gallery: bool
+    frames: bool
+
+    def claim(self, weights: str, overwrite: bool) -> Outputs:
+        """Check all outputs.
+
+        Raises:
+            InputError: See `Outputs`.
+        """
+        files = {f"{name}{suffix}": path for path, name in self.pictures for suffix in _PICTURE_OUTPUTS}
+        sources: dict[str, Path | None] = {**files}
+        sources |= {f"{name}_overlay.mp4": _file_of(source) for source, name in self.videos}
+        if self.gallery and self.pictures:
+            sources["gallery.html"] = None
+        read = [path for path, _ in self.pictures] + [file for source, _ in self.videos if (file := _file_of(source))]
+        return Outputs(
+            self.out,
+            KIND,
+            sources,
+            trees=[f"{name}_frames" for _, name in self.videos] if self.frames else (),
+            inputs=[*read, *weight_files(weights)],
+            overwrite=overwrite,
+        )
 
 
 def predict_files(
@@ -51,8 +98,11 @@ def predict_files(
     tile: int | None = None,
     overlap: int | None = None,
     frames: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Segment pictures and videos; a bad one does not keep the others from being done.
+
+    A folder or pattern leaves out what this function has written there itself.
 
     Args:
         weights: See `BANet.from_pretrained`; or, with another runtime than torch, a file that `banet export` wrote.
@@ -66,89 +116,171 @@ def predict_files(
         tile: Side in pixels of the tiles that larger pictures and frames are cut into; see `BANet.predict`.
         overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
         frames: Also write the id map and records of each frame of a video, to the folder `NAME_frames`.
+        overwrite: Also replace files that this function did not write, but never an input.
 
     Returns:
         How many pictures and videos could not be done; each is named on standard error.
 
     Raises:
-        InputError: No picture is found, the weights cannot be read, or `overlap` does not fit.
+        InputError: No picture is found, an output would replace a file of the user's (see `Outputs`), the weights
+            cannot be read, or `overlap` does not fit.
         MissingExtraError: The runtime is not installed.
         KeyboardInterrupt: See `segment_video`.
     """
     if overlap is not None and (tile is None or not 1 <= overlap < tile):
         raise InputError(f"--overlap {overlap}: must be at least 1 and less than --tile")
+    plan = _plan(inputs, out, gallery, frames)
+    outputs = plan.claim(weights, overwrite)
+    model, place = _open(weights, runtime, device)
+    things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
+    stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
+    print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
+    out.mkdir(parents=True, exist_ok=True)
+    with outputs:
+        note = f"{weights}, occlusion rule {rule or model.inference.rule}" if gallery else ""
+        counts, failures = _segment_pictures(plan, model, rule, tile, overlap, note)
+
+        def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
+            return model.predict(frame, rule=rule, tile=tile, overlap=overlap)  # type: ignore[no-any-return]
+
+        failures += _segment_videos(plan, outputs, segment)
+    for failure in failures:
+        print(f"banet: error: {failure}", file=sys.stderr)
+    kinds = [kind for kind, some in (("pictures", plan.pictures), ("videos", plan.videos)) if some]
+    total = len(plan.pictures) + len(plan.videos)
+    found = f" ({count_things(counts)} in all)" if plan.pictures else ""
+    print(f"{total - len(failures)} of {total} {' and '.join(kinds)} segmented{found}: {out}")
+    return len(failures)
+
+
+def _plan(inputs: list[str], out: Path, gallery: bool, frames: bool) -> _Plan:
     videos = [name for text in inputs if is_video(text) for name in _matches(text)]
     pictures = [text for text in inputs if not is_video(text)]
     if videos:
         load_av()
     elif frames:
         raise InputError("--frames: goes with videos; give one, or leave it out")
-    paths = list_images(pictures) if pictures or not videos else []
-    names = _names(paths)
-    model, place = _open(weights, runtime, device)
-    things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
-    stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
-    print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
-    out.mkdir(parents=True, exist_ok=True)
+    paths = _without_outputs(list_images(pictures), pictures) if pictures or not videos else []
+    names, video_names = DistinctNames(*_PICTURE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames")
+    return _Plan(
+        [(path, names.choose(path.name)) for path in paths],
+        [(video, _video_name(video, out, video_names)) for video in videos],
+        out,
+        gallery,
+        frames,
+    )
+
+
+def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
+    """Pictures without those that this command wrote earlier, unless they are named one by one."""
+    single = {Path(text).expanduser() for text in named}
+    records: dict[Path, Record] = {}
+    left = [path for path in paths if path in single or not is_output(path, KIND, records)]
+    if not left and paths:
+        raise InputError(f"{paths[0].parent}: holds no pictures but results of `{KIND}`; give the pictures")
+    if len(left) < len(paths):
+        print(f"left out, as `{KIND}` wrote them: {len(paths) - len(left)} pictures")
+    return left
+
+
+def _video_name(source: str, out: Path, names: DistinctNames) -> str:
+    """A name for the outputs of a video; for those of a camera one that is free, as what it saw cannot be had again."""
+    file = _file_of(source)
+    while True:
+        name = names.choose(source.replace(":", "_") if file is None else file.name)
+        if file is not None or not any((out / f"{name}{suffix}").exists() for suffix in ("_overlay.mp4", "_frames")):
+            return name
+
+
+def _file_of(source: str) -> Path | None:
+    """The file of a video; None of a camera."""
+    return None if is_camera(source) else Path(source)
+
+
+def _segment_pictures(
+    plan: _Plan, model: BANet | ExportedModel, rule: str | None, tile: int | None, overlap: int | None, note: str
+) -> tuple[Counter[str], list[str]]:
+    """Segment the pictures, and write and print what was found: things by class, and the errors of those not done."""
+    counts: Counter[str] = Counter()
     failures: list[str] = []
     with ExitStack() as stack:
         page = None
-        if gallery and paths:
-            note = f"{weights}, occlusion rule {rule or model.inference.rule}"
-            pages = write_gallery(out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
+        if plan.gallery and plan.pictures:
+            pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
             page = stack.enter_context(pages)
 
-        def write(path: Path, name: str, fuse: Callable[[], _Found]) -> None:
+        def read(item: tuple[Path, str]) -> Picture:
+            with _enough_memory(item[0]):
+                return _picture(item[0], tile)
+
+        def run(item: tuple[Path, str], picture: Picture) -> Callable[[], _Found]:
+            with _enough_memory(item[0]):
+                return _segment(model, picture, rule, tile, overlap)
+
+        def write(item: tuple[Path, str], fuse: Callable[[], _Found]) -> tuple[str, Counter[str]]:
+            path, name = item
             found = fuse()
-            found.result.save(out / f"{name}.png", file_name=path.name)
+            found.result.save(plan.out / f"{name}.png", file_name=path.name)
             jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
             found.shown.draw(found.image, legend=True).save(jpeg, format="JPEG", quality=92)
-            with atomic_path(out / f"{name}_overlay.jpg") as temporary:
+            with atomic_path(plan.out / f"{name}_overlay.jpg") as temporary:
                 temporary.write_bytes(jpeg.getbuffer())
             if page is not None:
                 page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
+            return describe(found.result), _things(found.result)
 
-        # While the network works on a picture, the next is read and the one before fused and written; but in tiles
-        # pictures are large, and there is only one at a time.
-        reader, writer = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
-        ahead = (reader.submit(_picture, path, tile) for path in paths)
-        coming = written = None
-        for path, name in zip(tqdm(paths, desc="predict", unit="image", disable=not paths), names, strict=True):
-            picture = coming or next(ahead)
-            coming = next(ahead, None) if tile is None else None
-            try:
-                with _enough_memory(path):
-                    fuse = _segment(model, picture.result(), rule, tile, overlap)
-            except (InputError, MissingExtraError) as error:
-                failures.append(str(error))
-                continue
-            del picture
-            if written is not None:
-                written.result()
-            written = writer.submit(write, path, name, fuse)
-            if tile is not None:
-                written.result()
-                del fuse
-        if written is not None:
-            written.result()
+        # In tiles pictures are large: there is only one at a time.
+        pipeline = Pipeline(read, run, write, failures=(InputError, MissingExtraError), overlap=tile is None)
+        steps = pipeline.process(plan.pictures)
+        for (path, _), done in tqdm(
+            steps, desc="predict", unit="image", total=len(plan.pictures), disable=not plan.pictures
+        ):
+            if isinstance(done, Exception):
+                failures.append(str(done))
+            else:
+                words, things = done
+                tqdm.write(printable(f"{path}: {words}"))
+                counts += things
+    return counts, failures
 
-    def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
-        return model.predict(frame, rule=rule, tile=tile, overlap=overlap)  # type: ignore[no-any-return]
 
-    for video, name in zip(videos, _names([Path(video.replace(":", "_")) for video in videos]), strict=True):
-        target = _unused(out / f"{name}_overlay.mp4") if video.startswith("camera:") else out / f"{name}_overlay.mp4"
-        folder = target.with_name(target.stem.removesuffix("_overlay") + "_frames") if frames else None
+def _segment_videos(
+    plan: _Plan, outputs: Outputs, segment: Callable[[NDArray[np.uint8]], PanopticSegmentation]
+) -> list[str]:
+    """Segment the videos; returns the errors of those not done."""
+    failures: list[str] = []
+    for source, name in plan.videos:
+        folder = plan.out / f"{name}_frames" if plan.frames else None
         try:
-            with _enough_memory(video):
-                segment_video(segment, video, target, frames=folder)
+            with _enough_memory(source):
+                count = segment_video(segment, source, plan.out / f"{name}_overlay.mp4", frames=folder, overwrite=True)
         except InputError as error:
             failures.append(str(error))
-    for failure in failures:
-        print(f"banet: error: {failure}", file=sys.stderr)
-    what = " and ".join(["pictures"] * bool(paths) + ["videos"] * bool(videos))
-    total = len(paths) + len(videos)
-    print(f"{total - len(failures)} of {total} {what} segmented: {out}")
-    return len(failures)
+            continue
+        if folder is not None:
+            outputs.prune(folder.name)
+        tqdm.write(printable(f"{source}: {count} frames"))
+    return failures
+
+
+def describe(result: PanopticSegmentation) -> str:
+    """What was found in a picture, in a few words: things by class, and the names of stuff."""
+    stuff = [result.categories.by_id(each.category_id).name for each in result.segments if not each.isthing]
+    return "; ".join([count_things(_things(result)), *([_some(stuff)] if stuff else [])])
+
+
+def count_things(counts: Counter[str]) -> str:
+    """Numbers of things by class, the most frequent first."""
+    return _some([f"{count:,} {name}" for name, count in counts.most_common()]) or "no things"
+
+
+def _things(result: PanopticSegmentation) -> Counter[str]:
+    return Counter(result.categories.by_id(each.category_id).name for each in result.segments if each.isthing)
+
+
+def _some(words: Sequence[str]) -> str:
+    rest = len(words) - _LISTED
+    return ", ".join(words[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager
@@ -214,20 +346,13 @@ def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
 
 def _matches(text: str) -> Sequence[str]:
     """The videos that a name or a pattern stands for."""
-    matches = sorted(glob.glob(text, recursive=True)) if glob.has_magic(text) and not Path(text).exists() else [text]
+    if not glob.has_magic(text) or Path(text).exists():
+        return [text]
+    records: dict[Path, Record] = {}
+    matches = [name for name in sorted(glob.glob(text, recursive=True)) if not is_output(Path(name), KIND, records)]
     if not matches:
         raise InputError(f"{text}: no file matches the pattern; give videos")
     return matches
-
-
-def _unused(path: Path) -> Path:
-    """A name that no file has yet, as what a camera saw cannot be had again."""
-    number = 2
-    free = path
-    while free.exists():
-        free = path.with_stem(f"{path.stem.removesuffix('_overlay')}_{number}_overlay")
-        number += 1
-    return free
 
 
 def _read(model: BANet | ExportedModel, image: Image.Image) -> Readout:
@@ -263,19 +388,3 @@ def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | Exported
 
     target = pick_device(device)
     return BANet.from_pretrained(weights, device=target), target.type
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """A name for each picture's results; pictures of the same stem keep their ending or get a number."""
-    taken: set[str] = set()
-    names = []
-    for path in paths:
-        candidates = [path.stem, path.name.replace(".", "_")]
-        name = next((c for c in candidates if c not in taken), None)
-        number = 2
-        while name is None or name in taken:
-            name = f"{path.stem}_{number}"
-            number += 1
-        taken.add(name)
-        names.append(name)
-    return names

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["SUFFIXES", "is_video", "load_av", "segment_video"]
+__all__ = ["SUFFIXES", "is_camera", "is_video", "load_av", "segment_video"]
 
 SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
@@ -40,7 +40,12 @@ _BT709 = 1  # the number of these colours in H.264, for matrix, primaries and tr
 
 def is_video(text: str) -> bool:
     """Whether an input names a video file (by its ending) or a camera, `camera:0`."""
-    return _CAMERA.fullmatch(text) is not None or Path(text).suffix.lower() in SUFFIXES
+    return is_camera(text) or Path(text).suffix.lower() in SUFFIXES
+
+
+def is_camera(text: str) -> bool:
+    """Whether an input names a camera, `camera:0`."""
+    return _CAMERA.fullmatch(text) is not None
 
 
 def segment_video(
@@ -49,6 +54,7 @@ def segment_video(
     path: Path,
     *,
     frames: Path | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Segments a video frame by frame; writes it anew with the results drawn over it.
 
@@ -60,6 +66,7 @@ def segment_video(
         source: A video file, or `camera:N` for the N-th camera, which runs until Ctrl-C.
         path: The .mp4 to write; there once it is whole.
         frames: A folder to write `000001.png`, `000001.json` and so on to, the id map and records of each frame.
+        overwrite: The folder for the frames may hold some, which are replaced.
 
     Returns:
         How many frames were done.
@@ -70,7 +77,7 @@ def segment_video(
         MissingExtraError: PyAV is not installed.
         KeyboardInterrupt: After Ctrl-C in a file; what was done is written.
     """
-    if frames is not None and any(frames.glob("*.png")):
+    if frames is not None and not overwrite and any(frames.glob("*.png")):
         raise InputError(f"{frames}: holds frames already; delete the folder, or choose another with --out")
     done = 0
     with ExitStack() as stack:
