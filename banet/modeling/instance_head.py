@@ -162,7 +162,9 @@ class MaskHead(nn.Module):
         x = F.relu(self.deconv(f_ins), inplace=True)
         # Only the plane of each box's class is read, so only that one is computed.
         weight, bias = self.masks.weight.flatten(1)[labels], self.masks.bias[labels]  # type: ignore[index]
-        return torch.einsum("kchw,kc->khw", x, weight) + bias[:, None, None]
+        # Not an einsum: in an exported graph, ONNX Runtime 1.23 divides by the number of boxes there, which may be none.
+        planes = torch.bmm(weight[:, None], x.flatten(2))[:, 0].unflatten(1, x.shape[2:])
+        return planes + bias[:, None, None]
 
     def loss(self, f_ins: Tensor, samples: Sequence[RoISamples], truth: Sequence[Tensor]) -> Tensor:
         """L_mask over the positive RoIs of a batch.

@@ -32,7 +32,7 @@ __all__ = [
     "write_header",
 ]
 
-FORMAT = "banet-graph-1"
+FORMAT = "banet-graph-2"
 HEADER = "banet"
 STRIDE = 4
 
