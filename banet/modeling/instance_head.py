@@ -162,7 +162,7 @@ class MaskHead(nn.Module):
         x = F.relu(self.deconv(f_ins), inplace=True)
         # Only the plane of each box's class is read, so only that one is computed.
         weight, bias = self.masks.weight.flatten(1)[labels], self.masks.bias[labels]  # type: ignore[index]
-        # Not an einsum: in an exported graph, ONNX Runtime 1.23 divides by the number of boxes there, which may be none.
+        # Not an einsum: there, ONNX Runtime 1.23 divides by the number of boxes, which may be zero.
         planes = torch.bmm(weight[:, None], x.flatten(2))[:, 0].unflatten(1, x.shape[2:])
         return planes + bias[:, None, None]
 

@@ -159,7 +159,7 @@ def test_a_graph_of_an_earlier_version_is_refused(files, tmp_path):
     (entry,) = proto.metadata_props
     entry.value = entry.value.replace("banet-graph-2", "banet-graph-1")
     onnx.save(proto, tmp_path / "old.onnx")
-    with pytest.raises(InputError, match="old.onnx: its header is not of this version .*; export the weights again"):
+    with pytest.raises(InputError, match=r"old\.onnx: its header .*; export the weights again"):
         ExportedModel.open(tmp_path / "old.onnx")
 
 
