@@ -163,7 +163,7 @@ class MaskHead(nn.Module):
         # Only the plane of each box's class is read, so only that one is computed.
         weight, bias = self.masks.weight.flatten(1)[labels], self.masks.bias[labels]  # type: ignore[index]
         # Not an einsum: there, ONNX Runtime 1.23 divides by the number of boxes, which may be zero.
-        planes = torch.bmm(weight[:, None], x.flatten(2))[:, 0].unflatten(1, x.shape[2:])
+        planes = torch.bmm(weight[:, None], x.flatten(2)).reshape(-1, *x.shape[2:])
         return planes + bias[:, None, None]
 
     def loss(self, f_ins: Tensor, samples: Sequence[RoISamples], truth: Sequence[Tensor]) -> Tensor:
