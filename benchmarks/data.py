@@ -12,10 +12,8 @@ what would be there once more for one more process. The sole exception is the pe
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Report, parser, peak, take_turns
 from PIL import Image
 
 IMAGES, SEGMENTS = 118_287, 1_300_000
@@ -118,25 +117,26 @@ def open_index(path: Path) -> None:
 
     bare = {method: workers(None, method)[0] for method in ("fork", "spawn")}
     before = private()
-    peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_before = peak() / 2**20
     start, start_cpu = time.perf_counter(), time.process_time()
     index = PanopticIndex.read(path)
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    highest = peak() / 2**20
     print(f"opened {len(index):,} images in {seconds:.1f} s (goal 20), {cpu:.1f} s of them computing")
-    print(f"  it adds {private() - before:.0f} MB for good (goal 300), {peak - peak_before:.0f} MB at the peak")
+    print(f"  it adds {private() - before:.0f} MB for good (goal 300), {highest - peak_before:.0f} MB at the peak")
     for method in ("fork", "spawn"):
         memory, segments = workers(index, method)
         print(f"  {method}ed worker, {segments:,} segments read: {memory - bare[method]:+.0f} MB (goal 50)")
 
 
-def benchmark_index(path: Path | None) -> None:
+def benchmark_index(report: Report, path: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
             path = Path(folder) / "panoptic.json"
             write_index(path)
-        print(f"{path.stat().st_size / 1e6:.0f} MB of JSON")
-        subprocess.run([sys.executable, __file__, "open", "--json", str(path)], check=True)
+        report.say(f"{path.stat().st_size / 1e6:.0f} MB of JSON")
+        command = [sys.executable, __file__, "open", "--file", str(path)]
+        report.say(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.rstrip())
 
 
 def make_pictures(root: Path, count: int = 24) -> None:
@@ -164,7 +164,7 @@ def make_pictures(root: Path, count: int = 24) -> None:
             writer.add(number, f"{number}.jpg", PanopticSegmentation.from_ids(ids, infos, classes))
 
 
-def benchmark_load(root: Path | None, rounds: int) -> None:
+def benchmark_load(report: Report, root: Path | None, rounds: int) -> None:
     import torch
 
     from banet.data.coco_panoptic import CocoPanoptic
@@ -191,32 +191,29 @@ def benchmark_load(root: Path | None, rounds: int) -> None:
             "samples for training": lambda n: draws[n],
             "the same with copy-paste": lambda n: pasted[n],
         }
-        times: dict[str, list[float]] = {name: [] for name in contestants}
-        for _ in range(rounds):
-            for name, call in contestants.items():
-                start = time.perf_counter()
-                for n in range(count):
-                    call(n)
-                times[name].append(time.perf_counter() - start)
-    fastest = statistics.median(times["PIL, picture and id PNG"])
-    for name, taken in times.items():
-        middle = statistics.median(taken)
-        print(f"{name:<26}{count / middle:7.1f} images/s{middle / fastest:8.2f} x PIL with PNG")
+        every = {name: lambda call=call: [call(n) for n in range(count)] for name, call in contestants.items()}
+        turns = take_turns(every, rounds, warm_up=0)
+    report.turns("loading", turns)
+    for name in turns.seconds:
+        ratio = turns.ratio_text(name, "PIL, picture and id PNG")
+        report.say(f"{name:<26}{count / turns.median(name):7.1f} images/s{ratio:>8} x PIL with PNG")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("index", "load", "open"))
-    parser.add_argument("--json", type=Path, help="with index: this file instead of a synthetic one")
-    parser.add_argument("--root", type=Path, help="with load: these pictures")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    if options.what == "index":
-        benchmark_index(options.json)
-    elif options.what == "open":
-        open_index(options.json)
-    else:
-        benchmark_load(options.root, options.rounds)
+    command_line = parser(__doc__, threads=None)
+    command_line.add_argument("what", choices=("index", "load", "open"))
+    command_line.add_argument("--file", type=Path, help="with index: this JSON instead of a synthetic one")
+    command_line.add_argument("--root", type=Path, help="with load: these pictures")
+    command_line.add_argument("--rounds", type=int, default=5)
+    options = command_line.parse_args()
+    if options.what == "open":
+        open_index(options.file)
+        return
+    with Report(options, __file__) as report:
+        if options.what == "index":
+            benchmark_index(report, options.file)
+        else:
+            benchmark_load(report, options.root, options.rounds)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,11 @@ process of its own rises in one call.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torchvision.ops
-from inference import memory
-from roi_inlay import take_turns
+from harness import Report, own_process, parser, rise, take_turns
 from torch import Tensor, nn
 
 from banet.ops import DeformableConv2d
@@ -85,44 +81,44 @@ def contestants(case: int) -> dict[str, Callable[[], object]]:
     return made
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peak", nargs=2, metavar=("CASE", "CONTESTANT"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.peak:
-        call = contestants(int(options.peak[0]))[options.peak[1]]
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = memory("VmRSS")
-        call()
-        print(1024 * (memory("VmHWM") - before))
-        return
-    print(f"torch {torch.__version__}, {options.threads} threads; medians in ms\n")
-    print("| input | output channels | forward: torchvision | ours | ÷ | with backward: torchvision | ours | ÷ |")
-    print("|---|---|---|---|---|---|---|---|")
+def compare_times(report: Report, repeats: int) -> None:
+    report.say("| input | output channels | forward: torchvision | ours | ÷ | with backward: torchvision | ours | ÷ |")
+    report.say("|---|---|---|---|---|---|---|---|")
     for number, (shape, out_channels) in enumerate(CASES):
         calls = contestants(number)
-        for what in ("forward", "both"):
-            torch.testing.assert_close(calls[f"ours {what}"](), calls[f"theirs {what}"](), rtol=1e-3, atol=1e-4)
-        t: dict[str, float] = {}
-        for what in ("forward", "both"):
-            t |= take_turns({name: call for name, call in calls.items() if name.endswith(what)}, options.repeats, "cpu")
         row = f"| {' × '.join(map(str, shape))} | {out_channels} "
         for what in ("forward", "both"):
-            mine, other = t[f"ours {what}"], t[f"theirs {what}"]
-            row += f"| {other:.1f} | {mine:.1f} | **{mine / other:.2f}** "
-        print(f"{row}|", flush=True)
-    print("\nMiB that the memory rises by in the first call, its result included:\n")
-    print("| input | forward: torchvision | ours | with backward: torchvision | ours |")
-    print("|---|---|---|---|---|")
+            mine, other = f"ours {what}", f"theirs {what}"
+            torch.testing.assert_close(calls[mine](), calls[other](), rtol=1e-3, atol=1e-4)
+            turns = take_turns({name: calls[name] for name in (mine, other)}, repeats, warm_up=2)
+            report.turns(f"{what}: {shape}", turns)
+            row += f"| {turns.milliseconds(other):.1f} | {turns.milliseconds(mine):.1f} "
+            row += f"| **{turns.ratio_text(mine, other)}** "
+        report.say(f"{row}|")
+
+
+def compare_memory(report: Report, threads: int) -> None:
+    report.say("\nMiB that the memory rises by in the first call, its result included:\n")
+    report.say("| input | forward: torchvision | ours | with backward: torchvision | ours |")
+    report.say("|---|---|---|---|---|")
     for number, (shape, _) in enumerate(CASES):
-        row = f"| {' × '.join(map(str, shape))} "
-        for name in ("theirs forward", "ours forward", "theirs both", "ours both"):
-            command = [sys.executable, __file__, "--threads", str(options.threads), "--peak", str(number), name]
-            row += f"| {float(subprocess.check_output(command)):.0f} "
-        print(f"{row}|", flush=True)
+        names = ("theirs forward", "ours forward", "theirs both", "ours both")
+        risen = {name: float(own_process(__file__, "--threads", threads, "--peak", number, name)) for name in names}
+        row = f"| {' × '.join(map(str, shape))} |" + "".join(f" {mib:.0f} |" for mib in risen.values())
+        report.say(row, mebibytes=risen)
+
+
+def main() -> None:
+    command_line = parser(__doc__, repeats=5)
+    command_line.add_argument("--peak", nargs=2, metavar=("CASE", "CONTESTANT"), help=argparse.SUPPRESS)
+    options = command_line.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(rise(contestants(int(options.peak[0]))[options.peak[1]]) / 2**20)
+        return
+    with Report(options, __file__) as report:
+        compare_times(report, options.repeats)
+        compare_memory(report, options.threads)
 
 
 if __name__ == "__main__":

@@ -8,38 +8,24 @@ PyTorch's eager mode. PQ is of scenes that no training saw, fused by the rule sa
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--weights", default="scenes")
-parser.add_argument("--threads", type=int, default=1)
-parser.add_argument("--side", type=int, default=256, help="side of the scenes in pixels")
-parser.add_argument("--images", type=int, default=8, help="images of the timing")
-parser.add_argument("--rounds", type=int, default=5)
-parser.add_argument("--scenes", type=int, default=100, help="scenes of the PQ; 0 leaves it out")
-parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes minutes to start")
-parser.add_argument("--folder", help="keep the exported files here, and take those that are there")
-options = parser.parse_args()
-os.environ["OMP_NUM_THREADS"] = str(options.threads)
-if hasattr(os, "sched_setaffinity"):  # each runtime has threads of its own
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+import numpy as np
+import torch
+from harness import Report, parser, take_turns, use_threads
+from numpy.typing import NDArray
+from PIL import Image
 
-import numpy as np  # noqa: E402  threads are counted when these load
-import torch  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from banet.data.scenes.generate import Scenes  # noqa: E402
-from banet.engine.export.export import export_model  # noqa: E402
-from banet.engine.export.runtime import ExportedModel  # noqa: E402
-from banet.modeling.banet import BANet  # noqa: E402
-from banet.panoptic import PanopticQuality  # noqa: E402
+from banet.data.scenes.generate import Scenes
+from banet.engine.export.export import export_model
+from banet.engine.export.runtime import ExportedModel
+from banet.modeling.banet import BANet
+from banet.panoptic import PanopticQuality
 
 CALIBRATION_SEED, SEED = 77, 78
 CALIBRATION = 32
@@ -51,10 +37,9 @@ VARIANTS = {
 }
 
 
-def exported(model: BANet, folder: Path) -> dict[str, ExportedModel]:
-    size = (options.side, options.side)
+def exported(model: BANet, folder: Path, side: int) -> dict[str, ExportedModel]:
     pictures = []
-    scenes = Scenes(CALIBRATION_SEED, CALIBRATION, size)
+    scenes = Scenes(CALIBRATION_SEED, CALIBRATION, (side, side))
     for index in range(CALIBRATION):
         pictures.append(folder / f"calibration{index}.png")
         Image.fromarray(scenes.read(index)[0]).save(pictures[-1])
@@ -67,62 +52,77 @@ def exported(model: BANet, folder: Path) -> dict[str, ExportedModel]:
     return result
 
 
-def timing(model: BANet, others: dict[str, ExportedModel]) -> None:
+def torch_run(network: Callable[..., object]) -> Callable[[NDArray[np.uint8]], object]:
+    @torch.inference_mode()
+    def run(image: NDArray[np.uint8]) -> object:
+        return network([torch.from_numpy(image).permute(2, 0, 1)])
+
+    return run
+
+
+def compare_times(report: Report, networks: dict[str, Callable[[NDArray[np.uint8]], object]], options: Any) -> None:
+    """Every network in turn on each image; each round has all images."""
     scenes = Scenes(SEED, options.images, (options.side, options.side))
     images = [scenes.read(index)[0] for index in range(options.images)]
 
-    def torch_run(network: Callable[..., object]) -> Callable[[NDArray[np.uint8]], object]:
-        @torch.inference_mode()
-        def run(image: NDArray[np.uint8]) -> object:
-            return network([torch.from_numpy(image).permute(2, 0, 1)])
+    def over_images(run: Callable[[NDArray[np.uint8]], object]) -> Callable[[], object]:
+        following = cycle(images)
+        return lambda: run(next(following))
 
-        return run
-
-    contestants: dict[str, Callable[[NDArray[np.uint8]], object]] = {"torch eager": torch_run(model)}
-    if not options.no_compile:
-        contestants["torch.compile"] = torch_run(torch.compile(model, dynamic=None))
-    contestants.update(others)
-    for run in contestants.values():
-        for image in images * 2:  # numbers of instances differ, and compilers look at each
-            run(image)
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(options.rounds):
-        for image in images:
-            for name, run in contestants.items():
-                start = time.perf_counter()
-                run(image)
-                times[name].append(time.perf_counter() - start)
-    eager = statistics.median(times["torch eager"])
-    print(f"network alone, {options.side} x {options.side}, {options.threads} threads, share of eager's median time")
-    for name, values in times.items():
-        print(f"  {name:<18}{statistics.median(values) / eager:6.2f}")
+    contestants = {name: over_images(run) for name, run in networks.items()}
+    warm_up = 2 * options.images  # numbers of instances differ, and compilers look at each
+    turns = take_turns(contestants, options.rounds * options.images, warm_up=warm_up)
+    report.turns("network alone", turns)
+    report.say(
+        f"network alone, {options.side} x {options.side}, {options.threads} threads, share of eager's median time"
+    )
+    for name in turns.seconds:
+        report.say(f"  {name:<18}{turns.ratio_text(name, 'torch eager'):>6}")
 
 
-def quality(model: BANet, others: dict[str, ExportedModel]) -> None:
-    scenes = Scenes(SEED, options.scenes, (options.side, options.side))
-    print(f"PQ of {options.scenes} scenes")
-    for name, network in {"torch": model, **others}.items():
-        count = PanopticQuality(model.categories)
-        for index in range(options.scenes):
+def compare_quality(report: Report, networks: dict[str, Any], count: int, side: int) -> None:
+    scenes = Scenes(SEED, count, (side, side))
+    report.say(f"PQ of {count} scenes")
+    for name, network in networks.items():
+        quality = PanopticQuality(network.categories)
+        for index in range(count):
             image, truth = scenes.read(index)
-            count.update(network.predict(image), truth)
-        result = count.compute()
-        print(f"  {name:<18}" + "  ".join(f"{g} {100 * result[g]['pq']:.2f}" for g in ("All", "Things", "Stuff")))
+            quality.update(network.predict(image), truth)
+        result = quality.compute()
+        shown = "  ".join(f"{g} {100 * result[g]['pq']:.2f}" for g in ("All", "Things", "Stuff"))
+        report.say(f"  {name:<18}{shown}", pq=result)
 
 
 def main() -> None:
+    command_line = parser(__doc__, threads=1)
+    command_line.add_argument("--weights", default="scenes")
+    command_line.add_argument("--side", type=int, default=256, help="side of the scenes in pixels")
+    command_line.add_argument("--images", type=int, default=8, help="images of the timing")
+    command_line.add_argument("--rounds", type=int, default=5)
+    command_line.add_argument("--scenes", type=int, default=100, help="scenes of the PQ; 0 leaves it out")
+    command_line.add_argument(
+        "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes to start"
+    )
+    command_line.add_argument("--folder", help="keep the exported files here, and take those that are there")
+    options = command_line.parse_args()
+    use_threads(options.threads)
+    if hasattr(os, "sched_setaffinity"):  # each runtime has threads of its own
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     torch.set_num_threads(options.threads)
     model = BANet.from_pretrained(options.weights)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, Report(options, __file__) as report:
         folder = Path(options.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        others = exported(model, folder)
+        others = exported(model, folder, options.side)
         for name, (_, _, file) in VARIANTS.items():
             path = (folder / file).with_suffix(".bin") if file.endswith(".xml") else folder / file
-            print(f"{name:<20}{path.stat().st_size / 1e6:6.1f} MB")
-        timing(model, others)
+            report.say(f"{name:<20}{path.stat().st_size / 1e6:6.1f} MB", bytes=path.stat().st_size)
+        eager = {"torch eager": torch_run(model)}
+        if not options.no_compile:
+            eager["torch.compile"] = torch_run(torch.compile(model, dynamic=None))
+        compare_times(report, {**eager, **others}, options)
         if options.scenes:
-            quality(model, others)
+            compare_quality(report, {"torch": model, **others}, options.scenes, options.side)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 Scenes of one size are written as PNGs. The network alone has them decoded in memory, and nothing of what it says is
 read out. `predict_files` loads the weights, decodes, runs the network, reads out, fuses, and writes id map, JSON and
-overlay. The two take turns; medians, and the ratio of their rates, are printed.
+overlay. Printed are their rates and the ratio of these.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import tempfile
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from harness import Report, parser, take_turns
 from PIL import Image
-from roi_inlay import take_turns
 
 from banet.data.scenes.generate import make_scene
 from banet.engine.prediction.predict import predict_files
@@ -25,13 +24,11 @@ from banet.modeling.readout import network_input
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="scenes")
-    parser.add_argument("--count", type=int, default=40, help="pictures")
-    parser.add_argument("--size", type=int, default=256, help="side of a picture, in pixels")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    command_line = parser(__doc__, repeats=3)
+    command_line.add_argument("--weights", default="scenes")
+    command_line.add_argument("--count", type=int, default=40, help="pictures")
+    command_line.add_argument("--size", type=int, default=256, help="side of a picture, in pixels")
+    options = command_line.parse_args()
     torch.set_num_threads(options.threads)
     model = BANet.from_pretrained(options.weights)
     pictures = [make_scene(5, index, size=(options.size, options.size)).image for index in range(options.count)]
@@ -51,10 +48,14 @@ def main() -> None:
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 assert predict_files(options.weights, [str(source)], out, device="cpu") == 0
 
-        spent = take_turns({"network": network, "folder": everything}, options.repeats, "cpu")
-    rates = {name: 1e3 * options.count / milliseconds for name, milliseconds in spent.items()}
-    print(f"network alone {rates['network']:.2f} pictures/s, folder {rates['folder']:.2f}, ", end="")
-    print(f"ratio {rates['folder'] / rates['network']:.2f} (goal 0.9)")
+        turns = take_turns({"folder": everything, "network": network}, options.repeats, warm_up=2)
+    with Report(options, __file__) as report:
+        report.turns(f"{options.weights}, {options.count} images of {options.size} x {options.size}", turns)
+        rates = {name: options.count / turns.median(name) for name in ("network", "folder")}
+        report.say(
+            f"network alone {rates['network']:.2f} images/s, folder {rates['folder']:.2f}, "
+            f"ratio {turns.ratio_text('network', 'folder')} (goal 0.9)"
+        )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+
+from harness import Report, own_process, parser, peak
 
 RECIPES = ("coco_r50_1x", "coco_r50_dfm_1x", "coco_r101_dfm_1x", "coco_dcn101_3x")
 
@@ -54,36 +53,33 @@ def measure(recipe_name: str, what: str, data: Path, threads: int) -> dict[str, 
         seconds, finite = time.perf_counter() - start, float("nan")
     return {
         "seconds": seconds,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak() / 2**30,
         "parameters_m": sum(p.numel() for p in model.parameters()) / 1e6,
         "finite_gradients": finite,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", nargs=2, metavar=("RECIPE", "WHAT"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command_line = parser(__doc__)
+    command_line.add_argument("--data", type=Path, required=True)
+    command_line.add_argument("--one", nargs=2, metavar=("RECIPE", "WHAT"), help=argparse.SUPPRESS)
+    options = command_line.parse_args()
     if options.one:
         print(json.dumps(measure(*options.one, options.data, options.threads)))
         return
-    print(
-        f"{'recipe':<18}{'parameters':>11}{'step':>9}{'peak':>10}{'inference':>11}{'peak':>10}{'finite gradients':>18}"
-    )
-    for recipe in RECIPES:
-        rows = {}
-        for what in ("train", "infer"):
-            command = [sys.executable, __file__, "--data", str(options.data), "--threads", str(options.threads)]
-            done = subprocess.run([*command, "--one", recipe, what], check=True, capture_output=True, text=True)
-            rows[what] = json.loads(done.stdout.splitlines()[-1])
-        train, infer = rows["train"], rows["infer"]
-        print(
-            f"{recipe:<18}{train['parameters_m']:>9.1f} M{train['seconds']:>7.1f} s{train['peak_gib']:>6.1f} GiB"
-            f"{infer['seconds']:>9.1f} s{infer['peak_gib']:>6.1f} GiB{100 * train['finite_gradients']:>16.0f} %",
-            flush=True,
-        )
+    with Report(options, __file__) as report:
+        head = ("recipe", "parameters", "step", "peak", "inference", "peak", "finite gradients")
+        report.say("{:<18}{:>11}{:>9}{:>10}{:>11}{:>10}{:>18}".format(*head))
+        for recipe in RECIPES:
+            common = ("--data", options.data, "--threads", options.threads, "--one", recipe)
+            train, infer = (json.loads(own_process(__file__, *common, what)) for what in ("train", "infer"))
+            report.say(
+                f"{recipe:<18}{train['parameters_m']:>9.1f} M{train['seconds']:>7.1f} s{train['peak_gib']:>6.1f} GiB"
+                f"{infer['seconds']:>9.1f} s{infer['peak_gib']:>6.1f} GiB{100 * train['finite_gradients']:>16.0f} %",
+                recipe=recipe,
+                train=train,
+                infer=infer,
+            )
 
 
 if __name__ == "__main__":

@@ -11,18 +11,11 @@ between the bounds that are printed. In the picture each has a colour of its own
 
 from __future__ import annotations
 
-import argparse
-import os
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+from harness import Report, own_process, parser, peak, take_turns, use_threads
 from numpy.typing import NDArray
 
 from banet.panoptic import Categories, MaskCrops, fuse_panoptic, resolve_occlusions
@@ -116,20 +109,8 @@ def overlapping_pairs(scene: dict[str, Any]) -> int:
     return len(Pairs.of(scene["masks"], check_scores(scene["scores"], len(scene["masks"])), None))
 
 
-def milliseconds(contestants: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median time of each; they take turns, after one turn that does not count."""
-    times: list[list[float]] = [[] for _ in contestants]
-    for turn in range(repeats + 1):
-        for contestant, mine in zip(contestants, times, strict=True):
-            begin = time.perf_counter()
-            contestant()
-            if turn:
-                mine.append(time.perf_counter() - begin)
-    return [1000 * statistics.median(mine) for mine in times]
-
-
-def against_the_loop(repeats: int) -> None:
-    print(
+def against_the_loop(report: Report, repeats: int) -> None:
+    report.say(
         f"{SIZE[0]} × {SIZE[1]}, dense boolean masks; fuse_panoptic, plain loop, resolve_occlusions in ms, fuse : loop"
     )
     for count, areas, goal in SCENES:
@@ -139,61 +120,57 @@ def against_the_loop(repeats: int) -> None:
         by_heuristic = fuse_panoptic(**scene, categories=CLASSES, rule="heuristic")
         if not np.array_equal(plain_loop(**plain, categories=CLASSES)[0], by_heuristic.ids):
             raise SystemExit("the loop and the rule 'heuristic' disagree")
-        ours, loop, owners = milliseconds(
-            (
-                partial(fuse_panoptic, **scene, categories=CLASSES),
-                partial(plain_loop, **plain, categories=CLASSES),
-                partial(resolve_occlusions, scene["masks"], scene["scores"], scene["image"]),
-            ),
+        turns = take_turns(
+            {
+                "fuse_panoptic": partial(fuse_panoptic, **scene, categories=CLASSES),
+                "plain loop": partial(plain_loop, **plain, categories=CLASSES),
+                "resolve_occlusions": partial(resolve_occlusions, scene["masks"], scene["scores"], scene["image"]),
+            },
             repeats,
         )
-        print(
+        report.turns(f"{count} objects", turns)
+        report.say(
             f"{count:4} objects of {areas[0]}..{areas[1]} pixels, {overlapping_pairs(crops)} overlapping pairs: "
-            f"{ours:.1f}  {loop:.1f}  {owners:.1f}  ratio {ours / loop:.2f} (goal {goal})"
+            + "".join(f"{turns.milliseconds(name):.1f}  " for name in turns.seconds)
+            + f"ratio {turns.ratio_text('fuse_panoptic', 'plain loop')} (goal {goal})"
         )
 
 
 def big_picture() -> None:
     """In a process of its own: prints seconds of the fastest of three, peak memory, and what the input alone takes."""
     scene = draw_scene(1000, (300, 20_000), (4000, 4000))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        result = fuse_panoptic(**scene, categories=CLASSES)
-        seconds.append(time.perf_counter() - begin)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = peak()
+    turns = take_turns({"fuse": partial(fuse_panoptic, **scene, categories=CLASSES)}, 3, warm_up=0)
+    segments = len(fuse_panoptic(**scene, categories=CLASSES).segments)
     print(
         f"1000 objects in 4000 × 4000, crops, {overlapping_pairs(scene)} overlapping pairs, "
-        f"{len(result.segments)} segments: {min(seconds):.2f} s (goal {GOAL_SECONDS}), peak memory of the process "
-        f"{peak / 1e6:.0f} MB with the input's {before / 1e6:.0f} (goal {GOAL_BYTES / 1e6:.0f})"
+        f"{segments} segments: {min(turns.seconds['fuse']):.2f} s (goal {GOAL_SECONDS}), peak memory of the process "
+        f"{peak() / 1e6:.0f} MB with the input's {before / 1e6:.0f} (goal {GOAL_BYTES / 1e6:.0f})"
     )
 
 
-def growth(repeats: int) -> None:
-    """More objects, each as much smaller: what is covered, and so the pairs an object has, stays as it is."""
-    print("resolve_occlusions of crops, 1000 × 1000 pixels: objects, overlapping pairs, ms")
+def growth(report: Report, repeats: int) -> None:
+    """More objects, each as much smaller: what is covered, and so the pairs per object, stays as it is."""
+    report.say("resolve_occlusions of crops, 1000 × 1000 pixels: objects, overlapping pairs, ms")
     for count in (125, 250, 500, 1000, 2000):
         scene = draw_scene(count, (30_000 / count, 3_000_000 / count), (1000, 1000))
-        arguments = scene["masks"], scene["scores"], scene["image"]
-        (ours,) = milliseconds((partial(resolve_occlusions, *arguments),), repeats)
-        print(f"{count:6} {overlapping_pairs(scene):6} {ours:8.1f}")
+        resolve = partial(resolve_occlusions, scene["masks"], scene["scores"], scene["image"])
+        turns = take_turns({count: resolve}, repeats)
+        report.turns("resolve_occlusions of crops", turns)
+        report.say(f"{count:6} {overlapping_pairs(scene):6} {turns.milliseconds(count):8.1f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="of numpy's linear algebra")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--big-picture", action="store_true", help="only that part, in this process")
-    options = parser.parse_args()
+    command_line = parser(__doc__, repeats=15)
+    command_line.add_argument("--big-picture", action="store_true", help="only that part, in this process")
+    options = command_line.parse_args()
+    use_threads(options.threads)
     if options.big_picture:
         return big_picture()
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
-    if any(os.environ.get(name) != value for name, value in threads.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **threads})
-    against_the_loop(options.repeats)
-    subprocess.run([sys.executable, __file__, "--big-picture"], check=True)
-    growth(options.repeats)
+    with Report(options, __file__) as report:
+        against_the_loop(report, options.repeats)
+        report.say(own_process(__file__, "--threads", options.threads, "--big-picture"))
+        growth(report, options.repeats)
 
 
 if __name__ == "__main__":

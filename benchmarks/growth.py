@@ -11,17 +11,14 @@ the row before: it would rise from row to row if anything were quadratic.
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
-import sys
 import time
-from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from inference import banet, memory
-from tqdm import tqdm
+from harness import Report, Turns, collect, forget_peak, own_process, parser, peak
+from inference import banet
 
 from banet.modeling.config import ModelConfig
 from banet.panoptic import Categories, Category
@@ -59,14 +56,14 @@ def measure(point: Point) -> tuple[float, float]:
     # Coarse noise: the best class changes at as many pixels as in a photograph, not at all of them.
     coarse = torch.rand(1, 3, point.height // 32, point.width // 32, generator=torch.Generator().manual_seed(0))
     picture = torch.nn.functional.interpolate(255 * coarse, size, mode="bicubic")[0].clamp(0, 255).to(torch.uint8)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    forget_peak()
     model.predict(picture)
     begin = time.process_time()
     model.predict(picture)
-    return time.process_time() - begin, memory("VmHWM")
+    return time.process_time() - begin, peak() / 2**30
 
 
-def plot(path: Path, seconds: dict[Point, float], peaks: dict[Point, float]) -> None:
+def plot(path: Path, turns: Turns[Point], peaks: dict[Point, float]) -> None:
     """Three panels: time on the left axis, memory on the right, both from zero."""
     import matplotlib
 
@@ -79,7 +76,7 @@ def plot(path: Path, seconds: dict[Point, float], peaks: dict[Point, float]) -> 
         right.sharey(rights[0])
     for panel, right, (name, points) in zip(panels, rights, SERIES.items(), strict=True):
         x = [getattr(point, name) for point in points]
-        panel.plot(x, [seconds[p] for p in points], "o-", color="tab:blue", label="time")
+        panel.plot(x, [turns.median(p) for p in points], "o-", color="tab:blue", label="time")
         right.plot(x, [peaks[p] for p in points], "s--", color="tab:orange", label="peak memory")
         panel.set(xlabel=name, xlim=(0, None), ylim=(0, None))
         right.set_ylim(0, 1.1 * max(peaks.values()))
@@ -90,43 +87,56 @@ def plot(path: Path, seconds: dict[Point, float], peaks: dict[Point, float]) -> 
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--plot", type=Path, help="also draw the curves, to this file; needs the extra train")
-    parser.add_argument("--point", type=int, nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.point:
-        print(*measure(Point(*options.point)))
-        return
-    every = {point for points in SERIES.values() for point in points}
-    times: dict[Point, list[float]] = defaultdict(list)
+def measure_all(threads: int, rounds: int) -> tuple[Turns[Point], dict[Point, float]]:
+    """Processor time of every point, in turns, and its highest peak in GiB."""
     peaks: dict[Point, float] = {}
-    for point in tqdm(sorted(every) * options.rounds, unit="point", disable=None):
-        command = [sys.executable, __file__, "--threads", str(options.threads), "--point", *map(str, point)]
-        taken, peak = map(float, subprocess.check_output(command).split())
-        times[point].append(taken)
-        peaks[point] = max(peak, peaks.get(point, 0.0))
-    seconds = {point: statistics.median(taken) for point, taken in times.items()}
-    print(f"torch {torch.__version__}, {options.threads} threads")
+
+    def measured(point: Point) -> float:
+        taken, highest = map(float, own_process(__file__, "--threads", threads, "--point", *point).split())
+        peaks[point] = max(highest, peaks.get(point, 0.0))
+        return taken
+
+    every = sorted({point for points in SERIES.values() for point in points})
+    return collect({point: partial(measured, point) for point in every}, rounds), peaks
+
+
+def tabulate(report: Report, turns: Turns[Point], peaks: dict[Point, float]) -> None:
     for name, points in SERIES.items():
         one = ONE[name]
-        print(f"\n| {name} | processor time, s | one more {one}, ms | peak memory, GiB | one more {one}, MiB |")
-        print("|---|---|---|---|---|")
+        report.say(f"\n| {name} | processor time, s | one more {one}, ms | peak memory, GiB | one more {one}, MiB |")
+        report.say("|---|---|---|---|---|")
         for before, point in zip([None, *points], points, strict=False):
             value = getattr(point, name)
             more = ["", ""]
             if before is not None:
                 step = value - getattr(before, name)
                 more = [
-                    f"{1000 * (seconds[point] - seconds[before]) / step:.1f}",
+                    f"{1000 * (turns.median(point) - turns.median(before)) / step:.1f}",
                     f"{1024 * (peaks[point] - peaks[before]) / step:.2f}",
                 ]
-            print(f"| {value:.4g} | {seconds[point]:.2f} | {more[0]} | {peaks[point]:.2f} | {more[1]} |")
+            report.say(
+                f"| {value:.4g} | {turns.median(point):.2f} | {more[0]} | {peaks[point]:.2f} | {more[1]} |",
+                point=point._asdict(),
+                gibibytes=peaks[point],
+            )
+
+
+def main() -> None:
+    command_line = parser(__doc__, threads=1)
+    command_line.add_argument("--rounds", type=int, default=3)
+    command_line.add_argument("--plot", type=Path, help="also draw the curves, to this file; needs the extra train")
+    command_line.add_argument("--point", type=int, nargs=4, help=argparse.SUPPRESS)
+    options = command_line.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.point:
+        print(*measure(Point(*options.point)))
+        return
+    with Report(options, __file__) as report:
+        turns, peaks = measure_all(options.threads, options.rounds)
+        report.turns("processor time", turns)
+        tabulate(report, turns, peaks)
     if options.plot:
-        plot(options.plot, seconds, peaks)
+        plot(options.plot, turns, peaks)
 
 
 if __name__ == "__main__":

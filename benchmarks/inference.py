@@ -11,20 +11,17 @@ memory of each in a process of its own. ``--compile`` has BANet after `BANet.com
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
+from harness import Report, forget_peak, own_process, parser, peak, resident, take_turns
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -187,53 +184,57 @@ def stages(model_call: Callable[[], object], model: BANet) -> tuple[dict[str, fl
     return dict(counted), dict(spent)
 
 
-def memory(field: str) -> float:
-    """GiB of this process, by the name that Linux gives it."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 2**20
+def compare(report: Report, options: argparse.Namespace, names: list[str]) -> float:
+    """Print the times; return the peer's multiply-adds, in thousand millions."""
+    calls = contestants(options.detections, names)
+    turns = take_turns(calls, options.repeats)
+    report.turns("whole predictions", turns)
+    report.say(
+        f"banet {turns.median('banet'):.2f} s, mask_rcnn {turns.median('mask_rcnn'):.2f} s, "
+        f"ratio {turns.ratio_text('banet', 'mask_rcnn')} (goal 1.1, stretch 0.9)"
+    )
+    for name in names[2:]:
+        report.say(f"{name} {turns.median(name):.2f} s, {turns.ratio_text(name, 'banet')} of banet")
+    return multiply_adds(calls["mask_rcnn"])[1]
+
+
+def take_apart(report: Report, detections: int, theirs: float) -> None:
+    """Print the multiply-adds and the seconds of each part of one prediction."""
+    model = banet(detections, ModelConfig(norm="frozen_batch"))
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    counted, spent = stages(lambda: model.predict(picture), model)
+    report.say(f"multiply-adds: banet {counted['all']:.1f} G, mask_rcnn {theirs:.1f} G")
+    for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        share = 100 * seconds / spent["all"]
+        report.say(
+            f"{name:20} {counted[name]:6.1f} G {seconds:6.3f} s  {share:5.1f} %",
+            part=name,
+            seconds=seconds,
+            giga_multiply_adds=counted[name],
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--detections", type=int, default=50)
-    parser.add_argument("--compile", action="store_true", help="a compiled BANet too; takes minutes to begin")
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command_line = parser(__doc__, repeats=5)
+    command_line.add_argument("--detections", type=int, default=50)
+    command_line.add_argument("--compile", action="store_true", help="a compiled BANet too; takes minutes to begin")
+    command_line.add_argument("--memory", help=argparse.SUPPRESS)
+    options = command_line.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory:
         (call,) = contestants(options.detections, [options.memory]).values()
-        before = memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, that of the parent included
+        before = resident() / 2**30
+        forget_peak()
         call()
         call()
-        print(f"{options.memory}: peak {memory('VmHWM'):.2f} GiB, {before:.2f} GiB before the first prediction")
+        print(f"{options.memory}: peak {peak() / 2**30:.2f} GiB, {before:.2f} GiB before the first prediction")
         return
     names = ["banet", "mask_rcnn"] + ["banet compiled"] * options.compile
-    calls = contestants(options.detections, names)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(options.repeats + 1):
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            if turn:
-                times[name].append(time.perf_counter() - begin)
-    ours, theirs, *compiled = (statistics.median(times[name]) for name in names)
-    print(f"banet {ours:.2f} s, mask_rcnn {theirs:.2f} s, ratio {ours / theirs:.2f} (goal 1.1, stretch 0.9)")
-    for seconds in compiled:
-        print(f"banet compiled {seconds:.2f} s, {seconds / ours:.2f} of banet")
-    _, theirs = multiply_adds(calls["mask_rcnn"])
-    del calls
-    model = banet(options.detections, ModelConfig(norm="frozen_batch"))
-    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    counted, spent = stages(lambda: model.predict(picture), model)
-    print(f"multiply-adds: banet {counted['all']:.1f} G, mask_rcnn {theirs:.1f} G")
-    for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        print(f"{name:20} {counted[name]:6.1f} G {seconds:6.3f} s  {100 * seconds / spent['all']:5.1f} %")
-    for name in names:
-        command = [sys.executable, __file__, "--threads", str(options.threads), "--memory", name]
-        subprocess.run([*command, "--detections", str(options.detections)], check=True)
+    with Report(options, __file__) as report:
+        take_apart(report, options.detections, compare(report, options, names))
+        for name in names:
+            common = ("--threads", options.threads, "--detections", options.detections)
+            report.say(own_process(__file__, *common, "--memory", name))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ The figure shows the best, the median and the worst pictures by their score at 0
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from harness import Report, parser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -77,7 +76,7 @@ def compare(picture: Picture, prediction: PanopticSegmentation) -> Scored:
     return Scored(picture, prediction, matched, len(ours), len(theirs), is_fluorescence(picture.image))
 
 
-def report(name: str, pictures: list[Scored]) -> dict[str, float]:
+def summarize(name: str, pictures: list[Scored], report: Report) -> None:
     categories = pictures[0].picture.truth.categories
     quality = PanopticQuality(categories)
     for each in pictures:
@@ -96,11 +95,10 @@ def report(name: str, pictures: list[Scored]) -> dict[str, float]:
         "score at 0.5, mean over pictures": means[0],
         "mean score over 0.5..0.9, mean over pictures": float(np.mean(means)),
     }
-    print(f"\n{name}")
+    report.say(f"\n{name}", **figures)
     for key, value in figures.items():
-        print(f"  {key:46} {value:.0f}" if key == "pictures" else f"  {key:46} {value:.3f}")
-    print("  pooled, by threshold: " + "  ".join(f"{t}: {s:.3f}" for t, s in zip(THRESHOLDS, pooled, strict=True)))
-    return figures
+        report.say(f"  {key:46} {value:.0f}" if key == "pictures" else f"  {key:46} {value:.3f}")
+    report.say("  pooled, by threshold: " + "  ".join(f"{t}: {s:.3f}" for t, s in zip(THRESHOLDS, pooled, strict=True)))
 
 
 def draw(pictures: list[Scored], path: Path) -> None:
@@ -128,14 +126,13 @@ def draw(pictures: list[Scored], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--rule")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    command_line = parser(__doc__, threads=None)
+    command_line.add_argument("weights")
+    command_line.add_argument("--data", required=True)
+    command_line.add_argument("--rule")
+    command_line.add_argument("--device", default="cpu")
+    command_line.add_argument("--figure", type=Path)
+    options = command_line.parse_args()
     model = BANet.from_pretrained(options.weights, device=options.device)
     split = open_split(SplitConfig("images", "panoptic", "panoptic.json"), options.data)
     scored = []
@@ -147,9 +144,10 @@ def main() -> None:
         "fluorescence": [each for each in scored if each.fluorescence],
         "stained tissue and bright field": [each for each in scored if not each.fluorescence],
     }
-    figures = {name: report(name, chosen) for name, chosen in kinds.items() if chosen}
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+    with Report(options, __file__) as report:
+        for name, chosen in kinds.items():
+            if chosen:
+                summarize(name, chosen, report)
     if options.figure:
         draw(scored, options.figure)
 

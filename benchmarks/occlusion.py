@@ -11,16 +11,17 @@ seed draws other scenes, leaves and collages, and takes other street frames and 
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import time
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Report, parser
 from numpy.typing import NDArray
 from occlusion_pairs import KINDS, Pair, Picture
 
@@ -153,73 +154,76 @@ def refit(cues: NDArray[np.float64], kinds: NDArray[Any], pictures: NDArray[Any]
     return hits
 
 
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+def table(report: Report, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    report.say(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
-        print(f"| {' | '.join(row)} |")
+        report.say(f"| {' | '.join(row)} |", table=title, row=dict(zip(head, row, strict=True)))
+
+
+def measure_kind(kind: str, masks: str, options: Namespace, results: dict[str, Any]) -> str:
+    """Add the outcomes of all pairs of a kind to the results; return a line that says what was done."""
+    began, rng, kept = time.perf_counter(), np.random.default_rng(options.seed), []
+    spent: dict[str, float] = defaultdict(float)
+    count = 0
+    for picture in KINDS[kind](options.data, masks == "grid", options.seed):
+        for pair in picture.pairs:
+            swap = bool(rng.random() < 0.5)
+            outcome: dict[str, Any] = {}
+            for rule in options.rules:
+                start = time.process_time()
+                outcome[rule] = right(rule, pair, picture.image, swap)
+                spent[rule] += time.process_time() - start
+            results["pairs"].append(
+                {
+                    "masks": masks,
+                    "kind": kind,
+                    "picture": f"{kind}: {picture.name}",
+                    "same": pair.same_class,
+                    "small": pair.small_front,
+                    "right": outcome,
+                    "cues": cues_of(pair, picture.image),
+                }
+            )
+            count += 1
+        if len(kept) < options.fused and picture.ids is not None:
+            kept.append(picture)
+    measure = fused_quality(kept, options.rules, options.seed)
+    if measure is not None:
+        results["quality"][f"{masks}: {kind}"] = measure()
+    each = ", ".join(f"{rule} {1000 * t / max(1, count):.1f}" for rule, t in spent.items())
+    return f"{masks}: {kind}: {count} pairs, {time.perf_counter() - began:.0f} s; ms per pair: {each}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
-    parser.add_argument("--masks", nargs="+", choices=["grid", "exact"], default=["grid", "exact"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fused", type=int, default=30, help="fuse so many pictures of a kind for PQ; 0 leaves it out")
-    parser.add_argument("--join", nargs="+", type=Path, help="measure nothing, print the tables of earlier --out files")
-    parser.add_argument("--out", type=Path, help="a JSON file with every pair's outcome")
-    options = parser.parse_args()
+    command_line = parser(__doc__, threads=None)
+    command_line.add_argument("--data", type=Path, default=Path("data"))
+    command_line.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    command_line.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
+    command_line.add_argument("--masks", nargs="+", choices=["grid", "exact"], default=["grid", "exact"])
+    command_line.add_argument("--seed", type=int, default=0)
+    command_line.add_argument("--fused", type=int, default=30, help="fuse up to N images per kind for PQ; 0 for none")
+    command_line.add_argument("--join", nargs="+", type=Path, help="only print the tables of earlier --out files")
+    command_line.add_argument("--out", type=Path, help="a JSON file with every pair's outcome")
+    options = command_line.parse_args()
     results: dict[str, Any] = {"seed": options.seed, "pairs": [], "quality": {}}
     for path in options.join or ():
         earlier = json.loads(path.read_text())
         results["pairs"] += earlier["pairs"]
         results["quality"] |= earlier["quality"]
-    if options.join:
-        report(results, options.rules)
-        return
-    for masks in options.masks:
-        for kind in options.kinds:
+    with Report(options, __file__) as report:
+        for masks, kind in product(() if options.join else options.masks, options.kinds):
             missing = [name for name in FOLDERS.get(kind, []) if not (options.data / name).is_dir()]
             if missing:
-                print(f"{kind}: {options.data / missing[0]} is missing, left out")
+                report.say(f"{kind}: {options.data / missing[0]} is missing, left out")
                 continue
-            began, rng, kept = time.time(), np.random.default_rng(options.seed), []
-            spent: dict[str, float] = defaultdict(float)
-            for picture in KINDS[kind](options.data, masks == "grid", options.seed):
-                for pair in picture.pairs:
-                    swap = bool(rng.random() < 0.5)
-                    outcome: dict[str, Any] = {}
-                    for rule in options.rules:
-                        start = time.process_time()
-                        outcome[rule] = right(rule, pair, picture.image, swap)
-                        spent[rule] += time.process_time() - start
-                    results["pairs"].append(
-                        {
-                            "masks": masks,
-                            "kind": kind,
-                            "picture": f"{kind}: {picture.name}",
-                            "same": pair.same_class,
-                            "small": pair.small_front,
-                            "right": outcome,
-                            "cues": cues_of(pair, picture.image),
-                        }
-                    )
-                if len(kept) < options.fused and picture.ids is not None:
-                    kept.append(picture)
-            measure = fused_quality(kept, options.rules, options.seed)
-            if measure is not None:
-                results["quality"][f"{masks}: {kind}"] = measure()
-            count = sum(one["kind"] == kind and one["masks"] == masks for one in results["pairs"])
-            each = ", ".join(f"{rule} {1000 * t / max(1, count):.1f}" for rule, t in spent.items())
-            print(f"{masks}: {kind}: {count} pairs, {time.time() - began:.0f} s; ms a pair: {each}", flush=True)
+            report.say(measure_kind(kind, masks, options, results))
             if options.out:
                 options.out.write_text(json.dumps(results))
-    report(results, options.rules)
-    print(f"\nseed {options.seed}, {platform.machine()}, numpy {np.__version__}")
+        tabulate(report, results, options.rules)
+        report.say(f"\nseed {options.seed}")
 
 
-def report(results: dict[str, Any], rules: Sequence[str]) -> None:
+def tabulate(report: Report, results: dict[str, Any], rules: Sequence[str]) -> None:
     """The tables, from the outcomes of all pairs."""
     for masks in ("grid", "exact"):
         pairs = [one for one in results["pairs"] if one["masks"] == masks]
@@ -245,7 +249,7 @@ def report(results: dict[str, Any], rules: Sequence[str]) -> None:
                 row.append(f"{share:.1f} ({low:.0f}–{high:.0f})")
             rows.append(row)
         what = "through the 28 x 28 grid" if masks == "grid" else "exact"
-        table(f"Right owner, % (95 % interval), masks {what}", ["pictures", "pairs / pictures", *hits], rows)
+        table(report, f"Right owner, % (95 % interval), masks {what}", ["pictures", "pairs / pictures", *hits], rows)
         rows = []
         for group, inside in (("coco, both (leak)", real), ("collages", kinds == "collages"), ("all", everything)):
             parts = {"same class": same, "different class": ~same, "small in front": small, "big in front": ~small}
@@ -254,13 +258,13 @@ def report(results: dict[str, Any], rules: Sequence[str]) -> None:
                 if chosen.any():
                     shares = [f"{100 * one[chosen].mean():.1f}" for one in hits.values()]
                     rows.append([f"{group}: {part}", f"{np.count_nonzero(chosen)}", *shares])
-        table(f"By kind of pair, masks {what}", ["pairs", "number", *hits], rows)
+        table(report, f"By kind of pair, masks {what}", ["pairs", "number", *hits], rows)
         ties = [f"{100 * np.mean(hits[rule] == 0.5):.1f}" for rule in hits]
-        table(f"Ties, % of all pairs, masks {what}", ["", *hits], [["share", *ties]])
+        table(report, f"Ties, % of all pairs, masks {what}", ["", *hits], [["share", *ties]])
     if results["quality"]:
         head = ["masks: pictures", *rules, "true order"]
         rows = [[k, *(f"{v[rule]:.1f}" for rule in head[1:])] for k, v in results["quality"].items()]
-        table("PQ of things after fusion, masks of all things at once with random scores, %", head, rows)
+        table(report, "PQ of things after fusion, masks of all things at once with random scores, %", head, rows)
 
 
 if __name__ == "__main__":

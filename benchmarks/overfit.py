@@ -8,9 +8,10 @@ an earlier call stopped, and measures the same pictures with `banet evaluate`.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
+
+from harness import Report, parser
 
 from banet.cli import main as banet
 
@@ -38,11 +39,11 @@ train: {{init: random, iterations: {iterations}, batch: 2, optimizer: adamw, lr:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/overfit"))
-    parser.add_argument("--iterations", type=int, default=400)
-    options = parser.parse_args()
+    command_line = parser(__doc__, threads=None)
+    command_line.add_argument("--data", type=Path, required=True)
+    command_line.add_argument("--out", type=Path, default=Path("runs/overfit"))
+    command_line.add_argument("--iterations", type=int, default=400)
+    options = command_line.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     content = json.loads((options.data / "panoptic.json").read_text())
     content["images"] = [image for image in content["images"] if image["id"] in PICTURES]
@@ -53,8 +54,10 @@ def main() -> None:
         RECIPE.format(root=options.out.resolve(), data=options.data.resolve(), iterations=options.iterations)
     )
     run = options.out / "run"
-    status = banet(["train", "--config", str(recipe), "--out", str(run), "--resume", "auto"])
-    status = status or banet(["evaluate", str(run), "--config", str(recipe), "--out", str(options.out / "results")])
+    with Report(options, __file__) as report:
+        status = banet(["train", "--config", str(recipe), "--out", str(run), "--resume", "auto"])
+        status = status or banet(["evaluate", str(run), "--config", str(recipe), "--out", str(options.out / "results")])
+        report.say(f"ended with {status}", status=status)
     raise SystemExit(status)
 
 

@@ -10,20 +10,13 @@ overlaps by `np.unique` of the combined 64-bit ids, and loops over dictionaries.
 
 from __future__ import annotations
 
-import os
-
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-
-import argparse
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Report, Turns, parser, take_turns, use_threads
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -134,44 +127,32 @@ def write_disturbed(truth: Folder, out: Path) -> Folder:
     return out / "panoptic.json", out / "png"
 
 
-def take_turns(contestants: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each, run by run, after one run to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(repeats + 1):
-        for name, contestant in contestants.items():
-            begin = time.perf_counter()
-            contestant()
-            if repeat:
-                times[name].append(1e3 * (time.perf_counter() - begin))
-    return times
+def compare(report: Report, title: str, turns: Turns[str], images: int, goal: str) -> None:
+    """Print medians per image and the ratio, second to first."""
+    first, second = turns.seconds
+    report.turns(title, turns)
+    figures = ", ".join(f"{name} {turns.milliseconds(name) / images:.2f} ms" for name in turns.seconds)
+    report.say(f"{title}: {figures} per image; ratio {turns.ratio_text(second, first, '.3g')} (goal: {goal})")
 
 
-def report(title: str, times: dict[str, list[float]], images: int, goal: str) -> float:
-    """Prints medians per image and the median of the ratios, second to first; returns it."""
-    first, second = times.values()
-    ratio = statistics.median(b / a for a, b in zip(first, second, strict=True))
-    figures = ", ".join(f"{name} {statistics.median(values) / images:.2f} ms" for name, values in times.items())
-    print(f"{title}: {figures} an image; ratio {ratio:.3g} (goal: {goal})")
-    return ratio
-
-
-def from_disk(truth: Folder, prediction: Folder, repeats: int) -> None:
+def from_disk(report: Report, truth: Folder, prediction: Folder, repeats: int) -> None:
     expected, found = usual_way(truth, prediction), score_folders(*truth, *prediction)
     for name, row in expected.items():
         if abs(row["pq"] - found[name]["pq"]) > 1e-12 or row["n"] != found[name]["n"]:
             raise SystemExit(f"{name}: the two ways disagree: {row} and {found[name]}")
-    print(f"PQ {100 * found['All']['pq']:.1f} over {found['All']['n']} classes, by both ways (to 1e-12)")
-    times = take_turns(
+    report.say(f"PQ {100 * found['All']['pq']:.1f} over {found['All']['n']} classes, by both ways (to 1e-12)")
+    turns = take_turns(
         {
             "usual way": lambda: usual_way(truth, prediction),
             "score_folders": lambda: score_folders(*truth, *prediction),
         },
         repeats,
     )
-    report("from PNGs on disk", times, len(PanopticJson.read(truth[0]).annotations), f"at most {GOAL_DISK}")
+    images = len(PanopticJson.read(truth[0]).annotations)
+    compare(report, "from PNGs on disk", turns, images, f"at most {GOAL_DISK}")
 
 
-def in_memory(truth: Folder, prediction: Folder, repeats: int) -> None:
+def in_memory(report: Report, truth: Folder, prediction: Folder, repeats: int) -> None:
     """Up to four maps of 640 × 427 against torchmetrics, which counts neither void nor crowd as COCO does."""
     import torch
     from torchmetrics.detection import PanopticQuality as TorchPanopticQuality
@@ -180,7 +161,7 @@ def in_memory(truth: Folder, prediction: Folder, repeats: int) -> None:
     (content, truths), (_, predictions) = read(truth), read(prediction)
     fitting = [key for key, one in truths.items() if one.ids.shape == (427, 640)][:4]
     if not fitting:
-        print("in memory: left out, as no map here is 640 x 427")
+        report.say("in memory: left out, as no map here is 640 x 427")
         return
     categories = content.categories
     counts = PanopticQuality(categories)
@@ -206,24 +187,24 @@ def in_memory(truth: Folder, prediction: Folder, repeats: int) -> None:
         for pair in tensors:
             other.update(*pair)
 
-    times = take_turns({"update": ours, "torchmetrics": theirs}, repeats)
-    report("in memory, 640 x 427", times, len(fitting), f"at least {GOAL_MEMORY:.0f}")
+    turns = take_turns({"update": ours, "torchmetrics": theirs}, repeats)
+    compare(report, "in memory, 640 x 427", turns, len(fitting), f"at least {GOAL_MEMORY:.0f}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="COCO panoptic folder; procedural scenes where left out")
-    parser.add_argument("--repeats", type=int, default=15)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    command_line = parser(__doc__, threads=None, repeats=15)
+    command_line.add_argument("--data", type=Path, help="COCO panoptic folder; procedural scenes where left out")
+    options = command_line.parse_args()
+    use_threads(1)
+    with Report(options, __file__) as report, tempfile.TemporaryDirectory() as folder:
         root = options.data
         if root is None:
             root = Path(folder, "scenes")
             write_coco(root, seed=0, count=12, size=(427, 640))
         truth = root / "panoptic.json", root / "panoptic"
         prediction = write_disturbed(truth, Path(folder, "prediction"))
-        from_disk(truth, prediction, options.repeats)
-        in_memory(truth, prediction, max(3, options.repeats // 5))
+        from_disk(report, truth, prediction, options.repeats)
+        in_memory(report, truth, prediction, max(3, options.repeats // 5))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,18 @@
 """RoIInlay beside RoIAlign, an obvious loop and the filling of its output: ``python benchmarks/roi_inlay.py``.
 
-Contestants take turns, so that whatever else the machine does hits them alike; medians and ratios are printed. 14 × 14
-features, a map of 200 × 336, sizes of boxes log-uniform, CPU on two threads unless told otherwise.
+14 × 14 features, a map of 200 × 336, sizes of boxes log-uniform, CPU on two threads by default; medians and ratios.
+Forward passes have three times as many turns as forward and backward together.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import torchvision.ops
+from harness import Report, Turns, own_process, parser, rise, take_turns
 from torch import Tensor
 
 from banet.ops import roi_inlay
@@ -50,28 +46,12 @@ def paste_loop(features: Tensor, boxes: Tensor) -> Tensor:
     return result / counts.clamp(min=1)
 
 
-def take_turns(contestants: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Median milliseconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for repeat in range(repeats + 2):
-        for name, contestant in contestants.items():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            begin = time.perf_counter()
-            contestant()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 2:
-                times[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def differentiate(operator: Callable[[Tensor], Tensor], source: Tensor, gradient: Tensor) -> Callable[[], object]:
     leaf = source.detach().clone().requires_grad_()
     return lambda: torch.autograd.grad(operator(leaf), leaf, gradient)
 
 
-def compare(count: int, channels: int, coverage: float, repeats: int, device: str, loop: bool) -> dict[str, float]:
+def compare(count: int, channels: int, coverage: float, repeats: int, device: str, loop: bool) -> Turns[str]:
     boxes = spread_boxes(count, coverage).to(device)
     image = torch.randn(1, channels, HEIGHT, WIDTH, device=device)
     crops = torch.randn(count, channels, BINS, BINS, device=device)
@@ -85,108 +65,112 @@ def compare(count: int, channels: int, coverage: float, repeats: int, device: st
         pooled: Tensor = torchvision.ops.roi_align(features, [boxes], BINS, 1.0, sampling_ratio=2, aligned=True)
         return pooled
 
-    result = take_turns(
-        {
-            "fill": lambda: torch.zeros(1, channels, HEIGHT, WIDTH, device=device),
-            "align": lambda: align(image),
-            "inlay": lambda: inlay(crops),
-        },
-        3 * repeats,
-        device,
-    )
+    forward: dict[str, Callable[[], object]] = {
+        "fill": lambda: torch.zeros(1, channels, HEIGHT, WIDTH, device=device),
+        "align": lambda: align(image),
+        "inlay": lambda: inlay(crops),
+    }
     both = {
         "align both": differentiate(align, image, torch.randn_like(crops)),
         "inlay both": differentiate(inlay, crops, gradient_last),
         "inlay both, gradient channels first": differentiate(inlay, crops, gradient_first),
     }
-    result |= take_turns(both, repeats, device)
+    seconds = {**time_on(device, forward, 3 * repeats).seconds, **time_on(device, both, repeats).seconds}
     if loop:
-        both = {
+        beside = {
             "inlay both, beside the loop": both["inlay both"],
             "loop both": differentiate(lambda features: paste_loop(features, boxes), crops, gradient_first),
         }
-        result |= take_turns(both, 3, device)
-    return result
+        seconds |= time_on(device, beside, 3).seconds
+    return Turns(seconds)
+
+
+def time_on(device: str, contestants: dict[str, Callable[[], object]], repeats: int) -> Turns[str]:
+    synchronize = torch.cuda.synchronize if device == "cuda" else None
+    return take_turns(contestants, repeats, warm_up=2, synchronize=synchronize)
 
 
 def peak_memory(count: int, channels: int) -> float:
-    """MiB that a fresh process rises by, at its peak, in one call of RoIInlay. Linux only."""
-
-    def resident(field: str) -> int:
-        status = Path("/proc/self/status").read_text()
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
-
+    """MiB that this process, which must be a fresh one, rises by in one call of RoIInlay."""
     boxes, crops = spread_boxes(count, 1.0), torch.randn(count, channels, BINS, BINS)
     roi_inlay(crops[:1, :1], [boxes[:1]], (HEIGHT, WIDTH))  # everything loaded
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of the imports, is forgotten
-    before = resident("VmRSS")
-    roi_inlay(crops, [boxes], (HEIGHT, WIDTH))
-    return (resident("VmHWM") - before) / 1024
+    return rise(lambda: roi_inlay(crops, [boxes], (HEIGHT, WIDTH))) / 2**20
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--repeats", type=int, default=9, help="turns for forward + backward; three times as many forward"
+def compare_with_peers(report: Report, options: argparse.Namespace) -> None:
+    report.say("medians in ms\n")
+    report.say(
+        "| K | C | maps covered | fill | RoIAlign | RoIInlay | ÷ RoIAlign | ÷ fill | both: RoIAlign | RoIInlay | ÷ |"
     )
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--no-loop", action="store_true", help="leave out the loop over boxes, which takes long")
-    parser.add_argument(
-        "--coverage", type=float, nargs="+", default=[1.0, 2.0], help="maps that the boxes cover in total"
-    )
-    parser.add_argument("--peak", nargs=2, metavar=("K", "C"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.peak:
-        print(peak_memory(*map(int, arguments.peak)))
-        return
-
-    print(f"torch {torch.__version__}, {arguments.device}, {torch.get_num_threads()} threads; medians in ms\n")
-    print("| K | C | maps covered | fill | RoIAlign | RoIInlay | ÷ RoIAlign | ÷ fill | both: RoIAlign | RoIInlay | ÷ |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    report.say("|---|---|---|---|---|---|---|---|---|---|---|")
     notes = []
-    cases = [(*size, coverage) for size in ((40, 128), (100, 256)) for coverage in arguments.coverage]
+    cases = [(*size, coverage) for size in ((40, 128), (100, 256)) for coverage in options.coverage]
     for count, channels, coverage in cases:
-        loop = not arguments.no_loop and coverage == arguments.coverage[0]
-        t = compare(count, channels, coverage, arguments.repeats, arguments.device, loop)
-        print(
-            f"| {count} | {channels} | {coverage:g} | {t['fill']:.1f} | {t['align']:.1f} | {t['inlay']:.1f} "
-            f"| **{t['inlay'] / t['align']:.2f}** | **{t['inlay'] / t['fill']:.2f}** "
-            f"| {t['align both']:.1f} | {t['inlay both']:.1f} | **{t['inlay both'] / t['align both']:.2f}** |",
-            flush=True,
+        loop = not options.no_loop and coverage == options.coverage[0]
+        t = compare(count, channels, coverage, options.repeats, options.device, loop)
+        report.turns(f"K={count}, C={channels}, {coverage:g} maps", t)
+        report.say(
+            f"| {count} | {channels} | {coverage:g} | {t.milliseconds('fill'):.1f} | {t.milliseconds('align'):.1f} "
+            f"| {t.milliseconds('inlay'):.1f} "
+            f"| **{t.ratio_text('inlay', 'align')}** | **{t.ratio_text('inlay', 'fill')}** "
+            f"| {t.milliseconds('align both'):.1f} | {t.milliseconds('inlay both'):.1f} "
+            f"| **{t.ratio_text('inlay both', 'align both')}** |"
         )
-        first = t["inlay both, gradient channels first"]
-        note = f"K={count}, C={channels}, {coverage:g} maps: with a channels-first gradient {first:.1f} ms "
-        note += f"({first / t['align both']:.2f} of RoIAlign)"
+        first = "inlay both, gradient channels first"
+        note = f"K={count}, C={channels}, {coverage:g} maps: with a channels-first gradient "
+        note += f"{t.milliseconds(first):.1f} ms ({t.ratio_text(first, 'align both')} of RoIAlign)"
         if loop:
-            ratio = t["loop both"] / t["inlay both, beside the loop"]
-            note += f"; the loop over boxes {t['loop both']:.0f} ms, {ratio:.0f} times RoIInlay"
+            times = t.ratio_text("loop both", "inlay both, beside the loop", ".0f")
+            note += f"; the loop over boxes {t.milliseconds('loop both'):.0f} ms, {times} times RoIInlay"
         notes.append(note)
-    print("\nForward and backward:", *notes, sep="\n- ")
+    report.say("\n- ".join(["\nForward and backward:", *notes]))
 
-    print("\nOne map covered, C=128, forward; in brackets with features channels first, which are copied:")
+
+def grow(report: Report, options: argparse.Namespace) -> None:
+    report.say("\nOne map covered, C=128, forward; in brackets with features channels first, which are copied:")
     contestants: dict[str, Callable[[], object]] = {}
     for count in (10, 100, 1000):
-        boxes = spread_boxes(count, 1.0).to(arguments.device)
-        crops = torch.randn(count, 128, BINS, BINS, device=arguments.device)
+        boxes = spread_boxes(count, 1.0).to(options.device)
+        crops = torch.randn(count, 128, BINS, BINS, device=options.device)
         for name, layout in (("last", torch.channels_last), ("first", torch.contiguous_format)):
             features = crops.contiguous(memory_format=layout)
             contestants[f"{count} {name}"] = lambda x=features, b=boxes: roi_inlay(x, [b], (HEIGHT, WIDTH))
-    t = take_turns(contestants, 2 * arguments.repeats, arguments.device)
+    t = time_on(options.device, contestants, 2 * options.repeats)
+    report.turns("one map covered, C=128, forward", t)
     for count in (10, 100, 1000):
-        print(f"- K={count}: {t[f'{count} last']:.1f} ms ({t[f'{count} first']:.1f} ms)")
+        report.say(f"- K={count}: {t.milliseconds(f'{count} last'):.1f} ms ({t.milliseconds(f'{count} first'):.1f} ms)")
 
-    if arguments.device == "cpu":
-        print("\nPeak memory of a forward pass beyond its inputs, one map covered:")
-        for count, channels in ((40, 128), (100, 256), (1000, 128)):
-            command = [sys.executable, __file__, "--peak", str(count), str(channels)]
-            peak = float(subprocess.check_output(command))
-            output = channels * HEIGHT * WIDTH * 4 / 2**20
-            print(
-                f"- K={count}, C={channels}: {peak:.0f} MiB, the output's {output:.0f} MiB included: "
-                f"{peak / output:.2f} times the output"
-            )
+
+def measure_memory(report: Report) -> None:
+    report.say("\nPeak memory of a forward pass beyond its inputs, one map covered:")
+    for count, channels in ((40, 128), (100, 256), (1000, 128)):
+        peak = float(own_process(__file__, "--peak", count, channels))
+        output = channels * HEIGHT * WIDTH * 4 / 2**20
+        report.say(
+            f"- K={count}, C={channels}: {peak:.0f} MiB, the output's {output:.0f} MiB included: "
+            f"{peak / output:.2f} times the output",
+            mebibytes=peak,
+        )
+
+
+def main() -> None:
+    command_line = parser(__doc__, repeats=9)
+    command_line.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    command_line.add_argument("--no-loop", action="store_true", help="leave out the loop over boxes, which takes long")
+    command_line.add_argument(
+        "--coverage", type=float, nargs="+", default=[1.0, 2.0], help="maps that the boxes cover in total"
+    )
+    command_line.add_argument("--peak", nargs=2, type=int, metavar=("K", "C"), help=argparse.SUPPRESS)
+    options = command_line.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(peak_memory(*options.peak))
+        return
+    with Report(options, __file__) as report:
+        compare_with_peers(report, options)
+        grow(report, options)
+        if options.device == "cpu":
+            measure_memory(report)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from harness import Report, parser
 from PIL import Image
 from torch import Tensor
 
@@ -67,7 +67,7 @@ def reconstruct(name: str, features: Tensor, boxes: Tensor) -> Tensor:
     return result
 
 
-def measure(pictures: Iterator[tuple[Tensor, Tensor]]) -> None:
+def measure(pictures: Iterator[tuple[Tensor, Tensor]], report: Report) -> None:
     errors: dict[tuple[str, str], list[float]] = {}
     holes: dict[str, list[int]] = {name: [0, 0] for name in OPERATORS}
     for image, boxes in pictures:
@@ -89,28 +89,27 @@ def measure(pictures: Iterator[tuple[Tensor, Tensor]]) -> None:
                         holes[name][0] += int((weight == 0).sum())
                         holes[name][1] += int(inside.sum())
     for name, (empty, total) in holes.items():
-        print(f"{name}: {100 * empty / total:.1f} % of the {total} pixels inside the boxes get nothing")
-    print("\n| features (stride 4) | RoIInlay | RoIUpsample |")
-    print("|---|---|---|")
+        report.say(f"{name}: {100 * empty / total:.1f} % of the {total} pixels inside the boxes get nothing")
+    report.say("\n| features (stride 4) | RoIInlay | RoIUpsample |\n|---|---|---|")
     for kind in dict.fromkeys(kind for kind, _ in errors):
         medians = [float(np.median(np.sqrt(errors[kind, name]))) for name in OPERATORS]
-        print(f"| {kind} | {medians[0]:.3f} | {medians[1]:.3f} |")
+        report.say(f"| {kind} | {medians[0]:.3f} | {medians[1]:.3f} |", rms=dict(zip(OPERATORS, medians, strict=True)))
 
 
-def fill_boxes(corner: float = 8.3) -> None:
+def fill_boxes(report: Report, corner: float = 8.3) -> None:
     """Print what either operator returns for ones, by the side of the box: pixels inside left empty, and the mean."""
     sides = (7, 14, 20, 28, 56, 112)
-    print(f"| side of the box, map pixels | {' | '.join(map(str, sides))} |\n|{'---|' * (len(sides) + 1)}")
+    report.say(f"| side of the box, map pixels | {' | '.join(map(str, sides))} |\n|{'---|' * (len(sides) + 1)}")
     for name, operator in OPERATORS.items():
         filled = []
         for side in sides:
             boxes = torch.tensor([[corner, corner, corner + side, corner + side]])
             result = operator(torch.ones(1, 1, 14, 14), [boxes], (128, 128))[0, 0]
             filled.append(result[round(corner) :, round(corner) :][:side, :side])
-        print(
-            f"| {name}: pixels inside that get nothing |", *(f"{100 * (f == 0).float().mean():.1f} % |" for f in filled)
-        )
-        print(f"| {name}: mean value (should be 1) |", *(f"{f.mean():.2f} |" for f in filled))
+        empty = "".join(f" {100 * (f == 0).float().mean():.1f} % |" for f in filled)
+        report.say(f"| {name}: pixels inside that get nothing |{empty}")
+        report.say(f"| {name}: mean value (should be 1) |" + "".join(f" {f.mean():.2f} |" for f in filled))
+    report.say("")
 
 
 def draw(path: Path) -> None:
@@ -129,17 +128,17 @@ def draw(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20, help="pictures")
-    parser.add_argument("--coco", type=Path, help="COCO panoptic folder; procedural scenes when absent")
-    parser.add_argument("--figure", type=Path, help="write the figure there")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    fill_boxes()
-    print()
-    measure(photographs(arguments.coco, arguments.count) if arguments.coco else scenes(arguments.count))
-    if arguments.figure:
-        draw(arguments.figure)
+    command_line = parser(__doc__, threads=1)
+    command_line.add_argument("--count", type=int, default=20, help="pictures")
+    command_line.add_argument("--coco", type=Path, help="COCO panoptic folder; procedural scenes when absent")
+    command_line.add_argument("--figure", type=Path, help="write the figure there")
+    options = command_line.parse_args()
+    torch.set_num_threads(options.threads)
+    with Report(options, __file__) as report:
+        fill_boxes(report)
+        measure(photographs(options.coco, options.count) if options.coco else scenes(options.count), report)
+    if options.figure:
+        draw(options.figure)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Predicts scenes of many sizes and writes the results, then trains with `banet.engine.training.train` (measuring and
 saving every 500 steps), all in one process, with a tiny network on the CPU. Every 50 steps the resident memory is
 read; the first 200 are warm-up. Prints memory after them and at the end and the slope of a line through what lies
-between, and ends with 1 if a slope is above ``--limit`` MB per 1000 steps. ``--out FILE`` keeps the samples.
+between, and ends with 1 if a slope is above ``--limit`` MB per 1000 steps. ``--json FILE`` keeps the samples.
 
 The C library keeps what was freed in one arena a thread, in pieces that later requests may not fit; with
 ``MALLOC_ARENA_MAX=1`` there is one.
@@ -11,8 +11,6 @@ The C library keeps what was freed in one arena a thread, in pieces that later r
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from harness import Report, parser, resident
 from tqdm import tqdm
 
 from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
@@ -39,12 +38,6 @@ MODEL = ModelConfig(
 INFERENCE = InferenceConfig(shorter=64, longer=96, score=0.05, nms=0.7, proposals=100, stuff_area=16)
 
 
-def resident() -> float:
-    """Memory of this process, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 class Samples:
     """Memory by step, read every 50 calls."""
 
@@ -55,15 +48,16 @@ class Samples:
     def __call__(self) -> None:
         self.calls += 1
         if self.calls % EVERY == 0:
-            self.memory.append((self.calls, resident()))
+            self.memory.append((self.calls, resident() / 1e6))
 
-    def report(self, name: str, limit: float) -> bool:
-        """Print the figures; whether memory is flat."""
+    def summarize(self, name: str, limit: float, report: Report) -> bool:
+        """Print the figures; return whether memory is flat."""
         steps, memory = np.array([each for each in self.memory if each[0] >= WARM_UP]).T
         slope = 1000 * np.polyfit(steps, memory, 1)[0]
-        print(
+        report.say(
             f"{name}: {self.calls:,}; MB after {WARM_UP}: {memory[0]:.1f}, at the end: {memory[-1]:.1f}, "
-            f"most: {memory.max():.1f}, slope: {slope:+.2f} MB per 1000 (limit {limit:g})"
+            f"most: {memory.max():.1f}, slope: {slope:+.2f} MB per 1000 (limit {limit:g})",
+            samples=self.memory,
         )
         return bool(slope <= limit)
 
@@ -109,23 +103,23 @@ def train(steps: int, sample: Callable[[], None], folder: Path) -> None:
 
 def main() -> int:
     """Run as the command line says; 1 where memory grows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predictions", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--limit", type=float, default=10.0, help="MB per 1000 steps; an id map a step would be 16")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    command_line = parser(__doc__, threads=None)
+    command_line.add_argument("--predictions", type=int, default=2000)
+    command_line.add_argument("--steps", type=int, default=2000)
+    command_line.add_argument(
+        "--limit", type=float, default=10.0, help="MB per 1000 steps; an id map a step would be 16"
+    )
+    options = command_line.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     predictions, steps = Samples(), Samples()
     with tempfile.TemporaryDirectory() as folder:
         predict(options.predictions, predictions, Path(folder))
         train(options.steps, steps, Path(folder))
-    flat = [
-        predictions.report("predictions", options.limit),
-        steps.report("training steps", options.limit),
-    ]
-    if options.out:
-        options.out.write_text(json.dumps({"predictions": predictions.memory, "steps": steps.memory}) + "\n")
+    with Report(options, __file__) as report:
+        flat = [
+            predictions.summarize("predictions", options.limit, report),
+            steps.summarize("training steps", options.limit, report),
+        ]
     return 0 if all(flat) else 1
 
 

@@ -11,9 +11,6 @@ with and without tiles, each in a process of its own, and prints time and peak m
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from harness import Report, parser, run_program
 from PIL import Image
 from tqdm import tqdm
 
@@ -34,7 +32,7 @@ SCENE = 256  # pixels a side, as in training
 OVERLAPS = (32, 64, 128)
 
 
-def measure_quality(side: int, seed: int) -> None:
+def measure_quality(report: Report, side: int, seed: int) -> None:
     from banet.modeling.banet import BANet
 
     model = BANet.from_pretrained("scenes")
@@ -49,8 +47,8 @@ def measure_quality(side: int, seed: int) -> None:
         picture[y1:y2, x1:x2] = scene.image
     truth = merge_tiles(zip(places, map(truth_of, scenes), strict=True), size)
     things = sum(each.isthing for each in truth.segments)
-    print(f"{len(scenes)} scenes of {SCENE} x {SCENE} with {things} things, tiles of {SCENE}")
-    print(f"{'':30}{'tiles':>6}{'PQ':>7}{'PQ Th':>7}{'RQ Th':>7}{'PQ St':>7}{'merged in':>11}")
+    report.say(f"{len(scenes)} scenes of {SCENE} x {SCENE} with {things} things, tiles of {SCENE}")
+    report.say(f"{'':30}{'tiles':>6}{'PQ':>7}{'PQ Th':>7}{'RQ Th':>7}{'PQ St':>7}{'merged in':>11}")
 
     def row(name: str, tiles: list[tuple[Box, PanopticSegmentation]]) -> None:
         start = time.perf_counter()
@@ -60,7 +58,8 @@ def measure_quality(side: int, seed: int) -> None:
         score.update(result, truth)
         table = score.compute()
         numbers = [table["All"]["pq"], table["Things"]["pq"], table["Things"]["rq"], table["Stuff"]["pq"]]
-        print(f"{name:30}{len(tiles):6}{''.join(f'{100 * n:7.1f}' for n in numbers)}{seconds:9.1f} s", flush=True)
+        figures = "".join(f"{100 * n:7.1f}" for n in numbers)
+        report.say(f"{name:30}{len(tiles):6}{figures}{seconds:9.1f} s", pq=table, seconds=seconds)
 
     def predict(boxes: list[Box]) -> list[tuple[Box, PanopticSegmentation]]:
         cuts = (np.ascontiguousarray(picture[y1:y2, x1:x2]) for x1, y1, x2, y2 in boxes)
@@ -101,14 +100,14 @@ def middles(tiles: list[tuple[Box, PanopticSegmentation]]) -> list[tuple[Box, Pa
     return parts
 
 
-def measure_memory(sides: list[int], tile: int) -> None:
+def measure_memory(report: Report, sides: list[int], tile: int) -> None:
     block = np.concatenate([make_scene(901, index, (512, 512)).image for index in range(4)], axis=1)
-    print(f"{'':24}{'':>10}{'time':>8}{'peak memory':>13}{'id map':>9}")
+    report.say(f"{'':24}{'':>10}{'time':>8}{'peak memory':>13}{'id map':>9}")
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "picture.png"
         Image.fromarray(block[:64, :64]).save(picture)
         seconds, peak = run(picture, [])
-        print(f"{'64 x 64: the program':24}{'':>10}{seconds:6.0f} s{peak / 1e9:10.2f} GB", flush=True)
+        report.say(f"{'64 x 64: the program':24}{'':>10}{seconds:6.0f} s{peak / 1e9:10.2f} GB", bytes=peak)
         for side in sides:
             canvas = Image.new("RGB", (side, side))
             for k, top in enumerate(range(0, side, 512)):
@@ -123,48 +122,30 @@ def measure_memory(sides: list[int], tile: int) -> None:
                 seconds, peak = run(picture, options)
                 name = " ".join(options) or "as a whole"
                 size = f"{f'{side} x {side}':24}{name:>12}"
-                print(f"{size}{seconds:6.0f} s{peak / 1e9:10.2f} GB{4 * side * side / 1e9:6.2f} GB", flush=True)
+                report.say(f"{size}{seconds:6.0f} s{peak / 1e9:10.2f} GB{4 * side * side / 1e9:6.2f} GB", bytes=peak)
 
 
 def run(picture: Path, options: list[str]) -> tuple[float, int]:
     """Seconds and peak bytes of `banet predict`."""
-    command = [
-        sys.executable,
-        "-m",
-        "banet",
-        "predict",
-        str(picture),
-        "--weights",
-        "scenes",
-        "--device",
-        "cpu",
-        *options,
-    ]
-    start = time.perf_counter()
-    with subprocess.Popen(
-        [*command, "--out", str(picture.parent / "out")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    command = [sys.executable, "-m", "banet", "predict", str(picture), "--weights", "scenes", "--device", "cpu"]
+    return run_program([*command, *options, "--out", str(picture.parent / "out")])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+    command_line = parser(__doc__, threads=None)
+    commands = command_line.add_subparsers(dest="command", required=True)
     quality = commands.add_parser("quality")
-    quality.add_argument("--side", type=int, default=8, help="scenes a side")
+    quality.add_argument("--side", type=int, default=8, help="scenes per side")
     quality.add_argument("--seed", type=int, default=901)
     memory = commands.add_parser("memory")
     memory.add_argument("--sides", type=int, nargs="+", default=[4000, 8000])
     memory.add_argument("--tile", type=int, default=1024)
-    options = parser.parse_args()
-    if options.command == "quality":
-        measure_quality(options.side, options.seed)
-    else:
-        measure_memory(options.sides, options.tile)
+    options = command_line.parse_args()
+    with Report(options, __file__) as report:
+        if options.command == "quality":
+            measure_quality(report, options.side, options.seed)
+        else:
+            measure_memory(report, options.sides, options.tile)
 
 
 if __name__ == "__main__":

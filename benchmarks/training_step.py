@@ -9,18 +9,15 @@ as well.
 from __future__ import annotations
 
 import argparse
-import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
+from harness import Report, forget_peak, own_process, parser, peak, take_turns
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -164,45 +161,38 @@ def where_time_goes() -> dict[str, list[float]]:
     return dict(spent)
 
 
-def memory(field: str) -> float:
-    """GiB of this process, by the name that Linux gives it."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 2**20
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", choices=NAMES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command_line = parser(__doc__, repeats=3)
+    command_line.add_argument("--memory", choices=NAMES, help=argparse.SUPPRESS)
+    options = command_line.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory:
         step = step_of(options.memory)
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        forget_peak()
         step()
         step()
-        print(f"{options.memory}: peak {memory('VmHWM'):.2f} GiB")
+        print(f"{options.memory}: peak {peak() / 2**30:.2f} GiB")
         return
-    steps = {name: step_of(name) for name in ("banet", "mask_rcnn")}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(options.repeats + 1):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            step()
-            if turn:
-                times[name].append(time.perf_counter() - begin)
-    ours, theirs = (statistics.median(times[name]) for name in steps)
-    print(f"banet {ours:.2f} s, mask_rcnn {theirs:.2f} s, ratio {ours / theirs:.2f} (goal 1.6)", flush=True)
-    del steps
-    parts = where_time_goes()
-    total = sum(map(sum, parts.values()))
-    print(f"{'part':26} {'forward':>9} {'backward':>9}")
-    for part, (forward, backward) in sorted(parts.items(), key=lambda item: -sum(item[1])):
-        print(f"{part:26} {forward:8.2f} s {backward:8.2f} s  {100 * (forward + backward) / total:5.1f} %")
-    for name in NAMES:
-        command = [sys.executable, __file__, "--threads", str(options.threads), "--memory", name]
-        subprocess.run(command, check=True)
+    with Report(options, __file__) as report:
+        turns = take_turns({name: step_of(name) for name in ("banet", "mask_rcnn")}, options.repeats)
+        report.turns("steps", turns)
+        report.say(
+            f"banet {turns.median('banet'):.2f} s, mask_rcnn {turns.median('mask_rcnn'):.2f} s, "
+            f"ratio {turns.ratio_text('banet', 'mask_rcnn')} (goal 1.6)"
+        )
+        parts = where_time_goes()
+        total = sum(map(sum, parts.values()))
+        report.say(f"{'part':26} {'forward':>9} {'backward':>9}")
+        for part, (forward, backward) in sorted(parts.items(), key=lambda item: -sum(item[1])):
+            share = 100 * (forward + backward) / total
+            report.say(
+                f"{part:26} {forward:8.2f} s {backward:8.2f} s  {share:5.1f} %",
+                part=part,
+                forward=forward,
+                backward=backward,
+            )
+        for name in NAMES:
+            report.say(own_process(__file__, "--threads", options.threads, "--memory", name))
 
 
 if __name__ == "__main__":

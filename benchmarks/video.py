@@ -6,8 +6,6 @@ printed as frames go by; Linux only.
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
 from fractions import Fraction
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from harness import Report, parser, resident
 from numpy.typing import NDArray
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
@@ -34,23 +33,22 @@ def write(path: Path, frames: int, width: int, height: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=1200)
-    parser.add_argument("--size", default="320x180")
-    options = parser.parse_args()
+    command_line = parser(__doc__, threads=None)
+    command_line.add_argument("--frames", type=int, default=1200)
+    command_line.add_argument("--size", default="320x180")
+    options = command_line.parse_args()
     width, height = map(int, options.size.split("x"))
     person, sky = SCENE_CATEGORIES[0].id, SCENE_CATEGORIES[SCENE_CATEGORIES.num_things].id
     records = [{"id": 1, "category_id": person, "score": 0.9}, {"id": 2, "category_id": sky}]
     marks = {options.frames * share // 100 for share in (5, 10, 25, 50, 75, 100)}
     done = 0
-    lines = []
+    memory: dict[int, int] = {}
 
     def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
         nonlocal done
         done += 1
         if done in marks:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            lines.append(f"frame {done:6}: {pages * os.sysconf('SC_PAGE_SIZE') / 1e6:.0f} MB")
+            memory[done] = resident()
         return PanopticSegmentation.from_ids(np.where(frame[..., 1] > 128, 1, 2), records, SCENE_CATEGORIES, frame)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -58,8 +56,11 @@ def main() -> None:
         start = time.perf_counter()
         segment_video(segment, f"{folder}/made_up.mp4", Path(folder) / "overlay.mp4")
         seconds = time.perf_counter() - start
-    print("\n".join(lines))
-    print(f"{1000 * seconds / options.frames:.1f} ms a frame for reading, drawing and writing")
+    with Report(options, __file__) as report:
+        for frame, size in memory.items():
+            report.say(f"frame {frame:6}: {size / 1e6:.0f} MB", bytes=size)
+        each = 1000 * seconds / options.frames
+        report.say(f"{each:.1f} ms per frame for reading, drawing and writing", milliseconds=each)
 
 
 if __name__ == "__main__":
