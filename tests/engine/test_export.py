@@ -154,6 +154,23 @@ def test_no_kernel_of_the_graph_divides_by_the_number_of_detections(files):
     assert {node.op_type for node in onnx.load(files["onnx"]).graph.node}.isdisjoint({"Einsum"})
 
 
+def test_openvino_sends_no_usage_report(tmp_path):
+    pytest.importorskip("openvino")
+    code = (
+        "import socket, sys, threading\n"
+        "sys.addaudithook(lambda event, args: sys.exit(f'connects: {args}') if event == 'socket.connect' else None)\n"
+        "from banet.engine.export.runtime import import_openvino\n"
+        "import_openvino().Core()\n"
+        "loaded = {name for name, module in sys.modules.items() if module and name.startswith('openvino_telemetry')}\n"
+        "[each.join() for each in threading.enumerate() if each is not threading.current_thread()]\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "CI": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_graph_of_an_earlier_version_is_refused(files, tmp_path):
     proto = onnx.load(files["onnx"])
     (entry,) = proto.metadata_props

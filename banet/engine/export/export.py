@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from banet.data.images import list_images, to_rgb_array
-from banet.engine.export.runtime import HEADER, INPUT, OUTPUTS, network_image, write_header
+from banet.engine.export.runtime import HEADER, INPUT, OUTPUTS, import_openvino, network_image, write_header
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path
 from banet.modeling.banet import DIVISOR, BANet, ImageBatch
@@ -180,7 +180,10 @@ def _check(model: BANet, export_format: ExportFormat, precision: Precision, cali
         raise InputError("--calibration: give some pictures with --precision int8, and only there")
     for package in PRECISIONS[export_format, precision]:
         try:
-            import_module(package)
+            if package == "openvino":
+                import_openvino()
+            else:
+                import_module(package)
         except ImportError:
             raise MissingExtraError(package, "export") from None
     if export_format != "torch-export" and not model.categories.num_things:
@@ -249,8 +252,7 @@ def _quantise(proto: Any, images: Sequence[NDArray[np.uint8]]) -> Any:
 
 
 def _write_openvino(proto: Any, header: str, path: Path, *, half: bool) -> None:
-    import openvino
-
+    openvino = import_openvino()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source = Path(folder) / "source.onnx"
         source.write_bytes(proto.SerializeToString())

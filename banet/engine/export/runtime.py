@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +29,7 @@ __all__ = [
     "ExportedModel",
     "NetworkOutput",
     "best_class",
+    "import_openvino",
     "network_image",
     "paste",
     "read_header",
@@ -279,11 +283,23 @@ def _open_onnx(path: Path) -> tuple[Run, str | None]:
     return lambda pixels: session.run(list(OUTPUTS), {INPUT: pixels}), header
 
 
-def _open_openvino(path: Path) -> tuple[Run, str | None]:
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its usage reports, which it would send, and keep a client id for, in the user's home.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if "openvino" not in sys.modules:
+        # A module that cannot be imported: OpenVINO then takes its own stand-in that sends nothing.
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     try:
-        import openvino
+        return import_module("openvino")
     except ImportError:
         raise MissingExtraError("openvino", "export") from None
+
+
+def _open_openvino(path: Path) -> tuple[Run, str | None]:
+    openvino = import_openvino()
     try:
         core = openvino.Core()
         graph = core.read_model(path)
