@@ -120,7 +120,8 @@ def check_call(program: str, arguments: list[str]) -> None:
     elif program == "python":
         script = ROOT / arguments[0]
         assert script.is_file(), f"no script {arguments[0]}"
-        text = script.read_text(encoding="utf-8")
+        shared = [script.with_name("harness.py")] if script.parent.name == "benchmarks" else []
+        text = "".join(path.read_text(encoding="utf-8") for path in [script, *shared])
         unknown = [word for word in arguments[1:] if word.startswith("--") and f'"{word}"' not in text]
         assert not unknown, f"{arguments[0]} does not know {unknown}"
     elif program == "pip":
