@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from banet.data.images import list_images, read_image
 from banet.data.scenes.collage import InstanceSet, make_collage
-from banet.data.scenes.generate import Scene, make_scene, segment_of
-from banet.panoptic import Categories, Category, MaskCrops
+from banet.data.scenes.generate import Scene, make_scene
+from banet.panoptic import Categories, Category, MaskCrops, PanopticSegmentation, Segment
 from banet.panoptic.coco.png import read_ids
 
 Mask = NDArray[np.bool_]
@@ -359,7 +359,9 @@ def make_leaves(seed: int, index: int, size: int = 320) -> Scene:
         masks=np.stack([masks[k] for k in kept]),
         order=np.arange(len(kept))[::-1].astype(np.int64),
         ids=ids,
-        segments=[segment_of(ids, row + 1, 1, True) for row in range(len(kept))],
+        segments=PanopticSegmentation.from_ids(
+            ids, [Segment(row + 1, 1, isthing=True) for row in range(len(kept))], categories
+        ).segments,
         categories=categories,
     )
 

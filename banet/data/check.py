@@ -253,7 +253,7 @@ class _Check:
                 pixels += ids.size
                 void += ids.size - int(np.count_nonzero(ids))
                 self._sizes(annotation, info, shape, ids)
-                self._segments(annotation, where, ids)
+                self._segments(annotation, where, ids, entry["segments_info"])
         bare = [info.file_name for image_id, info in self.images.items() if image_id not in seen]
         if bare:
             mend = "annotate them or remove them from 'images'"
@@ -314,7 +314,9 @@ class _Check:
             mend = "turn the PNG: the picture's EXIF data turn it" if turned else "make them the same size"
             self.add("size", str(path), f"is {size}, but its picture is {shape[1]}x{shape[0]}", mend)
 
-    def _segments(self, annotation: Annotation, where: str, ids: NDArray[np.int32]) -> None:
+    def _segments(
+        self, annotation: Annotation, where: str, ids: NDArray[np.int32], entries: Sequence[Mapping[str, Any]]
+    ) -> None:
         """Compare the ids, areas and boxes of the JSON with those of the PNG."""
         values, areas, boxes = measure_ids(ids)
         place = {int(value): row for row, value in enumerate(values)}
@@ -327,14 +329,15 @@ class _Check:
             mend = "remove them, or write the PNG anew"
             self.add("ids", f"{where}.segments_info", f"segments without a pixel in {path}: {_some(absent)}", mend)
         wrong_areas, wrong_boxes = [], []
-        for segment in annotation.segments:
+        for segment, entry in zip(annotation.segments, entries, strict=True):
             row = place.get(segment.id)
             if row is None:
                 continue
-            if segment.area is not None and segment.area != areas[row]:
-                wrong_areas.append(f"{segment.id} ({segment.area:g}, counted {areas[row]})")
-            if segment.bbox is not None and tuple(segment.bbox) != tuple(boxes[row].tolist()):
-                wrong_boxes.append(f"{segment.id} ({_box(segment.bbox)}, counted {_box(boxes[row].tolist())})")
+            area, bbox = entry.get("area"), entry.get("bbox")
+            if area is not None and area != areas[row]:
+                wrong_areas.append(f"{segment.id} ({shown(area)}, counted {areas[row]})")
+            if bbox is not None and bbox != boxes[row].tolist():
+                wrong_boxes.append(f"{segment.id} ({shown(bbox)}, counted {boxes[row].tolist()})")
         for kind, wrong in (("area", wrong_areas), ("bbox", wrong_boxes)):
             if wrong:
                 what = f"differs from the PNG for segment {_some(wrong, 3)}"
@@ -376,10 +379,6 @@ def _compare(first: _Check, second: _Check, report: Report) -> None:
         if those:
             both = f"{len(those):,} images of {names[0]} and of {names[1]}"
             report.notes.append(f"{both} have the same {kind}, which alone is no fault: {_some(sorted(those), 3)}")
-
-
-def _box(values: Sequence[float]) -> str:
-    return "[" + ", ".join(f"{value:g}" for value in values) + "]"
 
 
 def _some(values: Sequence[Any], limit: int = 5) -> str:

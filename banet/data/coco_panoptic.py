@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 
 from banet.data.images import to_rgb_array
 from banet.data.panoptic_index import PanopticIndex
-from banet.data.samples import Sample, Transform, sample_of
+from banet.data.samples import AnnotatedImage, Sample, Transform, sample_of
 from banet.errors import InputError
 from banet.files.names import safe_join
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco.annotations import load
+from banet.panoptic.coco.annotations import load_ids
 from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = ["CocoPanoptic"]
@@ -68,15 +68,8 @@ class CocoPanoptic(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Read, transform and check sample `index`."""
-        image, truth = self.read(index)
         return sample_of(
-            image,
-            truth.ids,
-            truth.segments,
-            self.categories,
-            self.image_ids[index],
-            self.file_name(index),
-            self.transform,
+            self.read_annotated(index), self.categories, self.image_ids[index], self.file_name(index), self.transform
         )
 
     def file_name(self, index: int) -> str:
@@ -84,7 +77,16 @@ class CocoPanoptic(Dataset[Sample]):
         return self.index.image(index).file_name
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
-        """The picture, (H,W,3) uint8 RGB, and its truth, as they are in the files.
+        """Return the image, (H,W,3) uint8 RGB, and its ground truth, measured.
+
+        Raises:
+            InputError: see `read_annotated`.
+        """
+        annotated = self.read_annotated(index)
+        return annotated.image, PanopticSegmentation.from_ids(annotated.ids, annotated.segments, self.categories)
+
+    def read_annotated(self, index: int) -> AnnotatedImage:
+        """Read an image and its ground truth; nothing is measured.
 
         Raises:
             InputError: a file is missing or bad, or they do not fit one another.
@@ -92,14 +94,13 @@ class CocoPanoptic(Dataset[Sample]):
         info, annotation = self.index.image(index), self.index.annotation(index)
         path = safe_join(self.images, info.file_name, f"{self.index.path}: images[].file_name")
         image = to_rgb_array(path)
-        truth = load(annotation, self.panoptic, self.categories, image=info)
+        ids = load_ids(annotation, self.panoptic, image=info)
         height, width = image.shape[:2]
-        if truth.ids.shape != (height, width):
-            hint = " (turned by its EXIF data?)" if truth.ids.shape == (width, height) else ""
+        if ids.shape != (height, width):
+            turned = " (turned by its EXIF data?)" if ids.shape == (width, height) else ""
             raise InputError(
-                f"is {width}x{height}{hint}, but its id map {annotation.file_name} is "
-                f"{truth.ids.shape[1]}x{truth.ids.shape[0]}",
+                f"is {width}x{height}{turned}, but its id map {annotation.file_name} is {ids.shape[1]}x{ids.shape[0]}",
                 where=path,
                 hint="make them the same size",
             )
-        return image, truth
+        return AnnotatedImage(image, ids, annotation.segments)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from banet.data.samples import Sample, SegmentLike, Transform, make_target, transformed
+from banet.data.samples import AnnotatedImage, Sample, Transform, make_target, transformed
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco.annotations import SegmentInfo
-from banet.panoptic.id_maps import runs
-from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.id_maps import find_ids, runs
+from banet.panoptic.segments import Segment
 
 __all__ = ["CopyPaste", "Labelled", "paste"]
 
@@ -33,7 +31,7 @@ class Labelled:
 
     image: Tensor
     ids: Tensor
-    segments: tuple[SegmentLike, ...]
+    segments: tuple[Segment, ...]
 
 
 def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tuple[int, int] = (0, 0)) -> Labelled:
@@ -61,10 +59,10 @@ def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tupl
     values = source.ravel()[starts]
     front = np.zeros(len(values), np.int32)  # of each run
     first = 1 + max([int(under.ids.max()), *(segment.id for segment in under.segments)])
-    pasted: list[SegmentLike] = []
+    pasted: list[Segment] = []
     for segment in over.segments:
         if segment.id in chosen:
-            pasted.append(SegmentInfo(first + len(pasted), segment.category_id, segment.iscrowd))
+            pasted.append(replace(segment, id=first + len(pasted), area=0, bbox=(0, 0, 0, 0)))
             front[values == segment.id] = pasted[-1].id
     owner = torch.from_numpy(np.repeat(front, lengths).reshape(source.shape))
     image, ids = under.image.clone(), under.ids.clone()
@@ -76,9 +74,8 @@ def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tupl
 
 
 def _visible(ids: Tensor) -> set[int]:
-    """The ids in a map."""
-    array = ids.numpy()
-    return set(array.ravel()[runs(array)[0]].tolist())
+    """Return the ids in a map, without 0."""
+    return set(find_ids(ids.numpy()).tolist())
 
 
 class Readable(Protocol):
@@ -91,7 +88,7 @@ class Readable(Protocol):
     def image_ids(self) -> Sequence[int]: ...
     def __len__(self) -> int: ...
     def file_name(self, index: int) -> str: ...
-    def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]: ...
+    def read_annotated(self, index: int) -> AnnotatedImage: ...
 
 
 class CopyPaste(Dataset[Sample]):
@@ -133,8 +130,8 @@ class CopyPaste(Dataset[Sample]):
         return Sample(result.image, target)
 
     def _labelled(self, index: int) -> Labelled:
-        image, truth = self.dataset.read(index)
-        return Labelled(*transformed(image, truth.ids, self.dataset.transform), tuple(truth.segments))
+        annotated = self.dataset.read_annotated(index)
+        return Labelled(*transformed(annotated, self.dataset.transform), tuple(annotated.segments))
 
     def _choose(self, over: Labelled) -> set[int]:
         """Ids of one or more of the things that can be seen; none where there is none."""

@@ -22,7 +22,8 @@ from torch import Tensor
 from banet.errors import InputError
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco.annotations import Annotation, ImageInfo, SegmentInfo, add_image, read_annotation
+from banet.panoptic.coco.annotations import Annotation, ImageInfo, add_image, read_annotation
+from banet.panoptic.segments import Segment
 
 __all__ = ["PanopticIndex"]
 
@@ -76,10 +77,13 @@ class PanopticIndex:
         return ImageInfo(int(self.image_ids[index]), self._pictures[index], width, height)
 
     def annotation(self, index: int) -> Annotation:
-        """Annotation `index`; its segments say nothing of area, box and score."""
+        """Return annotation `index`; its segments are not measured and have no score."""
         start, stop = self._starts[index : index + 2].tolist()
         rows, crowd = self._segments[start:stop].tolist(), self._crowd[start:stop].tolist()
-        segments = tuple(SegmentInfo(row[0], row[1], flag) for row, flag in zip(rows, crowd, strict=True))
+        segments = tuple(
+            Segment(segment_id, category_id, self.categories.isthing(category_id), iscrowd=flag)
+            for (segment_id, category_id), flag in zip(rows, crowd, strict=True)
+        )
         return Annotation(int(self.image_ids[index]), self._maps[index], segments)
 
     @classmethod

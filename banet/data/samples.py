@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from torchvision import tv_tensors
 
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
-from banet.panoptic.id_maps import runs
+from banet.panoptic.id_maps import measure_runs, runs
+from banet.panoptic.segments import Segment
 
-__all__ = ["Sample", "SegmentLike", "Target", "Transform", "collate", "make_target", "sample_of", "transformed"]
+__all__ = ["AnnotatedImage", "Sample", "Target", "Transform", "collate", "make_target", "sample_of", "transformed"]
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 """Takes an image (3,H,W) uint8 and its id map (H,W) and gives both back, changed alike.
@@ -28,15 +29,19 @@ Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 Any composition of torchvision.transforms.v2 will do."""
 
 
-class SegmentLike(Protocol):
-    """What `make_target` needs to know of a segment."""
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with its ground truth, as they are in the files.
 
-    @property
-    def id(self) -> int: ...  # noqa: D102
-    @property
-    def category_id(self) -> int: ...  # noqa: D102
-    @property
-    def iscrowd(self) -> bool: ...  # noqa: D102
+    Attributes:
+        image: (H,W,3) uint8 RGB.
+        ids: (H,W) int32, the segment of each pixel; 0 is void.
+        segments: what the ids are; they need not be measured.
+    """
+
+    image: NDArray[np.uint8]
+    ids: NDArray[np.int32]
+    segments: Sequence[Segment]
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Sample:
 
 def make_target(
     ids: NDArray[Any] | Tensor,
-    segments: Iterable[SegmentLike],
+    segments: Iterable[Segment],
     categories: Categories,
     image_id: int,
     name: str,
@@ -165,9 +170,7 @@ def make_target(
 
 
 def sample_of(
-    image: NDArray[np.uint8],
-    ids: NDArray[np.int32],
-    segments: Iterable[SegmentLike],
+    annotated: AnnotatedImage,
     categories: Categories,
     image_id: int,
     name: str,
@@ -176,9 +179,7 @@ def sample_of(
     """Transform an image together with its id map, and make a sample of the outcome.
 
     Args:
-        image: (H,W,3) RGB.
-        ids: (H,W), the segment id of each pixel; 0 is void.
-        segments: see `make_target`.
+        annotated: the image and its ground truth.
         categories: see `make_target`.
         image_id: id of the image.
         name: file name, for messages.
@@ -187,14 +188,14 @@ def sample_of(
     Raises:
         InputError: see `make_target`.
     """
-    pixels, owners = transformed(image, ids, transform)
-    return Sample(pixels, make_target(owners, segments, categories, image_id, name))
+    pixels, owners = transformed(annotated, transform)
+    return Sample(pixels, make_target(owners, annotated.segments, categories, image_id, name))
 
 
-def transformed(image: NDArray[np.uint8], ids: NDArray[np.int32], transform: Transform | None) -> tuple[Tensor, Tensor]:
-    """An image (H,W,3) and its id map (H,W) as tensors (3,H',W') uint8 and (H',W') int32, changed by a transform."""
-    picture = tv_tensors.Image(torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1))
-    id_map = tv_tensors.Mask(torch.from_numpy(np.require(ids, np.int32, ["C", "W"])))
+def transformed(annotated: AnnotatedImage, transform: Transform | None) -> tuple[Tensor, Tensor]:
+    """Return image and id map as tensors (3,H',W') uint8 and (H',W') int32, changed by a transform."""
+    picture = tv_tensors.Image(torch.from_numpy(np.require(annotated.image, requirements=["C", "W"])).permute(2, 0, 1))
+    id_map = tv_tensors.Mask(torch.from_numpy(np.require(annotated.ids, np.int32, ["C", "W"])))
     changed: tuple[Tensor, Tensor] = (picture, id_map) if transform is None else transform(picture, id_map)
     pixels, owners = (tensor.as_subclass(Tensor) for tensor in changed)
     return pixels.contiguous(), owners
@@ -203,16 +204,10 @@ def transformed(image: NDArray[np.uint8], ids: NDArray[np.int32], transform: Tra
 def _tight_boxes(
     owner: NDArray[np.int32], starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int, count: int
 ) -> NDArray[np.float32]:
-    """(count,4) boxes of the owners 0..count-1 of runs along rows; each owner has a run."""
+    """Return the boxes x1 y1 x2 y2, (count,4), of the owners 0..count-1 of runs along rows; each owner has a run."""
     inside = owner >= 0
-    owner, lengths = owner[inside], lengths[inside]
-    y, x = np.divmod(starts[inside], width)
-    boxes = np.empty((count, 4), np.int64)
-    boxes[:, :2], boxes[:, 2:] = np.iinfo(np.int64).max, 0
-    np.minimum.at(boxes[:, 0], owner, x)
-    np.minimum.at(boxes[:, 1], owner, y)
-    np.maximum.at(boxes[:, 2], owner, x + lengths)
-    np.maximum.at(boxes[:, 3], owner, y + 1)
+    _, boxes = measure_runs(owner[inside].astype(np.int64), count, starts[inside], lengths[inside], width)
+    boxes[:, 2:] += boxes[:, :2]
     return boxes.astype(np.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ __all__ = [
     "MAX_SEGMENT_ID",
     "as_ids",
     "bands",
+    "check_ids",
     "find_ids",
     "ids_to_rgb",
     "index_map",
@@ -110,6 +111,34 @@ def find_ids(ids: NDArray[Any]) -> NDArray[Any]:
     values = parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
     found: NDArray[Any] = values[values != 0]
     return found
+
+
+def check_ids(in_map: NDArray[Any], listed: Sequence[int], source: str = "") -> None:
+    """Validate that a map and a list of segments name the same ids.
+
+    Args:
+        in_map: the ids in the map, ascending, as `find_ids` returns them.
+        listed: the ids of the segments, in any order.
+        source: what to call both in the error.
+
+    Raises:
+        ValueError: they do not; the ids that stand on one side only are listed.
+    """
+    if len(in_map) == len(listed) and np.array_equal(in_map, np.sort(np.asarray(listed, dtype=np.int64))):
+        return
+    mapped, recorded = set(in_map.tolist()), set(listed)
+    problems = []
+    if mapped - recorded:
+        problems.append(f"ids in the map without a segment: {_shown(mapped - recorded)}")
+    if recorded - mapped:
+        problems.append(f"segments without a pixel in the map: {_shown(recorded - mapped)}")
+    if problems:
+        raise ValueError((f"{source}: " if source else "") + "; ".join(problems))
+
+
+def _shown(ids: Iterable[int], limit: int = 20) -> str:
+    values = sorted(ids)
+    return ", ".join(map(str, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")
 
 
 def indices_of_ids(values: NDArray[Any], known: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from banet.files.atomic import write_json
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.coco.png import write_ids
-from banet.panoptic.id_maps import MAX_SEGMENT_ID, as_ids, find_ids, indices_of_ids, measure_ids, runs
+from banet.panoptic.id_maps import MAX_SEGMENT_ID, as_ids, check_ids, find_ids, indices_of_ids, measure_ids, runs
 from banet.panoptic.segments import Segment
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class PanopticSegmentation:
         id_map = as_ids(ids)
         values, areas, boxes = measure_ids(id_map)
         given = [_segment_of(entry, classes) for entry in segments]
-        _check_agreement(values, [segment.id for segment in given], "result")
+        check_ids(values, [segment.id for segment in given])
         measured = dict(zip(values.tolist(), zip(areas.tolist(), map(tuple, boxes.tolist()), strict=True), strict=True))
         records = [replace(segment, area=measured[segment.id][0], bbox=measured[segment.id][1]) for segment in given]
         return cls(id_map, records, classes, image)
@@ -113,7 +113,7 @@ class PanopticSegmentation:
         Raises:
             ValueError: they do not; the ids that stand on one side only are listed.
         """
-        _check_agreement(find_ids(self.ids), [segment.id for segment in self.segments], source)
+        check_ids(find_ids(self.ids), [segment.id for segment in self.segments], source)
 
     def to_coco(self, image_id: int | None = None, file_name: str | None = None) -> dict[str, Any]:
         """The annotation of a COCO panoptic JSON: `segments_info` and, where given, `image_id` and `file_name`.
@@ -264,21 +264,3 @@ def _segment_of(entry: Segment | Mapping[str, Any], classes: Categories) -> Segm
         score=None if score is None else float(score),
         iscrowd=bool(entry.get("iscrowd", False)),
     )
-
-
-def _check_agreement(in_map: NDArray[np.int32], in_records: Sequence[int], source: str) -> None:
-    if len(in_map) == len(in_records) and np.array_equal(in_map, np.sort(np.asarray(in_records, dtype=np.int64))):
-        return
-    mapped, recorded = {int(value) for value in in_map}, set(in_records)
-    problems = []
-    if mapped - recorded:
-        problems.append(f"ids in the map without a segment: {_list(mapped - recorded)}")
-    if recorded - mapped:
-        problems.append(f"segments without a pixel in the map: {_list(recorded - mapped)}")
-    if problems:
-        raise ValueError(f"{source}: {'; '.join(problems)}")
-
-
-def _list(ids: Iterable[int], limit: int = 20) -> str:
-    values = sorted(ids)
-    return ", ".join(map(str, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banet.data.copy_paste import CopyPaste, Labelled, paste
+from banet.data.samples import AnnotatedImage
 from banet.data.scenes.generate import Scenes
 from banet.data.transforms import train_transform
 from banet.engine.recipe import DataConfig
 from banet.engine.training.datasets import Draws, training_set
 from banet.panoptic.categories import VOID
-from banet.panoptic.coco.annotations import SegmentInfo
+from banet.panoptic.segments import Segment
 
 
 @st.composite
@@ -25,7 +26,7 @@ def labelled(draw: Any) -> Labelled:
     height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     ids = rng.integers(0, draw(st.integers(1, 6)), (height, width)).astype(np.int32)
-    segments = [SegmentInfo(i, 10 + i, bool(rng.random() < 0.3)) for i in rng.permutation(5) + 1]
+    segments = [Segment(i, 10 + i, True, iscrowd=bool(rng.random() < 0.3)) for i in rng.permutation(5) + 1]
     image = torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
     return Labelled(image, torch.from_numpy(ids), tuple(segments))
 
@@ -110,18 +111,16 @@ def test_crowd_stuff_and_void_are_not_pasted() -> None:
         def file_name(self, index: int) -> str:
             return "a.png"
 
-        def read(self, index: int) -> tuple[Any, Any]:
-            from banet.panoptic.segmentation import PanopticSegmentation
-
+        def read_annotated(self, index: int) -> AnnotatedImage:
             thing, stuff = Scenes.categories[0].id, Scenes.categories[-1].id
             ids = np.array([[0, 1, 2, 3, 4]], np.int32)
-            infos = [
-                {"id": 1, "category_id": stuff},
-                {"id": 2, "category_id": thing, "iscrowd": 1},
-                {"id": 3, "category_id": thing},
-                {"id": 4, "category_id": thing},
+            segments = [
+                Segment(1, stuff, False),
+                Segment(2, thing, True, iscrowd=True),
+                Segment(3, thing, True),
+                Segment(4, thing, True),
             ]
-            return np.zeros((1, 5, 3), np.uint8), PanopticSegmentation.from_ids(ids, infos, Scenes.categories)
+            return AnnotatedImage(np.zeros((1, 5, 3), np.uint8), ids, segments)
 
     data = CopyPaste(Files(), 1.0)
     for seed in range(10):

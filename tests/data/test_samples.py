@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -11,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from banet.data.samples import Target, collate, make_target, sample_of
+from banet.data.samples import AnnotatedImage, Target, collate, make_target, sample_of
 from banet.data.scenes.generate import Scenes
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
+from banet.panoptic.segments import Segment
 
 CATEGORIES = Categories.of(
     [
@@ -26,11 +25,9 @@ CATEGORIES = Categories.of(
 )
 
 
-@dataclass
-class Seg:
-    id: int
-    category_id: int
-    iscrowd: bool = False
+def Seg(identity: int, category_id: int, iscrowd: bool = False) -> Segment:
+    known = category_id in CATEGORIES and CATEGORIES.isthing(category_id)
+    return Segment(identity, category_id, known, iscrowd=iscrowd)
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,7 +96,7 @@ def test_read_only_arrays_are_copied() -> None:
     image, ids = np.zeros((4, 5, 3), np.uint8), np.ones((4, 5), np.int32)
     image.setflags(write=False)
     ids.setflags(write=False)
-    sample = sample_of(image, ids, [Seg(1, 7)], CATEGORIES, 1, "x")
+    sample = sample_of(AnnotatedImage(image, ids, [Seg(1, 7)]), CATEGORIES, 1, "x")
     sample.image.fill_(9)
     sample.target.instances.fill_(9)
     assert image.max() == 0

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from banet.data.scenes.generate import SCENE_CATEGORIES, Scene, Scenes, SceneSegment, make_scene, write_coco
+from banet.data.scenes.generate import SCENE_CATEGORIES, Scene, Scenes, make_scene, write_coco
 
-__all__ = ["SCENE_CATEGORIES", "Scene", "SceneSegment", "Scenes", "make_scene", "write_coco"]
+__all__ = ["SCENE_CATEGORIES", "Scene", "Scenes", "make_scene", "write_coco"]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from banet.data.images import list_images, read_image
-from banet.data.scenes.generate import Scene, SceneSegment, segment_of, write_scenes
+from banet.data.scenes.generate import Scene, write_scenes
 from banet.errors import InputError, shown
 from banet.files.fields import is_number
 from banet.files.names import safe_join
@@ -29,6 +29,8 @@ from banet.files.reading import stream_lists
 from banet.panoptic.categories import MAX_CATEGORY_ID, Categories, Category
 from banet.panoptic.coco.annotations import ImageInfo, add_image
 from banet.panoptic.coco.rle import decode_segmentation
+from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segments import Segment
 
 __all__ = ["CutOut", "InstanceSet", "collage_categories", "make_collage", "write_collages"]
 
@@ -201,7 +203,7 @@ def make_collage(
     if shrink < 1:
         ground = ground.resize((round(ground.width * shrink), round(ground.height * shrink)), Image.Resampling.LANCZOS)
     wanted = int(rng.integers(things[0], things[1] + 1))
-    pieces: list[_Piece] = []
+    pieces: list[_Pasted] = []
     for _ in range(20 * wanted):
         if len(pieces) == wanted:
             break
@@ -218,7 +220,7 @@ def collage_categories(instances: InstanceSet) -> Categories:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Pasted:
     """A thing at its place: its window (y1, y2, x1, x2) of the picture, and there colour, opacity and mask."""
 
     window: tuple[int, int, int, int]
@@ -233,7 +235,7 @@ class _Piece:
         return slice(y1, y2), slice(x1, x2)
 
 
-def _place(cut: CutOut, rng: np.random.Generator, size: tuple[int, int], others: list[_Piece]) -> _Piece | None:
+def _place(cut: CutOut, rng: np.random.Generator, size: tuple[int, int], others: list[_Pasted]) -> _Pasted | None:
     """Scales a cut-out and chooses its place; None where too little of it would be in the picture."""
     width, height = size
     side = min(size) * np.exp(rng.uniform(np.log(1 / 6), np.log(2 / 3)))
@@ -257,11 +259,11 @@ def _place(cut: CutOut, rng: np.random.Generator, size: tuple[int, int], others:
     mask = alpha[there] >= 0.5
     if np.count_nonzero(mask) < max(100, 0.4 * np.count_nonzero(alpha >= 0.5)):
         return None
-    return _Piece((y1, y2, x1, x2), color[there], alpha[there], mask, cut.category_id)
+    return _Pasted((y1, y2, x1, x2), color[there], alpha[there], mask, cut.category_id)
 
 
 def _assemble(
-    ground: NDArray[np.uint8], pieces: list[_Piece], categories: Categories, rng: np.random.Generator
+    ground: NDArray[np.uint8], pieces: list[_Pasted], categories: Categories, rng: np.random.Generator
 ) -> Scene:
     """Paints pieces from back to front."""
     height, width = ground.shape[:2]
@@ -290,16 +292,16 @@ def _assemble(
     for row, piece in zip(place, pieces, strict=True):
         masks[row][piece.box] = piece.mask
         classes[row] = piece.category_id
-    segments: list[SceneSegment] = [segment_of(ids, row + 1, int(classes[row]), True) for row in range(count)]
+    segments = [Segment(row + 1, int(classes[row]), isthing=True) for row in range(count)]
     if (ids == 0).any():
         ids[ids == 0] = count + 1
-        segments.append(segment_of(ids, count + 1, categories[-1].id, False))
+        segments.append(Segment(count + 1, categories[-1].id, isthing=False))
     return Scene(
         image=(image + 0.5).clip(0, 255).astype(np.uint8),
         masks=masks,
         order=place[::-1].astype(np.int64),
         ids=ids,
-        segments=segments,
+        segments=PanopticSegmentation.from_ids(ids, segments, categories).segments,
         categories=categories,
     )
 

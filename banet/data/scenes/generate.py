@@ -28,18 +28,18 @@ from banet.data.scenes.things import SHAPES, Patch, Pose, Shape, render
 from banet.files.atomic import atomic_path, write_json
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
+from banet.panoptic.id_maps import measure_ids
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segments import Segment
 
 if TYPE_CHECKING:
-    from banet.data.samples import Sample, Transform
+    from banet.data.samples import AnnotatedImage, Sample, Transform
 
 __all__ = [
     "SCENE_CATEGORIES",
     "Scene",
-    "SceneSegment",
     "Scenes",
     "make_scene",
-    "segment_of",
     "write_coco",
     "write_scenes",
 ]
@@ -71,18 +71,6 @@ _SMALLEST_SHARE = 0.06
 
 
 @dataclass(frozen=True)
-class SceneSegment:
-    """One segment of a scene: COCO panoptic's fields."""
-
-    id: int
-    category_id: int
-    isthing: bool
-    area: int
-    bbox: tuple[int, int, int, int]
-    iscrowd: bool = False
-
-
-@dataclass(frozen=True)
 class Scene:
     """One picture of H × W pixels with N things, and all that is true of it.
 
@@ -101,7 +89,7 @@ class Scene:
     masks: NDArray[np.bool_]
     order: NDArray[np.int64]
     ids: NDArray[np.int32]
-    segments: list[SceneSegment]
+    segments: list[Segment]
     categories: Categories
 
 
@@ -304,15 +292,6 @@ def _settle(things: list[_Thing], patches: list[Patch | None], size: tuple[int, 
         kept = [row for row in kept if row in stay]
 
 
-def segment_of(ids: NDArray[np.int32], identity: int, category_id: int, isthing: bool) -> SceneSegment:
-    """The segment that an id map (H,W) shows at least one pixel of, measured."""
-    mask = ids == identity
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    bbox = (x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)
-    return SceneSegment(identity, category_id, isthing, int(mask.sum()), bbox)
-
-
 def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Scene:
     """Draw one scene.
 
@@ -360,20 +339,20 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Sce
     for row, patch in zip(number, painted, strict=True):
         masks[row][patch.box] = patch.mask
     row_names = {int(row): name for row, name in zip(number, names, strict=True)}
-    segments = [segment_of(ids, row + 1, _THING_IDS[row_names[row]], True) for row in range(count)]
+    segments = [Segment(row + 1, _THING_IDS[row_names[row]], isthing=True) for row in range(count)]
     bare = ids == 0
     for label, name in enumerate(STUFF_NAMES):
         rest = bare & (ground.labels == label)
         if rest.any():
             identity = len(segments) + 1
             ids[rest] = identity
-            segments.append(segment_of(ids, identity, _STUFF_IDS[name], False))
+            segments.append(Segment(identity, _STUFF_IDS[name], isthing=False))
     return Scene(
         image=np.clip(image, 0, 255, out=image).astype(np.uint8),
         masks=masks,
         order=number[::-1].astype(np.int64),
         ids=ids,
-        segments=segments,
+        segments=PanopticSegmentation.from_ids(ids, segments, SCENE_CATEGORIES).segments,
         categories=SCENE_CATEGORIES,
     )
 
@@ -410,26 +389,32 @@ class Scenes:
         return _file_name(self.seed, index)
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
-        """The picture, (H,W,3) uint8 RGB, and its truth, before any transform.
+        """Return the image, (H,W,3) uint8 RGB, and its ground truth, before any transform.
 
         Raises:
             IndexError: there is no such scene.
         """
-        if not 0 <= index < self.length:
-            raise IndexError(f"scene {index} of {self.length}")
-        scene = make_scene(self.seed, index, self.size)
-        segments = [{"id": segment.id, "category_id": segment.category_id} for segment in scene.segments]
-        return scene.image, PanopticSegmentation.from_ids(scene.ids, segments, self.categories)
+        scene = self._scene(index)
+        return scene.image, PanopticSegmentation(scene.ids, scene.segments, self.categories)
+
+    def read_annotated(self, index: int) -> AnnotatedImage:
+        """Return the same as a sample is made of."""
+        from banet.data.samples import AnnotatedImage
+
+        scene = self._scene(index)
+        return AnnotatedImage(scene.image, scene.ids, scene.segments)
 
     def __getitem__(self, index: int) -> Sample:
         """Draw scene `index`; its target's things are in the order of `Scene.masks`."""
         from banet.data.samples import sample_of
 
+        annotated = self.read_annotated(index)
+        return sample_of(annotated, self.categories, index, self.file_name(index), self.transform)
+
+    def _scene(self, index: int) -> Scene:
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
-        scene = make_scene(self.seed, index, self.size)
-        name = self.file_name(index)
-        return sample_of(scene.image, scene.ids, scene.segments, self.categories, index, name, self.transform)
+        return make_scene(self.seed, index, self.size)
 
 
 def write_coco(
@@ -504,15 +489,15 @@ def write_scenes(
         panoptic.append({"image_id": image_id, "file_name": name, "segments_info": infos})
         depth = np.argsort(scene.order)
         for row, mask in enumerate(scene.masks):
-            full = segment_of(mask.astype(np.int32), 1, scene.segments[row].category_id, True)
+            _, areas, boxes = measure_ids(mask.astype(np.int32))
             amodal.append(
                 {
                     "id": len(amodal) + 1,
                     "image_id": image_id,
-                    "category_id": full.category_id,
+                    "category_id": scene.segments[row].category_id,
                     "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
-                    "area": full.area,
-                    "bbox": list(full.bbox),
+                    "area": int(areas[0]),
+                    "bbox": boxes[0].tolist(),
                     "iscrowd": 0,
                     "panoptic_id": row + 1,
                     "depth": int(depth[row]),

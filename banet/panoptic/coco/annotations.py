@@ -7,10 +7,14 @@ image with id = R + 256 G + 65536 B, 0 = void, and one JSON with `images`, `anno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from banet.errors import InputError, shown
 from banet.files.fields import is_number, read_integer, read_object
@@ -18,17 +22,18 @@ from banet.files.names import check_file_name, safe_join
 from banet.files.reading import MAX_PIXELS, stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.png import read_ids
-from banet.panoptic.id_maps import MAX_SEGMENT_ID
+from banet.panoptic.id_maps import MAX_SEGMENT_ID, check_ids, find_ids
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segments import Segment
 from banet.types import StrPath
 
 __all__ = [
     "Annotation",
     "ImageInfo",
     "PanopticJson",
-    "SegmentInfo",
     "add_image",
     "load",
+    "load_ids",
     "read_annotation",
     "read_categories",
     "read_image_info",
@@ -47,40 +52,12 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentInfo:
-    """An entry of `segments_info`. Fields are read as attributes or, as from a dict, by name.
-
-    `area` and `bbox` (x, y, width, height) are what the JSON says, None where it says nothing; nothing relies on them.
-    """
-
-    id: int
-    category_id: int
-    iscrowd: bool = False
-    area: float | None = None
-    bbox: tuple[float, float, float, float] | None = None
-    score: float | None = None
-
-    def __getitem__(self, key: str) -> Any:
-        if key not in self.keys():
-            raise KeyError(key)
-        return getattr(self, key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a field, or `default` where there is no such field."""
-        return getattr(self, key) if key in self.keys() else default
-
-    def keys(self) -> tuple[str, ...]:
-        """Names of the fields; with this, `dict(info)` works."""
-        return ("id", "category_id", "iscrowd", "area", "bbox", "score")
-
-
-@dataclass(frozen=True, slots=True)
 class Annotation:
-    """An entry of `annotations`: the image, the PNG of its id map, and the segments in it."""
+    """An entry of `annotations`: the image, the PNG of its id map, and the segments in it, not measured."""
 
     image_id: int
     file_name: str
-    segments: tuple[SegmentInfo, ...]
+    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
@@ -139,10 +116,7 @@ class PanopticJson:
                 raise InputError(
                     f"image {image_id} has an annotation already", where=f"{where}.image_id", hint="keep one"
                 )
-            for position, segment in enumerate(annotation.segments):
-                if segment.category_id not in categories:
-                    raise _unknown(segment.category_id, f"{where}.segments_info[{position}]")
-            annotations[image_id] = annotation
+            annotations[image_id] = _of_classes(annotation, where, categories)
         return cls(file, images, annotations, categories)
 
 
@@ -153,7 +127,7 @@ def load(
     *,
     image: ImageInfo | None = None,
 ) -> PanopticSegmentation:
-    """Reads the id map of an annotation; areas and boxes are counted from it.
+    """Read the id map of an annotation; areas and boxes are counted from it.
 
     Args:
         annotation: from `PanopticJson.annotations`.
@@ -162,8 +136,31 @@ def load(
         image: where given, the id map must have its width and height.
 
     Raises:
+        InputError: see `load_ids`.
+    """
+    path, ids = _read_map(annotation, png_dir, image)
+    with _disagreement(annotation, path):
+        return PanopticSegmentation.from_ids(ids, annotation.segments, categories)
+
+
+def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | None = None) -> NDArray[np.int32]:
+    """Read the id map of an annotation, (H, W), and measure nothing.
+
+    Args:
+        annotation: from `PanopticJson.annotations`.
+        png_dir: folder of the PNGs.
+        image: where given, the id map must have its width and height.
+
+    Raises:
         InputError: see `read_ids`; map and JSON do not name the same ids (all of them are listed); the size is another.
     """
+    path, ids = _read_map(annotation, png_dir, image)
+    with _disagreement(annotation, path):
+        check_ids(find_ids(ids), [segment.id for segment in annotation.segments])
+    return ids
+
+
+def _read_map(annotation: Annotation, png_dir: StrPath, image: ImageInfo | None) -> tuple[Path, NDArray[np.int32]]:
     path = safe_join(png_dir, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
     ids = read_ids(path)
     if image is not None and ids.shape != (image.height, image.width):
@@ -173,15 +170,17 @@ def load(
             where=path,
             hint="correct one of them",
         )
+    return path, ids
+
+
+@contextmanager
+def _disagreement(annotation: Annotation, path: Path) -> Iterator[None]:
+    """Raise a disagreement of map and JSON as an error in the file."""
     try:
-        return PanopticSegmentation.from_ids(ids, [dict(info) for info in annotation.segments], categories)
+        yield
     except ValueError as error:
         where = f"{path}, segments_info of image {annotation.image_id}"
-        raise InputError(_tail(error), where=where, hint="make the PNG and 'segments_info' agree") from error
-
-
-def _tail(error: ValueError) -> str:
-    return str(error).removeprefix("result: ")
+        raise InputError(str(error), where=where, hint="make the PNG and 'segments_info' agree") from error
 
 
 def read_categories(path: StrPath) -> Categories:
@@ -258,7 +257,7 @@ def read_annotation(entry: Any, where: str, categories: Categories | None) -> An
     Args:
         entry: what the JSON holds.
         where: file and place, for errors.
-        categories: the classes; None where they are not known yet and the caller asks for them later.
+        categories: the classes; None where they are not known yet: then no segment is a thing.
 
     Raises:
         InputError: it is no object, a field is missing, of the wrong type or out of range, a segment's id occurs twice
@@ -269,16 +268,17 @@ def read_annotation(entry: Any, where: str, categories: Categories | None) -> An
         raise InputError("'segments_info' is missing", where=where, hint="add it")
     if not isinstance(entry["segments_info"], list):
         raise InputError(f"'segments_info' must be a list, not {type(entry['segments_info']).__name__}", where=where)
-    segments: dict[int, SegmentInfo] = {}
+    segments: dict[int, Segment] = {}
     for position, info in enumerate(entry["segments_info"]):
         place = f"{where}.segments_info[{position}]"
-        segment = _read_segment(read_object(info, place), place, categories)
+        segment = _read_segment(read_object(info, place), place)
         if segment.id in segments:
             raise InputError(
                 f"{segment.id} is the id of another segment too", where=f"{place}.id", hint="make it unique"
             )
         segments[segment.id] = segment
-    return Annotation(image_id, name, tuple(segments.values()))
+    annotation = Annotation(image_id, name, tuple(segments.values()))
+    return annotation if categories is None else _of_classes(annotation, where, categories)
 
 
 def _file_name(entry: Mapping[str, Any], where: str) -> str:
@@ -287,34 +287,26 @@ def _file_name(entry: Mapping[str, Any], where: str) -> str:
     return check_file_name(entry["file_name"], f"{where}.file_name")
 
 
-def _read_segment(info: Mapping[str, Any], where: str, categories: Categories | None) -> SegmentInfo:
+def _read_segment(info: Mapping[str, Any], where: str) -> Segment:
     segment_id = read_integer(info, "id", where, 1, MAX_SEGMENT_ID)
     category_id = read_integer(info, "category_id", where, 0, 2**31 - 1)
-    if categories is not None and category_id not in categories:
-        raise _unknown(category_id, where)
     crowd = info.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):
         raise InputError(f"must be 0 or 1, not {shown(crowd)}", where=f"{where}.iscrowd")
-    area = info.get("area")
-    if area is not None and (not is_number(area) or area < 0):
-        raise InputError(f"must be a number >= 0, not {shown(area)}", where=f"{where}.area")
-    bbox = info.get("bbox")
-    if bbox is not None and (not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox))):
-        raise InputError(f"must be four numbers x, y, width, height, not {shown(bbox)}", where=f"{where}.bbox")
     score = info.get("score")
-    if score is not None and not is_number(score):
-        raise InputError(f"must be a number, not {shown(score)}", where=f"{where}.score")
-    return SegmentInfo(
-        segment_id,
-        category_id,
-        bool(crowd),
-        area,
-        None if bbox is None else (bbox[0], bbox[1], bbox[2], bbox[3]),
-        score,
+    return Segment(
+        segment_id, category_id, isthing=False, score=score if is_number(score) else None, iscrowd=bool(crowd)
     )
 
 
-def _unknown(category_id: int, where: str) -> InputError:
-    return InputError(
-        f"{category_id} is unknown", where=f"{where}.category_id", hint="add it to 'categories' or correct it"
-    )
+def _of_classes(annotation: Annotation, where: str, categories: Categories) -> Annotation:
+    """Return the annotation with `isthing` of its segments as the classes say; InputError where one is unknown."""
+    for position, segment in enumerate(annotation.segments):
+        if segment.category_id not in categories:
+            raise InputError(
+                f"{segment.category_id} is unknown",
+                where=f"{where}.segments_info[{position}].category_id",
+                hint="add it to 'categories' or correct it",
+            )
+    segments = (replace(segment, isthing=categories.isthing(segment.category_id)) for segment in annotation.segments)
+    return replace(annotation, segments=tuple(segments))
