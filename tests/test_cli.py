@@ -213,6 +213,7 @@ def test_evaluate_passes_only_the_inference_options_given(engine):
         "limit": None,
         "device": "auto",
         "gallery": False,
+            "overwrite": False,
     }
 
 
@@ -242,6 +243,7 @@ def test_analyze_passes_the_figure(engine, capsys):
         "baseline": "b",
         "shown": 3,
         "picture_ids": [7, 5],
+        "overwrite": False,
     }
     assert "--figure PNG" in fault(capsys, "analyze", "w", "--config", "scenes_r18", "--baseline", "b")
 
@@ -284,13 +286,16 @@ def test_predict_takes_an_exported_file_before_the_pictures(engine):
 def test_export_passes_its_options(engine):
     calls = engine("export.export", "export_command", Path("m.xml"))
     assert main(["export", "scenes", "--format", "openvino", "--out", "m.xml"]) == 0
-    assert calls["export_command"] == (("scenes", "openvino", "m.xml"), {"precision": "float32", "calibration": []})
+    assert calls["export_command"] == (
+        ("scenes", "openvino", "m.xml"),
+        {"precision": "float32", "calibration": [], "overwrite": False},
+    )
 
 
 def test_demo_passes_its_options(engine):
     calls = engine("report.demo", "run_demo", Path("page.html"))
     assert main(["demo", "--out", "o", "--scenes", "3", "--weights", "w"]) == 0
-    assert calls["run_demo"] == ((Path("o"),), {"weights": "w", "scenes": 3, "device": "auto"})
+    assert calls["run_demo"] == ((Path("o"),), {"weights": "w", "scenes": 3, "device": "auto", "overwrite": False})
 
 
 @pytest.mark.parametrize(

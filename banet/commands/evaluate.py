@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from banet.commands.base import Command, options_of
-from banet.commands.shared import Count, DeviceOptions, Folder, RuleOptions, SplitOptions, WeightsArgument
+from banet.commands.shared import (
+    Count,
+    DeviceOptions,
+    Folder,
+    OverwriteOptions,
+    RuleOptions,
+    SplitOptions,
+    WeightsArgument,
+)
 from banet.errors import InputError
 from banet.modeling.config import InferenceConfig
 
@@ -16,7 +24,7 @@ __all__ = ["Evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, Command):
+class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, OverwriteOptions, Command):
     """Measure PQ, AP of masks and mIoU of stuff.
 
     Options of inference that are not given are those that were saved with the weights.
@@ -30,7 +38,7 @@ class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, Comman
     """
 
     usage: ClassVar[str] = (
-        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery]]\n"
+        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery] [--overwrite]]\n"
         "                      [--rule RULE] [--batch N] [--limit N] [--device DEVICE] [--inference.OPTION VALUE ...]"
     )
     saved_defaults: ClassVar[bool] = True
@@ -62,5 +70,6 @@ class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, Comman
             limit=self.limit,
             device=self.device,
             gallery=self.gallery,
+            overwrite=self.overwrite,
         )
         return 0

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from banet.commands.base import Command
-from banet.commands.shared import File, Inputs, WeightsArgument
+from banet.commands.shared import File, Inputs, OverwriteOptions, WeightsArgument
 
 __all__ = ["Export"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(WeightsArgument, Command):
+class Export(WeightsArgument, OverwriteOptions, Command):
     """Write the network as a graph that runs without torch.
 
     The graph takes an image of any size and returns boxes, scores, labels, masks and semantic logits.
@@ -31,7 +31,7 @@ class Export(WeightsArgument, Command):
 
     usage: ClassVar[str] = (
         "WEIGHTS [--format onnx|torch-export|openvino] [--out FILE]\n"
-        "                    [--precision float32|float16|int8] [--calibration '[INPUT, ...]']"
+        "                    [--precision float32|float16|int8] [--calibration '[INPUT, ...]'] [--overwrite]"
     )
 
     format: Literal["onnx", "torch-export", "openvino"] = "onnx"
@@ -43,5 +43,12 @@ class Export(WeightsArgument, Command):
         """Write the graph."""
         from banet.engine.export.export import export_command
 
-        export_command(self.weights, self.format, self.out, precision=self.precision, calibration=self.calibration)
+        export_command(
+            self.weights,
+            self.format,
+            self.out,
+            precision=self.precision,
+            calibration=self.calibration,
+            overwrite=self.overwrite,
+        )
         return 0

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Area, Count, File, Folder, Share, progress
+from banet.commands.shared import Area, Count, File, Folder, OverwriteOptions, Share, progress
 from banet.modeling.config import InferenceConfig, RuleName
 
 __all__ = ["Fuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fuse(Command):
+class Fuse(OverwriteOptions, Command):
     r"""Make panoptic results of anybody's instances and label maps; needs no model.
 
     Masks are run lengths, compressed or not, or polygons. Label maps have the images' names and end in .png:
@@ -44,7 +44,7 @@ class Fuse(Command):
     usage: ClassVar[str] = (
         "--instances FILE --semantic DIR --images DIR --out DIR [--json FILE] [--categories FILE] [--rule RULE]\n"
         "                  [--score SCORE] [--nms IOU] [--top N] [--stuff-area PIXELS]\n"
-        "                  [--overlap-threshold SHARE] [--removal-threshold SHARE]"
+        "                  [--overlap-threshold SHARE] [--removal-threshold SHARE] [--overwrite]"
     )
 
     instances: File

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Count, File, Folder, progress
+from banet.commands.shared import Count, File, Folder, OverwriteOptions, progress
 
 __all__ = ["Pq"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pq(Command):
+class Pq(OverwriteOptions, Command):
     """Score one COCO panoptic folder against another; needs no model.
 
     Attributes:
@@ -38,12 +37,21 @@ class Pq(Command):
 
     def run(self) -> int:
         """Score, and print the table."""
-        import json
-
-        from banet.files.atomic import atomic_path
+        from banet.files.atomic import write_json
+        from banet.files.outputs import output_file
         from banet.panoptic.metrics.quality import format_table, score_folders, to_json
 
         folders = (self.gt_json, self.gt_dir, self.pred_json, self.pred_dir)
+        outputs = None
+        if self.json:
+            outputs = output_file(
+                self.json,
+                "banet pq",
+                "--json",
+                inputs=[file for file in (self.gt_json, self.pred_json, self.amodal) if file],
+                folders=[self.gt_dir, self.pred_dir],
+                overwrite=self.overwrite,
+            )
         with progress("pq") as show:
             if self.details or self.amodal:
                 from banet.panoptic.metrics.breakdown import format_breakdown, score_folders_in_detail
@@ -56,8 +64,7 @@ class Pq(Command):
                 result = score_folders(*folders, self.workers, show)
                 table = format_table(result)
         print(table)
-        if self.json:
-            text = json.dumps(to_json(result), indent=2, allow_nan=False) + "\n"
-            with atomic_path(Path(self.json)) as temporary:
-                Path(temporary).write_text(text, encoding="utf-8")
+        if self.json and outputs:
+            with outputs:
+                write_json(self.json, to_json(result), indent=2)
         return 0

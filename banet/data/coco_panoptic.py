@@ -76,6 +76,10 @@ class CocoPanoptic(Dataset[Sample]):
         """The picture's file name, as the JSON has it."""
         return self.index.image(index).file_name
 
+    def files(self, index: int) -> list[Path]:
+        """Return the files of image `index`: the image and its id PNG."""
+        return [self.images / self.file_name(index), self.panoptic / self.index.annotation(index).file_name]
+
     def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
         """Return the image, (H,W,3) uint8 RGB, and its ground truth, measured.
 

@@ -85,11 +85,11 @@ def commit(temporary: Path, target: Path, *, grows: bool = False) -> None:
         os.replace(temporary, target)
 
 
-def write_json(path: StrPath, content: Any) -> None:
+def write_json(path: StrPath, content: Any, *, indent: int | None = None) -> None:
     """Writes a JSON file at once or not at all.
 
     Raises:
         InputError: see `atomic_path`.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, allow_nan=False, indent=indent) + "\n", encoding="utf-8")

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from banet.errors import InputError
 from banet.files.atomic import guards
 from banet.files.names import name_key
 from banet.types import StrPath
 
-__all__ = ["RECORD", "Entry", "Outputs", "Record", "is_output", "weight_files"]
+__all__ = ["RECORD", "Entry", "Outputs", "Record", "is_output", "output_file", "weight_files"]
 
 RECORD = ".banet-outputs.jsonl"
 """Name of the record in a folder of outputs."""
@@ -300,11 +300,14 @@ class Outputs:
         while not there.exists() and there != there.parent:
             there = there.parent
         if not there.is_dir():
-            raise InputError(f"{self.option} {self.folder}: {there} is not a folder; choose another {self.option}")
+            raise InputError(
+                f"{there} is not a folder", where=f"{self.option} {self.folder}", hint=f"choose another {self.option}"
+            )
         if not os.access(there, os.W_OK | os.X_OK):
             raise InputError(
-                f"{self.option} {self.folder}: Permission denied to write to {there}; choose another {self.option},"
-                " or correct the permissions"
+                f"Permission denied to write to {there}",
+                where=f"{self.option} {self.folder}",
+                hint=f"choose another {self.option}, or correct the permissions",
             )
 
     def _check_distinct(self, names: Iterable[str]) -> None:
@@ -313,37 +316,34 @@ class Outputs:
             other = taken.setdefault(name_key(name), name)
             if other is not name:
                 raise InputError(
-                    f"{self.folder}: two results would be written to {name} and {other}, one name on some file systems;"
-                    " rename one of the inputs"
+                    f"two results would be written to {name} and {other}, one name on some file systems",
+                    where=self.folder,
+                    hint="rename one of the inputs",
                 )
 
     def _check(self, name: str) -> None:
         """Ask that a name may be written to, and remember what has it."""
-        target = self.folder / name
+        target, another = self.folder / name, f"choose another {self.option}"
         try:
             status = os.lstat(target)
         except FileNotFoundError:
             self._seen[name] = None
             return
         except OSError as error:  # such as a file where a folder of the name should be
-            raise InputError(
-                f"{target}: cannot be written ({error.strerror}); choose another {self.option}, or move what is there"
-            ) from error
+            raise InputError(f"cannot be written ({error.strerror})", where=target, hint=another) from error
         if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{target}: is a folder, where a file would be written; choose another {self.option}")
+            raise InputError("is a folder, where a file would be written", where=target, hint=another)
         entry = None if self._inputs.hold(target) else self._record.find(name, self.kind)
         if entry is None and (self._inputs.hold(target) or self._inputs.surround(target)):
-            raise InputError(
-                f"{target}: is an input of this command, which is never replaced; choose another {self.option}"
-            )
+            raise InputError("is an input of this command, which is never replaced", where=target, hint=another)
         if not self.overwrite:
             problem = ""
             if entry is None:
-                problem = f"exists and was not written by `{self.kind}`, or was changed since"
+                problem = f"exists already and was not written by `{self.kind}`, or was changed since"
             elif entry.source != self._sources.get(name, entry.source):
                 problem = f"is the result of another input, {entry.source or 'generated data'}"
             if problem:
-                raise InputError(f"{target}: {problem}; choose another {self.option}, or add --overwrite")
+                raise InputError(problem, where=target, hint=f"{another}, or add --overwrite")
         self._seen[name] = _sign(status)
 
     def _files_in(self, tree: str) -> Iterator[str]:
@@ -372,7 +372,7 @@ class _Inputs:
     """
 
     def __init__(self, files: Iterable[StrPath], folders: Iterable[StrPath]) -> None:
-        self._files, self._folders = list(files), [Path(folder) for folder in folders]
+        self._files, self._folders = files, [Path(folder) for folder in folders]
         self._keys: set[_Key] | None = None
         self._roots: set[_Key] | None = None
         self._inside: set[_Key] | None = None
@@ -407,6 +407,18 @@ class _Inputs:
             here = not self._roots.isdisjoint(_keys(folder))
             self._surrounded[folder] = here or (folder != folder.parent and self._in_root(folder.parent))
         return self._surrounded[folder]
+
+
+def output_file(path: StrPath, kind: str, option: str, **options: Any) -> Outputs:
+    """Check one output that an option names by its path; see `Outputs`.
+
+    Raises:
+        InputError: As `Outputs`; or its folder does not exist.
+    """
+    file = Path(path)
+    if not file.parent.is_dir():
+        raise InputError(f"the folder {file.parent} does not exist", where=f"{option} {file}", hint="create it first")
+    return Outputs(file.parent, kind, [file.name], option=option, **options)
 
 
 def weight_files(weights: StrPath) -> list[Path]:

@@ -50,7 +50,9 @@ def snapshot(folder: Path) -> dict[Path, Any]:
 def test_a_file_of_the_users_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
     refused(
-        tmp_path, r"a\.txt: exists and was not written by `banet test`.*--out, or add --overwrite", ["b.txt", "a.txt"]
+        tmp_path,
+        r"a\.txt: exists already and was not written by `banet test`.*--out, or add --overwrite",
+        ["b.txt", "a.txt"],
     )
     run(tmp_path, {"a.txt": "new", "b.txt": "new"}, overwrite=True)
     assert (tmp_path / "a.txt").read_text() == "new"

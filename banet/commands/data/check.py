@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from banet.commands.base import Argument, Command
-from banet.commands.shared import File, Folder, RecipeFile, progress
+from banet.commands.shared import File, Folder, OverwriteOptions, RecipeFile, progress
 from banet.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = ["Check"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(Command):
+class Check(OverwriteOptions, Command):
     """Tell what is wrong with a COCO panoptic data set, and how to fix it.
 
     DIR has panoptic.json, panoptic/ and images/, or folders that have, or COCO's own layout. Several splits are
@@ -34,7 +34,7 @@ class Check(Command):
 
     usage: ClassVar[str] = (
         "DIR ... [--images DIR] | --config NAME|FILE | --images DIR --panoptic DIR --json FILE\n"
-        "                        [--report FILE]"
+        "                        [--report FILE] [--overwrite]"
     )
 
     folders: Annotated[list[str], Argument("DIR")] = field(default_factory=list)
@@ -49,11 +49,23 @@ class Check(Command):
         splits = self._splits()
         from banet.data.check import check_splits
         from banet.files.atomic import write_json
+        from banet.files.outputs import output_file
 
+        outputs = None
+        if self.report:
+            outputs = output_file(
+                self.report,
+                "banet data check",
+                "--report",
+                inputs=[split.json for split in splits],
+                folders=[folder for split in splits for folder in (split.images, split.panoptic)],
+                overwrite=self.overwrite,
+            )
         with progress("check") as show:
             report = check_splits(splits, show)
-        if self.report:
-            write_json(self.report, report.to_json())
+        if self.report and outputs:
+            with outputs:
+                write_json(self.report, report.to_json())
         print(report)
         return 1 if report.findings else 0
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from banet.commands.base import Command
-from banet.commands.shared import Count, File, Folder, Seed, progress
+from banet.commands.shared import Count, File, Folder, OverwriteOptions, Seed, progress
 
 __all__ = ["Collage"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collage(Command):
+class Collage(OverwriteOptions, Command):
     """Paste cut-outs on images in a known order; writes COCO panoptic and overlapping masks.
 
     Backgrounds count as stuff `background` as a whole. instances_amodal.json holds full masks and their
@@ -46,6 +46,7 @@ class Collage(Command):
                 self.seed,
                 self.count,
                 progress=lambda done: show(done, self.count),
+                overwrite=self.overwrite,
             )
         print(path)
         return 0

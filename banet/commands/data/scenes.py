@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from banet.commands.base import Command
-from banet.commands.shared import Count, Folder, Pixels, Seed, progress
+from banet.commands.shared import Count, Folder, OverwriteOptions, Pixels, Seed, progress
 
 __all__ = ["Scenes"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenes(Command):
+class Scenes(OverwriteOptions, Command):
     """Write procedural scenes as a COCO panoptic data set.
 
     Attributes:
@@ -31,7 +31,13 @@ class Scenes(Command):
         from banet.data.scenes.generate import write_coco
 
         with progress("scenes", "scene") as show:
-            size = (self.size, self.size)
-            path = write_coco(self.out, self.seed, self.count, size, progress=lambda done: show(done, self.count))
+            path = write_coco(
+                self.out,
+                self.seed,
+                self.count,
+                (self.size, self.size),
+                progress=lambda done: show(done, self.count),
+                overwrite=self.overwrite,
+            )
         print(path)
         return 0

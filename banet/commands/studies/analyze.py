@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Count, DeviceOptions, Folder, Ids, SplitOptions, Weights, WeightsArgument
+from banet.commands.shared import (
+    Count,
+    DeviceOptions,
+    Folder,
+    Ids,
+    OverwriteOptions,
+    SplitOptions,
+    Weights,
+    WeightsArgument,
+)
 from banet.errors import InputError
 
 __all__ = ["Analyze"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analyze(WeightsArgument, SplitOptions, DeviceOptions, Command):
+class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Command):
     """Tell what perfect boxes, classes, order or stuff would be worth (Table 4).
 
     Every row fuses by the paper's rule. The figure shows the images whose PQ changes most, up or down, both
@@ -35,7 +44,7 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, Command):
     usage: ClassVar[str] = (
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--limit N]\n"
         "                     [--figure PNG [--baseline WEIGHTS] [--pictures N | --picture-ids '[ID, ...]']]\n"
-        "                     [--device DEVICE]"
+        "                     [--device DEVICE] [--overwrite]"
     )
 
     out: Folder | None = None
@@ -66,5 +75,6 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, Command):
             baseline=self.baseline,
             shown=self.pictures,
             picture_ids=self.picture_ids,
+            overwrite=self.overwrite,
         )
         return 0

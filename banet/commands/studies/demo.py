@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from banet.commands.base import Command
-from banet.commands.shared import Count, DeviceOptions, Folder, Weights
+from banet.commands.shared import Count, DeviceOptions, Folder, OverwriteOptions, Weights
 
 __all__ = ["Demo"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(DeviceOptions, Command):
+class Demo(DeviceOptions, OverwriteOptions, Command):
     """Compare the heuristic with occlusion handling on fresh scenes.
 
     Attributes:
@@ -30,5 +30,6 @@ class Demo(DeviceOptions, Command):
         """Compare, and write the page."""
         from banet.engine.report.demo import run_demo
 
-        run_demo(Path(self.out), weights=self.weights, scenes=self.scenes, device=self.device)
+        out = Path(self.out)
+        run_demo(out, weights=self.weights, scenes=self.scenes, device=self.device, overwrite=self.overwrite)
         return 0

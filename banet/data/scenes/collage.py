@@ -11,6 +11,7 @@ loads no torch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from banet.data.images import list_images, read_image
-from banet.data.scenes.generate import Scene, write_scenes
+from banet.data.scenes.generate import Scene, scene_outputs, write_scenes
 from banet.errors import InputError, shown
 from banet.files.fields import is_number
 from banet.files.names import safe_join
@@ -313,6 +314,8 @@ def write_collages(
     seed: int = 0,
     count: int = 20,
     progress: Callable[[int], None] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write collages 0..count-1 of a seed to a folder in COCO's formats, the files that `write_scenes` makes.
 
@@ -323,14 +326,20 @@ def write_collages(
         seed: another seed gives other collages.
         count: how many.
         progress: called with the number of collages done, after each.
+        overwrite: also replace files that this function did not write, but never an input.
 
     Returns:
         The path of `panoptic.json`.
+
+    Raises:
+        InputError: see `Outputs`; or there is no background.
     """
     pictures = list_images([str(backgrounds)])
     if not pictures:
         raise InputError(f"{backgrounds}: no pictures there")
-    collages = (
-        (f"{seed:04d}_{index:06d}.png", make_collage(instances, pictures, seed, index)) for index in range(count)
-    )
-    return write_scenes(out_dir, collages, collage_categories(instances), f"collages of seed {seed}", progress)
+    names = [f"{seed:04d}_{index:06d}.png" for index in range(count)]
+    cut_from = (instances.folder / info.file_name for info in instances.images.values())
+    read = itertools.chain([instances.source], pictures, cut_from)
+    outputs = scene_outputs(out_dir, "banet data collage", names, inputs=read, overwrite=overwrite)
+    collages = (make_collage(instances, pictures, seed, index) for index in range(count))
+    return write_scenes(outputs, names, collages, collage_categories(instances), f"collages of seed {seed}", progress)

@@ -14,7 +14,7 @@ This module loads no torch until a `Scenes` is indexed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from PIL import Image, ImageFilter
 from banet.data.scenes.stuff import STUFF_NAMES, Floats, Ground, compose_stuff, dim
 from banet.data.scenes.things import SHAPES, Patch, Pose, Shape, render
 from banet.files.atomic import atomic_path, write_json
+from banet.files.outputs import Outputs
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
 from banet.panoptic.id_maps import measure_ids
@@ -40,6 +41,7 @@ __all__ = [
     "Scene",
     "Scenes",
     "make_scene",
+    "scene_outputs",
     "write_coco",
     "write_scenes",
 ]
@@ -388,6 +390,10 @@ class Scenes:
         """A name for the scene, as `write_coco` gives it."""
         return _file_name(self.seed, index)
 
+    def files(self, index: int) -> list[Path]:
+        """Return the files of a scene, of which there are none."""
+        return []
+
     def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
         """Return the image, (H,W,3) uint8 RGB, and its ground truth, before any transform.
 
@@ -423,27 +429,42 @@ def write_coco(
     count: int = 20,
     size: tuple[int, int] = (256, 256),
     progress: Callable[[int], None] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write scenes 0..count-1 of a seed to a folder in COCO's formats, as `write_scenes` does.
 
     Args:
-        out_dir: the folder; made where it is missing. Files of an earlier call are overwritten.
+        out_dir: the folder; made where it is missing.
         seed: see `make_scene`.
         count: how many scenes.
         size: (H,W) in pixels.
         progress: called with the number of scenes done, after each.
+        overwrite: also replace files that this function did not write.
 
     Returns:
         The path of `panoptic.json`.
+
+    Raises:
+        InputError: see `Outputs`.
     """
-    scenes = ((_file_name(seed, index), make_scene(seed, index, size)) for index in range(count))
+    names = [_file_name(seed, index) for index in range(count)]
+    outputs = scene_outputs(out_dir, "banet data scenes", names, overwrite=overwrite)
+    scenes = (make_scene(seed, index, size) for index in range(count))
     description = f"scenes of seed {seed}, {size[1]} x {size[0]}"
-    return write_scenes(out_dir, scenes, SCENE_CATEGORIES, description, progress)
+    return write_scenes(outputs, names, scenes, SCENE_CATEGORIES, description, progress)
+
+
+def scene_outputs(out_dir: str | Path, kind: str, names: Sequence[str], **options: Any) -> Outputs:
+    """Check the files that `write_scenes` writes; see `Outputs`."""
+    files = [f"{folder}/{name}" for folder in ("images", "panoptic") for name in names]
+    return Outputs(out_dir, kind, [*files, "instances_amodal.json", "panoptic.json"], **options)
 
 
 def write_scenes(
-    out_dir: str | Path,
-    scenes: Iterable[tuple[str, Scene]],
+    outputs: Outputs,
+    names: Sequence[str],
+    scenes: Iterable[Scene],
     categories: Categories,
     description: str,
     progress: Callable[[int], None] | None = None,
@@ -455,8 +476,9 @@ def write_scenes(
     annotation has `panoptic_id`, the segment's id in the panoptic PNG, and `depth`, 0 for the thing at the front).
 
     Args:
-        out_dir: the folder; made where it is missing. Files of an earlier call are overwritten.
-        scenes: file name and scene of each; drawn one at a time.
+        outputs: the files, checked by `scene_outputs`.
+        names: file name of each scene.
+        scenes: the scenes, drawn one at a time.
         categories: the classes of all of them.
         description: what the JSON files say of themselves.
         progress: called with the number of scenes done, after each.
@@ -464,59 +486,65 @@ def write_scenes(
     Returns:
         The path of `panoptic.json`.
     """
-    out = Path(out_dir)
+    out = outputs.folder
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "panoptic").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
     panoptic: list[dict[str, Any]] = []
     amodal: list[dict[str, Any]] = []
-    for image_id, (name, scene) in enumerate(scenes, start=1):
-        height, width = scene.ids.shape
-        with atomic_path(out / "images" / name) as path:
-            Image.fromarray(scene.image).save(path, format="PNG")
-        write_ids(out / "panoptic" / name, scene.ids)
-        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        infos = [
-            {
-                "id": segment.id,
-                "category_id": segment.category_id,
-                "area": segment.area,
-                "bbox": list(segment.bbox),
-                "iscrowd": int(segment.iscrowd),
-            }
-            for segment in scene.segments
-        ]
-        panoptic.append({"image_id": image_id, "file_name": name, "segments_info": infos})
-        depth = np.argsort(scene.order)
-        for row, mask in enumerate(scene.masks):
-            _, areas, boxes = measure_ids(mask.astype(np.int32))
-            amodal.append(
-                {
-                    "id": len(amodal) + 1,
-                    "image_id": image_id,
-                    "category_id": scene.segments[row].category_id,
-                    "segmentation": {"size": [height, width], "counts": _run_lengths(mask)},
-                    "area": int(areas[0]),
-                    "bbox": boxes[0].tolist(),
-                    "iscrowd": 0,
-                    "panoptic_id": row + 1,
-                    "depth": int(depth[row]),
-                }
-            )
-        if progress is not None:
-            progress(image_id)
-    info = {"description": description}
-    classes = categories.to_coco()
-    things = [category for category in classes if category["isthing"]]
-    write_json(
-        out / "instances_amodal.json",
-        {"info": info, "images": images, "annotations": amodal, "categories": things},
-    )
-    write_json(
-        out / "panoptic.json",
-        {"info": info, "images": images, "annotations": panoptic, "categories": classes},
-    )
+    with outputs:
+        for image_id, (name, scene) in enumerate(zip(names, scenes, strict=True), start=1):
+            with atomic_path(out / "images" / name) as path:
+                Image.fromarray(scene.image).save(path, format="PNG")
+            write_ids(out / "panoptic" / name, scene.ids)
+            height, width = scene.ids.shape
+            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+            panoptic.append({"image_id": image_id, "file_name": name, "segments_info": _infos(scene)})
+            amodal += _full_masks(scene, image_id, len(amodal) + 1)
+            if progress is not None:
+                progress(image_id)
+        head = {"info": {"description": description}, "images": images}
+        classes = categories.to_coco()
+        things = [category for category in classes if category["isthing"]]
+        write_json(out / "instances_amodal.json", {**head, "annotations": amodal, "categories": things})
+        write_json(out / "panoptic.json", {**head, "annotations": panoptic, "categories": classes})
     return out / "panoptic.json"
+
+
+def _infos(scene: Scene) -> list[dict[str, Any]]:
+    """The segments of a scene as `segments_info` of COCO panoptic."""
+    return [
+        {
+            "id": segment.id,
+            "category_id": segment.category_id,
+            "area": segment.area,
+            "bbox": list(segment.bbox),
+            "iscrowd": int(segment.iscrowd),
+        }
+        for segment in scene.segments
+    ]
+
+
+def _full_masks(scene: Scene, image_id: int, first: int) -> list[dict[str, Any]]:
+    """The full masks of a scene's things as annotations of COCO instances, with ids from `first`."""
+    depth = np.argsort(scene.order)
+    annotations = []
+    for row, mask in enumerate(scene.masks):
+        _, areas, boxes = measure_ids(mask.astype(np.int32))
+        annotations.append(
+            {
+                "id": first + row,
+                "image_id": image_id,
+                "category_id": scene.segments[row].category_id,
+                "segmentation": {"size": list(mask.shape), "counts": _run_lengths(mask)},
+                "area": int(areas[0]),
+                "bbox": boxes[0].tolist(),
+                "iscrowd": 0,
+                "panoptic_id": row + 1,
+                "depth": int(depth[row]),
+            }
+        )
+    return annotations
 
 
 def _file_name(seed: int, index: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,12 @@ from banet.engine.report.gallery import write_gallery
 from banet.engine.training.distributed import gather, joined, share
 from banet.errors import InputError
 from banet.files.atomic import atomic_path, write_json
+from banet.files.outputs import Outputs, weight_files
 from banet.modeling.banet import BANet
 from banet.modeling.readout import Readout, network_input, paste_detections, read_out
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
 from banet.panoptic.metrics.quality import format_table, to_json
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluator", "check_categories", "evaluate", "evaluate_command"]
 
+KIND = "banet evaluate"
 ZIP_STEM = "panoptic_test-dev2017_BANet_results"
 
 
@@ -149,7 +152,8 @@ def evaluate(
     """
     check_categories(model, pictures.categories, source)
     evaluator = Evaluator(model, full=True)
-    count = len(pictures) if limit is None else min(limit, len(pictures))
+    pngs = _pngs(pictures, limit)
+    count = len(pngs)
     rank, world = share()
     with ExitStack() as stack:
         writer = None
@@ -163,9 +167,9 @@ def evaluate(
         bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
         for start in range(rank * batch, count, world * batch):
             group = [pictures[index] for index in range(start, min(start + batch, count))]
-            for picture, readout, result in evaluator.update(group):
+            for (picture, readout, result), png in zip(evaluator.update(group), pngs[start:], strict=False):
                 if writer is not None:
-                    writer.add(picture.image_id, picture.name, result)
+                    writer.add(picture.image_id, picture.name, result, png_name=png)
                 if page is not None:
                     shown = {"result": result}
                     page.add(picture.name, picture.image, shown, truth=picture.truth, instances=readout.instances)
@@ -176,8 +180,25 @@ def evaluate(
         if world > 1:
             _join([_part(out, number) for number in range(world)], out / "panoptic.json")
         write_json(out / "metrics.json", to_json(metrics))
-        _zip(out)
+        _zip(out, pngs)
     return metrics
+
+
+def _pngs(pictures: Pictures, limit: int | None) -> list[str]:
+    """The names of the PNGs of the pictures that are measured."""
+    count = len(pictures) if limit is None else min(limit, len(pictures))
+    return png_names(pictures.file_name(index) for index in range(count))
+
+
+def _claim(out: Path, pictures: Pictures, limit: int | None, weights: str, gallery: bool, overwrite: bool) -> Outputs:
+    """Check what `evaluate` writes to a folder."""
+    names: dict[str, Path | None] = dict.fromkeys(["panoptic.json", "metrics.json", f"{ZIP_STEM}.zip"])
+    if gallery:
+        names["gallery.html"] = None
+    for index, png in enumerate(_pngs(pictures, limit)):
+        names[f"panoptic/{png}"] = next(iter(pictures.dataset.files(index)), None)
+    inputs = itertools.chain(weight_files(weights), pictures.files())
+    return Outputs(out, KIND, names, inputs=inputs, overwrite=overwrite)
 
 
 def _too_many(model: BANet, inputs: Sequence[torch.Tensor]) -> str:
@@ -205,14 +226,14 @@ def _join(parts: Sequence[Path], path: Path) -> None:
         part.unlink()
 
 
-def _zip(out: Path) -> None:
+def _zip(out: Path, pngs: Sequence[str]) -> None:
     """The archive that the COCO test-dev server takes."""
     path = out / f"{ZIP_STEM}.zip"
     # Not strict, as a clock may stand before 1980, where zip begins.
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
         archive.write(out / "panoptic.json", f"{ZIP_STEM}.json", zipfile.ZIP_DEFLATED)
-        for png in sorted((out / "panoptic").rglob("*.png")):
-            archive.write(png, f"{ZIP_STEM}/{png.relative_to(out / 'panoptic')}")
+        for png in sorted(pngs):
+            archive.write(out / "panoptic" / png, f"{ZIP_STEM}/{png}")
 
 
 def evaluate_command(
@@ -227,6 +248,7 @@ def evaluate_command(
     limit: int | None,
     device: str,
     gallery: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """`banet evaluate`: load, measure, print the table.
 
@@ -235,10 +257,11 @@ def evaluate_command(
     """
     target = pick_device(device)
     pictures, source = choose_pictures(recipe, split)
+    outputs = None if out is None else _claim(out, pictures, limit, weights, gallery, overwrite)
     model = BANet.from_pretrained(weights, device=target)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
     model.inference = replace(model.inference, **overrides)
-    with joined():
+    with joined(), outputs or nullcontext():
         rank, world = share()
         if gallery and world > 1:
             raise InputError("--gallery: one process writes the page; run `banet evaluate` without torchrun")

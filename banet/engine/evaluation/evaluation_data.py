@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,17 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def file_name(self, index: int) -> str:
+        """Return the name of picture `index`."""
+        return self.dataset.file_name(index)
+
+    def files(self) -> Iterator[Path]:
+        """Yield the files of the data set: its JSON, and each image with its id PNG; none of generated scenes."""
+        if isinstance(self.dataset, CocoPanoptic):
+            yield Path(self.dataset.index.path)
+        for index in range(len(self)):
+            yield from self.dataset.files(index)
 
     def __getitem__(self, index: int) -> Picture:
         """Read picture `index` and its truth.

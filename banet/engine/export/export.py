@@ -26,7 +26,8 @@ from tqdm import tqdm
 from banet.data.images import list_images, to_rgb_array
 from banet.engine.export.runtime import HEADER, INPUT, OUTPUTS, import_openvino, network_image, write_header
 from banet.errors import InputError, MissingExtraError
-from banet.files.atomic import atomic_path
+from banet.files.atomic import atomic_path, commit
+from banet.files.outputs import Outputs, weight_files
 from banet.modeling.banet import DIVISOR, BANet, ImageBatch
 from banet.ops.deform_conv import DeformableConv2d
 
@@ -264,7 +265,7 @@ def _write_openvino(proto: Any, header: str, path: Path, *, half: bool) -> None:
         except RuntimeError as error:  # "iostream error": it could not write
             raise InputError(f"--out {path}: cannot be written ({error}); make room on the disk") from None
         for suffix in (".bin", ".xml"):  # the one that names the other last
-            (Path(folder) / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
+            commit((Path(folder) / path.name).with_suffix(suffix), path.with_suffix(suffix))
 
 
 @contextmanager
@@ -287,6 +288,7 @@ def export_command(
     *,
     precision: Precision = "float32",
     calibration: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> Path:
     """`banet export`: load, trace, write.
 
@@ -296,15 +298,21 @@ def export_command(
         out: The file; by default the weights' name with the format's suffix, in this folder.
         precision: See `export_model`.
         calibration: Pictures, folders or patterns.
+        overwrite: Also replace files that this function did not write, but never an input.
 
     Raises:
-        InputError: The weights cannot be read, or cannot be written in this format.
+        InputError: A file would be replaced that may not be (see `Outputs`), or the weights cannot be read, or cannot
+            be written in this format.
         MissingExtraError: What writes the format is not installed.
     """
     pictures = list_images(calibration) if calibration else []
-    model = BANet.from_pretrained(weights)
     path = Path(out) if out else Path(f"{Path(weights).stem}{SUFFIXES[export_format]}")
-    written = export_model(model, path, export_format, precision=precision, calibration=pictures)
+    names = [path.name, *([path.with_suffix(".bin").name] if export_format == "openvino" else [])]
+    read = [*weight_files(weights), *pictures]
+    outputs = Outputs(path.parent, "banet export", names, inputs=read, overwrite=overwrite)
+    model = BANet.from_pretrained(weights)
+    with outputs:
+        written = export_model(model, path, export_format, precision=precision, calibration=pictures)
     files = [written, written.with_suffix(".bin")] if export_format == "openvino" else [written]
     size = sum(file.stat().st_size for file in files)
     print(f"{written}: {size / 1e6:.1f} MB")

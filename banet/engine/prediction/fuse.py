@@ -16,18 +16,21 @@ from banet.data.images import list_images, to_rgb_array
 from banet.errors import InputError, shown
 from banet.files.fields import is_number
 from banet.files.names import safe_join
+from banet.files.outputs import Outputs
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.coco.annotations import read_categories, read_tables
 from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.coco.png import read_labels
 from banet.panoptic.coco.rle import decode_segmentation
-from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
 from banet.panoptic.fusion import fuse_panoptic
 from banet.panoptic.occlusion.rules import Procedure, Rule
 from banet.panoptic.validation import MaskCrops
 
 __all__ = ["Fused", "fuse_files"]
+
+KIND = "banet fuse"
 
 _StrPath = str | os.PathLike[str]
 
@@ -81,6 +84,7 @@ def fuse_files(
     removal_threshold: float = 0.5,
     stuff_area: int = 4096,
     progress: Callable[[int, int], None] | None = None,
+    overwrite: bool = False,
 ) -> Fused:
     """Fuses the instances of a COCO results JSON with label maps into a COCO panoptic folder.
 
@@ -105,6 +109,7 @@ def fuse_files(
         removal_threshold: See `resolve_occlusions`.
         stuff_area: A stuff class with fewer pixels in a picture becomes void.
         progress: Called with the number of pictures done, and of all.
+        overwrite: Also replace files that this function did not write, but never an input.
 
     Raises:
         InputError: A file or folder is missing or damaged, an entry is incomplete, a category unknown, sizes differ, or
@@ -118,13 +123,25 @@ def fuse_files(
         if not Path(folder).is_dir():
             raise InputError(f"--{name}: {folder} is no folder")
     classes, pictures = _classes_and_pictures(Path(images), json, categories)
+    pngs = png_names(picture.file_name for picture in pictures)
+    sources = [safe_join(images, picture.file_name) for picture in pictures]
+    outputs = Outputs(
+        out,
+        KIND,
+        {"panoptic.json": None, **{f"panoptic/{png}": path for png, path in zip(pngs, sources, strict=True)}},
+        inputs=[
+            *(Path(each) for each in (instances, json, categories) if each is not None),
+            *sources,
+            *(_label_map(Path(semantic), picture.file_name) for picture in pictures),
+        ],
+        overwrite=overwrite,
+    )
     found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score)
     if elsewhere and not found:
         raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
     target, count = Path(out), 0
-    with CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
-        for done, picture in enumerate(pictures, start=1):
-            path = safe_join(images, picture.file_name)
+    with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
+        for done, (picture, path, png) in enumerate(zip(pictures, sources, pngs, strict=True), start=1):
             image = to_rgb_array(path)
             size = (image.shape[0], image.shape[1])
             if picture.size is not None and picture.size != size:
@@ -148,7 +165,7 @@ def fuse_files(
                     overlap_threshold=overlap_threshold,
                     removal_threshold=removal_threshold,
                 )
-                writer.add(picture.id, picture.file_name, result)
+                writer.add(picture.id, picture.file_name, result, png_name=png)
             except InputError:
                 raise
             except ValueError as error:
@@ -273,7 +290,7 @@ def _suppress(boxes: NDArray[np.float64], threshold: float) -> list[int]:
 
 
 def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Categories) -> NDArray[np.int32]:
-    path = folder / PurePosixPath(file_name).with_suffix(".png")
+    path = _label_map(folder, file_name)
     labels, top = read_labels(path)
     if labels.shape != size:
         shape = (labels.shape[0], labels.shape[1])
@@ -287,6 +304,10 @@ def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Catego
     except ValueError as error:
         raise InputError(str(error)) from error
     return labels
+
+
+def _label_map(folder: Path, file_name: str) -> Path:
+    return folder / PurePosixPath(file_name).with_suffix(".png")
 
 
 def _words(size: tuple[int, int]) -> str:

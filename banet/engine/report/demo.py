@@ -12,6 +12,7 @@ from banet.engine.evaluation.evaluate import Evaluator, check_categories
 from banet.engine.evaluation.evaluation_data import scene_pictures
 from banet.engine.report.gallery import write_gallery
 from banet.files.atomic import atomic_path
+from banet.files.outputs import Outputs, weight_files
 from banet.modeling.banet import BANet
 from banet.panoptic.drawing.diff import changed_hands, draw_changes
 from banet.panoptic.metrics.quality import format_table
@@ -22,7 +23,9 @@ DEMO_SCENES_SEED = 3
 PREVIEWED = 3
 
 
-def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50, device: str = "auto") -> Path:
+def run_demo(
+    out: Path, *, weights: str | None = None, scenes: int = 50, device: str = "auto", overwrite: bool = False
+) -> Path:
     """Segment fresh scenes, print PQ of both procedures and write a page of pictures.
 
     Args:
@@ -30,14 +33,18 @@ def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50, device:
         weights: See `BANet.from_pretrained`; those that come with the package by default.
         scenes: How many; none of them was seen in training.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        overwrite: Also replace files that this function did not write, but never an input.
 
     Returns:
         The page.
 
     Raises:
-        InputError: The weights cannot be read, or know other classes than scenes have.
+        InputError: A file would be replaced that may not be (see `Outputs`), the weights cannot be read, or they know
+            other classes than scenes have.
     """
     target = pick_device(device)
+    read = weight_files(weights) if weights else []
+    outputs = Outputs(out, "banet demo", ["index.html", "preview.png"], inputs=read, overwrite=overwrite)
     model = BANet.from_pretrained(weights or "scenes", device=target)
     print(f"{weights or 'scenes'} on {scenes} scenes, {target.type}")
     pictures = scene_pictures(DEMO_SCENES_SEED, scenes, model.inference.shorter)
@@ -47,14 +54,15 @@ def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50, device:
     page = out / "index.html"
     out.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[int, dict[str, Image.Image]]] = []
-    with write_gallery(
+    writing = write_gallery(
         page,
         f"Heuristic fusion and occlusion handling on {scenes} fresh scenes",
         model.categories,
         note="One network, one pass, two ways to decide who owns a pixel that several masks claim. Scenes are drawn at "
         "run time with a seed that training never used.",
         changed="where they differ",
-    ) as gallery:
+    )
+    with outputs, writing as gallery:
         for index in tqdm(range(scenes), desc="demo", unit="scene"):
             for picture, readout, handled in evaluator.update([pictures[index]]):
                 heuristic = readout.fuse(model.categories, model.inference, rule="heuristic")
@@ -82,7 +90,7 @@ def run_demo(out: Path, *, weights: str | None = None, scenes: int = 50, device:
                 rows = sorted(rows, key=lambda row: -row[0])[:PREVIEWED]
     for title, quality in reversed(gallery.quality.items()):
         print(f"\n{title}\n{format_table(quality.compute())}")
-    with atomic_path(out / "preview.png") as temporary:
+    with outputs, atomic_path(out / "preview.png") as temporary:
         _preview([row for _, row in rows]).save(temporary)
     print(f"\nopen {page}")
     return page

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from banet.engine.recipe import Recipe, SplitConfig
 from banet.engine.studies.figure import Figure
 from banet.errors import InputError
 from banet.files.atomic import write_json
+from banet.files.outputs import Outputs, weight_files
 from banet.modeling.banet import BANet, Output
 from banet.modeling.instance_head import Candidates
 from banet.modeling.readout import Readout, network_input, read_out
@@ -241,6 +243,7 @@ def analyze_command(
     baseline: str | None = None,
     shown: int = 4,
     picture_ids: Sequence[int] = (),
+    overwrite: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """`banet analyze`: load, measure every row, print the table, and draw the figure where one is asked for.
 
@@ -255,27 +258,40 @@ def analyze_command(
         baseline: Weights of its second column; None for the baseline of the study that `weights` belong to.
         shown: How many pictures `Figure.choose` is to find for it.
         picture_ids: These pictures instead.
+        overwrite: Also replace files that this function did not write, but never an input.
 
     Raises:
-        InputError: Weights or data cannot be read, or do not fit each other.
+        InputError: A file would be replaced that may not be (see `Outputs`), or weights or data cannot be read, or do
+            not fit each other.
     """
     target = pick_device(device)
     pictures, source = choose_pictures(recipe, split)
+    if figure is not None and figure.suffix.lower() != ".png":
+        raise InputError(f"--figure {figure}: give the name of a .png file")
+    read = [*weight_files(weights), *weight_files(baseline or weights), *pictures.files()]
+    outputs = [
+        Outputs(folder, "banet analyze", [name], inputs=read, overwrite=overwrite, option=option)
+        for folder, name, option in (
+            *([(out, "analysis.json", "--out")] if out is not None else []),
+            *([(figure.parent, figure.name, "--figure")] if figure is not None else []),
+        )
+    ]
     model = BANet.from_pretrained(weights, device=target)
     drawing = None
     if figure is not None:  # before the long part, as there may be something wrong with it
-        if figure.suffix.lower() != ".png":
-            raise InputError(f"--figure {figure}: give the name of a .png file")
         plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)
         drawing = Figure(plain, model, pictures, source)
         drawing.find(picture_ids)
     print(f"{weights} on {len(pictures)} images ({source}), {target.type}")
     results = analyze(model, pictures, limit=limit, source=source)
     print(format_rows(results))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "analysis.json", {name: to_json(result) for name, result in results.items()})
-    if figure is not None and drawing is not None:
-        drawing.save(figure, count=shown, ids=picture_ids, limit=limit)
-        print(f"written: {figure}")
+    with ExitStack() as stack:
+        for claimed in outputs:
+            stack.enter_context(claimed)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write_json(out / "analysis.json", {name: to_json(result) for name, result in results.items()})
+        if figure is not None and drawing is not None:
+            drawing.save(figure, count=shown, ids=picture_ids, limit=limit)
+            print(f"written: {figure}")
     return results

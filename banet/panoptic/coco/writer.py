@@ -9,13 +9,19 @@ from typing import Any
 
 from banet.errors import InputError
 from banet.files.atomic import write_json
-from banet.files.names import safe_join
+from banet.files.names import DistinctNames, name_key, safe_join
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.types import StrPath
 
-__all__ = ["CocoPanopticWriter"]
+__all__ = ["CocoPanopticWriter", "png_names"]
+
+
+def png_names(file_names: Iterable[str]) -> list[str]:
+    """Return the names of the PNGs of some images, in order; no two are one file (see `DistinctNames`)."""
+    names = DistinctNames(".png")
+    return [f"{names.choose(name)}.png" for name in file_names]
 
 
 class CocoPanopticWriter:
@@ -60,6 +66,8 @@ class CocoPanopticWriter:
         result: PanopticSegmentation,
         width: int | None = None,
         height: int | None = None,
+        *,
+        png_name: str | None = None,
     ) -> Path:
         """Writes the PNG of one image and remembers its records.
 
@@ -69,6 +77,7 @@ class CocoPanopticWriter:
             result: what was found in it.
             width: where given, the result must be that wide.
             height: where given, the result must be that high.
+            png_name: another name of the PNG; see `png_names`.
 
         Returns:
             Path of the PNG.
@@ -81,17 +90,17 @@ class CocoPanopticWriter:
             raise ValueError(f"{file_name}: the result is {result.width}x{result.height}, not {width}x{height}")
         if result.categories != self._categories:
             raise ValueError(f"{file_name}: the result's categories are not the writer's")
-        name = str(PurePosixPath(file_name).with_suffix(".png")) if file_name else file_name
+        name = png_name or (str(PurePosixPath(file_name).with_suffix(".png")) if file_name else file_name)
         path = safe_join(self._dir, name, f"image {image_id}: file_name")
         if image_id in self._ids:
             raise ValueError(f"{file_name}: image id {image_id} was written already; ids must be unique")
-        if name in self._names:
+        if name_key(name) in self._names:
             raise ValueError(f"{file_name}: {name} was written already for another image; names must be unique")
         result.check(file_name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_ids(path, result.ids)
         self._ids.add(image_id)
-        self._names.add(name)
+        self._names.add(name_key(name))
         self._images.append({"id": image_id, "file_name": file_name, "width": result.width, "height": result.height})
         self._annotations.append(result.to_coco(image_id, name))
         return path
