@@ -213,7 +213,7 @@ def test_evaluate_passes_only_the_inference_options_given(engine):
         "limit": None,
         "device": "auto",
         "gallery": False,
-            "overwrite": False,
+        "overwrite": False,
     }
 
 
