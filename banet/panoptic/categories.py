@@ -235,7 +235,7 @@ class Categories:
         return np.asarray(out, dtype=np.int64)
 
     def ids_of(self, indices: Any) -> NDArray[np.int64]:
-        """Turns class indices into category ids; `VOID` stays `VOID`.
+        """Turn class indices into category ids; `VOID` stays `VOID`.
 
         Args:
             indices: integers of any shape, -1 .. T+S-1.
@@ -244,18 +244,30 @@ class Categories:
             int64, same shape.
 
         Raises:
-            ValueError: an index is out of range, or the input holds no integers.
+            ValueError: see `check_indices`.
+        """
+        padded: NDArray[np.int64] = np.append(self._ids, np.int64(VOID))
+        return np.asarray(padded[self.check_indices(indices)], dtype=np.int64)
+
+    def check_indices(self, indices: Any, source: str = "class indices") -> NDArray[np.int64]:
+        """Return class indices, validated, as int64 of the same shape.
+
+        Args:
+            indices: integers of any shape, -1 .. T+S-1.
+            source: what to call the input in errors.
+
+        Raises:
+            ValueError: an index is out of range, or the input does not hold integers.
         """
         array = np.asarray(indices)
         if array.size == 0:
             return np.zeros(array.shape, dtype=np.int64)
         if array.dtype.kind not in "iu":
-            raise ValueError(f"class indices must be integers, not {array.dtype}")
+            raise ValueError(f"{source} must be integers, not {array.dtype}")
         low, high = int(array.min()), int(array.max())
         if low < VOID or high >= len(self):
-            raise ValueError(f"class indices must be in -1..{len(self) - 1}, not {low}..{high}")
-        padded: NDArray[np.int64] = np.append(self._ids, np.int64(VOID))
-        return np.asarray(padded[array], dtype=np.int64)
+            raise ValueError(f"{source} must be in -1..{len(self) - 1}, not {low}..{high}")
+        return array.astype(np.int64)
 
     def _lookup_table(self) -> NDArray[np.int64] | None:
         top = max(self._index, default=0)

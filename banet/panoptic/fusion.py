@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.id_maps import measure_runs, runs
 from banet.panoptic.occlusion.resolve import OcclusionHandler
-from banet.panoptic.occlusion.rules import Procedure, Rule, rank_by_score
-from banet.panoptic.segmentation import PanopticSegmentation, Segment
+from banet.panoptic.occlusion.rules import rank_by_score
+from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segments import Segment
 from banet.panoptic.validation import check_instances, to_numpy
+from banet.types import RuleLike
 
 __all__ = ["fuse_panoptic"]
 
@@ -26,29 +28,30 @@ def fuse_panoptic(
     image: Any,
     *,
     categories: Categories | Iterable[Category | Mapping[str, Any]],
-    rule: str | Rule | Procedure = "appearance",
+    rule: RuleLike = "appearance",
     stuff_area: int = 4096,
     thing_pixels: Literal["void", "best_stuff"] = "void",
     stuff_semantic: Any = None,
     overlap_threshold: float = 0.2,
     removal_threshold: float = 0.5,
+    class_indices: bool = False,
 ) -> PanopticSegmentation:
-    """Lays instances, freed of overlaps by `resolve_occlusions`, over the stuff of a semantic map.
+    """Lay instances, freed of overlaps by `resolve_occlusions`, over the stuff of a semantic map.
 
     Instances own their pixels whatever the semantic map says there. Of the other pixels those of a stuff class go to
     that class, and those of a thing become void, or the best stuff class. A stuff class with fewer than `stuff_area`
-    pixels left becomes void. An instance that owns no pixel gives no segment.
+    pixels left becomes void. An instance that owns no pixel yields no segment.
 
-    Everything is numpy; torch tensors are taken too, and the result is numpy all the same.
+    torch tensors are accepted too; the result is numpy in any case.
 
     Args:
         masks: (N, H, W) bool, or integers 0 and 1; or `MaskCrops`.
         scores: (N,) finite numbers.
         labels: (N,) category ids, of things.
         semantic: (H, W) category ids, of things and stuff; void is -1, and 0 where no category has the id 0.
-        image: as for `resolve_occlusions`; None will do for rules that do not look at it. The result keeps it, for
+        image: as for `resolve_occlusions`; may be None for rules that do not look at it. The result keeps it, for
             `draw`.
-        categories: the classes; COCO dicts will do.
+        categories: the classes, or COCO dicts.
         rule: as for `resolve_occlusions`.
         stuff_area: fewest pixels of a stuff segment (4096 in the paper, for COCO's sizes).
         thing_pixels: what becomes of pixels that the semantic map gives to a thing but no instance owns: "void", or
@@ -56,63 +59,68 @@ def fuse_panoptic(
         stuff_semantic: (H, W) category id of the best stuff class of each pixel, or void.
         overlap_threshold: as for `resolve_occlusions`.
         removal_threshold: as for `resolve_occlusions`.
+        class_indices: whether `labels` and the maps hold class indices (`Categories`), -1 for void, in place of
+            category ids.
 
     Returns:
         The segments: things with the ids 1 .. k in descending order of score (ties: order of the masks), then stuff, in
         ascending order of category id. Areas and boxes are counted from the final map.
 
     Raises:
-        ValueError: arguments that do not fit together, unknown category ids, a label that is no thing, an unknown
+        ValueError: arguments that do not fit together, unknown category ids, a label that is not a thing, an unknown
             option; and what `resolve_occlusions` raises.
     """
     classes = Categories.of(categories)
     handler = OcclusionHandler.of(rule, image is not None, overlap_threshold, removal_threshold)
-    maps = _category_maps(semantic, stuff_semantic, thing_pixels)
+    maps = _class_maps(semantic, stuff_semantic, thing_pixels)
     height, width = maps[0].shape
     if stuff_area < 0:
         raise ValueError(f"stuff_area must not be negative, not {stuff_area}")
     objects, numbers, pixels = check_instances(masks, scores, image, (height, width))
-    count = len(objects)
-    things = _thing_labels(labels, count, classes)
+    to_index = classes.check_indices if class_indices else classes.indices_of
+    things = _thing_classes(labels, len(objects), classes, to_index)
     owners = handler.owners(objects, numbers, pixels)
 
     # Neither map changes often along a row, so all that is left to do is done by runs of pixels.
     starts, lengths = runs(owners, *maps, rows=True)
-    owner = owners.reshape(-1)[starts]
-    stuff = _stuff([each.reshape(-1)[starts] for each in maps], classes)
-    # Codes for the time being: 0 is void, 1 .. N the objects by score, and above them the stuff classes by category id.
+    stuff = _stuff_of_runs([each.reshape(-1)[starts] for each in maps], classes, to_index)
+    # Codes of the segments-to-be: 0 is void, 1 .. N the objects by score, above them the stuff classes by category id.
     rank = rank_by_score(numbers)
-    coded = np.where(owner >= 0, np.append(rank + 1, 0)[owner], stuff + count * (stuff > 0))
-    areas, boxes = measure_runs(coded, count + classes.num_stuff + 1, starts, lengths, width)
+    codes = np.where(
+        owners.reshape(-1)[starts] >= 0,
+        np.append(rank + 1, 0)[owners.reshape(-1)[starts]],
+        stuff + len(objects) * (stuff > 0),
+    )
+    areas, boxes = measure_runs(codes, len(objects) + classes.num_stuff + 1, starts, lengths, width)
     kept = areas > 0
-    kept[count + 1 :] &= areas[count + 1 :] >= stuff_area
+    kept[len(objects) + 1 :] &= areas[len(objects) + 1 :] >= stuff_area
     kept[0] = False
-    codes = np.flatnonzero(kept)
     final = np.zeros(len(kept), dtype=np.int32)
-    final[codes] = np.arange(1, len(codes) + 1)
-    ids = np.repeat(final[coded], lengths).reshape(height, width)
+    final[kept] = np.arange(1, np.count_nonzero(kept) + 1)
+    ids = np.repeat(final[codes], lengths).reshape(height, width)
+
     by_rank = np.argsort(rank)
-    segments = []
-    measured = zip(codes.tolist(), areas[codes].tolist(), boxes[codes].tolist(), strict=True)
-    for new, (code, size, box) in enumerate(measured, start=1):
-        isthing = code <= count
-        n = int(by_rank[code - 1]) if isthing else -1
-        index = int(things[n]) if isthing else classes.num_things + code - count - 1
-        segments.append(
-            Segment(
-                id=new,
-                category_id=classes[index].id,
-                isthing=isthing,
-                score=float(numbers[n]) if isthing else None,
-                area=size,
-                bbox=(box[0], box[1], box[2], box[3]),
-            )
+    index = np.concatenate([[VOID], things[by_rank], np.arange(classes.num_things, len(classes))])  # of each code
+    segments = [
+        Segment(
+            id=int(final[code]),
+            category_id=classes[int(index[code])].id,
+            isthing=code <= len(objects),
+            score=float(numbers[by_rank[code - 1]]) if code <= len(objects) else None,
+            area=int(areas[code]),
+            bbox=(x, y, w, h),
         )
+        for code, (x, y, w, h) in zip(np.flatnonzero(kept).tolist(), boxes[kept].tolist(), strict=True)
+    ]
     return PanopticSegmentation(ids, segments, classes, pixels)
 
 
-def _category_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> list[NDArray[Any]]:
-    """The semantic map and, where it is wanted, that of the best stuff classes: (H, W) category ids each."""
+_ToIndex = Callable[[Any, str], NDArray[np.int64]]
+"""Takes classes in the form that the caller has them and what to call them in errors, and returns class indices."""
+
+
+def _class_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> list[NDArray[Any]]:
+    """Return the semantic map and, where it is wanted, that of the best stuff classes, (H, W) each."""
     if thing_pixels not in ("void", "best_stuff"):
         raise ValueError(f"thing_pixels must be 'void' or 'best_stuff', not {thing_pixels!r}")
     named = {"semantic": to_numpy(semantic)}
@@ -130,30 +138,31 @@ def _category_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> lis
     return list(named.values())
 
 
-def _stuff(ids: list[NDArray[Any]], classes: Categories) -> NDArray[np.int64]:
-    """Stuff class of each run of pixels were there no instances: 0 is void, 1 .. S the classes by category id.
+def _stuff_of_runs(maps: list[NDArray[Any]], classes: Categories, to_index: _ToIndex) -> NDArray[np.int64]:
+    """Return the stuff of each run of pixels if there were no instances: 0 is void, 1 .. S the classes.
 
     Args:
-        ids: category ids (K,) in the semantic map and, if wanted, of the best stuff class.
+        maps: classes (K,) in the semantic map and, if wanted, of the best stuff class.
         classes: the categories.
+        to_index: how to read the maps.
     """
-    index = classes.indices_of(ids[0], "semantic")
-    if len(ids) > 1:
-        best = classes.indices_of(ids[1], "stuff_semantic")
+    index = to_index(maps[0], "semantic")
+    if len(maps) > 1:
+        best = to_index(maps[1], "stuff_semantic")
         if ((best >= 0) & (best < classes.num_things)).any():
             raise ValueError("stuff_semantic must hold stuff and void only, but there are things in it")
         index = np.where((index >= 0) & (index < classes.num_things), best, index)
     return (index - classes.num_things + 1).clip(min=0)
 
 
-def _thing_labels(labels: Any, count: int, classes: Categories) -> NDArray[np.int64]:
-    """Class index of each object."""
+def _thing_classes(labels: Any, count: int, classes: Categories, to_index: _ToIndex) -> NDArray[np.int64]:
+    """Return the class index of each object."""
     array = to_numpy(labels)
     if array.shape != (count,):
-        raise ValueError(f"labels must have shape ({count},), one category id a mask, not {array.shape}")
+        raise ValueError(f"labels must have shape ({count},), one category id per mask, not {array.shape}")
     if not count:
         return np.zeros(0, dtype=np.int64)
-    index = classes.indices_of(array, "labels")
+    index = to_index(array, "labels")
     wrong = np.flatnonzero((index == VOID) | (index >= classes.num_things))
     if len(wrong):
         n = int(wrong[0])

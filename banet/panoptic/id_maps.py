@@ -13,6 +13,7 @@ __all__ = [
     "as_ids",
     "bands",
     "check_ids",
+    "compare_ids",
     "find_ids",
     "ids_to_rgb",
     "index_map",
@@ -113,17 +114,22 @@ def find_ids(ids: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def check_ids(in_map: NDArray[Any], listed: Sequence[int], source: str = "") -> None:
-    """Validate that a map and a list of segments name the same ids.
+def check_ids(ids: NDArray[Any], listed: Sequence[int], source: str = "") -> None:
+    """Validate that a map (H, W) and a list of segments name the same ids.
 
     Args:
-        in_map: the ids in the map, ascending, as `find_ids` returns them.
+        ids: the map.
         listed: the ids of the segments, in any order.
         source: what to call both in the error.
 
     Raises:
         ValueError: they do not; the ids that stand on one side only are listed.
     """
+    compare_ids(find_ids(ids), listed, source)
+
+
+def compare_ids(in_map: NDArray[Any], listed: Sequence[int], source: str = "") -> None:
+    """Validate as `check_ids`, given the ids in the map, ascending, in place of the map."""
     if len(in_map) == len(listed) and np.array_equal(in_map, np.sort(np.asarray(listed, dtype=np.int64))):
         return
     mapped, recorded = set(in_map.tolist()), set(listed)

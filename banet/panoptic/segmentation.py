@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,17 @@ from numpy.typing import NDArray
 from banet.files.atomic import write_json
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.coco.png import write_ids
-from banet.panoptic.id_maps import MAX_SEGMENT_ID, as_ids, check_ids, find_ids, indices_of_ids, measure_ids, runs
+from banet.panoptic.id_maps import (
+    MAX_SEGMENT_ID,
+    as_ids,
+    check_ids,
+    compare_ids,
+    indices_of_ids,
+    measure_ids,
+    runs,
+)
 from banet.panoptic.segments import Segment
+from banet.types import StrPath
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,7 +92,7 @@ class PanopticSegmentation:
         id_map = as_ids(ids)
         values, areas, boxes = measure_ids(id_map)
         given = [_segment_of(entry, classes) for entry in segments]
-        check_ids(values, [segment.id for segment in given])
+        compare_ids(values, [segment.id for segment in given])
         measured = dict(zip(values.tolist(), zip(areas.tolist(), map(tuple, boxes.tolist()), strict=True), strict=True))
         records = [replace(segment, area=measured[segment.id][0], bbox=measured[segment.id][1]) for segment in given]
         return cls(id_map, records, classes, image)
@@ -113,7 +121,7 @@ class PanopticSegmentation:
         Raises:
             ValueError: they do not; the ids that stand on one side only are listed.
         """
-        check_ids(find_ids(self.ids), [segment.id for segment in self.segments], source)
+        check_ids(self.ids, [segment.id for segment in self.segments], source)
 
     def to_coco(self, image_id: int | None = None, file_name: str | None = None) -> dict[str, Any]:
         """The annotation of a COCO panoptic JSON: `segments_info` and, where given, `image_id` and `file_name`.
@@ -189,7 +197,7 @@ class PanopticSegmentation:
             data={"class_name": np.array(names, dtype=str)},
         )
 
-    def save(self, path: str | os.PathLike[str], file_name: str | None = None, *, image_id: int = 1) -> None:
+    def save(self, path: StrPath, file_name: str | None = None, *, image_id: int = 1) -> None:
         """Writes the id map as a COCO panoptic PNG and, beside it, the JSON of this one image.
 
         `save("out.png")` writes out.png and out.json, each at once or not at all.

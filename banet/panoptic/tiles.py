@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from banet.panoptic.categories import Categories
 from banet.panoptic.id_maps import runs
-from banet.panoptic.segmentation import PanopticSegmentation, Segment
+from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segments import Segment
+from banet.types import Box, Size
 
 __all__ = ["Box", "merge_tiles", "segment_tiles", "tile_boxes"]
-
-Box = tuple[int, int, int, int]
-"""x1, y1, x2, y2 in whole pixels, half-open."""
 
 _SAME = 0.5
 """Two views are one object above this IoU. As in PQ, a segment can have at most one such partner in another tile."""
@@ -31,7 +30,7 @@ _FAR = 1 << 29
 """More than any distance in a picture, and what a whole view is ahead of others in trust."""
 
 
-def tile_boxes(size: tuple[int, int], tile: int, overlap: int) -> list[Box]:
+def tile_boxes(size: Size, tile: int, overlap: int) -> list[Box]:
     """Tiles that cover a picture, all of one size and evenly spread.
 
     Args:
@@ -101,7 +100,7 @@ def segment_tiles(
 
 def merge_tiles(
     tiles: Iterable[tuple[Box, PanopticSegmentation]],
-    size: tuple[int, int],
+    size: Size,
     *,
     stuff_area: int = 0,
     removal_threshold: float = 0.5,
@@ -188,7 +187,7 @@ class _Piece:
     segments: list[Segment]
 
     @classmethod
-    def of(cls, box: Box, result: PanopticSegmentation, size: tuple[int, int]) -> _Piece:
+    def of(cls, box: Box, result: PanopticSegmentation, size: Size) -> _Piece:
         x1, y1, x2, y2 = box
         height, width = size
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
@@ -314,7 +313,7 @@ class _Mosaic:
         size: Height and width of the picture.
     """
 
-    def __init__(self, pieces: list[_Piece], codes: list[NDArray[np.int32]], size: tuple[int, int]) -> None:
+    def __init__(self, pieces: list[_Piece], codes: list[NDArray[np.int32]], size: Size) -> None:
         self.pieces = pieces
         self.codes = codes
         self.size = size

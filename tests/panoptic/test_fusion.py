@@ -102,6 +102,30 @@ def test_every_pixel_has_the_owner_that_occlusion_handling_gives_it(scene):
     np.testing.assert_array_equal(result.ids == 0, ~things & ~np.isin(scene["semantic"], STUFF))
 
 
+@settings(max_examples=60, deadline=None)
+@given(scenes, st.booleans(), st.integers(0, 9))
+def test_class_indices_in_place_of_category_ids(scene, use_best, seed):
+    best = np.random.default_rng(seed).choice([*STUFF, 0], scene["semantic"].shape)
+    options = {"categories": CATEGORIES, "stuff_area": 2}
+    if use_best:
+        options |= {"thing_pixels": "best_stuff", "stuff_semantic": best}
+    expected = fuse_panoptic(**scene, **options)
+    to_index = Categories.of(CATEGORIES).indices_of
+    scene |= {name: to_index(scene[name]) for name in ("labels", "semantic")}
+    if use_best:
+        options["stuff_semantic"] = to_index(best)
+    result = fuse_panoptic(**scene, **options, class_indices=True)
+    assert result.segments == expected.segments
+    np.testing.assert_array_equal(result.ids, expected.ids)
+
+
+@pytest.mark.parametrize("wrong", [-2, 5])
+def test_class_indices_are_validated(wrong):
+    none = {"masks": np.zeros((0, 1, 2), dtype=bool), "scores": [], "labels": [], "image": np.zeros((1, 2, 3))}
+    with pytest.raises(ValueError, match=r"semantic must be in -1\.\.4"):
+        fuse_panoptic(**none, semantic=np.array([[0, wrong]]), categories=CATEGORIES, class_indices=True)
+
+
 def test_stuff_area_is_the_least_that_stays():
     semantic = np.repeat([[11, 11, 90, 90, 90, 7]], 2, axis=0)
     none = {"masks": np.zeros((0, 2, 6), dtype=bool), "scores": [], "labels": [], "image": np.zeros((2, 6, 3))}

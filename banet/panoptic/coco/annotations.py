@@ -22,7 +22,7 @@ from banet.files.names import check_file_name, safe_join
 from banet.files.reading import MAX_PIXELS, stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.png import read_ids
-from banet.panoptic.id_maps import MAX_SEGMENT_ID, check_ids, find_ids
+from banet.panoptic.id_maps import MAX_SEGMENT_ID, check_ids
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
 from banet.types import StrPath
@@ -156,7 +156,7 @@ def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | Non
     """
     path, ids = _read_map(annotation, png_dir, image)
     with _disagreement(annotation, path):
-        check_ids(find_ids(ids), [segment.id for segment in annotation.segments])
+        check_ids(ids, [segment.id for segment in annotation.segments])
     return ids
 
 

@@ -6,9 +6,8 @@ Counted from the same matches as PQ itself (`quality.Match`), image by image.
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.rle import decode_segmentation
 from banet.panoptic.id_maps import measure_ids, runs
 from banet.panoptic.metrics.quality import Compared, Match, PanopticQuality, compare_folders, percent
+from banet.types import Progress, StrPath
 
 __all__ = ["Breakdown", "crowding", "format_breakdown", "read_amodal_areas", "score_folders_in_detail"]
 
@@ -162,7 +162,7 @@ def crowding(ids: NDArray[np.int32], segments: Sequence[int], isthing: Sequence[
     return shares
 
 
-def read_amodal_areas(path: str | os.PathLike[str], truth: PanopticJson) -> dict[int, dict[int, int]]:
+def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[int, dict[int, int]]:
     """Reads how large things are, hidden parts included.
 
     Args:
@@ -203,14 +203,14 @@ def read_amodal_areas(path: str | os.PathLike[str], truth: PanopticJson) -> dict
 
 
 def score_folders_in_detail(
-    gt_json: str | os.PathLike[str],
-    gt_dir: str | os.PathLike[str],
-    pred_json: str | os.PathLike[str],
-    pred_dir: str | os.PathLike[str],
+    gt_json: StrPath,
+    gt_dir: StrPath,
+    pred_json: StrPath,
+    pred_dir: StrPath,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
-    amodal: str | os.PathLike[str] | None = None,
+    amodal: StrPath | None = None,
 ) -> tuple[PanopticQuality, Breakdown]:
     """`score_folders`, and its breakdown from the same pass.
 
@@ -303,9 +303,7 @@ def _part(found: Match, truth: NDArray[np.bool_], prediction: NDArray[np.bool_])
     )
 
 
-def _hidden(
-    image: Compared, areas: Mapping[int, int], categories: Categories, source: str | os.PathLike[str]
-) -> NDArray[np.float64]:
+def _hidden(image: Compared, areas: Mapping[int, int], categories: Categories, source: StrPath) -> NDArray[np.float64]:
     shares = np.full(len(image.annotation.segments), math.nan)
     visible = image.found.truth_areas.tolist()
     for row, info in enumerate(image.annotation.segments):

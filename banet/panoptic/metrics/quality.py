@@ -24,6 +24,7 @@ from banet.panoptic.coco.annotations import Annotation, PanopticJson
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import bands, runs
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.types import Progress, StrPath
 
 __all__ = [
     "Compared",
@@ -241,12 +242,12 @@ class Compared:
 
 
 def score_folders(
-    gt_json: str | os.PathLike[str],
-    gt_dir: str | os.PathLike[str],
-    pred_json: str | os.PathLike[str],
-    pred_dir: str | os.PathLike[str],
+    gt_json: StrPath,
+    gt_dir: StrPath,
+    pred_json: StrPath,
+    pred_dir: StrPath,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Scores one COCO panoptic folder against another, image by image.
 
@@ -263,12 +264,12 @@ def score_folders(
 
 
 def compare_folders(
-    gt_json: str | os.PathLike[str],
-    gt_dir: str | os.PathLike[str],
-    pred_json: str | os.PathLike[str],
-    pred_dir: str | os.PathLike[str],
+    gt_json: StrPath,
+    gt_dir: StrPath,
+    pred_json: StrPath,
+    pred_dir: StrPath,
     workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[PanopticJson, Iterator[Compared]]:
     """Matches one COCO panoptic folder with another, image by image.
 
@@ -493,7 +494,7 @@ def _side(segmentation: PanopticSegmentation, categories: Categories, source: st
     )
 
 
-def _read_side(annotation: Annotation, folder: str | os.PathLike[str], categories: Categories) -> _Side:
+def _read_side(annotation: Annotation, folder: StrPath, categories: Categories) -> _Side:
     path = safe_join(folder, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
     return _Side(
         read_ids(path),

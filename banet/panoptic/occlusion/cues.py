@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.types import Box
+
 __all__ = ["WEIGHTS", "Overlap", "edge", "local_colour", "log_odds", "own_share"]
 
 WEIGHTS = {"local_colour": 1.5, "edge": 4.0, "own_share": 0.8}
@@ -29,7 +31,6 @@ _ALWAYS = 0.05
 """Share of an object that is taken as its own even when nothing is."""
 _OVERLAP_SAMPLES, _LOCAL_SAMPLES = 96, 192
 
-_Box = tuple[int, int, int, int]
 _Mask = NDArray[np.bool_]
 _Floats = NDArray[np.float64]
 
@@ -60,7 +61,7 @@ class Overlap:
     shares: tuple[float, float]
 
     @classmethod
-    def of(cls, image: NDArray[Any], boxes: tuple[_Box, _Box], crops: tuple[_Mask, _Mask]) -> Overlap | None:
+    def of(cls, image: NDArray[Any], boxes: tuple[Box, Box], crops: tuple[_Mask, _Mask]) -> Overlap | None:
         """Cuts two overlapping masks, given as crops and their boxes x1, y1, x2, y2, out of the picture (H, W, 3).
 
         None where there is nothing to see: the picture has one colour there.
@@ -154,7 +155,7 @@ def own_share(overlap: Overlap) -> float:
     return float(np.log(overlap.shares[1] + _ALWAYS) - np.log(overlap.shares[0] + _ALWAYS))
 
 
-def _window(box: _Box, crop: _Mask, window: _Box) -> _Mask:
+def _window(box: Box, crop: _Mask, window: Box) -> _Mask:
     """The part of a mask that lies in a window, False beyond the mask's box."""
     cut = np.zeros((window[3] - window[1], window[2] - window[0]), dtype=bool)
     x1, y1 = max(box[0], window[0]), max(box[1], window[1])

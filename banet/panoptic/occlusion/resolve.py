@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from banet.panoptic.adapters import find_adapter, read_detections
 from banet.panoptic.occlusion.rules import Pairs, Procedure, Rule, find_rule, remove_hidden
 from banet.panoptic.validation import MaskCrops, as_input_type, check_instances
+from banet.types import RuleLike
 
 __all__ = ["MaskCrops", "OcclusionHandler", "make_disjoint", "resolve_occlusions"]
 
@@ -24,7 +25,7 @@ def resolve_occlusions(
     scores: Any,
     image: Any,
     *,
-    rule: str | Rule | Procedure = ...,
+    rule: RuleLike = ...,
     overlap_threshold: float = ...,
     removal_threshold: float = ...,
 ) -> NDArray[np.int32]: ...
@@ -34,7 +35,7 @@ def resolve_occlusions(
     scores: Any = ...,
     image: Any = ...,
     *,
-    rule: str | Rule | Procedure = ...,
+    rule: RuleLike = ...,
     overlap_threshold: float = ...,
     removal_threshold: float = ...,
 ) -> Any: ...
@@ -43,7 +44,7 @@ def resolve_occlusions(
     scores: Any = None,
     image: Any = None,
     *,
-    rule: str | Rule | Procedure = "appearance",
+    rule: RuleLike = "appearance",
     overlap_threshold: float = 0.2,
     removal_threshold: float = 0.5,
 ) -> Any:
@@ -109,7 +110,7 @@ def make_disjoint(
     image: Any = None,
     *,
     scores: Any = None,
-    rule: str | Rule | Procedure = "appearance",
+    rule: RuleLike = "appearance",
     overlap_threshold: float = 0.2,
     removal_threshold: float = 0.5,
 ) -> Any:
@@ -159,7 +160,7 @@ class OcclusionHandler:
     @classmethod
     def of(
         cls,
-        rule: str | Rule | Procedure,
+        rule: RuleLike,
         has_image: bool,
         overlap_threshold: float,
         removal_threshold: float,

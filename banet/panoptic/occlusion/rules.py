@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from banet.panoptic.occlusion.cues import Overlap, log_odds
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.validation import MaskCrops, to_numpy
+from banet.types import Box, RuleLike
 
 __all__ = [
     "RULES",
@@ -90,7 +91,7 @@ class Pairs:
         )
         return shares
 
-    def overlap_mask(self, pair: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]]:
+    def overlap_mask(self, pair: int) -> tuple[Box, NDArray[np.bool_]]:
         """Where the two objects of a pair overlap: a box x1, y1, x2, y2 and the (y2 - y1, x2 - x1) bool mask in it."""
         boxes = self.masks.boxes[[self.i[pair], self.j[pair]]]
         x1, y1 = (int(v) for v in boxes[:, :2].max(axis=0))
@@ -322,9 +323,7 @@ def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "
     return rule
 
 
-def _cut(
-    logits: NDArray[Any], name: str, masks: MaskCrops, n: int, box: tuple[int, int, int, int]
-) -> NDArray[np.float64]:
+def _cut(logits: NDArray[Any], name: str, masks: MaskCrops, n: int, box: Box) -> NDArray[np.float64]:
     """The part of an object's logits, given for the picture or for the object's box, that lies in `box`."""
     left, top, right, bottom = masks.boxes[n].tolist()
     if logits.dtype.kind not in "fiu":
@@ -531,7 +530,7 @@ RULES: Mapping[str, Rule | Procedure] = MappingProxyType(
 """What `rule` may name. A rule decides the occluded pairs only, and all others go by score; a procedure decides all."""
 
 
-def find_rule(rule: str | Rule | Procedure, has_image: bool = True) -> Rule | Procedure:
+def find_rule(rule: RuleLike, has_image: bool = True) -> Rule | Procedure:
     """Return the rule of a name; a function or procedure as it is.
 
     Args:
