@@ -285,6 +285,10 @@ class Outputs:
             if name not in self._written and not self._inputs.hold(self.folder / name) and self.ours(name):
                 (self.folder / name).unlink()
 
+    def __fspath__(self) -> str:
+        """Return the folder, so that these may be given in its place."""
+        return os.fspath(self.folder)
+
     def __enter__(self) -> Outputs:
         guards.append(self)
         return self
@@ -349,7 +353,8 @@ class Outputs:
     def _files_in(self, tree: str) -> Iterator[str]:
         for folder, _, files in os.walk(self.folder / tree):
             for file in files:
-                yield (Path(folder) / file).relative_to(self.folder).as_posix()
+                if file != RECORD:
+                    yield (Path(folder) / file).relative_to(self.folder).as_posix()
 
     def _name(self, target: str) -> str:
         return Path(os.path.relpath(target, self._root)).as_posix()

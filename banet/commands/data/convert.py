@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import File, Folder, Ids, Names, Overlaps, progress
+from banet.commands.shared import File, Folder, Ids, Names, Overlaps, OverwriteOptions, progress
 from banet.errors import InputError
 
 __all__ = ["Ade20k", "Cityscapes", "Coco", "Cvat", "Labelme", "Maps"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Convert(Command):
+class _Convert(OverwriteOptions, Command):
     """What all formats have: `convert_FORMAT` of a module in `banet.data.convert` takes the options by their names.
 
     Attributes:
-        out: A new folder that panoptic.json and panoptic/ are written to.
+        out: Folder that panoptic.json and panoptic/ are written to: a new one, or one that this command wrote.
     """
 
     function: ClassVar[str]
@@ -28,11 +29,25 @@ class _Convert(Command):
 
     def run(self) -> int:
         """Convert, and print what was written."""
+        from banet.data.convert.output import claim_panoptic
+
+        options = {name: value for name, value in vars(self).items() if name != "overwrite"}
+        options["out"] = claim_panoptic(
+            self.out,
+            inputs=[path for path in self.read_from() if path.is_file()],
+            folders=[path for path in self.read_from() if path.is_dir()],
+            overwrite=self.overwrite,
+        )
         module, function = self.function.split(".")
         convert = getattr(import_module(f"banet.data.convert.{module}"), function)
         with progress("convert") as show:
-            print(convert(**vars(self), progress=show))
+            print(convert(**options, progress=show))
         return 0
+
+    def read_from(self) -> list[Path]:
+        """Return the files and folders that are read."""
+        names = ("images", "instances", "labels", "stuff", "annotations", "categories")
+        return [Path(value) for name in names if isinstance(value := getattr(self, name, None), str)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +71,7 @@ class Coco(_Convert):
 
     usage: ClassVar[str] = (
         "--images DIR --instances FILE --out DIR [--stuff DIR --categories FILE [--void '[ID, ...]']]\n"
-        "                               [--overlaps fail|RULE]"
+        "                               [--overlaps fail|RULE] [--overwrite]"
     )
     function: ClassVar[str] = "coco.convert_coco"
 
@@ -77,8 +92,15 @@ class _Unpacked(_Convert):
         split: Which of its splits.
     """
 
+    folders: ClassVar[tuple[str, ...]]
+    """Folders of the data set that are read."""
+
     root: Folder
     split: Annotated[str, Value("NAME")]
+
+    def read_from(self) -> list[Path]:
+        """Return the folders that are read."""
+        return [Path(self.root) / folder for folder in self.folders]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +112,7 @@ class Cityscapes(_Unpacked):
     """
 
     function: ClassVar[str] = "cityscapes.convert_cityscapes"
+    folders: ClassVar[tuple[str, ...]] = ("gtFine", "leftImg8bit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +125,7 @@ class Ade20k(_Unpacked):
     """
 
     function: ClassVar[str] = "maps.convert_ade20k"
+    folders: ClassVar[tuple[str, ...]] = ("images", "annotations", "annotations_instance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +187,7 @@ class Labelme(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations DIR --out DIR [--images DIR] [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE]"
+        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--overwrite]"
     )
     function: ClassVar[str] = "labelme.convert_labelme"
 
@@ -184,7 +208,7 @@ class Cvat(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations FILE --images DIR --out DIR [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE]"
+        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--overwrite]"
     )
     function: ClassVar[str] = "cvat.convert_cvat"
 

@@ -13,20 +13,27 @@ from numpy.typing import NDArray
 
 from banet.data.images import SUFFIXES, picture_size
 from banet.errors import InputError
+from banet.files.atomic import commit
+from banet.files.names import DistinctNames
+from banet.files.outputs import Outputs
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.id_maps import runs
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.types import StrPath
 
 __all__ = [
     "Progress",
     "Region",
     "Truth",
+    "claim_panoptic",
     "find_pictures",
     "from_classes",
     "same_size",
     "write_panoptic",
 ]
+
+KIND = "banet data convert"
 
 Progress = Callable[[int, int], None]
 """Called with how many pictures are done, and how many there are."""
@@ -64,10 +71,11 @@ def write_panoptic(
     total: int,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes OUT/panoptic.json and OUT/panoptic/, by way of a folder beside OUT that is renamed at the end.
+    """Write OUT/panoptic.json and OUT/panoptic/, by way of a folder beside OUT that is renamed at the end.
 
     Args:
-        out: the folder; it may exist if it is empty.
+        out: the folder, which may exist if it is empty; or what `claim_panoptic` returned, whose folder may hold what
+            an earlier call wrote: these files are replaced one by one, once all new ones are there.
         truths: the pictures, one at a time.
         categories: their classes.
         total: how many there are, for `progress`.
@@ -80,14 +88,18 @@ def write_panoptic(
         InputError: the folder is not empty, there is no picture, two have one name; or what `truths` raises.
             Nothing is left behind then.
     """
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    outputs = out if isinstance(out, Outputs) else claim_panoptic(out)
+    folder = outputs.folder
+    if outputs is not out and folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out {folder}: exists already; choose another folder, or remove it first")
     whole = Path(os.path.abspath(folder))
     temporary = whole.with_name(f".{whole.name[:32]}.{os.getpid()}.tmp")
-    count = 0
+    count, names, taken = 0, DistinctNames(".png"), set[str]()
     try:
-        with CocoPanopticWriter(temporary / "panoptic", temporary / "panoptic.json", categories) as writer:
+        with (
+            Outputs(temporary, KIND),
+            CocoPanopticWriter(temporary / "panoptic", temporary / "panoptic.json", categories) as writer,
+        ):
             for count, truth in enumerate(truths, start=1):
                 present = np.unique(truth.ids)
                 infos = [
@@ -97,19 +109,57 @@ def write_panoptic(
                 ]
                 result = PanopticSegmentation.from_ids(truth.ids, infos, categories)
                 try:
-                    writer.add(count if truth.image_id is None else truth.image_id, truth.file_name, result)
+                    image_id = count if truth.image_id is None else truth.image_id
+                    png_name = None if truth.file_name in taken else f"{names.choose(truth.file_name)}.png"
+                    writer.add(image_id, truth.file_name, result, png_name=png_name)
+                    taken.add(truth.file_name)
                 except ValueError as error:
                     raise InputError(f"{error}; rename one of the pictures") from error
                 if progress is not None:
                     progress(count, total)
             if not count:
                 raise InputError(f"--out {folder}: there is no picture to write; check the folders given")
-        if folder.exists():
-            folder.rmdir()
-        os.replace(temporary, folder)
+        if folder.exists() and any(folder.iterdir()):
+            _replace_files(temporary, outputs)
+        else:
+            if folder.exists():
+                folder.rmdir()
+            os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / "panoptic.json"
+
+
+def claim_panoptic(
+    out: str | os.PathLike[str],
+    *,
+    inputs: Iterable[StrPath] = (),
+    folders: Iterable[StrPath] = (),
+    overwrite: bool = False,
+) -> Outputs:
+    """Check that `write_panoptic` may write to a folder: it is new, or holds nothing but what that wrote.
+
+    Args:
+        out: the folder.
+        inputs: see `Outputs`; likewise
+        folders: and
+        overwrite: with it the folder may hold other files too.
+
+    Raises:
+        InputError: it may not.
+    """
+    trees = ["panoptic"] if overwrite else ["."]
+    return Outputs(out, KIND, ["panoptic.json"], trees=trees, inputs=inputs, folders=folders, overwrite=overwrite)
+
+
+def _replace_files(temporary: Path, outputs: Outputs) -> None:
+    """Move new files over those of an earlier call, the JSON last, and delete those that no image has any more."""
+    files = [path.relative_to(temporary) for path in sorted((temporary / "panoptic").rglob("*.png"))]
+    with outputs:
+        for name in [*files, Path("panoptic.json")]:
+            (outputs.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            commit(temporary / name, outputs.folder / name)
+        outputs.prune("panoptic")
 
 
 def from_classes(
