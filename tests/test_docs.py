@@ -309,6 +309,21 @@ def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("*/README.md")], ids=name_of)
+def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|html|md|toml))`", FENCE.sub("", page.read_text(encoding="utf-8")))
+    places = (ROOT, ROOT / "banet", DOCS)
+    assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("*/README.md")], ids=name_of)
+def test_prose_is_wrapped(page: Path) -> None:
+    """Tables, code, links that are longer than a line, and images stay as they are."""
+    prose = FENCE.sub(lambda found: "\n" * found[0].count("\n"), page.read_text(encoding="utf-8"))
+    lines = [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "#", "!", "<!--"))]
+    assert [line for line in lines if " " in re.sub(r"`[^`]*`", "", line[:120]).strip()] == []
+
+
 # ----------------------------------------------------------------------------------------------------------------- tour
 
 
