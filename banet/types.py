@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Box", "ImageLike", "ProcedureLike", "Progress", "RuleLike", "Size", "StrPath", "TensorLike"]
+__all__ = ["Box", "ImageId", "ImageLike", "ProcedureLike", "Progress", "RuleLike", "Size", "StrPath", "TensorLike"]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """Path of a file or folder."""
@@ -47,3 +47,6 @@ ImageLike: TypeAlias = "StrPath | Image | NDArray[Any] | TensorLike"
 RuleLike: TypeAlias = str | Callable[[Any], NDArray[Any]] | ProcedureLike
 """An occlusion rule: a name in `RULES`, a function of the occluded pairs (`Pairs`) that returns one margin per pair, or
 a procedure."""
+
+ImageId: TypeAlias = int | str
+"""What a data set calls an image: a number or a text, which nothing interprets. 5 and "5" are two images."""

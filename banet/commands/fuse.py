@@ -19,7 +19,8 @@ class Fuse(OverwriteOptions, Command):
 
     Masks are run lengths, compressed or not, or polygons. Label maps have the images' names and end in .png:
     grey (8 or 16 bits) or palette; 0, and 255 or 65535, are void unless a category has that id. Without --json
-    the number in an image's name is its id. The paper suppresses boxes too: --nms 0.5.
+    the number in an image's name is its id, or the name without suffix where the results have texts for ids.
+    The paper suppresses boxes too: --nms 0.5.
 
     example:
       banet fuse --instances results.json --semantic labels --images val2017 --json panoptic_val2017.json \
@@ -39,12 +40,13 @@ class Fuse(OverwriteOptions, Command):
         overlap_threshold: Overlap above which a pair is occluded.
         removal_threshold: Lost share above which an instance is removed.
         stuff_area: Smaller stuff becomes void.
+        strict: Refuse instances without a pixel, which are otherwise left out and reported.
     """
 
     usage: ClassVar[str] = (
         "--instances FILE --semantic DIR --images DIR --out DIR [--json FILE] [--categories FILE] [--rule RULE]\n"
         "                  [--score SCORE] [--nms IOU] [--top N] [--stuff-area PIXELS]\n"
-        "                  [--overlap-threshold SHARE] [--removal-threshold SHARE] [--overwrite]"
+        "                  [--overlap-threshold SHARE] [--removal-threshold SHARE] [--strict] [--overwrite]"
     )
 
     instances: File
@@ -60,6 +62,7 @@ class Fuse(OverwriteOptions, Command):
     overlap_threshold: Share = InferenceConfig.overlap_threshold
     removal_threshold: Share = InferenceConfig.removal_threshold
     stuff_area: Area = InferenceConfig.stuff_area
+    strict: bool = False
 
     def run(self) -> int:
         """Fuse, and print how many images and instances."""
@@ -69,5 +72,7 @@ class Fuse(OverwriteOptions, Command):
             done = fuse_files(**vars(self), progress=show)
         if done.elsewhere:
             print(f"left out, as they are of other pictures: {done.elsewhere} instances", file=sys.stderr)
+        if done.left_out.total:
+            print(done.left_out, file=sys.stderr)
         print(f"{done.json}: {done.images} pictures, {done.instances} instances")
         return 0

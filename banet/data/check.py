@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from PIL import Image
 
 from banet.data.images import SUFFIXES, to_rgb_array
 from banet.errors import InputError, printable, shown
+from banet.files.fields import id_order
 from banet.files.names import safe_join
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import Annotation, ImageInfo, read_annotation, read_image_info
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import measure_ids
+from banet.types import ImageId
 
 __all__ = ["Finding", "Report", "Split", "check_splits", "find_splits"]
 
@@ -49,8 +51,8 @@ class Finding:
     """One fault.
 
     Attributes:
-        kind: `json`, `categories`, `picture`, `png`, `size`, `ids`, `area`, `bbox`, `stuff`, `annotation`, `duplicate`
-            or `leak`.
+        kind: `json`, `categories`, `picture`, `png`, `size`, `ids`, `area`, `bbox`, `stuff`, `annotation`,
+            `duplicate` or `leak`.
         where: file and field.
         what: what is wrong there.
         mend: what to do about it.
@@ -167,12 +169,12 @@ class _Check:
         for folder, option in ((split.images, "--images"), (split.panoptic, "--panoptic")):
             if not folder.is_dir():
                 raise InputError("is no folder", where=folder, hint=f"give the right one with {option}")
-        self.images: dict[int, ImageInfo] = {}
+        self.images: dict[ImageId, ImageInfo] = {}
         self.pixels: dict[bytes, str] = {}  # digest of a picture -> its name
         self.looks: dict[str, bytes] = {}  # name of a picture -> its pixels at 8 x 8
         self.total = 0
         listed: list[Any] = []
-        names: dict[str, int] = {}
+        names: dict[Path, ImageId] = {}
         for key, where, entry in stream_lists(split.json, _LISTS):
             if key == "annotations":
                 self.total += 1
@@ -183,11 +185,13 @@ class _Check:
                 if info is None:
                     continue
                 if info.id in self.images:
-                    self.add("duplicate", f"{where}.id", f"{info.id} is the id of another image too", "make it unique")
-                elif info.file_name in names:
-                    what = f"{info.file_name!r} is the name of image {names[info.file_name]} too"
+                    self.add(
+                        "duplicate", f"{where}.id", f"{shown(info.id)} is the id of another image too", "make it unique"
+                    )
+                elif (path := safe_join(split.images, info.file_name)) in names:
+                    what = f"{info.file_name!r} is the name of image {shown(names[path])} too"
                     self.add("duplicate", f"{where}.file_name", what, "keep one of the two, with its annotation")
-                names.setdefault(info.file_name, info.id)
+                names.setdefault(safe_join(split.images, info.file_name), info.id)
                 self.images.setdefault(info.id, info)
         try:
             self.categories: Categories | None = Categories.from_coco(listed, str(split.json))
@@ -201,6 +205,7 @@ class _Check:
                         "categories", f"{split.json}: categories", f"{count} are called {name!r}", "name them apart"
                     )
         self.by_category: Counter[int] = Counter()
+        self.crowds: Counter[int] = Counter()
 
     def add(self, kind: str, where: str, what: str, mend: str) -> None:
         self.report.findings.append(Finding(kind, printable(where), printable(what), mend))
@@ -222,30 +227,32 @@ class _Check:
 
     def run(self) -> Iterator[None]:
         """Look at one annotation after the other."""
-        seen: set[int] = set()
-        maps: dict[str, int] = {}
-        segments = crowds = pixels = void = 0
+        seen: set[ImageId] = set()
+        maps: dict[Path, ImageId] = {}
+        pixels = void = 0
         for _, where, entry in stream_lists(self.split.json, ("annotations",)):
             yield
             annotation = self.entry("json", where, entry, lambda one, at: read_annotation(one, at, self.categories))
             if annotation is None:
-                if isinstance(entry, dict) and isinstance(entry.get("image_id"), int):
+                if isinstance(entry, dict) and isinstance(entry.get("image_id"), (int, str)):
                     seen.add(entry["image_id"])
                 continue
             info = self.images.get(annotation.image_id)
             if info is None:
-                what = f"no image has the id {annotation.image_id}"
+                what = f"no image has the id {shown(annotation.image_id)}"
                 self.add("json", f"{where}.image_id", what, "add it to 'images' or remove the annotation")
             elif info.id in seen:
-                self.add("duplicate", f"{where}.image_id", f"image {info.id} has an annotation already", "keep one")
+                self.add(
+                    "duplicate", f"{where}.image_id", f"image {shown(info.id)} has an annotation already", "keep one"
+                )
             seen.add(annotation.image_id)
-            if annotation.file_name in maps:
-                what = f"{annotation.file_name} is the PNG of image {maps[annotation.file_name]} too"
+            path = safe_join(self.split.panoptic, annotation.file_name)
+            if path in maps:
+                what = f"{annotation.file_name} is the PNG of image {shown(maps[path])} too"
                 self.add("duplicate", f"{where}.file_name", what, "give each image a PNG of its own")
-            maps.setdefault(annotation.file_name, annotation.image_id)
-            segments += len(annotation.segments)
-            crowds += sum(segment.iscrowd for segment in annotation.segments)
+            maps.setdefault(path, annotation.image_id)
             self.by_category.update(segment.category_id for segment in annotation.segments)
+            self.crowds.update(segment.category_id for segment in annotation.segments if segment.iscrowd)
             self._stuff_once(annotation, where)
             shape = None if info is None else self._picture(info)
             ids = self._map(annotation)
@@ -259,15 +266,24 @@ class _Check:
             mend = "annotate them or remove them from 'images'"
             self.add("annotation", f"{self.split.json}: images", f"without an annotation: {_some(bare)}", mend)
         self._unlisted(maps)
+        self._only_crowds()
         named = {} if self.categories is None else {c.name: self.by_category[c.id] for c in self.categories}
         self.report.splits[self.split.name] = {
             "images": len(self.images),
-            "segments": segments,
-            "crowds": crowds,
+            "segments": self.by_category.total(),
+            "crowds": self.crowds.total(),
             "void": void / max(pixels, 1),
             "categories": len(named),
             "by_category": named,
         }
+
+    def _only_crowds(self) -> None:
+        """Note classes of things of which nothing can be learnt."""
+        for category in self.categories or ():
+            count = self.by_category[category.id]
+            if category.isthing and count and self.crowds[category.id] == count:
+                what = f"{category.name}: 0 of {count:,} instances can be learnt, as all are crowd"
+                self.report.notes.append(f"{self.split.name}: {what}")
 
     def _stuff_once(self, annotation: Annotation, where: str) -> None:
         if self.categories is None:
@@ -343,14 +359,14 @@ class _Check:
                 what = f"differs from the PNG for segment {_some(wrong, 3)}"
                 self.add(kind, f"{where}.segments_info.{kind}", what, "write the counted one, or leave the field out")
 
-    def _unlisted(self, maps: Mapping[str, int]) -> None:
+    def _unlisted(self, maps: Collection[Path]) -> None:
         """Note files that the JSON does not name."""
         for folder, known, suffixes in (
-            (self.split.images, {info.file_name for info in self.images.values()}, SUFFIXES),
-            (self.split.panoptic, set(maps), frozenset({".png"})),
+            (self.split.images, {safe_join(self.split.images, i.file_name) for i in self.images.values()}, SUFFIXES),
+            (self.split.panoptic, maps, frozenset({".png"})),
         ):
             files = (p for p in folder.rglob("*") if p.suffix.lower() in suffixes and not p.name.startswith("."))
-            more = sum(path.relative_to(folder).as_posix() not in known for path in files)
+            more = sum(path not in known for path in files)
             if more:
                 self.report.notes.append(f"{folder}: {more:,} files that {self.split.json} does not name")
 
@@ -378,7 +394,9 @@ def _compare(first: _Check, second: _Check, report: Report) -> None:
     for kind, those in (("id", first.images.keys() & second.images.keys()), ("name", shared)):
         if those:
             both = f"{len(those):,} images of {names[0]} and of {names[1]}"
-            report.notes.append(f"{both} have the same {kind}, which alone is no fault: {_some(sorted(those), 3)}")
+            report.notes.append(
+                f"{both} have the same {kind}, which alone is no fault: {_some(sorted(those, key=id_order), 3)}"
+            )
 
 
 def _some(values: Sequence[Any], limit: int = 5) -> str:

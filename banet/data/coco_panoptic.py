@@ -17,6 +17,7 @@ from banet.files.names import safe_join
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import load_ids
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.types import ImageId
 
 __all__ = ["CocoPanoptic"]
 
@@ -58,7 +59,7 @@ class CocoPanoptic(Dataset[Sample]):
                     f"the {field} folder {what}", where=folder, hint="give the folder of the dataset's files"
                 )
         self.index = PanopticIndex.read(json)
-        self.image_ids: list[int] = self.index.image_ids.tolist()
+        self.image_ids: list[ImageId] = self.index.image_ids.tolist()
         if not self.image_ids:
             raise InputError("'annotations' is empty", where=json, hint="a dataset needs at least one annotated image")
         self.categories: Categories = self.index.categories

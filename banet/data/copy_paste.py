@@ -15,6 +15,7 @@ from banet.data.samples import AnnotatedImage, Sample, Transform, make_target, t
 from banet.panoptic.categories import Categories
 from banet.panoptic.id_maps import find_ids, runs
 from banet.panoptic.segments import Segment
+from banet.types import ImageId
 
 __all__ = ["CopyPaste", "Labelled", "paste"]
 
@@ -85,7 +86,7 @@ class Readable(Protocol):
     transform: Transform | None
 
     @property
-    def image_ids(self) -> Sequence[int]: ...
+    def image_ids(self) -> Sequence[ImageId]: ...
     def __len__(self) -> int: ...
     def file_name(self, index: int) -> str: ...
     def read_annotated(self, index: int) -> AnnotatedImage: ...

@@ -8,6 +8,7 @@ shared memory.
 
 from __future__ import annotations
 
+import json
 import os
 from array import array
 from collections.abc import Sequence
@@ -19,11 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from banet.errors import InputError
+from banet.errors import InputError, shown
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import Annotation, ImageInfo, add_image, read_annotation
 from banet.panoptic.segments import Segment
+from banet.types import ImageId
 
 __all__ = ["PanopticIndex"]
 
@@ -47,6 +49,30 @@ class _Texts:
 
 
 @dataclass(frozen=True)
+class _Ids:
+    """Ids of images that are not all numbers, as JSON."""
+
+    texts: _Texts
+
+    @classmethod
+    def of(cls, ids: Sequence[ImageId]) -> _Ids | Tensor:
+        """Return ids in a tensor (N,) int64 where they are all numbers."""
+        if all(isinstance(image_id, int) for image_id in ids):
+            return _tensor(ids, np.int64)
+        return cls(_Texts.of([json.dumps(image_id) for image_id in ids]))
+
+    def __len__(self) -> int:
+        return len(self.texts.starts) - 1
+
+    def __getitem__(self, index: int) -> ImageId:
+        image_id: ImageId = json.loads(self.texts[index])
+        return image_id
+
+    def tolist(self) -> list[ImageId]:
+        return [self[index] for index in range(len(self))]
+
+
+@dataclass(frozen=True)
 class PanopticIndex:
     """The annotations of a COCO panoptic JSON, checked, with their images.
 
@@ -55,12 +81,12 @@ class PanopticIndex:
     Attributes:
         path: the file, for messages.
         categories: the classes.
-        image_ids: (N,) int64, the image of each annotation, in the file's order.
+        image_ids: the image of each annotation, in the file's order: (N,) int64 where all ids are numbers.
     """
 
     path: Path
     categories: Categories
-    image_ids: Tensor
+    image_ids: Tensor | _Ids
     _sizes: Tensor  # (N,2) int64: width, height
     _pictures: _Texts
     _maps: _Texts
@@ -71,10 +97,15 @@ class PanopticIndex:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def image_id(self, index: int) -> ImageId:
+        """Return the id of the image of annotation `index`."""
+        image_id = self.image_ids[index]
+        return int(image_id) if isinstance(image_id, Tensor) else image_id
+
     def image(self, index: int) -> ImageInfo:
-        """The image of annotation `index`."""
+        """Return the image of annotation `index`."""
         width, height = self._sizes[index].tolist()
-        return ImageInfo(int(self.image_ids[index]), self._pictures[index], width, height)
+        return ImageInfo(self.image_id(index), self._pictures[index], width, height)
 
     def annotation(self, index: int) -> Annotation:
         """Return annotation `index`; its segments are not measured and have no score."""
@@ -84,19 +115,41 @@ class PanopticIndex:
             Segment(segment_id, category_id, self.categories.isthing(category_id), iscrowd=flag)
             for (segment_id, category_id), flag in zip(rows, crowd, strict=True)
         )
-        return Annotation(int(self.image_ids[index]), self._maps[index], segments)
+        return Annotation(self.image_id(index), self._maps[index], segments)
+
+    def count_things(self) -> dict[int, tuple[int, int]]:
+        """Count the instances of each class of things that occurs: those that can be learnt from, and all.
+
+        Crowds hold several objects that nobody separated, so that no instance can be learnt from them.
+
+        Returns:
+            Category id -> (segments without crowd, segments), in the order of the classes.
+        """
+        ids, crowd = self._segments[:, 1].numpy(), self._crowd.numpy()
+        things = (category.id for category in self.categories if category.isthing)
+        counts = {one: (int(((ids == one) & ~crowd).sum()), int((ids == one).sum())) for one in things}
+        return {category_id: count for category_id, count in counts.items() if count[1]}
+
+    def unlearnable(self) -> list[str]:
+        """Return a line for each class of things of which every segment is crowd: "car: 0 of 31 instances ..."."""
+        return [
+            f"{self.categories.by_id(category_id).name}: 0 of {total:,} instances can be learnt, as all are crowd"
+            for category_id, (single, total) in self.count_things().items()
+            if not single
+        ]
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PanopticIndex:
-        """Reads and checks a JSON piece by piece.
+        """Read and check a JSON piece by piece.
 
         Raises:
             InputError: as `banet.panoptic.coco.annotations.PanopticJson.read`.
         """
         file = Path(path)
-        images: dict[int, ImageInfo] = {}
+        images: dict[ImageId, ImageInfo] = {}
         categories: list[Any] = []
-        ids, maps, starts, segments, crowd = array("q"), list[str](), array("q", [0]), array("q"), bytearray()
+        ids, maps = list[ImageId](), list[str]()
+        starts, segments, crowd = array("q", [0]), array("q"), bytearray()
         for field, where, item in stream_lists(file, ("images", "annotations", "categories")):
             if field == "categories":
                 categories.append(item)
@@ -111,13 +164,13 @@ class PanopticIndex:
                 crowd.append(segment.iscrowd)
             maps.append(annotation.file_name)
             starts.append(len(crowd))
-        seen: set[int] = set()
+        seen: set[ImageId] = set()
         for position, image_id in enumerate(ids):
             where = f"{file}: annotations[{position}].image_id"
             if image_id not in images:
-                raise InputError(f"no image has the id {image_id}", where=where, hint="add it to 'images'")
+                raise InputError(f"no image has the id {shown(image_id)}", where=where, hint="add it to 'images'")
             if image_id in seen:
-                raise InputError(f"image {image_id} has an annotation already", where=where, hint="keep one")
+                raise InputError(f"image {shown(image_id)} has an annotation already", where=where, hint="keep one")
             seen.add(image_id)
         classes = Categories.from_coco(categories, str(file))
         table = np.array(segments, np.int64).reshape(-1, 2)
@@ -130,7 +183,7 @@ class PanopticIndex:
         return cls(
             path=file,
             categories=classes,
-            image_ids=_tensor(ids, np.int64),
+            image_ids=_Ids.of(ids),
             _sizes=_tensor([(images[i].width, images[i].height) for i in ids], np.int64).reshape(-1, 2),
             _pictures=_Texts.of([images[i].file_name for i in ids]),
             _maps=_Texts.of(maps),

@@ -6,6 +6,7 @@ boxes of what can be seen.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +21,19 @@ from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.id_maps import measure_runs, runs
 from banet.panoptic.segments import Segment
+from banet.types import ImageId
 
-__all__ = ["AnnotatedImage", "Sample", "Target", "Transform", "collate", "make_target", "sample_of", "transformed"]
+__all__ = [
+    "AnnotatedImage",
+    "Sample",
+    "Target",
+    "Transform",
+    "collate",
+    "image_seed",
+    "make_target",
+    "sample_of",
+    "transformed",
+]
 
 Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
 """Takes an image (3,H,W) uint8 and its id map (H,W) and gives both back, changed alike.
@@ -62,7 +74,7 @@ class Target:
     labels: Tensor
     instances: Tensor
     semantic: Tensor
-    image_id: int
+    image_id: ImageId
     name: str
 
     @property
@@ -102,7 +114,7 @@ def make_target(
     ids: NDArray[Any] | Tensor,
     segments: Iterable[Segment],
     categories: Categories,
-    image_id: int,
+    image_id: ImageId,
     name: str,
 ) -> Target:
     """Make the target of an image from its id map.
@@ -169,10 +181,17 @@ def make_target(
     )
 
 
+def image_seed(image_id: ImageId) -> int:
+    """Return a number below 2^64 that stands for the id of an image in seeds."""
+    if isinstance(image_id, int):
+        return image_id % 2**64
+    return int.from_bytes(hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
 def sample_of(
     annotated: AnnotatedImage,
     categories: Categories,
-    image_id: int,
+    image_id: ImageId,
     name: str,
     transform: Transform | None = None,
 ) -> Sample:

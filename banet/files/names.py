@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from banet.errors import InputError, shown
 from banet.types import StrPath
 
-__all__ = ["DistinctNames", "check_file_name", "name_key", "safe_join"]
+__all__ = ["DistinctNames", "check_file_name", "forward", "name_key", "safe_join"]
 
 
 def safe_join(folder: StrPath, file_name: str, where: str = "file_name") -> Path:
-    """Joins a file name from a JSON to a folder, and refuses one that leads out of the folder.
+    """Join a file name from a JSON to a folder, and refuse one that leads out of the folder.
+
+    Tools on Windows write `\\` between the parts of a name. Where no file of the name as it stands exists, it is taken
+    for a separator.
 
     Args:
         folder: the folder.
@@ -22,8 +26,15 @@ def safe_join(folder: StrPath, file_name: str, where: str = "file_name") -> Path
     Raises:
         InputError: the name is empty, absolute, or has a part '..'.
     """
-    check_file_name(file_name, where)
-    return Path(folder) / file_name
+    path = Path(folder) / check_file_name(file_name, where)
+    if "\\" in file_name and not os.path.lexists(path):
+        return Path(folder) / forward(file_name)
+    return path
+
+
+def forward(file_name: str) -> str:
+    """Return a relative file name with `/` between its parts, whatever system it was written on."""
+    return file_name.replace("\\", "/")
 
 
 def check_file_name(name: object, where: str) -> str:
@@ -69,9 +80,9 @@ class DistinctNames:
         """Return the name of the outputs of an input.
 
         Args:
-            name: The input's, with `/` where it is in a folder that the outputs keep.
+            name: The input's, with `/` or `\\` where it is in a folder that the outputs keep.
         """
-        path = PurePosixPath(name)
+        path = PurePosixPath(forward(name))
         stem = str(path.with_suffix("")) if path.name else name
         if self._take(stem):
             return stem

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.errors import InputError, shown
+from banet.files.fields import read_flag
 
 __all__ = ["MAX_CATEGORY_ID", "VOID", "Categories", "Category"]
 
@@ -52,7 +53,9 @@ class Category:
         if not isinstance(self.name, str) or not self.name:
             raise TypeError(f"the name of category {self.id} must be a non-empty string, not {self.name!r}")
         object.__setattr__(self, "id", int(self.id))
-        object.__setattr__(self, "isthing", bool(self.isthing))
+        isthing: Any = self.isthing
+        isthing = isthing.item() if isinstance(isthing, np.generic) else isthing
+        object.__setattr__(self, "isthing", read_flag({"isthing": isthing}, "isthing", f"category {self.id}"))
         color = tuple(int(c) for c in self.color)
         if color == _NO_COLOR:
             color = _default_color(self.id, self.name)
@@ -101,7 +104,8 @@ class Categories:
         """Builds the classes from the `categories` of a COCO panoptic JSON.
 
         Args:
-            categories: dicts with `id` (int >= 0), `name`, `isthing` (0 or 1) and, if wanted, `color` (three ints in
+            categories: dicts with `id` (int >= 0), `name`, `isthing` (see
+                `read_flag`) and, if wanted, `color` (three ints in
                 0..255). Other keys are ignored.
             source: what to call the input in errors, usually the file's name.
 
@@ -318,23 +322,22 @@ def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
             raise InputError(
                 f"'{key}' is missing", where=where, hint="COCO panoptic categories need id, name and isthing"
             )
-    category_id, name, isthing = entry["id"], entry["name"], entry["isthing"]
+    category_id, name = entry["id"], entry["name"]
     if isinstance(category_id, bool) or not isinstance(category_id, int) or not 0 <= category_id <= MAX_CATEGORY_ID:
         raise InputError(f"must be an integer in 0..{MAX_CATEGORY_ID}, not {shown(category_id)}", where=f"{where}.id")
     if not isinstance(name, str) or not name or _SURROGATES.search(name):
         raise InputError(f"must be a non-empty string, not {shown(name)}", where=f"{where}.name")
-    if not isinstance(isthing, int) or isthing not in (0, 1):
-        raise InputError(f"must be 1 (thing) or 0 (stuff), not {shown(isthing)}", where=f"{where}.isthing")
+    isthing = read_flag(entry, "isthing", where, says=("stuff", "thing"))
     color = entry.get("color")
     if color is None:
-        return Category(category_id, name, bool(isthing))
+        return Category(category_id, name, isthing)
     if (
         not isinstance(color, (list, tuple))
         or len(color) != 3
         or not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in color)
     ):
         raise InputError(f"must be three integers in 0..255, not {shown(color)}", where=f"{where}.color")
-    return Category(category_id, name, bool(isthing), (color[0], color[1], color[2]))
+    return Category(category_id, name, isthing, (color[0], color[1], color[2]))
 
 
 def _default_color(category_id: int, name: str) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ __all__ = [
     "compare_ids",
     "find_ids",
     "ids_to_rgb",
+    "in_range",
     "index_map",
     "indices_of_ids",
     "measure_ids",
@@ -44,7 +45,7 @@ def ids_to_rgb(ids: Any) -> NDArray[np.uint8]:
         TypeError: not integers.
         ValueError: an id is out of range.
     """
-    array = _in_range(np.asarray(ids))
+    array = in_range(np.asarray(ids))
     wide = np.ascontiguousarray(array, dtype="<u4")
     return np.ascontiguousarray(wide.view(np.uint8).reshape(*array.shape, 4)[..., :3])
 
@@ -235,7 +236,13 @@ def measure_runs(
     return areas, boxes
 
 
-def _in_range(array: NDArray[Any]) -> NDArray[Any]:
+def in_range(array: NDArray[Any]) -> NDArray[Any]:
+    """Return ids, integers of any shape, that are in 0 .. `MAX_SEGMENT_ID`.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: an id is out of range.
+    """
     if array.dtype.kind not in "iu":
         raise TypeError(f"ids must be integers, not {array.dtype}")
     if array.size and (array.min() < 0 or array.max() > MAX_SEGMENT_ID):
@@ -250,7 +257,7 @@ def as_ids(ids: Any) -> NDArray[np.int32]:
         TypeError: not integers.
         ValueError: another shape, or an id is out of range.
     """
-    array = _in_range(np.asarray(ids))
+    array = in_range(np.asarray(ids))
     if array.ndim != 2:
         raise ValueError(f"ids must have shape (H, W), not {array.shape}")
     return np.ascontiguousarray(array, dtype=np.int32)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.files.atomic import write_json
+from banet.files.fields import read_flag
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.coco.png import write_ids
 from banet.panoptic.id_maps import (
@@ -23,7 +24,7 @@ from banet.panoptic.id_maps import (
     runs,
 )
 from banet.panoptic.segments import Segment
-from banet.types import StrPath
+from banet.types import ImageId, StrPath
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -123,7 +124,7 @@ class PanopticSegmentation:
         """
         check_ids(self.ids, [segment.id for segment in self.segments], source)
 
-    def to_coco(self, image_id: int | None = None, file_name: str | None = None) -> dict[str, Any]:
+    def to_coco(self, image_id: ImageId | None = None, file_name: str | None = None) -> dict[str, Any]:
         """The annotation of a COCO panoptic JSON: `segments_info` and, where given, `image_id` and `file_name`.
 
         Args:
@@ -197,7 +198,7 @@ class PanopticSegmentation:
             data={"class_name": np.array(names, dtype=str)},
         )
 
-    def save(self, path: StrPath, file_name: str | None = None, *, image_id: int = 1) -> None:
+    def save(self, path: StrPath, file_name: str | None = None, *, image_id: ImageId = 1) -> None:
         """Writes the id map as a COCO panoptic PNG and, beside it, the JSON of this one image.
 
         `save("out.png")` writes out.png and out.json, each at once or not at all.
@@ -264,11 +265,12 @@ def _segment_of(entry: Segment | Mapping[str, Any], classes: Categories) -> Segm
     """Return the record of a segment that is given as a record or as a mapping."""
     if isinstance(entry, Segment):
         return replace(entry, isthing=classes.isthing(entry.category_id))
-    score, category_id = entry.get("score"), int(entry["category_id"])
+    score, category_id, crowd = entry.get("score"), int(entry["category_id"]), entry.get("iscrowd")
+    crowd = crowd.item() if isinstance(crowd, np.generic) else crowd
     return Segment(
         id=int(entry["id"]),
         category_id=category_id,
         isthing=classes.isthing(category_id),
         score=None if score is None else float(score),
-        iscrowd=bool(entry.get("iscrowd", False)),
+        iscrowd=read_flag({"iscrowd": crowd}, "iscrowd", f"segment {entry['id']}"),
     )

@@ -24,10 +24,12 @@ from banet.data.convert.cvat import convert_cvat
 from banet.data.convert.labelme import convert_labelme
 from banet.data.convert.maps import convert_ade20k, convert_maps
 from banet.data.convert.shapes import Shape, layer_shapes
+from banet.data.left_out import LeftOut
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.rle import encode_rle
+from banet.panoptic.coco.runs import Crop
 
 
 def compare(out: Path, truth: dict[str, Expected], images: Path) -> None:
@@ -261,8 +263,12 @@ def test_coco_polygons_and_crowds(tmp_path: Path) -> None:
     [
         (lambda c: c["annotations"][0].update(category_id=4), ["annotations[0]", "category_id 4"]),
         (lambda c: c["annotations"][0].pop("segmentation"), ["annotations[0]", "segmentation"]),
-        (lambda c: c["annotations"][1].update(segmentation=[[1, 2]]), ["annotations[1]", "polygon"]),
+        (lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3]]), ["annotations[1]", "polygon"]),
         (lambda c: c["annotations"][0].update(image_id=7), ["image_id 7"]),
+        (lambda c: c["annotations"][0].update(image_id="50"), ["image_id '50'"]),
+        (lambda c: c["annotations"][0].update(iscrowd=2), ["annotations[0].iscrowd", "must be 0 or 1, not 2"]),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), ["annotations[0].iscrowd", "not 'no'"]),
+        (lambda c: c["categories"][0].update(isthing="no"), ["categories[0].isthing", "not 'no'"]),
         (lambda c: c["images"][0].update(width=95), ["95x64", "96x64"]),
         (lambda c: c["images"][2].update(file_name="no.png"), ["no.png", "does not exist"]),
         (lambda c: c["images"].append(c["images"][0]), ["50 is the id of another"]),
@@ -300,8 +306,12 @@ def test_layers_from_back_to_front(seed: int, rule: str) -> None:
     masks = [rng.random((5, 6)) < rng.uniform(0, 1) for _ in range(int(rng.integers(1, 7)))]
     drawn = [(mask, int(rng.integers(1, 5)), bool(rng.random() < 0.2), int(rng.integers(0, 2))) for mask in masks]
     drawn = [(mask, category, crowd and category < 3, z) for mask, category, crowd, z in drawn]
-    made = [Shape.of(str(k), category, mask, crowd, z) for k, (mask, category, crowd, z) in enumerate(drawn)]
-    ids, regions = layer_shapes(made, classes, Path("x"), (5, 6), rule)
+    made = [
+        Shape(str(k), category, Crop.of(mask), crowd, z, "" if mask.any() else "empty mask")
+        for k, (mask, category, crowd, z) in enumerate(drawn)
+    ]
+    told: list[tuple[str, str]] = []
+    ids, regions = layer_shapes(made, classes, Path("x"), (5, 6), rule, lambda why, where: told.append((why, where)))
 
     def rank(k: int) -> tuple[float, ...]:
         mask, category, crowd, z = drawn[k]
@@ -324,6 +334,10 @@ def test_layers_from_back_to_front(seed: int, rule: str) -> None:
             if max((j for j in range(len(drawn)) if drawn[j][0][y, x]), key=rank) == k
         ]
         assert len(set(front)) <= 1  # one object, one id
+        hidden = not front and (drawn[k][1] < 3 or drawn[k][1] not in {regions[i].category_id for i in regions})
+        why = "empty mask" if not drawn[k][0].any() else "covered by others" if hidden else None
+        assert [one for one, where in told if where == str(k)] == ([why] if why else [])
+    assert set(regions) == set(np.unique(ids).tolist()) - {0}
 
 
 def _expected(outlines: list[tuple[str, list[tuple[int, int]]]]) -> Expected:
@@ -382,7 +396,8 @@ def test_other_shapes_of_labelme(tmp_path: Path) -> None:
     )
     out = tmp_path / "out"
     refused(lambda: convert_labelme(folder, out), out, "imagePath", "--images")
-    refused(lambda: convert_labelme(folder, out, images=tmp_path), out, "shapes[5]", "'point' has no area")
+    strict = LeftOut(strict=True)
+    refused(lambda: convert_labelme(folder, out, images=tmp_path, left_out=strict), out, "shapes[5]", "area (point)")
     convert_labelme(folder, out, images=tmp_path, ignore=["notes"])
     result = read_back(out)["x.jpg"]
     masks = [result.ids == segment.id for segment in result.segments]
@@ -402,12 +417,16 @@ SQUARE = {"label": "a", "points": [[1, 1], [9, 1], [9, 9], [1, 9]]}
     ("entries", "fields", "said"),
     [
         ([SQUARE, {**SQUARE, "points": [[5, 5], [12, 5], [12, 12]]}], {}, ["shapes[0]", "shapes[1]", "overlap"]),
-        ([{**SQUARE, "points": [[1, 1], [2, 2]]}], {}, ["shapes[0].points", "three corners"]),
         ([{**SQUARE, "points": [["x", 1]]}], {}, ["shapes[0].points"]),
-        ([{**SQUARE, "shape_type": "rectangle"}], {}, ["shapes[0].points", "rectangle"]),
+        ([{**SQUARE, "points": ["12", "34"]}], {}, ["shapes[0].points", "pairs of numbers"]),
+        ([{**SQUARE, "points": [[1, True], [2, 2], [3, 9]]}], {}, ["shapes[0].points", "pairs of numbers"]),
+        ([{**SQUARE, "shape_type": "rectangle", "points": 5 * [[1, 1]]}], {}, ["shapes[0].points", "rectangle"]),
+        ([{**SQUARE, "shape_type": "blob"}], {}, ["shapes[0].shape_type", "'blob'"]),
         ([{**SQUARE, "shape_type": "mask", "points": [[1, 1], [2, 2]], "mask": "??"}], {}, ["shapes[0].mask"]),
         ([{"points": []}], {}, ["shapes[0]", "'label'"]),
-        ([SQUARE], {"imageWidth": 80, "imageHeight": 60}, ["80x60", "40x30"]),
+        ([SQUARE], {"imageWidth": 80, "imageHeight": 60}, ["imageHeight is 60", "40x30"]),
+        ([SQUARE], {"imageWidth": "80", "imageHeight": None}, ["imageWidth is 80", "40x30"]),
+        ([SQUARE], {"imageWidth": "wide"}, ["imageWidth", "'wide'"]),
         ([SQUARE], {"imagePath": "y.jpg"}, ["y.jpg"]),
         ([SQUARE], {"shapes": None}, ["'shapes'"]),
         ([], {}, ["no shape has a label"]),
@@ -479,7 +498,9 @@ def test_cvat(tmp_path: Path) -> None:
         ('points="2.0,3.0;', 'points="2.0,;', ["polygon 1 (a)", "points"]),
         ('rle="1, 1', 'rle="1, 7', ["mask 4 (b)", "rle"]),
         ('z_order="2"', 'z_order="1"', ["polygon 1 (a)", "box 2 (a)", "overlap"]),
-        ('xtl="6"', 'xtl="6" rotation="30"', ["box 2 (a)", "turned"]),
+        ('xtl="6"', 'xtl="6" rotation="north"', ["box 2 (a)", "rotation", "'north'"]),
+        ('rle="1, 1', 'rotation="30" rle="1, 1', ["mask 4 (b)", "turned"]),
+        ("<polyline", '<cuboid label="a"/><polyline', ["cuboid 5 (a)", "no outline"]),
         ("<version>", "<track></track><version>", ["tracks"]),
     ],
 )
@@ -491,6 +512,8 @@ def test_bad_cvat(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
 
 def test_cvat_without_area_or_file(tmp_path: Path) -> None:
     file, images, out = _cvat(tmp_path)
-    refused(lambda: convert_cvat(file, images, out, stuff=["ground"]), out, "polyline 5 (road)", "no area")
+    strict = LeftOut(strict=True)
+    said = "annotations.xml: polyline 5 (road), image sub/x.jpg", "without an area (polyline)", "--strict"
+    refused(lambda: convert_cvat(file, images, out, stuff=["ground"], left_out=strict), out, *said)
     refused(lambda: convert_cvat(tmp_path / "no.xml", images, out), out, "no.xml")
     refused(lambda: convert_cvat(file, tmp_path / "no", out), out, "is no folder")

@@ -286,7 +286,7 @@ def test_bad_amodal_files_are_one_line(folders, tmp_path):
 
     fails("'annotations' is missing", lambda content: content.pop("annotations"))
     fails(r"annotations\[1\]: 'panoptic_id' is missing", lambda content: content["annotations"][1].pop("panoptic_id"))
-    fails(r"annotations\[0\]: is no COCO instance", lambda content: content["annotations"].insert(0, 5))
+    fails(r"annotations\[0\]: must be an object, not 5", lambda content: content["annotations"].insert(0, 5))
     fails(
         r"annotations\[0\].segmentation: counts add up to 3 pixels",
         lambda content: content["annotations"][0]["segmentation"].update(counts=[3]),

@@ -144,9 +144,9 @@ def entry(**changes):
         ([entry(name="")], r"\.name: must be a non-empty string"),
         ([entry(name=3)], r"\.name: must be a non-empty string"),
         ([entry(isthing=2)], r"\.isthing: must be 1 \(thing\) or 0 \(stuff\)"),
-        ([entry(isthing="1")], r"\.isthing: must be"),
+        ([entry(isthing="yes")], r"\.isthing: must be"),
         ([entry(isthing=1.0)], r"\.isthing: must be"),
-        ([entry(isthing=None)], r"\.isthing: must be"),
+        ([entry(isthing=-1)], r"\.isthing: must be"),
         ([entry(color=[1, 2])], r"\.color: must be"),
         ([entry(color=[1, 2, 256])], r"\.color: must be"),
         ([entry(color="red")], r"\.color: must be"),
@@ -164,8 +164,17 @@ def test_bad_json_is_one_line_that_names_file_and_field(entries, message):
     assert "\n" not in str(caught.value)
 
 
-def test_true_and_false_pass_for_isthing():
-    assert Categories.from_coco([entry(isthing=True), entry(id=2, isthing=False)]).num_things == 1
+@pytest.mark.parametrize(("thing", "stuff"), [(True, False), (1, 0), ("1", "0"), ("true", "false"), (1, None)])
+def test_the_flags_that_pass_for_isthing(thing, stuff):
+    categories = Categories.from_coco([entry(isthing=thing), entry(id=2, isthing=stuff)])
+    assert [c.isthing for c in categories] == [True, False]
+    assert [Category(1, "a", flag).isthing for flag in (thing, stuff)] == [True, False]
+
+
+def test_flags_of_numpy_pass_and_others_do_not():
+    assert Category(1, "a", np.bool_(True)).isthing is True and Category(1, "a", np.int64(0)).isthing is False
+    with pytest.raises(InputError, match=r"category 1\.isthing: must be 0 or 1, not 'no'"):
+        Category(1, "a", "no")
 
 
 def test_of_refuses_other_things():

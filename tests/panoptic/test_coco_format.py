@@ -261,7 +261,8 @@ SEGMENT = ("annotations", 0, "segments_info", 0)
         (put("categories", 1, value={"id": 1, "name": "x", "isthing": 0}), r"categories\[1\]\.id: 1 is already"),
         (put("images", 0, value=3), r"images\[0\]: must be an object"),
         (put("images", 0, "id"), r"images\[0\]: 'id' is missing"),
-        (put("images", 0, "id", value="4"), r"images\[0\]\.id: must be an integer"),
+        (put("images", 0, "id", value="4"), r"annotations\[0\]\.image_id: no image has the id 4;"),
+        (put("annotations", 0, "image_id", value="4"), r"annotations\[0\]\.image_id: no image has the id '4';"),
         (put("images", 0, "id", value=True), r"images\[0\]\.id: must be an integer"),
         (put("images", 0, "id", value=4.0), r"images\[0\]\.id: must be an integer"),
         (put("images", 1, "id", value=4), r"images\[1\]\.id: 4 is the id of another image"),
@@ -290,6 +291,7 @@ SEGMENT = ("annotations", 0, "segments_info", 0)
         (put(*SEGMENT, "category_id", value="1"), r"\.category_id: must be an integer"),
         (put(*SEGMENT, "iscrowd", value=2), r"\.iscrowd: must be 0 or 1"),
         (put(*SEGMENT, "iscrowd", value="no"), r"\.iscrowd: must be 0 or 1"),
+        (put(*SEGMENT, "iscrowd", value=1.0), r"\.iscrowd: must be 0 or 1"),
     ],
 )
 def test_bad_json_is_one_line_that_names_file_and_field(tmp_path, change, message):
@@ -298,6 +300,30 @@ def test_bad_json_is_one_line_that_names_file_and_field(tmp_path, change, messag
     with pytest.raises(InputError, match=message) as caught:
         read(tmp_path, data)
     one_line(caught, tmp_path / "panoptic.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("area", -1), ("area", "2"), ("bbox", []), ("bbox", [1, 2, 3]), ("bbox", [1, 2, 3, None]), ("score", "high")],
+)
+def test_fields_that_nothing_reads_do_not_refuse_a_file(tmp_path, field, value):
+    data = content()
+    put(*SEGMENT, field, value=value)(data)
+    data["info"], data["licenses"] = 7, None
+    data["images"][0]["license"] = data["annotations"][0]["id"] = []
+    plain = content()
+    plain["annotations"][0]["segments_info"][0].pop(field, None)
+    assert read(tmp_path, data).annotations == read(tmp_path, plain).annotations
+
+
+def test_ids_of_images_are_opaque(tmp_path):
+    data = content()
+    data["images"][0]["id"], data["images"][1]["id"] = "4", 4
+    data["annotations"][0]["image_id"] = "4"
+    data["annotations"].append({**data["annotations"][0], "image_id": 4})
+    parsed = read(tmp_path, data)
+    assert list(parsed.images) == list(parsed.annotations) == ["4", 4]
+    assert [type(image.id) for image in parsed.images.values()] == [str, int]
 
 
 def test_two_annotations_of_an_image(tmp_path):

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from reference_polygons import decode_polygons as decode_polygons_slowly
 
-from banet.panoptic.coco.rle import decode_polygons, decode_rle, decode_segmentation, encode_rle
+from banet.panoptic.coco.rle import (
+    decode_crop,
+    decode_polygons,
+    decode_rle,
+    decode_segmentation,
+    encode_rle,
+    why_empty,
+)
 
 try:
     import pycocotools.mask as coco
@@ -63,6 +74,79 @@ def test_polygons(polygons, height, width):
     np.testing.assert_array_equal(decode_polygons(polygons, (height, width)), wanted.astype(bool))
 
 
+far = (
+    st.integers(-300, 400) | st.floats(-300, 400, allow_nan=False) | st.sampled_from([0, 29.5, 30, 49.7, 50, 1e4, -1e4])
+)
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(st.lists(st.tuples(far, far), min_size=3, max_size=12), min_size=1, max_size=3),
+    st.sampled_from([(1, 1), (30, 50), (50, 30), (200, 7)]),
+)
+def test_polygons_are_what_the_slow_reference_makes_of_them(outlines, size):
+    polygons = [[v for corner in outline for v in corner] for outline in outlines]
+    wanted = decode_polygons_slowly(polygons, size)
+    np.testing.assert_array_equal(decode_polygons(polygons, size), wanted)
+    assert_crop(decode_crop(polygons, size), wanted)
+
+
+def assert_crop(crop, wanted):
+    """The crop is the mask, and its box is tight."""
+    np.testing.assert_array_equal(crop.paste(wanted.shape), wanted)
+    if wanted.any():
+        rows, columns = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))
+        assert crop.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    else:
+        assert crop.box == (0, 0, 0, 0) and crop.pixels.shape == (0, 0)
+
+
+@settings(max_examples=200)
+@given(masks)
+def test_run_lengths_are_cut_to_their_box(mask):
+    assert_crop(decode_crop(encode_rle(mask), mask.shape), mask)
+
+
+def test_polygons_of_real_images():
+    file = Path(os.environ.get("BANET_TEST_DATA", ""), "coco_instances", "instances.json")
+    if not file.is_file():
+        pytest.skip("BANET_TEST_DATA/coco_instances is absent")
+    content = json.loads(file.read_text())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    outlined = [a for a in content["annotations"] if isinstance(a["segmentation"], list)]
+    for annotation in outlined[::7]:
+        size = sizes[annotation["image_id"]]
+        coded = coco.frPyObjects(annotation["segmentation"], *size)
+        np.testing.assert_array_equal(decode_polygons(annotation["segmentation"], size), coco.decode(coco.merge(coded)))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "why"),
+    [
+        ([], "no outline"),
+        ([[]], "no outline"),
+        ([[1, 2]], "too few corners"),
+        ([[1, 2, 3, 4], []], "too few corners"),
+        ([[1.1, 1.1, 1.2, 1.1, 1.2, 1.2]], "smaller than a pixel"),
+        ([[1, 1, 1, 4, 1, 2]], "smaller than a pixel"),
+        ([[1, 2], [1.1, 1.1, 1.2, 1.1, 1.2, 1.2]], "smaller than a pixel"),
+        ([[-9, 1, -2, 1, -2, 3]], "outside of the image"),
+        ([[1, 4, 3, 4, 3, 9]], "outside of the image"),
+        ([[5, 0, 9, 0, 9, 2], [0, -1, 3, -1, 3, 0]], "outside of the image"),
+        ({"size": [4, 5], "counts": [20]}, "empty mask"),
+        ({"size": [4, 5], "counts": [10, 0, 10]}, "empty mask"),
+    ],
+)
+def test_objects_without_a_pixel(segmentation, why):
+    assert not decode_segmentation(segmentation, (4, 5)).any()
+    assert why_empty(segmentation, (4, 5)) == why
+
+
+def test_a_piece_without_a_pixel_is_passed_over():
+    square = [1, 1, 3, 1, 3, 3, 1, 3]
+    np.testing.assert_array_equal(decode_polygons([[], [2, 2], square], (4, 5)), decode_polygons([square], (4, 5)))
+
+
 @pytest.mark.parametrize(
     ("segmentation", "said"),
     [
@@ -85,8 +169,9 @@ def test_polygons(polygons, height, width):
         ({"size": [4, 5], "counts": "ä"}, "a character that compressed run lengths do not have"),
         ({"size": [4, 5], "counts": "oo"}, "ends within a run"),
         ({"size": [4, 5], "counts": "ooooooooooo0"}, "too long"),
-        ([], "no polygon"),
-        ([[1, 2, 3, 4]], "polygon 0 must be a list of numbers"),
+        ([[1, 2, 3]], "polygon 0 must be a list of numbers"),
+        ([[True, 2, 3, 4, 5, 6]], "polygon 0 must be a list of numbers"),
+        ([[10**400, 2, 3, 4, 5, 6]], "polygon 0 has a corner"),
         ([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]], "polygon 1 must be a list of numbers"),
         ([1, 2, 3, 4, 5, 6], "polygon 0 must be a list of numbers"),
         ([[1, 2, 3, 4, 5, "6"]], "polygon 0 must be a list of numbers"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from banet.commands.base import Command, Value
 from banet.commands.shared import File, Folder, Ids, Names, Overlaps, OverwriteOptions, progress
@@ -29,9 +29,14 @@ class _Convert(OverwriteOptions, Command):
 
     def run(self) -> int:
         """Convert, and print what was written."""
+        print(self._convert())
+        return 0
+
+    def _convert(self, **further: Any) -> Any:
+        """Call the function with the options of the command and further ones, and return the file that it wrote."""
         from banet.data.convert.output import claim_panoptic
 
-        options = {name: value for name, value in vars(self).items() if name != "overwrite"}
+        options = {name: value for name, value in vars(self).items() if name not in ("overwrite", "strict")}
         options["out"] = claim_panoptic(
             self.out,
             inputs=[path for path in self.read_from() if path.is_file()],
@@ -41,8 +46,7 @@ class _Convert(OverwriteOptions, Command):
         module, function = self.function.split(".")
         convert = getattr(import_module(f"banet.data.convert.{module}"), function)
         with progress("convert") as show:
-            print(convert(**options, progress=show))
-        return 0
+            return convert(**options, **further, progress=show)
 
     def read_from(self) -> list[Path]:
         """Return the files and folders that are read."""
@@ -51,7 +55,27 @@ class _Convert(OverwriteOptions, Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coco(_Convert):
+class _Objects(_Convert):
+    """What formats of outlined objects have.
+
+    Attributes:
+        strict: Refuse objects without a pixel, which are otherwise left out and reported.
+    """
+
+    strict: bool = False
+
+    def run(self) -> int:
+        """Convert, and print which objects were left out and what was written."""
+        from banet.data.left_out import LeftOut
+
+        left_out = LeftOut(strict=self.strict)
+        written = self._convert(left_out=left_out)
+        print(left_out, written, sep="\n")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(_Objects):
     """Make COCO panoptic of COCO instances and label maps of stuff.
 
     Things are in front of crowds, crowds in front of stuff. Thing ids in --stuff are void.
@@ -71,7 +95,7 @@ class Coco(_Convert):
 
     usage: ClassVar[str] = (
         "--images DIR --instances FILE --out DIR [--stuff DIR --categories FILE [--void '[ID, ...]']]\n"
-        "                               [--overlaps fail|RULE] [--overwrite]"
+        "                               [--overlaps fail|RULE] [--strict] [--overwrite]"
     )
     function: ClassVar[str] = "coco.convert_coco"
 
@@ -150,7 +174,7 @@ class Maps(_Convert):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shapes(_Convert):
+class _Shapes(_Objects):
     """What formats of drawn shapes have.
 
     Attributes:
@@ -187,7 +211,7 @@ class Labelme(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations DIR --out DIR [--images DIR] [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--overwrite]"
+        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--overwrite]"
     )
     function: ClassVar[str] = "labelme.convert_labelme"
 
@@ -208,7 +232,7 @@ class Cvat(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations FILE --images DIR --out DIR [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--overwrite]"
+        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--overwrite]"
     )
     function: ClassVar[str] = "cvat.convert_cvat"
 

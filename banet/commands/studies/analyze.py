@@ -11,13 +11,14 @@ from banet.commands.shared import (
     Count,
     DeviceOptions,
     Folder,
-    Ids,
+    Names,
     OverwriteOptions,
     SplitOptions,
     Weights,
     WeightsArgument,
 )
 from banet.errors import InputError
+from banet.files.fields import image_id_of
 
 __all__ = ["Analyze"]
 
@@ -52,7 +53,7 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
     figure: Annotated[str, Value("PNG")] | None = None
     baseline: Weights | None = None
     pictures: Count = 4
-    picture_ids: Ids = field(default_factory=list)
+    picture_ids: Names = field(default_factory=list)
 
     def run(self) -> int:
         """Measure, print the table and draw the figure."""
@@ -74,7 +75,7 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
             figure=Path(self.figure) if self.figure else None,
             baseline=self.baseline,
             shown=self.pictures,
-            picture_ids=self.picture_ids,
+            picture_ids=[image_id_of(word) for word in self.picture_ids],
             overwrite=self.overwrite,
         )
         return 0

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from banet.data.convert.output import Progress, Region, Truth, same_size, write_panoptic
+from banet.data.convert.output import Region, Truth, same_size, write_panoptic
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import read_labels
+from banet.types import Progress
 
 __all__ = ["CATEGORIES", "convert_cityscapes"]
 

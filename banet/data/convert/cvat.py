@@ -1,27 +1,40 @@
-"""CVAT: the XML of "CVAT for images 1.1", with polygons, boxes, ellipses and masks."""
+"""CVAT: the XML of "CVAT for images 1.1", with polygons, boxes, ellipses and masks, turned or not."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from numpy.typing import NDArray
 
-from banet.data.convert.output import Progress, Truth, same_size, write_panoptic
-from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, layer_shapes
+from banet.data.convert.output import Truth, name_in, same_size, write_panoptic
+from banet.data.convert.shapes import (
+    FAIL,
+    Shape,
+    categories_of_names,
+    ellipse,
+    joined,
+    layer_shapes,
+    outlined,
+    turned,
+)
+from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, shown
+from banet.files.fields import as_number
 from banet.files.names import safe_join
 from banet.files.reading import open_file
 from banet.panoptic.coco.annotations import read_categories
-from banet.panoptic.coco.rle import decode_polygons
+from banet.panoptic.coco.runs import Crop, fill_runs
+from banet.types import Progress
 
 __all__ = ["convert_cvat"]
 
-_SHAPES = ("polygon", "box", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
+_FLAT = ("polyline", "points", "skeleton")  # without an area
+_SHAPES = ("polygon", "box", "ellipse", "mask", "cuboid", *_FLAT)
 _MOST_SHAPES = 200_000  # of a picture; they are in memory together
 _LONGEST_LIST = 1 << 24  # characters of an outline or of run lengths
 
@@ -35,9 +48,10 @@ def convert_cvat(
     categories: str | os.PathLike[str] | None = None,
     ignore: Collection[str] = (),
     overlaps: str = FAIL,
+    left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Converts an annotations.xml. Shapes of one label and one group are parts of one object.
+    """Convert an annotations.xml. Shapes of one label and one group are parts of one object.
 
     Args:
         annotations: the XML.
@@ -49,6 +63,7 @@ def convert_cvat(
         ignore: labels that are left out.
         overlaps: `FAIL` or an occlusion rule, for objects that overlap in one layer. The higher z_order lies in front;
             within a layer things lie in front of stuff.
+        left_out: counts objects and names those without a pixel, or refuses them; by default they are a warning.
         progress: see `write_panoptic`.
 
     Returns:
@@ -78,26 +93,41 @@ def convert_cvat(
             size = round(_number(image, "height", where)), round(_number(image, "width", where))
             picture = safe_join(images, name, where)
             same_size(file, size, picture)
-            groups: dict[tuple[str, ...], list[tuple[ElementTree.Element, str]]] = {}
-            for position, mark in enumerate(mark for mark in image if mark.tag in _SHAPES):
-                label, group = mark.get("label") or "unlabelled", mark.get("group_id")
-                place = f"{mark.tag} {position} ({label})"
-                if label in ignore:
-                    continue
-                if label not in id_of:
-                    raise InputError(f"{where}: {place}: the label is not in --categories; add it, or --ignore it")
-                key = (label, str(position)) if group in (None, "", "0") else (label, "group", str(group))
-                groups.setdefault(key, []).append((mark, place))
-            shapes = []
-            for (label, *_), parts in groups.items():
-                mask = np.zeros(size, bool)
-                for mark, place in parts:
-                    mask |= _mask(mark, size, f"{where}: {place}")
-                z = max(round(_number(mark, "z_order", where, 0)) for mark, _ in parts)
-                shapes.append(Shape.of(parts[0][1], id_of[label], mask, z=z))
-            yield Truth(name, *layer_shapes(shapes, classes, picture, size, overlaps))
+            marks = [mark for mark in image if mark.tag in _SHAPES]
+            shapes = list(_shapes(marks, size, where, id_of, ignore))
+            report.objects += len(shapes)
+            name = name_in(images, picture)
+            tell = partial(report.add, image=name, source=file)
+            yield Truth(name, *layer_shapes(shapes, classes, picture, size, overlaps, tell))
 
-    return write_panoptic(out, truths(), classes, total, progress)
+    with reported(left_out) as report:
+        return write_panoptic(out, truths(), classes, total, progress)
+
+
+def _shapes(
+    marks: Sequence[ElementTree.Element],
+    size: tuple[int, int],
+    where: str,
+    id_of: Mapping[str, int],
+    ignore: Collection[str],
+) -> Iterator[Shape]:
+    """Yield the objects of an image; marks of one label and group are parts of one."""
+    groups: dict[tuple[str, ...], list[tuple[ElementTree.Element, str]]] = {}
+    for position, mark in enumerate(marks):
+        label, group = mark.get("label") or "unlabelled", mark.get("group_id")
+        place = f"{mark.tag} {position} ({label})"
+        if label in ignore:
+            continue
+        if label not in id_of:
+            raise InputError(
+                "the label is not in --categories", where=f"{where}: {place}", hint="add it, or --ignore it"
+            )
+        key = (label, str(position)) if group in (None, "", "0") else (label, "group", str(group))
+        groups.setdefault(key, []).append((mark, place))
+    for (label, *_), parts in groups.items():
+        crop, why = joined([_crop(mark, size, f"{where}: {place}") for mark, place in parts])
+        z = max(round(_number(mark, "z_order", where, 0)) for mark, _ in parts)
+        yield Shape(parts[0][1], id_of[label], crop, z=z, why=why)
 
 
 def _images(file: Path) -> Iterator[ElementTree.Element]:
@@ -125,60 +155,63 @@ def _images(file: Path) -> Iterator[ElementTree.Element]:
 
 def _number(element: ElementTree.Element, key: str, where: str, default: float = math.nan) -> float:
     text = element.get(key)
-    try:
-        value = default if text is None else float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(f"{where}: {element.tag}: {key} must be a number, not {shown(text)}")
+    value = default if text is None else as_number(text)
+    if value is None or not math.isfinite(value):
+        raise InputError(f"{element.tag}: {key} must be a number, not {shown(text)}", where=where)
     return value
 
 
 def _list(element: ElementTree.Element, key: str, where: str) -> str:
     text = element.get(key, "")
     if len(text) > _LONGEST_LIST:
-        raise InputError(f"{where}: {key}: is longer than {_LONGEST_LIST:,} characters; draw it coarser")
+        raise InputError(
+            f"{key}: is longer than {_LONGEST_LIST:,} characters", where=where, hint="draw it with fewer corners"
+        )
     return text
 
 
-def _mask(mark: ElementTree.Element, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    def number(key: str) -> float:
-        return _number(mark, key, where)
-
+def _crop(mark: ElementTree.Element, size: tuple[int, int], where: str) -> tuple[Crop, str]:
+    """Return the pixels of a mark and, if there are none, why."""
+    if mark.tag in _FLAT:
+        return Crop.empty(), f"without an area ({mark.tag})"
+    if mark.tag == "cuboid":
+        raise InputError("a cuboid has no outline", where=where, hint="outline it, or --ignore its label")
+    rotation = _number(mark, "rotation", where, 0)
     if mark.tag == "mask":
+        if rotation:
+            raise InputError("a mask cannot be turned", where=f"{where}: rotation", hint="draw it anew")
         return _drawn(mark, size, where)
-    if mark.tag == "polygon":
-        try:
-            outline = [float(v) for point in _list(mark, "points", where).split(";") for v in point.split(",")]
-        except ValueError:
-            raise InputError(f"{where}: points: must be pairs x,y with ; between") from None
-    elif mark.tag == "box":
-        if _number(mark, "rotation", where, 0):
-            raise InputError(f"{where}: is turned; make it a polygon")
-        x1, y1, x2, y2 = map(number, ("xtl", "ytl", "xbr", "ybr"))
-        outline = [x1, y1, x2, y1, x2, y2, x1, y2]
-    elif mark.tag == "ellipse":
-        x, y, rx, ry = map(number, ("cx", "cy", "rx", "ry"))
-        outline = ellipse(x, y, rx, ry, _number(mark, "rotation", where, 0))
-    else:
-        raise InputError(f"{where}: has no area; outline it, or --ignore its label")
+    outline = _outline(mark, where)
     try:
-        return decode_polygons([outline], size)
+        return outlined([turned(outline, rotation) if rotation and outline else outline], size)
     except ValueError as error:
-        raise InputError(f"{where}: points: {error}") from error
+        raise InputError(f"points: {error}", where=where) from error
 
 
-def _drawn(mark: ElementTree.Element, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """A mask: run lengths along the rows of a window, beginning with what is not the object's."""
+def _outline(mark: ElementTree.Element, where: str) -> list[float]:
+    """Return the outline x1, y1, x2, y2, ... of a polygon, box or ellipse, not turned yet."""
+    if mark.tag == "polygon":
+        points = [point.split(",") for point in _list(mark, "points", where).split(";") if point.strip()]
+        values = [as_number(value) for point in points for value in point]
+        outline = [value for value in values if value is not None]
+        if len(outline) < len(values) or any(len(point) != 2 for point in points):
+            raise InputError("points: must be pairs x,y with ; between", where=where)
+        return outline
+    keys = ("xtl", "ytl", "xbr", "ybr") if mark.tag == "box" else ("cx", "cy", "rx", "ry")
+    a, b, c, d = (_number(mark, key, where) for key in keys)
+    return [a, b, c, b, c, d, a, d] if mark.tag == "box" else ellipse(a, b, c, d)
+
+
+def _drawn(mark: ElementTree.Element, size: tuple[int, int], where: str) -> tuple[Crop, str]:
+    """Return the pixels of a mask: run lengths along the rows of a window, beginning with what is not the object's."""
     left, top, width, height = (round(_number(mark, key, where)) for key in ("left", "top", "width", "height"))
     try:
-        runs = [int(text) for text in _list(mark, "rle", where).split(",")]
-    except ValueError:
-        raise InputError(f"{where}: rle: must be whole numbers with , between") from None
+        runs = np.array([int(text) for text in _list(mark, "rle", where).split(",")], np.int64)
+    except (ValueError, OverflowError):
+        raise InputError("rle: must be whole numbers with , between", where=where) from None
     inside_picture = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]
-    if min(runs) < 0 or sum(runs) != width * height or not inside_picture:
-        raise InputError(f"{where}: rle: does not fill {width} x {height} pixels within the picture; draw it anew")
-    mask = np.zeros(size, bool)
-    filled = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    mask[top : top + height, left : left + width] = filled.reshape(height, width)
-    return mask
+    if runs.min() < 0 or sum(runs.tolist()) != width * height or not inside_picture:
+        what = f"rle: does not fill {width} x {height} pixels within the image"
+        raise InputError(what, where=where, hint="draw it anew")
+    crop = Crop.of(fill_runs(np.cumsum(runs)[:-1], width * height).reshape(height, width), left, top)
+    return crop, "" if crop.pixels.size else "empty mask"

@@ -1,4 +1,4 @@
-"""Labelme: a JSON beside each picture, with polygons, rectangles, circles and masks."""
+"""Labelme, and X-AnyLabeling, which writes the same: a JSON beside each image, with shapes and masks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,37 @@ import base64
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from banet.data.convert.output import Progress, Truth, write_panoptic
-from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, layer_shapes
+from banet.data.convert.output import Truth, write_panoptic
+from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, joined, layer_shapes, outlined
 from banet.data.images import decode_image, picture_size
+from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, shown
+from banet.files.fields import as_number
+from banet.files.names import forward
 from banet.files.reading import read_json
-from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import read_categories
-from banet.panoptic.coco.rle import decode_polygons
+from banet.panoptic.coco.runs import Crop
+from banet.types import Progress
 
 __all__ = ["convert_labelme"]
+
+_FLAT = ("point", "points", "line", "linestrip")  # without an area
+_CORNERS: dict[str, tuple[int, ...]] = {
+    "polygon": (),
+    "rectangle": (2, 4),
+    "rotation": (2, 4),
+    "oriented_rectangle": (2, 4),
+    "quadrilateral": (2, 4),
+    "circle": (2,),
+    "mask": (2,),
+}
+"""How many points a shape may have: two opposite corners, or four in order; any number where none is given."""
 
 
 def convert_labelme(
@@ -33,9 +48,10 @@ def convert_labelme(
     categories: str | os.PathLike[str] | None = None,
     ignore: Collection[str] = (),
     overlaps: str = FAIL,
+    left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Converts a folder of Labelme files. Shapes of one label and one group_id are parts of one object.
+    """Convert a folder of Labelme files. Shapes of one label and one group_id are parts of one object.
 
     Args:
         annotations: the folder of JSONs, and its folders.
@@ -46,6 +62,7 @@ def convert_labelme(
             second split of a data set the classes of the first.
         ignore: labels that are left out.
         overlaps: `FAIL` or an occlusion rule, for objects that overlap. Things lie in front of stuff.
+        left_out: counts objects and names those without a pixel, or refuses them; by default they are a warning.
         progress: see `write_panoptic`.
 
     Returns:
@@ -73,15 +90,20 @@ def convert_labelme(
             name, marks, said = _read(path)
             file_name = _picture(path, name, root, pictures)
             size = picture_size(pictures / file_name)
-            if None not in said and said != size:
-                raise InputError(
-                    f"{path}: imageWidth and imageHeight are {said[1]}x{said[0]}, but {pictures / file_name} is"
-                    f" {size[1]}x{size[0]}; was it resized after it was labelled? Put the old one back"
-                )
-            shapes = list(_shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of, classes))
-            yield Truth(file_name, *layer_shapes(shapes, classes, pictures / file_name, size, overlaps))
+            for field, told, real in zip(("imageHeight", "imageWidth"), said, size, strict=True):
+                if told not in (None, real):
+                    raise InputError(
+                        f"{field} is {told:g}, but {pictures / file_name} is {size[1]}x{size[0]}",
+                        where=path,
+                        hint="was it resized after it was labelled? Put the old one back",
+                    )
+            shapes = list(_shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of))
+            report.objects += len(shapes)
+            tell = partial(report.add, image=file_name, source=path)
+            yield Truth(file_name, *layer_shapes(shapes, classes, pictures / file_name, size, overlaps, tell))
 
-    return write_panoptic(out, truths(), classes, len(files), progress)
+    with reported(left_out) as report:
+        return write_panoptic(out, truths(), classes, len(files), progress)
 
 
 @dataclass(frozen=True)
@@ -96,8 +118,8 @@ class _Mark:
     mask: Any
 
 
-def _read(path: Path) -> tuple[str, list[_Mark], tuple[Any, Any]]:
-    """Name of the picture, shapes, and height and width where they are given."""
+def _read(path: Path) -> tuple[str, list[_Mark], tuple[float | None, float | None]]:
+    """Return the name of the picture, its shapes, and its height and width where they are given."""
     content = read_json(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
         raise InputError(f"{path}: 'shapes' is missing; is it a file of Labelme? Move it elsewhere if not")
@@ -115,13 +137,28 @@ def _read(path: Path) -> tuple[str, list[_Mark], tuple[Any, Any]]:
         if not isinstance(points, list):
             raise InputError(f"{where}: 'points' is missing; add it")
         marks.append(_Mark(where, entry["label"], group, str(kind), points, entry.get("mask")))
-    return content["imagePath"], marks, (content.get("imageHeight"), content.get("imageWidth"))
+    return content["imagePath"], marks, (_side(content, "imageHeight", path), _side(content, "imageWidth", path))
+
+
+def _side(content: Mapping[str, Any], key: str, path: Path) -> float | None:
+    """Return the height or width of the picture, in pixels; None where it is not given."""
+    value = content.get(key)
+    if value is None:
+        return None
+    side = as_number(value)
+    if side is None:
+        raise InputError(f"must be a number of pixels, not {shown(value)}", where=f"{path}: {key}")
+    return side
 
 
 def _picture(path: Path, name: str, root: Path, pictures: Path) -> str:
-    """The picture's path relative to the folder of pictures."""
-    parts = PureWindowsPath(name)  # whose separators are both / and \\
-    for candidate in (path.parent / parts.as_posix(), pictures / path.parent.relative_to(root) / parts.name):
+    """Return the picture's path relative to the folder of pictures; `\\` separates where no file has it in its name."""
+    below = pictures / path.parent.relative_to(root)
+    names = dict.fromkeys((name, forward(name)))
+    for candidate in (
+        *(path.parent / each for each in names),
+        *(below / PurePosixPath(each).name for each in names),
+    ):
         try:
             relative = Path(os.path.relpath(candidate, pictures))
         except ValueError:  # on another drive
@@ -131,66 +168,70 @@ def _picture(path: Path, name: str, root: Path, pictures: Path) -> str:
     raise InputError(f"{path}: imagePath: {shown(name)} is not in {pictures}; put the picture there or give --images")
 
 
-def _shapes(
-    path: Path, marks: list[_Mark], size: tuple[int, int], id_of: Mapping[str, int], classes: Categories
-) -> Iterator[Shape]:
+def _shapes(path: Path, marks: list[_Mark], size: tuple[int, int], id_of: Mapping[str, int]) -> Iterator[Shape]:
     groups: dict[Any, list[_Mark]] = {}
     for position, mark in enumerate(marks):
         if mark.label not in id_of:
-            raise InputError(f"{mark.where}.label: {shown(mark.label)} is not in --categories; add it, or --ignore it")
-        groups.setdefault(
-            (mark.label, position) if mark.group is None else (mark.label, None, str(mark.group)), []
-        ).append(mark)
+            raise InputError(
+                f"{shown(mark.label)} is not in --categories",
+                where=f"{mark.where}.label",
+                hint="add it, or --ignore it",
+            )
+        key = (mark.label, position) if mark.group is None else (mark.label, None, str(mark.group))
+        groups.setdefault(key, []).append(mark)
     for parts in groups.values():
-        mask = np.zeros(size, bool)
-        for mark in parts:
-            mask |= _mask(mark, size)
-        yield Shape.of(parts[0].where.removeprefix(f"{path}: "), id_of[parts[0].label], mask)
+        crop, why = joined([_crop(mark, size) for mark in parts])
+        yield Shape(parts[0].where.removeprefix(f"{path}: "), id_of[parts[0].label], crop, why=why)
 
 
-def _mask(mark: _Mark, size: tuple[int, int]) -> NDArray[np.bool_]:
-    try:
-        points = [(float(x), float(y)) for x, y in mark.points]
-        finite = bool(np.isfinite(points).all())
-    except (TypeError, ValueError, OverflowError):
-        finite = False
-    if not finite:
-        raise InputError(f"{mark.where}.points: must be pairs of numbers x, y")
-    counts = {"rectangle": 2, "circle": 2, "mask": 2}
-    if mark.kind in counts and len(points) != counts[mark.kind]:
-        raise InputError(f"{mark.where}.points: a {mark.kind} has {counts[mark.kind]}, not {len(points)}; draw it anew")
+def _crop(mark: _Mark, size: tuple[int, int]) -> tuple[Crop, str]:
+    """Return the pixels of a shape and, if there are none, why."""
+    points = _points(mark)
+    if mark.kind in _FLAT:
+        return Crop.empty(), f"without an area ({mark.kind})"
+    if mark.kind not in _CORNERS:
+        what = f"{shown(mark.kind)} is not known"
+        raise InputError(what, where=f"{mark.where}.shape_type", hint="outline it, or --ignore its label")
+    allowed = _CORNERS[mark.kind]
+    if len(points) < min(allowed, default=3) and mark.kind != "mask":
+        return Crop.empty(), "too few corners" if points else "no outline"
+    if allowed and len(points) not in allowed:
+        what = f"a {mark.kind} has {' or '.join(map(str, allowed))}, not {len(points)}"
+        raise InputError(what, where=f"{mark.where}.points", hint="draw it anew")
     if mark.kind == "mask":
         return _drawn(mark, points, size)
-    if mark.kind == "polygon":
-        outline = [value for point in points for value in point]
-    elif mark.kind == "rectangle":
-        (x1, y1), (x2, y2) = points
-        outline = [x1, y1, x2, y1, x2, y2, x1, y2]
-    elif mark.kind == "circle":
+    if len(points) == 2:
         (x, y), (ex, ey) = points
         radius = float(np.hypot(ex - x, ey - y))
-        outline = ellipse(x, y, radius, radius)
+        outline = ellipse(x, y, radius, radius) if mark.kind == "circle" else [x, y, ex, y, ex, ey, x, ey]
     else:
-        raise InputError(
-            f"{mark.where}.shape_type: a {shown(mark.kind)} has no area; outline it, or --ignore its label"
-        )
+        outline = [value for point in points for value in point]
     try:
-        return decode_polygons([outline], size)
+        return outlined([outline], size)
     except ValueError as error:
-        raise InputError(f"{mark.where}.points: {error}") from error
+        raise InputError(str(error), where=f"{mark.where}.points") from error
 
 
-def _drawn(mark: _Mark, points: list[tuple[float, float]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask drawn by hand or by a model: a PNG in base64, and the corners of the pixels it covers, both included."""
+def _points(mark: _Mark) -> list[tuple[float, float]]:
+    points = []
+    for point in mark.points:
+        pair = [as_number(value) for value in point] if isinstance(point, list) else []
+        if len(pair) != 2 or pair[0] is None or pair[1] is None:
+            raise InputError("must be pairs of numbers x, y", where=f"{mark.where}.points")
+        points.append((pair[0], pair[1]))
+    return points
+
+
+def _drawn(mark: _Mark, points: list[tuple[float, float]], size: tuple[int, int]) -> tuple[Crop, str]:
+    """Return a mask drawn by hand or by a model: a PNG in base64, and the first and the last pixel that it covers."""
     try:
         data = base64.b64decode(mark.mask, validate=True)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{mark.where}.mask: is no base64; draw it anew") from error
+        raise InputError("is not base64", where=f"{mark.where}.mask", hint="draw it anew") from error
     drawn = np.asarray(decode_image(data, f"{mark.where}.mask").convert("L")) > 0
     x, y = (round(value) for value in points[0])
     left, top = max(x, 0), max(y, 0)
-    right, bottom = min(x + drawn.shape[1], size[1]), min(y + drawn.shape[0], size[0])
-    mask = np.zeros(size, bool)
-    if left < right and top < bottom:
-        mask[top:bottom, left:right] = drawn[top - y : bottom - y, left - x : right - x]
-    return mask
+    crop = Crop.of(drawn[top - y : max(size[0] - y, 0), left - x : max(size[1] - x, 0)], left, top)
+    if crop.pixels.size:
+        return crop, ""
+    return crop, "outside of the image" if drawn.any() else "empty mask"

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.convert.output import (
-    Progress,
     Truth,
     find_pictures,
     from_classes,
@@ -23,6 +22,7 @@ from banet.files.reading import open_file
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.png import read_ids, read_labels
+from banet.types import Progress
 
 __all__ = ["ade20k_categories", "convert_ade20k", "convert_maps"]
 

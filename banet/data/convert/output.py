@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,23 +20,20 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.id_maps import runs
 from banet.panoptic.segmentation import PanopticSegmentation
-from banet.types import StrPath
+from banet.types import ImageId, Progress, StrPath
 
 __all__ = [
-    "Progress",
     "Region",
     "Truth",
     "claim_panoptic",
     "find_pictures",
     "from_classes",
+    "name_in",
     "same_size",
     "write_panoptic",
 ]
 
 KIND = "banet data convert"
-
-Progress = Callable[[int, int], None]
-"""Called with how many pictures are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Truth:
     file_name: str
     ids: NDArray[np.int32]
     regions: Mapping[int, Region]
-    image_id: int | None = None
+    image_id: ImageId | None = None
 
 
 def write_panoptic(
@@ -101,7 +98,7 @@ def write_panoptic(
             CocoPanopticWriter(temporary / "panoptic", temporary / "panoptic.json", categories) as writer,
         ):
             for count, truth in enumerate(truths, start=1):
-                present = np.unique(truth.ids)
+                present = {*truth.ids.reshape(-1)[runs(truth.ids)[0]].tolist()}
                 infos = [
                     {"id": identity, "category_id": region.category_id, "iscrowd": region.iscrowd}
                     for identity, region in truth.regions.items()
@@ -231,6 +228,11 @@ def find_pictures(folder: str | os.PathLike[str], field: str = "--images") -> di
 
 def _files(root: Path) -> Iterator[Path]:
     return (path for path in root.rglob("*") if path.is_file())
+
+
+def name_in(folder: str | os.PathLike[str], picture: Path) -> str:
+    """Return the name of a picture relative to the folder of pictures, with `/` between its parts."""
+    return picture.relative_to(folder).as_posix()
 
 
 def same_size(path: Path, shape: tuple[int, ...], picture: Path) -> None:

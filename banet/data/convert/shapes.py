@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.convert.output import Region
 from banet.data.images import to_rgb_array
+from banet.data.left_out import COVERED
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
+from banet.panoptic.coco.rle import decode_crop, why_empty
+from banet.panoptic.coco.runs import Crop, union
+from banet.panoptic.id_maps import runs
 from banet.panoptic.occlusion.resolve import resolve_occlusions
 from banet.panoptic.occlusion.rules import find_rule, looks_at_image
 from banet.panoptic.validation import MaskCrops
 
-__all__ = ["FAIL", "Shape", "categories_of_names", "ellipse", "layer_shapes"]
+__all__ = ["FAIL", "Report", "Shape", "categories_of_names", "ellipse", "joined", "layer_shapes", "outlined", "turned"]
 
 FAIL = "fail"
 """What to do about overlaps, beside the names of occlusion rules: refuse them."""
+
+
+Report = Callable[[str, str], None]
+"""Called with why an object has no pixel, and its place in its file."""
 
 
 @dataclass(frozen=True)
@@ -31,31 +40,34 @@ class Shape:
     Attributes:
         where: its place in its file, for errors.
         category_id: its class.
-        box: x1, y1, x2, y2 of `crop` in the picture.
-        crop: (y2-y1, x2-x1) bool.
+        crop: its pixels.
         iscrowd: whether it holds many objects that nobody separated.
         z: shapes of higher z lie in front.
+        why: why it has no pixel, where it has none.
     """
 
     where: str
     category_id: int
-    box: tuple[int, int, int, int]
-    crop: NDArray[np.bool_]
+    crop: Crop
     iscrowd: bool = False
     z: int = 0
+    why: str = ""
 
-    @classmethod
-    def of(cls, where: str, category_id: int, mask: NDArray[np.bool_], iscrowd: bool = False, z: int = 0) -> Shape:
-        """The shape of a mask (H,W); one without a pixel will do."""
-        tight = MaskCrops.from_masks(mask[None])
-        x1, y1, x2, y2 = tight.boxes[0].tolist()
-        return cls(where, category_id, (x1, y1, x2, y2), tight.crops[0].copy(), iscrowd, z)
 
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Where its crop lies in the picture."""
-        x1, y1, x2, y2 = self.box
-        return slice(y1, y2), slice(x1, x2)
+def outlined(segmentation: Any, size: tuple[int, int]) -> tuple[Crop, str]:
+    """Return the pixels of a COCO `segmentation` in an image of `size` (H, W) and, if there are none, why.
+
+    Raises:
+        ValueError: see `decode_segmentation`.
+    """
+    crop = decode_crop(segmentation, size)
+    return crop, "" if crop.pixels.size else why_empty(segmentation, size)
+
+
+def joined(parts: Sequence[tuple[Crop, str]]) -> tuple[Crop, str]:
+    """Return the pixels of an object in several parts and, if there are none, why its first part has none."""
+    crop = union([part for part, _ in parts])
+    return crop, "" if crop.pixels.size else parts[0][1]
 
 
 def layer_shapes(
@@ -64,72 +76,87 @@ def layer_shapes(
     picture: Path,
     size: tuple[int, int],
     overlaps: str,
+    report: Report,
     ground: tuple[NDArray[np.int32], Mapping[int, Region]] | None = None,
 ) -> tuple[NDArray[np.int32], dict[int, Region]]:
-    """Id map of shapes that may overlap.
+    """Return the id map of shapes that may overlap, and what its ids are.
 
     From back to front: the ground; then, for each z in ascending order, stuff, crowds (the first of several in front),
-    things. What overlaps within one of these layers goes by `overlaps`. Stuff is one segment a class.
+    things. What overlaps within one of these layers goes by `overlaps`. Stuff is one segment per class.
 
     Args:
         shapes: what was outlined.
         categories: the classes.
         picture: the file, for errors and for rules that look at it.
-        size: (H,W) of the picture.
+        size: (H, W) of the image.
         overlaps: `FAIL`, or the occlusion rule that decides every overlap of two objects, however small; nothing is
             removed for having lost too much.
-        ground: id map (H,W) and its regions, behind everything.
+        report: called with the kind and the place of each shape without a pixel, or that others cover wholly.
+        ground: id map (H, W) and its regions, behind everything.
 
     Raises:
-        InputError: two objects overlap and `overlaps` is `FAIL`; names both.
+        InputError: two objects overlap and `overlaps` is `FAIL`; names both. Or what `report` raises.
     """
-    ids = np.zeros(size, np.int32) if ground is None else ground[0].copy()
-    regions: dict[int, Region] = {} if ground is None else dict(ground[1])
-    stuff_ids: dict[int, int] = {region.category_id: i for i, region in regions.items() if not region.iscrowd}
-    for _, level in groupby(sorted(shapes, key=lambda shape: shape.z), key=lambda shape: shape.z):
+    for shape in shapes:
+        if shape.why:
+            report(shape.why, shape.where)
+    shapes = sorted((shape for shape in shapes if not shape.why), key=lambda shape: shape.z)
+    front: NDArray[np.int32] | None = None  # place in `order` of the frontmost shape + 1
+    order: list[Shape] = []
+    for _, level in groupby(shapes, key=lambda shape: shape.z):
         layers: dict[int, list[Shape]] = {0: [], 1: [], 2: []}  # stuff, crowds, things
         for shape in level:
             layers[1 if shape.iscrowd else 2 * categories.isthing(shape.category_id)].append(shape)
         for number, layer in layers.items():
-            owner = _owners(layer, picture, size, "score" if number == 1 else overlaps, number == 0)
-            table = np.zeros(len(layer) + 1, np.int32)
-            for row, shape in enumerate(layer):
-                identity = len(regions) + 1
-                if number == 0:
-                    identity = stuff_ids.setdefault(shape.category_id, identity)
-                table[row] = identity
-                regions[identity] = Region(shape.category_id, shape.iscrowd)
-            ids = np.where(owner >= 0, table[owner], ids)
-    return ids, regions
+            if layer:
+                owner = _owners(layer, picture, size, "score" if number == 1 else overlaps, number == 0)
+                placed = owner + np.int32(1 + len(order))
+                front = placed if front is None else np.where(owner >= 0, placed, front)
+                order += layer
+    ids, regions = (np.zeros(size, np.int32), {}) if ground is None else (ground[0], dict(ground[1]))
+    if front is None:
+        return ids, regions
+    stuff_ids = {region.category_id: i for i, region in regions.items() if not categories.isthing(region.category_id)}
+    table = np.zeros(len(order) + 1, np.int32)
+    seen = {*front.reshape(-1)[runs(front)[0]].tolist()}
+    for row, shape in enumerate(order, start=1):
+        if row in seen:
+            table[row] = len(regions) + 1
+            if not categories.isthing(shape.category_id):
+                table[row] = stuff_ids.setdefault(shape.category_id, len(regions) + 1)
+            regions[int(table[row])] = Region(shape.category_id, shape.iscrowd)
+    for row, shape in enumerate(order, start=1):
+        if row not in seen and shape.category_id not in stuff_ids:  # hidden stuff is part of what its class shows
+            report(COVERED, shape.where)
+    return table[front] if ground is None else np.where(front > 0, table[front], ids), regions
 
 
 def _owners(
     shapes: Sequence[Shape], picture: Path, size: tuple[int, int], overlaps: str, one_class_may: bool
 ) -> NDArray[np.int32]:
-    """(H,W): which shape each pixel is of, -1 where none."""
-    if not shapes:
-        return np.full(size, -1, np.int32)
-    if overlaps == FAIL:
-        owner = np.full(size, -1, np.int32)
-        for row, shape in enumerate(shapes):
-            window = owner[shape.window]
-            covered = np.unique(window[shape.crop & (window >= 0)]).tolist()
-            others = [shapes[k] for k in covered]
-            if one_class_may:
-                others = [other for other in others if other.category_id != shape.category_id]
-            if others:
-                raise InputError(
-                    f"{picture}: {others[0].where} and {shape.where} overlap; mend one of them, or choose who is in"
-                    " front with --overlaps, such as --overlaps area (the smaller)"
-                )
-            window[shape.crop] = row
-        return owner
-    image = to_rgb_array(picture) if looks_at_image(find_rule(overlaps)) else None
-    masks = MaskCrops(np.array([shape.box for shape in shapes]), [shape.crop for shape in shapes], size)
-    owners: NDArray[np.int32] = resolve_occlusions(
-        masks, np.ones(len(shapes)), image, rule=overlaps, overlap_threshold=0.0, removal_threshold=1.0
-    )
-    return owners
+    """Return which shape each pixel belongs to, (H, W); -1 where none."""
+    if overlaps != FAIL:
+        image = to_rgb_array(picture) if looks_at_image(find_rule(overlaps)) else None
+        crops = [shape.crop for shape in shapes]
+        masks = MaskCrops(np.array([crop.box for crop in crops]), [crop.pixels for crop in crops], size)
+        owners: NDArray[np.int32] = resolve_occlusions(
+            masks, np.ones(len(shapes)), image, rule=overlaps, overlap_threshold=0.0, removal_threshold=1.0
+        )
+        return owners
+    owner = np.full(size, -1, np.int32)
+    for row, shape in enumerate(shapes):
+        window = owner[shape.crop.window]
+        covered = np.unique(window[shape.crop.pixels & (window >= 0)]).tolist()
+        others = [shapes[k] for k in covered if not one_class_may or shapes[k].category_id != shape.category_id]
+        if others:
+            raise InputError(
+                f"{others[0].where} and {shape.where} overlap",
+                where=picture,
+                hint="correct one of them, or choose who is in front with --overlaps, such as --overlaps area (the"
+                " smaller)",
+            )
+        window[shape.crop.pixels] = row
+    return owner
 
 
 def categories_of_names(names: Iterable[str], stuff: Collection[str]) -> Categories:
@@ -150,9 +177,16 @@ def categories_of_names(names: Iterable[str], stuff: Collection[str]) -> Categor
     )
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> list[float]:
-    """The outline x1, y1, x2, y2, ... of an ellipse, turned about its centre, in 72 corners."""
-    turn, angles = np.deg2rad(degrees), np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    a, b = rx * np.cos(angles), ry * np.sin(angles)
-    corners = np.stack([x + a * np.cos(turn) - b * np.sin(turn), y + a * np.sin(turn) + b * np.cos(turn)], axis=1)
+def ellipse(x: float, y: float, rx: float, ry: float) -> list[float]:
+    """Return the outline x1, y1, x2, y2, ... of an ellipse in 72 corners."""
+    angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    corners = np.stack([x + rx * np.cos(angles), y + ry * np.sin(angles)], axis=1)
     return [float(value) for value in corners.ravel()]
+
+
+def turned(outline: Sequence[float], degrees: float) -> list[float]:
+    """Return an outline x1, y1, x2, y2, ... turned about the centre of its box, clockwise as y points down."""
+    corners, turn = np.array(outline, dtype=np.float64).reshape(-1, 2), np.deg2rad(degrees)
+    centre = (corners.min(axis=0) + corners.max(axis=0)) / 2
+    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return [float(value) for value in ((corners - centre) @ rotation + centre).ravel()]

@@ -12,7 +12,7 @@ loads no torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,16 @@ from PIL import Image, ImageFilter
 from banet.data.images import list_images, read_image
 from banet.data.scenes.generate import Scene, scene_outputs, write_scenes
 from banet.errors import InputError, shown
-from banet.files.fields import is_number
+from banet.files.fields import is_box, is_number, read_flag, read_image_id, read_integer, read_object
 from banet.files.names import safe_join
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import MAX_CATEGORY_ID, Categories, Category
 from banet.panoptic.coco.annotations import ImageInfo, add_image
-from banet.panoptic.coco.rle import decode_segmentation
+from banet.panoptic.coco.rle import decode_crop
+from banet.panoptic.coco.runs import Crop
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
+from banet.types import ImageId
 
 __all__ = ["CutOut", "InstanceSet", "collage_categories", "make_collage", "write_collages"]
 
@@ -61,7 +63,7 @@ class CutOut:
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
     category_id: int
-    image_id: int
+    image_id: ImageId
 
 
 class InstanceSet:
@@ -77,25 +79,32 @@ class InstanceSet:
 
     def __init__(self, json: str | Path, images: str | Path) -> None:
         self.source, self.folder = str(json), Path(images)
-        self.images: dict[int, ImageInfo] = {}
-        self.by_image: dict[int, list[dict[str, Any]]] = {}
+        self.images: dict[ImageId, ImageInfo] = {}
+        self.by_image: dict[ImageId, list[dict[str, Any]]] = {}
         self._cut: dict[int, CutOut | None] = {}
         listed: list[dict[str, Any]] = []
+        unmeasured: list[tuple[str, dict[str, Any]]] = []
         for field, where, one in stream_lists(json, ("images", "categories", "annotations")):
             if field == "images":
                 add_image(self.images, one, where)
-            elif not isinstance(one, dict):
-                raise InputError(f"{where}: must be an object, not {shown(one)}")
             elif field == "categories":
-                listed.append(one)
+                if "isthing" not in read_object(one, where) or read_flag(one, "isthing", where):
+                    listed.append(one)
             else:
-                _check_annotation(one, where)
-                self.by_image.setdefault(one["image_id"], []).append(one)
-        unknown = sorted(set(self.by_image) - set(self.images))
-        if unknown:
-            raise InputError(f"{json}: annotations: image_id {unknown[0]} is not in images; add it or drop them")
-        if listed and "isthing" in listed[0]:
-            listed = [one for one in listed if one.get("isthing", 1)]
+                image_id = read_image_id(read_object(one, where), "image_id", where)
+                read_integer(one, "category_id", where, 0)
+                one["iscrowd"] = read_flag(one, "iscrowd", where)
+                if is_box(one.get("bbox")) and is_number(one.get("area")):
+                    self.by_image.setdefault(image_id, []).append(one)
+                else:
+                    unmeasured.append((where, one))
+        for image_id in (*self.by_image, *(one["image_id"] for _, one in unmeasured)):
+            if image_id not in self.images:
+                what = f"image_id {shown(image_id)} is not in images"
+                raise InputError(what, where=f"{json}: annotations", hint="add it or drop them")
+        for where, one in unmeasured:  # an object without a pixel has no box either
+            if self._crop(one).pixels.size:
+                raise InputError("bbox or area is missing, or is not a number", where=where, hint="write them again")
         things = [{"name": str(one.get("id")), **one, "isthing": 1} for one in listed]
         self.things = Categories.from_coco(things, source=str(json))
         if max(self.things.ids) == MAX_CATEGORY_ID:
@@ -103,29 +112,34 @@ class InstanceSet:
                 f"{json}: categories: the id {MAX_CATEGORY_ID} leaves none for the background; renumber it"
             )
         margin = _CLEARANCE
-        self.candidates: list[tuple[int, int]] = []  # image id, place in its annotations
+        self.candidates: list[tuple[ImageId, int]] = []  # image id, place in its annotations
         for image_id, those in self.by_image.items():
             info = self.images[image_id]
             for place, one in enumerate(those):
                 x, y, w, h = one["bbox"]
                 whole = x >= margin and y >= margin and x + w <= info.width - margin and y + h <= info.height - margin
-                if whole and one["area"] >= _SMALLEST and not one.get("iscrowd") and one["category_id"] in self.things:
+                if whole and one["area"] >= _SMALLEST and not one["iscrowd"] and one["category_id"] in self.things:
                     self.candidates.append((image_id, place))
         if not self.candidates:
             raise InputError(f"{json}: no instance is large enough and whole: nothing to cut out")
 
-    def picture(self, image_id: int) -> NDArray[np.uint8]:
+    def picture(self, image_id: ImageId) -> NDArray[np.uint8]:
         """The picture (H,W,3)."""
         return np.asarray(read_image(safe_join(self.folder, self.images[image_id].file_name)))
 
-    def mask(self, image_id: int, place: int) -> NDArray[np.bool_]:
-        """The mask (H,W) of one annotation of an image, by its place in `by_image`."""
-        info, one = self.images[image_id], self.by_image[image_id][place]
+    def mask(self, image_id: ImageId, place: int) -> NDArray[np.bool_]:
+        """Return the mask (H, W) of one annotation of an image, by its place in `by_image`."""
+        info = self.images[image_id]
+        return self._crop(self.by_image[image_id][place]).paste((info.height, info.width))
+
+    def _crop(self, one: Mapping[str, Any]) -> Crop:
+        info = self.images[one["image_id"]]
         try:
-            return decode_segmentation(one["segmentation"], (info.height, info.width))
+            return decode_crop(one["segmentation"], (info.height, info.width))
         except (KeyError, ValueError) as error:
             why = "is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(f"{self.source}: annotations: {shown(one.get('id'))}: segmentation: {why}") from None
+            where = f"{self.source}: annotations: {shown(one.get('id'))}: segmentation"
+            raise InputError(why, where=where) from None
 
     def cut_out(self, candidate: int) -> CutOut | None:
         """Cuts out one of the `candidates`, by number; None where it is covered by another one or hardly there."""
@@ -135,7 +149,7 @@ class InstanceSet:
             self._cut[candidate] = self._cut_out(*self.candidates[candidate])
         return self._cut[candidate]
 
-    def _cut_out(self, image_id: int, place: int) -> CutOut | None:
+    def _cut_out(self, image_id: ImageId, place: int) -> CutOut | None:
         mask = self.mask(image_id, place)
         size = np.count_nonzero(mask)
         if size < _SMALLEST // 2:
@@ -156,15 +170,6 @@ class InstanceSet:
             raise InputError(f"{name}: is {image.shape[:2]} (H, W) but {self.source} says {mask.shape}")
         category_id = self.by_image[image_id][place]["category_id"]
         return CutOut(image[y1:y2, x1:x2].copy(), mask[y1:y2, x1:x2].copy(), category_id, image_id)
-
-
-def _check_annotation(one: dict[str, Any], where: str) -> None:
-    for key in ("image_id", "category_id"):
-        if type(one.get(key)) is not int:
-            raise InputError(f"{where}.{key}: must be an integer, not {shown(one.get(key))}")
-    bbox = one.get("bbox")
-    if not is_number(one.get("area")) or not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
-        raise InputError(f"{where}: bbox or area is missing, or is no number; write them again")
 
 
 def make_collage(

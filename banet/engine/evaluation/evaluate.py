@@ -22,6 +22,7 @@ from banet.engine.report.gallery import write_gallery
 from banet.engine.training.distributed import gather, joined, share
 from banet.errors import InputError
 from banet.files.atomic import atomic_path, write_json
+from banet.files.fields import id_order
 from banet.files.outputs import Outputs, weight_files
 from banet.modeling.banet import BANet
 from banet.modeling.readout import Readout, network_input, paste_detections, read_out
@@ -219,8 +220,8 @@ def _part(out: Path, rank: int) -> Path:
 def _join(parts: Sequence[Path], path: Path) -> None:
     """One COCO panoptic JSON of those that several processes wrote, in the order of the images' ids."""
     contents = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
-    images = sorted((i for content in contents for i in content["images"]), key=lambda i: int(i["id"]))
-    records = sorted((a for content in contents for a in content["annotations"]), key=lambda a: int(a["image_id"]))
+    images = sorted((i for content in contents for i in content["images"]), key=lambda i: id_order(i["id"]))
+    records = sorted((a for content in contents for a in content["annotations"]), key=lambda a: id_order(a["image_id"]))
     write_json(path, {**contents[0], "images": images, "annotations": records})
     for part in parts:
         part.unlink()

@@ -15,6 +15,7 @@ from banet.engine.recipe import DataConfig, Recipe, SplitConfig
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.types import ImageId
 
 __all__ = ["Picture", "Pictures", "choose_pictures", "open_pictures", "open_split", "scene_pictures"]
 
@@ -34,7 +35,7 @@ class Picture:
 
     image: NDArray[np.uint8]
     truth: PanopticSegmentation
-    image_id: int
+    image_id: ImageId
     name: str
 
 

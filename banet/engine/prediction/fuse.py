@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,20 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.images import list_images, to_rgb_array
+from banet.data.left_out import LeftOut
 from banet.errors import InputError, shown
-from banet.files.fields import is_number
-from banet.files.names import safe_join
+from banet.files.fields import is_box, is_number, read_image_id, read_integer
+from banet.files.names import forward, safe_join
 from banet.files.outputs import Outputs
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.coco.annotations import read_categories, read_tables
 from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.coco.png import read_labels
-from banet.panoptic.coco.rle import decode_segmentation
+from banet.panoptic.coco.rle import decode_crop, why_empty
 from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
 from banet.panoptic.fusion import fuse_panoptic
 from banet.panoptic.occlusion.rules import Procedure, Rule
 from banet.panoptic.validation import MaskCrops
+from banet.types import ImageId
 
 __all__ = ["Fused", "fuse_files"]
 
@@ -44,12 +47,14 @@ class Fused:
         images: How many pictures.
         instances: How many instances were fused into them.
         elsewhere: How many instances were left out, since they are of other pictures.
+        left_out: Those of the instances that score high enough that have no pixel.
     """
 
     json: Path
     images: int
     instances: int
     elsewhere: int
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,12 @@ class _Instance:
     category_id: int
     score: float
     segmentation: Any
-    bbox: tuple[float, float, float, float] | None
+    bbox: Any
 
 
 @dataclass(frozen=True)
 class _Picture:
-    id: int
+    id: ImageId
     file_name: str
     size: tuple[int, int] | None  # (H, W), where the JSON told it
 
@@ -83,6 +88,7 @@ def fuse_files(
     overlap_threshold: float = 0.2,
     removal_threshold: float = 0.5,
     stuff_area: int = 4096,
+    strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
 ) -> Fused:
@@ -98,7 +104,8 @@ def fuse_files(
         images: Folder of the pictures.
         out: Folder for `panoptic.json` and `panoptic/`.
         json: COCO JSON whose `images` are fused, and whose `categories` are the classes. By default all pictures of the
-            folder, with the number in a picture's name as its id.
+            folder: a picture's id is the number in its name or, where `instances` has texts for ids, its name without
+            the suffix.
         categories: JSON with the classes: a list with id, name and isthing, or an object with such `categories`. By
             default those of `json`, or COCO's 133.
         rule: See `resolve_occlusions`.
@@ -108,6 +115,7 @@ def fuse_files(
         overlap_threshold: See `resolve_occlusions`.
         removal_threshold: See `resolve_occlusions`.
         stuff_area: A stuff class with fewer pixels in a picture becomes void.
+        strict: Refuse instances without a pixel, which are otherwise left out and counted.
         progress: Called with the number of pictures done, and of all.
         overwrite: Also replace files that this function did not write, but never an input.
 
@@ -122,7 +130,7 @@ def fuse_files(
     for name, folder in (("semantic", semantic), ("images", images)):
         if not Path(folder).is_dir():
             raise InputError(f"--{name}: {folder} is no folder")
-    classes, pictures = _classes_and_pictures(Path(images), json, categories)
+    classes, pictures = _classes_and_pictures(Path(images), json, categories, _ids_are_texts(Path(instances)))
     pngs = png_names(picture.file_name for picture in pictures)
     sources = [safe_join(images, picture.file_name) for picture in pictures]
     outputs = Outputs(
@@ -139,7 +147,7 @@ def fuse_files(
     found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score)
     if elsewhere and not found:
         raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
-    target, count = Path(out), 0
+    target, count, left_out = Path(out), 0, LeftOut(strict=strict)
     with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
         for done, (picture, path, png) in enumerate(zip(pictures, sources, pngs, strict=True), start=1):
             image = to_rgb_array(path)
@@ -149,7 +157,9 @@ def fuse_files(
                     f"{path}: is {_words(size)}, but {json} says {_words(picture.size)}; correct one of them"
                 )
             entries = sorted(found.pop(picture.id, []), key=lambda entry: -entry.score)
-            masks, boxes, entries = _decode(entries, size)
+            tell = partial(left_out.add, image=picture.file_name, source=instances)
+            left_out.objects += len(entries)
+            masks, boxes, entries = _decode(entries, size, tell, boxed=nms is not None)
             chosen = (list(range(len(entries))) if nms is None else _suppress(boxes, nms))[:top]
             count += len(chosen)
             try:
@@ -169,14 +179,14 @@ def fuse_files(
             except InputError:
                 raise
             except ValueError as error:
-                raise InputError(f"{json or images}: image {picture.id}: {error}") from error
+                raise InputError(f"{json or images}: image {shown(picture.id)}: {error}") from error
             if progress is not None:
                 progress(done, len(pictures))
-    return Fused(target / "panoptic.json", len(pictures), count, elsewhere)
+    return Fused(target / "panoptic.json", len(pictures), count, elsewhere, left_out)
 
 
 def _classes_and_pictures(
-    images: Path, json: _StrPath | None, categories: _StrPath | None
+    images: Path, json: _StrPath | None, categories: _StrPath | None, texts: bool
 ) -> tuple[Categories, list[_Picture]]:
     images_of_json, listed = ({}, []) if json is None else read_tables(json, optional=True)
     if categories is not None:
@@ -188,14 +198,21 @@ def _classes_and_pictures(
     if images_of_json:
         pictures = [_Picture(info.id, info.file_name, (info.height, info.width)) for info in images_of_json.values()]
     else:
-        pictures = [_Picture(_number(path), path.name, None) for path in list_images([str(images)])]
-    seen: dict[int | str, str] = {}
+        paths = list_images([str(images)])
+        pictures = [_Picture(path.stem if texts else _number(path), path.name, None) for path in paths]
+    seen: dict[tuple[str, ImageId], str] = {}
     for picture in pictures:
         name = picture.file_name
-        for what, key in (("id", picture.id), ("name without suffix", str(PurePosixPath(name).with_suffix("")))):
+        for key in (("id", picture.id), ("name without suffix", str(PurePosixPath(forward(name)).with_suffix("")))):
             if seen.setdefault(key, name) != name:
-                raise InputError(f"{images}: {seen[key]} and {name} have the same {what}, {key}")
+                raise InputError(f"{images}: {seen[key]} and {name} have the same {key[0]}, {key[1]}")
     return classes, pictures
+
+
+def _ids_are_texts(file: Path) -> bool:
+    """Whether the first instance of a file has a text for the id of its picture."""
+    first = next((entry for _, _, entry in stream_lists(file, ("annotations",), bare=True)), None)
+    return isinstance(first, dict) and isinstance(first.get("image_id"), str)
 
 
 def _number(path: Path) -> int:
@@ -206,10 +223,10 @@ def _number(path: Path) -> int:
 
 
 def _read_instances(
-    file: Path, image_ids: set[int], classes: Categories, score: float
-) -> tuple[dict[int, list[_Instance]], int]:
+    file: Path, image_ids: set[ImageId], classes: Categories, score: float
+) -> tuple[dict[ImageId, list[_Instance]], int]:
     """Instances that score above `score`, by image, and how many are of images that are not asked for."""
-    found: dict[int, list[_Instance]] = {}
+    found: dict[ImageId, list[_Instance]] = {}
     elsewhere = 0
     for _, where, entry in stream_lists(file, ("annotations",), bare=True):
         if not isinstance(entry, dict):
@@ -224,13 +241,11 @@ def _read_instances(
     return found, elsewhere
 
 
-def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> tuple[int, _Instance]:
+def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> tuple[ImageId, _Instance]:
     for key in ("image_id", "category_id"):
         if key not in entry:
             raise InputError(f"{where}.{key}: is missing; give results of a detector")
-        if type(entry[key]) is not int:
-            raise InputError(f"{where}.{key}: must be an integer, not {shown(entry[key])}")
-    category_id = entry["category_id"]
+    image_id, category_id = read_image_id(entry, "image_id", where), read_integer(entry, "category_id", where, 0)
     if category_id not in classes:
         raise InputError(f"{where}.category_id: {category_id} is unknown; give the classes with --json or --categories")
     if not classes.isthing(category_id):
@@ -242,31 +257,35 @@ def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> t
         raise InputError(f"{where}.score: must be a finite number, not {shown(score)}")
     if "segmentation" not in entry:
         raise InputError(f"{where}.segmentation: is missing; give results with masks, not with boxes alone")
-    bbox = entry.get("bbox")
-    if bbox is not None and not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
-        raise InputError(f"{where}.bbox: must be four finite numbers x, y, width, height, not {shown(bbox)}")
-    box = None if bbox is None else (float(bbox[0]), float(bbox[1]), float(bbox[2]), float(bbox[3]))
-    return entry["image_id"], _Instance(where, category_id, float(score), entry["segmentation"], box)
+    return image_id, _Instance(where, category_id, float(score), entry["segmentation"], entry.get("bbox"))
 
 
-def _decode(entries: list[_Instance], size: tuple[int, int]) -> tuple[MaskCrops, NDArray[np.float64], list[_Instance]]:
-    """Masks that are not empty, the detector's boxes (the masks' own where it gave none), and the entries."""
+def _decode(
+    entries: list[_Instance], size: tuple[int, int], left_out: Callable[[str, str], None], boxed: bool
+) -> tuple[MaskCrops, NDArray[np.float64], list[_Instance]]:
+    """Return the masks that have a pixel, their boxes (the detector's own where it gives them), and the entries.
+
+    Args:
+        entries: instances of an image.
+        size: (H, W) of the image.
+        left_out: called with why an entry has no pixel, and its place.
+        boxed: whether the detector's boxes are read at all.
+    """
     crops: list[NDArray[np.bool_]] = []
     tight: list[list[int]] = []
     boxes: list[tuple[float, float, float, float]] = []
     kept: list[_Instance] = []
     for entry in entries:
         try:
-            mask = decode_segmentation(entry.segmentation, size)
+            (x1, y1, x2, y2), pixels = decode_crop(entry.segmentation, size)
         except ValueError as error:
-            raise InputError(f"{entry.where}.segmentation: {error}") from error
-        cut = MaskCrops.from_masks(mask[None])
-        if not cut.crops[0].size:
+            raise InputError(str(error), where=f"{entry.where}.segmentation") from error
+        if not pixels.size:
+            left_out(why_empty(entry.segmentation, size), entry.where.rpartition(": ")[2])
             continue
-        x1, y1, x2, y2 = cut.boxes[0].tolist()
-        crops.append(cut.crops[0].copy())
+        crops.append(pixels)
         tight.append([x1, y1, x2, y2])
-        x, y, width, height = entry.bbox or (x1, y1, x2 - x1, y2 - y1)
+        x, y, width, height = _box(entry) if boxed and entry.bbox is not None else (x1, y1, x2 - x1, y2 - y1)
         boxes.append((x, y, x + width, y + height))
         kept.append(entry)
     return (
@@ -274,6 +293,14 @@ def _decode(entries: list[_Instance], size: tuple[int, int]) -> tuple[MaskCrops,
         np.array(boxes, dtype=np.float64).reshape(-1, 4),
         kept,
     )
+
+
+def _box(entry: _Instance) -> list[float]:
+    """Return the detector's box of an entry: x, y, width, height."""
+    if not is_box(entry.bbox):
+        what = f"must be four finite numbers x, y, width, height, not {shown(entry.bbox)}"
+        raise InputError(what, where=f"{entry.where}.bbox")
+    return [float(value) for value in entry.bbox]
 
 
 def _suppress(boxes: NDArray[np.float64], threshold: float) -> list[int]:
@@ -307,7 +334,7 @@ def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Catego
 
 
 def _label_map(folder: Path, file_name: str) -> Path:
-    return folder / PurePosixPath(file_name).with_suffix(".png")
+    return safe_join(folder, str(PurePosixPath(file_name).with_suffix(".png")))
 
 
 def _words(size: tuple[int, int]) -> str:

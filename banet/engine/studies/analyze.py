@@ -32,6 +32,7 @@ from banet.modeling.readout import Readout, network_input, read_out
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.metrics.quality import to_json
 from banet.panoptic.occlusion.rules import Rule, gt_order_rule, match_boxes
+from banet.types import ImageId
 
 __all__ = ["ROWS", "Oracle", "analyze", "analyze_command", "ceiling"]
 
@@ -242,7 +243,7 @@ def analyze_command(
     figure: Path | None = None,
     baseline: str | None = None,
     shown: int = 4,
-    picture_ids: Sequence[int] = (),
+    picture_ids: Sequence[ImageId] = (),
     overwrite: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """`banet analyze`: load, measure every row, print the table, and draw the figure where one is asked for.

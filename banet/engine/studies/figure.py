@@ -20,6 +20,7 @@ from banet.modeling.banet import BANet
 from banet.modeling.readout import read_images
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
+from banet.types import ImageId
 
 __all__ = ["Figure"]
 
@@ -50,17 +51,20 @@ class Figure:
         self.baseline, self.model, self.pictures, self.source = baseline, model, pictures, source
         self.titles = ("image", _parts(baseline), _parts(model), "+ OH", "truth")
 
-    def find(self, ids: Sequence[int]) -> list[int]:
+    def find(self, ids: Sequence[ImageId]) -> list[int]:
         """Positions of pictures in the data set by their ids.
 
         Raises:
             InputError: There is no such picture.
         """
-        places = {int(identity): index for index, identity in enumerate(self.pictures.dataset.image_ids)}
+        places: dict[ImageId, int] = {one: index for index, one in enumerate(self.pictures.dataset.image_ids)}
+        found = []
         for identity in ids:
-            if identity not in places:
+            known = identity if identity in places else str(identity)  # a number may be meant as the text
+            if known not in places:
                 raise InputError(f"--picture-ids: {identity}: {self.source} has no picture of that id")
-        return [places[identity] for identity in ids]
+            found.append(places[known])
+        return found
 
     def choose(self, count: int, limit: int | None = None) -> list[int]:
         """Positions of the pictures that tell most of both steps.
@@ -131,7 +135,7 @@ class Figure:
         captions = [picture.name, *(f"PQ {100 * _pq(result, picture.truth):.1f}" for result in results), ""]
         return list(zip([*shown, _draw(picture.truth, picture, self.model.categories)], captions, strict=True))
 
-    def save(self, path: Path, *, count: int, ids: Sequence[int] = (), limit: int | None = None) -> None:
+    def save(self, path: Path, *, count: int, ids: Sequence[ImageId] = (), limit: int | None = None) -> None:
         """Choose pictures, draw them and write the file.
 
         Args:

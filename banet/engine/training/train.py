@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from banet.data.samples import Sample, collate
+from banet.data.samples import Sample, collate, image_seed
 from banet.engine.device import first_that_fits, is_out_of_memory, pick_device
 from banet.engine.evaluation.evaluate import Evaluator, check_categories
 from banet.engine.evaluation.evaluation_data import Picture, Pictures, open_pictures
@@ -148,7 +148,7 @@ class TrainingTask(L.LightningModule):
 
         So a run that goes on does as an undisturbed one would, and it does not matter which process has an image.
         """
-        images = [sample.target.image_id % 2**64 for sample in batch]
+        images = [image_seed(sample.target.image_id) for sample in batch]
         seed = np.random.SeedSequence([self.recipe.train.seed, batch_index, *images]).generate_state(1, np.uint64)
         torch.manual_seed(int(seed[0]))
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.errors import InputError, shown
-from banet.files.fields import is_number, read_integer, read_object
+from banet.files.fields import is_number, read_flag, read_image_id, read_integer, read_object
 from banet.files.names import check_file_name, safe_join
 from banet.files.reading import MAX_PIXELS, stream_lists
 from banet.panoptic.categories import Categories
@@ -25,7 +25,7 @@ from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import MAX_SEGMENT_ID, check_ids
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
-from banet.types import StrPath
+from banet.types import ImageId, StrPath
 
 __all__ = [
     "Annotation",
@@ -45,7 +45,7 @@ __all__ = [
 class ImageInfo:
     """An entry of `images`: id, file name of the picture, width and height in pixels."""
 
-    id: int
+    id: ImageId
     file_name: str
     width: int
     height: int
@@ -55,7 +55,7 @@ class ImageInfo:
 class Annotation:
     """An entry of `annotations`: the image, the PNG of its id map, and the segments in it, not measured."""
 
-    image_id: int
+    image_id: ImageId
     file_name: str
     segments: tuple[Segment, ...]
 
@@ -72,8 +72,8 @@ class PanopticJson:
     """
 
     path: Path
-    images: dict[int, ImageInfo]
-    annotations: dict[int, Annotation]
+    images: dict[ImageId, ImageInfo]
+    annotations: dict[ImageId, Annotation]
     categories: Categories
 
     @classmethod
@@ -90,7 +90,7 @@ class PanopticJson:
                 an unknown image; a segment has an unknown category; a file name leads out of its folder.
         """
         file = Path(path)
-        images: dict[int, ImageInfo] = {}
+        images: dict[ImageId, ImageInfo] = {}
         listed: list[Any] = []
         found: list[tuple[str, Annotation]] = []
         fields = ("images", "annotations", "categories") if truth is None else ("annotations",)
@@ -99,22 +99,22 @@ class PanopticJson:
                 listed.append(entry)
             elif field == "images":
                 add_image(images, entry, where)
-            elif truth is None or read_integer(read_object(entry, where), "image_id", where, 0) in truth.images:
+            elif truth is None or read_image_id(read_object(entry, where), "image_id", where) in truth.images:
                 found.append((where, read_annotation(entry, where, None)))
         if truth is not None:
             images, categories = truth.images, truth.categories
         else:
             categories = Categories.from_coco(listed, str(file))
-        annotations: dict[int, Annotation] = {}
+        annotations: dict[ImageId, Annotation] = {}
         for where, annotation in found:
             image_id = annotation.image_id
             if image_id not in images:
                 raise InputError(
-                    f"no image has the id {image_id}", where=f"{where}.image_id", hint="add it to 'images'"
+                    f"no image has the id {shown(image_id)}", where=f"{where}.image_id", hint="add it to 'images'"
                 )
             if image_id in annotations:
                 raise InputError(
-                    f"image {image_id} has an annotation already", where=f"{where}.image_id", hint="keep one"
+                    f"image {shown(image_id)} has an annotation already", where=f"{where}.image_id", hint="keep one"
                 )
             annotations[image_id] = _of_classes(annotation, where, categories)
         return cls(file, images, annotations, categories)
@@ -193,7 +193,7 @@ def read_categories(path: StrPath) -> Categories:
     return Categories.from_coco(listed, str(path))
 
 
-def read_tables(path: StrPath, *, optional: bool = False) -> tuple[dict[int, ImageInfo], list[Any]]:
+def read_tables(path: StrPath, *, optional: bool = False) -> tuple[dict[ImageId, ImageInfo], list[Any]]:
     """The checked `images` of a COCO JSON by id, in the file's order, and its `categories` as they stand.
 
     Args:
@@ -203,7 +203,7 @@ def read_tables(path: StrPath, *, optional: bool = False) -> tuple[dict[int, Ima
     Raises:
         InputError: see `stream_lists` and `add_image`.
     """
-    images: dict[int, ImageInfo] = {}
+    images: dict[ImageId, ImageInfo] = {}
     categories: list[Any] = []
     for field, where, entry in stream_lists(path, ("images", "categories"), optional=optional):
         if field == "images":
@@ -213,7 +213,7 @@ def read_tables(path: StrPath, *, optional: bool = False) -> tuple[dict[int, Ima
     return images, categories
 
 
-def add_image(images: dict[int, ImageInfo], entry: Any, where: str) -> None:
+def add_image(images: dict[ImageId, ImageInfo], entry: Any, where: str) -> None:
     """Adds one entry of the `images` of a COCO JSON, checked, by its id.
 
     Args:
@@ -226,7 +226,7 @@ def add_image(images: dict[int, ImageInfo], entry: Any, where: str) -> None:
     """
     info = read_image_info(entry, where)
     if info.id in images:
-        raise InputError(f"{info.id} is the id of another image too", where=f"{where}.id", hint="make it unique")
+        raise InputError(f"{shown(info.id)} is the id of another image too", where=f"{where}.id", hint="make it unique")
     images[info.id] = info
 
 
@@ -241,7 +241,7 @@ def read_image_info(entry: Any, where: str) -> ImageInfo:
         InputError: it is no object, a field is missing, of the wrong type or out of range, or the name leads out of its
             folder.
     """
-    image_id = read_integer(read_object(entry, where), "id", where, 0)
+    image_id = read_image_id(read_object(entry, where), "id", where)
     name = _file_name(entry, where)
     width, height = read_integer(entry, "width", where, 1), read_integer(entry, "height", where, 1)
     if width * height > MAX_PIXELS:
@@ -263,7 +263,7 @@ def read_annotation(entry: Any, where: str, categories: Categories | None) -> An
         InputError: it is no object, a field is missing, of the wrong type or out of range, a segment's id occurs twice
             or its category is unknown, or the file name leads out of its folder.
     """
-    image_id, name = read_integer(read_object(entry, where), "image_id", where, 0), _file_name(entry, where)
+    image_id, name = read_image_id(read_object(entry, where), "image_id", where), _file_name(entry, where)
     if "segments_info" not in entry:
         raise InputError("'segments_info' is missing", where=where, hint="add it")
     if not isinstance(entry["segments_info"], list):
@@ -290,12 +290,13 @@ def _file_name(entry: Mapping[str, Any], where: str) -> str:
 def _read_segment(info: Mapping[str, Any], where: str) -> Segment:
     segment_id = read_integer(info, "id", where, 1, MAX_SEGMENT_ID)
     category_id = read_integer(info, "category_id", where, 0, 2**31 - 1)
-    crowd = info.get("iscrowd", 0)
-    if not isinstance(crowd, int) or crowd not in (0, 1):
-        raise InputError(f"must be 0 or 1, not {shown(crowd)}", where=f"{where}.iscrowd")
     score = info.get("score")
     return Segment(
-        segment_id, category_id, isthing=False, score=score if is_number(score) else None, iscrowd=bool(crowd)
+        segment_id,
+        category_id,
+        isthing=False,
+        score=score if is_number(score) else None,
+        iscrowd=read_flag(info, "iscrowd", where),
     )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from banet.errors import InputError
 from banet.files.atomic import write_json
-from banet.files.names import DistinctNames, name_key, safe_join
+from banet.files.names import DistinctNames, forward, name_key, safe_join
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
 from banet.panoptic.segmentation import PanopticSegmentation
-from banet.types import StrPath
+from banet.types import ImageId, StrPath
 
 __all__ = ["CocoPanopticWriter", "png_names"]
 
@@ -49,7 +49,7 @@ class CocoPanopticWriter:
         self._categories = Categories.of(categories)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self._ids: set[int] = set()
+        self._ids: set[ImageId] = set()
         self._names: set[str] = set()
         for folder in (self._dir, self._json.parent):
             try:
@@ -61,7 +61,7 @@ class CocoPanopticWriter:
 
     def add(
         self,
-        image_id: int,
+        image_id: ImageId,
         file_name: str,
         result: PanopticSegmentation,
         width: int | None = None,
@@ -90,10 +90,10 @@ class CocoPanopticWriter:
             raise ValueError(f"{file_name}: the result is {result.width}x{result.height}, not {width}x{height}")
         if result.categories != self._categories:
             raise ValueError(f"{file_name}: the result's categories are not the writer's")
-        name = png_name or (str(PurePosixPath(file_name).with_suffix(".png")) if file_name else file_name)
+        name = png_name or (str(PurePosixPath(forward(file_name)).with_suffix(".png")) if file_name else file_name)
         path = safe_join(self._dir, name, f"image {image_id}: file_name")
         if image_id in self._ids:
-            raise ValueError(f"{file_name}: image id {image_id} was written already; ids must be unique")
+            raise ValueError(f"{file_name}: image id {image_id!r} was written already; ids must be unique")
         if name_key(name) in self._names:
             raise ValueError(f"{file_name}: {name} was written already for another image; names must be unique")
         result.check(file_name)

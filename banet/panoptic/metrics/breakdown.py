@@ -14,14 +14,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError
+from banet.errors import InputError, shown
+from banet.files.fields import read_image_id, read_integer, read_object
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import PanopticJson
-from banet.panoptic.coco.rle import decode_segmentation
-from banet.panoptic.id_maps import measure_ids, runs
+from banet.panoptic.coco.rle import decode_crop
+from banet.panoptic.id_maps import MAX_SEGMENT_ID, measure_ids, runs
 from banet.panoptic.metrics.quality import Compared, Match, PanopticQuality, compare_folders, percent
-from banet.types import Progress, StrPath
+from banet.types import ImageId, Progress, StrPath
 
 __all__ = ["Breakdown", "crowding", "format_breakdown", "read_amodal_areas", "score_folders_in_detail"]
 
@@ -162,8 +163,8 @@ def crowding(ids: NDArray[np.int32], segments: Sequence[int], isthing: Sequence[
     return shares
 
 
-def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[int, dict[int, int]]:
-    """Reads how large things are, hidden parts included.
+def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[ImageId, dict[int, int]]:
+    """Read how large things are, hidden parts included.
 
     Args:
         path: COCO instances whose annotations have `image_id`, `panoptic_id` (the segment in the panoptic PNG) and
@@ -177,28 +178,23 @@ def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[int, dict[int,
     Raises:
         InputError: the file is none of that kind, or a thing of the truth (crowd aside) has no mask in it.
     """
-    areas: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    areas: defaultdict[ImageId, dict[int, int]] = defaultdict(dict)
     for _, where, one in stream_lists(path, ("annotations",)):
-        try:
-            image_id, segment = one["image_id"], one["panoptic_id"]
-            if image_id in truth.annotations:
-                image = truth.images[image_id]
-                mask = decode_segmentation(one["segmentation"], (image.height, image.width))
-                areas[image_id][segment] = int(np.count_nonzero(mask))
-        except KeyError as error:
-            mend = "give COCO instances with image_id and panoptic_id"
-            raise InputError(f"{error} is missing", where=where, hint=mend) from None
-        except TypeError as error:
-            raise InputError(f"is no COCO instance ({error})", where=where, hint="write it again") from None
-        except ValueError as error:
-            raise InputError(str(error), where=f"{where}.segmentation") from None
+        image_id = read_image_id(read_object(one, where), "image_id", where)
+        segment = read_integer(one, "panoptic_id", where, 1, MAX_SEGMENT_ID)
+        if image_id in truth.annotations:
+            image = truth.images[image_id]
+            try:
+                pixels = decode_crop(one.get("segmentation"), (image.height, image.width)).pixels
+            except ValueError as error:
+                raise InputError(str(error), where=f"{where}.segmentation") from None
+            areas[image_id][segment] = int(np.count_nonzero(pixels))
     for image_id, annotation in truth.annotations.items():
         for info in annotation.segments:
             wanted = truth.categories.isthing(info.category_id) and not info.iscrowd
             if wanted and info.id not in areas[image_id]:
-                raise InputError(
-                    f"image {image_id}: no annotation with panoptic_id {info.id}", where=path, hint="add its mask"
-                )
+                what = f"image {shown(image_id)}: no annotation with panoptic_id {info.id}"
+                raise InputError(what, where=path, hint="add its mask")
     return dict(areas)
 
 

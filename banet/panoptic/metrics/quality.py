@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError
+from banet.errors import InputError, shown
 from banet.files.names import safe_join
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import Annotation, PanopticJson
@@ -541,5 +541,5 @@ def _percentages(row: Mapping[str, Any]) -> str:
     return "".join(percent(row[key]) for key in ("pq", "sq", "rq"))
 
 
-def _list(ids: Sequence[int], limit: int = 20) -> str:
-    return ", ".join(map(str, ids[:limit])) + (f", ... ({len(ids)} in all)" if len(ids) > limit else "")
+def _list(ids: Sequence[object], limit: int = 20) -> str:
+    return ", ".join(map(shown, ids[:limit])) + (f", ... ({len(ids)} in all)" if len(ids) > limit else "")

@@ -1,0 +1,79 @@
+"""Masks as runs of pixels, painted into the box that they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Crop", "fill_runs", "union"]
+
+
+class Crop(NamedTuple):
+    """A mask cut to its box.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels, half-open and tight; four zeros for a mask without a pixel.
+        pixels: (y2 - y1, x2 - x1) bool.
+    """
+
+    box: tuple[int, int, int, int]
+    pixels: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls) -> Crop:
+        """Return a mask without a pixel."""
+        return cls((0, 0, 0, 0), np.zeros((0, 0), dtype=bool))
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.bool_], left: int = 0, top: int = 0) -> Crop:
+        """Cut a mask (h, w), whose first pixel is (left, top), to its box; the pixels are a view."""
+        rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+        if not len(rows):
+            return cls.empty()
+        y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+        return cls((left + x1, top + y1, left + x2, top + y2), pixels[y1:y2, x1:x2])
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Where its pixels lie in the image."""
+        x1, y1, x2, y2 = self.box
+        return slice(y1, y2), slice(x1, x2)
+
+    def paste(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the mask at the size (H, W) of the image, column by column in memory, as COCO's runs are."""
+        mask = np.zeros(size, dtype=bool, order="F")
+        mask[self.window] = self.pixels
+        return mask
+
+
+def fill_runs(ends: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
+    """Return (size,) bool that is False up to ends[0], True up to ends[1], False up to ends[2], and so on.
+
+    Args:
+        ends: (E,) ascending, in 0..size.
+        size: number of pixels.
+    """
+    lengths = np.empty(len(ends) + 1, np.int64)
+    lengths[:-1] = ends
+    lengths[-1] = size
+    lengths[1:] -= ends
+    inside = np.zeros(len(lengths), dtype=bool)
+    inside[1::2] = True
+    return np.repeat(inside, lengths)
+
+
+def union(crops: Sequence[Crop]) -> Crop:
+    """Return the union of masks."""
+    crops = [crop for crop in crops if crop.pixels.size]
+    if len(crops) <= 1:
+        return crops[0] if crops else Crop.empty()
+    corners = np.array([crop.box for crop in crops])
+    x1, y1 = corners[:, :2].min(axis=0).tolist()
+    x2, y2 = corners[:, 2:].max(axis=0).tolist()
+    pixels = np.zeros((y2 - y1, x2 - x1), dtype=bool)
+    for (left, top, right, bottom), part in crops:
+        pixels[top - y1 : bottom - y1, left - x1 : right - x1] |= part
+    return Crop((x1, y1, x2, y2), pixels)
