@@ -51,6 +51,17 @@ MOVED = {
 """Old module -> the modules that hold its names now, both below `banet`."""
 
 
+RENAMED = {
+    "Disputes": "OverlapReport",
+    "changed_hands": "differing_pixels",
+    "draw_changes": "draw_diff",
+    "find_disputes": "report_overlaps",
+    "like": "as_input_type",
+    "place_by_score": "rank_by_score",
+}
+"""Name that the old modules had -> the name of the same function or class now."""
+
+
 class _MovedLoader(Loader):
     def __init__(self, homes: list[str]) -> None:
         self.homes = homes
@@ -62,8 +73,9 @@ class _MovedLoader(Loader):
 
         def find(name: str) -> Any:
             for home in map(import_module, homes):
-                if name in vars(home):
-                    return vars(home)[name]
+                for known in (name, RENAMED.get(name, name)):
+                    if known in vars(home):
+                        return vars(home)[known]
             raise AttributeError(f"module {old!r} has no attribute {name!r}; its names are in {', '.join(homes)} now")
 
         vars(module)["__getattr__"] = find

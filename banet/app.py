@@ -47,7 +47,7 @@ from banet.modeling.config import RuleName
 from banet.modeling.instances import Readout
 from banet.modeling.readout import read_images
 from banet.panoptic import PanopticSegmentation
-from banet.panoptic.drawing.diff import changed_hands, draw_changes
+from banet.panoptic.drawing.diff import differing_pixels, draw_diff
 from banet.panoptic.id_maps import ids_to_rgb, runs
 
 __all__ = ["Gate", "Limits", "Page", "serve", "web_app"]
@@ -185,15 +185,15 @@ class Page:
         """
         rules = (visit.rule, visit.other)
         results = [readout.fuse(self.model.categories, self.model.inference, rule=rule) for rule in rules]
-        changed = changed_hands(*results)
-        height, width = changed.shape
+        differ = differing_pixels(*results)
+        height, width = differ.shape
         return {
             "name": visit.name,
             "size": [width, height],
             "original": list(visit.size),
             "picture": _jpeg(Image.fromarray(readout.image)),
             "results": [_describe(*pair, visit.name) for pair in zip(results, rules, strict=True)],
-            "changes": {"image": _jpeg(draw_changes(changed, readout.image)), "pixels": int(changed.sum())},
+            "changes": {"image": _jpeg(draw_diff(differ, readout.image)), "pixels": int(differ.sum())},
         }
 
     def build(self) -> gr.Blocks:

@@ -143,7 +143,7 @@ def test_the_network_runs_once_a_picture(page, visit, model, monkeypatch):
 
 
 def test_an_answer_agrees_with_predict_and_its_files_with_each_other(app, page, visit, model, tmp_path):
-    from banet.panoptic.drawing.diff import changed_hands
+    from banet.panoptic.drawing.diff import differing_pixels
 
     image = np.asarray(page.examples[0].resize((300, 225)))
     _, shown, rule, other = page.upload(visit, event(name="a b.png", content=content(encoded(image))))
@@ -161,7 +161,7 @@ def test_an_answer_agrees_with_predict_and_its_files_with_each_other(app, page, 
         name = f"{truth.categories.by_id(thing.category_id).name} {100 * thing.score:.0f} %, {thing.area} pixels"
         assert result["names"][thing.id] == name
         assert Image.open(io.BytesIO(decoded(result["image"]))).size == (300, 225)
-    assert shown["changes"]["pixels"] == changed_hands(*expected).sum() > 0
+    assert shown["changes"]["pixels"] == differing_pixels(*expected).sum() > 0
 
 
 def test_a_large_picture_is_reduced_and_says_so(page, visit):

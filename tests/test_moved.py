@@ -7,7 +7,9 @@ from importlib import import_module
 
 import pytest
 
-from banet._moved import MOVED
+from banet._moved import MOVED, RENAMED
+
+CATEGORY = {"id": 1, "name": "cup", "isthing": 1}
 
 
 @pytest.mark.parametrize("old", MOVED)
@@ -21,6 +23,45 @@ def test_an_old_module_warns_and_has_the_names_of_its_new_homes(old, monkeypatch
             assert getattr(module, name) is getattr(there, name)
     with pytest.raises(AttributeError, match="nothing"):
         module.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [
+        ("changes", "changed_hands"),
+        ("changes", "draw_changes"),
+        ("disputes", "Disputes"),
+        ("disputes", "find_disputes"),
+        ("inputs", "like"),
+        ("rules", "place_by_score"),
+    ],
+)
+def test_an_old_module_has_its_old_names(old, name, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"banet.panoptic.{old}", raising=False)
+    with pytest.warns(DeprecationWarning):
+        module = import_module(f"banet.panoptic.{old}")
+    assert getattr(module, name).__name__ == RENAMED[name]
+
+
+def test_drawing_has_its_old_function():
+    from banet.panoptic import PanopticSegmentation
+    from banet.panoptic.drawing import draw_segmentation
+
+    result = PanopticSegmentation.from_ids([[1, 1]], [{"id": 1, "category_id": 1}], [CATEGORY])
+    with pytest.warns(DeprecationWarning, match=r"PanopticSegmentation\.draw"):
+        assert draw_segmentation(result).tobytes() == result.draw().tobytes()
+
+
+def test_a_match_has_its_old_fields():
+    from banet.panoptic import PanopticQuality, PanopticSegmentation
+
+    result = PanopticSegmentation.from_ids([[1, 1]], [{"id": 1, "category_id": 1}], [CATEGORY])
+    match = PanopticQuality([CATEGORY]).update(result, result)
+    for old, new in (("truth", "ground_truth"), ("misses", "false_negatives"), ("false_alarms", "false_positives")):
+        with pytest.warns(DeprecationWarning, match=new):
+            assert getattr(match, old) is getattr(match, new)
+    with pytest.raises(AttributeError, match="nothing"):
+        match.nothing  # noqa: B018
 
 
 def test_an_unknown_module_is_still_unknown():

@@ -101,7 +101,7 @@ class Categories:
 
     @classmethod
     def from_coco(cls, categories: Iterable[Mapping[str, Any]], source: str = "categories") -> Categories:
-        """Builds the classes from the `categories` of a COCO panoptic JSON.
+        """Build the classes from the `categories` of a COCO panoptic JSON.
 
         Args:
             categories: dicts with `id` (int >= 0), `name`, `isthing` (see
@@ -110,7 +110,7 @@ class Categories:
             source: what to call the input in errors, usually the file's name.
 
         Raises:
-            InputError: a field is missing or of the wrong type, an id occurs twice, or there is no category at all.
+            InputError: a field is missing or of the wrong type, an id occurs twice, or there is none at all.
         """
         if isinstance(categories, (str, bytes, Mapping)) or not isinstance(categories, Iterable):
             raise InputError(f"'categories' must be a list of objects, not {type(categories).__name__}", where=source)
@@ -153,7 +153,7 @@ class Categories:
         return cls(item for item in items)  # type: ignore[misc]  # __init__ checks each item
 
     def to_coco(self) -> list[dict[str, Any]]:
-        """The `categories` of a COCO panoptic JSON, in class order."""
+        """Return the `categories` of a COCO panoptic JSON, in class order."""
         return [{"id": c.id, "name": c.name, "isthing": int(c.isthing), "color": list(c.color)} for c in self]
 
     @property
@@ -177,10 +177,10 @@ class Categories:
         return tuple(category.name for category in self)
 
     def index(self, category_id: int) -> int:
-        """Class index of a category id.
+        """Return the class index of a category id.
 
         Raises:
-            ValueError: there is no such category.
+            ValueError: there is none.
         """
         index = self._index.get(int(category_id))
         if index is None:
@@ -188,15 +188,15 @@ class Categories:
         return index
 
     def by_id(self, category_id: int) -> Category:
-        """The category of an id. Raises ValueError when there is none."""
+        """Return the category of an id. Raises ValueError when there is none."""
         return self._categories[self.index(category_id)]
 
     def isthing(self, category_id: int) -> bool:
-        """Whether an id is a thing's. Raises ValueError when there is no such category."""
+        """Return whether an id is a thing's. Raises ValueError when there is none."""
         return self.index(category_id) < self._num_things
 
     def indices_of(self, ids: Any, source: str = "category ids") -> NDArray[np.int64]:
-        """Turns category ids into class indices.
+        """Turn category ids into class indices.
 
         `VOID` stays `VOID`; 0 is void too, unless a category has the id 0.
 

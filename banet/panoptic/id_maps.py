@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 MAX_SEGMENT_ID = 2**24 - 1
-"""Largest segment id that a PNG of three bytes a pixel holds."""
+"""Largest segment id that a PNG of three bytes per pixel holds."""
 
 _BAND = 1 << 22
-"""Pixels of a band. A map may change at every pixel, and then takes some 60 bytes of memory a pixel to measure."""
+"""Pixels of a band. A map may change at every pixel, and then takes some 60 bytes of memory per pixel to measure."""
 
 
 def ids_to_rgb(ids: Any) -> NDArray[np.uint8]:
-    """Codes ids as colours, the way COCO panoptic PNGs do: id = R + 256 G + 65536 B.
+    """Encode ids as colours, the way COCO panoptic PNGs do: id = R + 256 G + 65536 B.
 
     Args:
         ids: integers of any shape (...), 0 .. 2^24-1.
@@ -51,7 +51,7 @@ def ids_to_rgb(ids: Any) -> NDArray[np.uint8]:
 
 
 def rgb_to_ids(rgb: Any) -> NDArray[np.int32]:
-    """Reads ids from colours: R + 256 G + 65536 B.
+    """Read ids from colours: R + 256 G + 65536 B.
 
     Args:
         rgb: uint8 of shape (..., 3); a fourth channel is ignored.
@@ -75,7 +75,7 @@ def rgb_to_ids(rgb: Any) -> NDArray[np.int32]:
 
 
 def runs(*maps: NDArray[Any], rows: bool = False) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cuts maps of one shape into stretches, in reading order, along which none of them changes.
+    """Cut maps of one shape into stretches, in reading order, along which none of them changes.
 
     Label maps change rarely, so what is counted by run instead of by pixel is counted some ten times faster.
 
@@ -102,7 +102,7 @@ def runs(*maps: NDArray[Any], rows: bool = False) -> tuple[NDArray[np.int64], ND
 
 
 def bands(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
-    """Cuts a map (H, W) into bands of some million pixels, from the top; an empty map is one band."""
+    """Yield bands of a map (H, W), of some million pixels each, from the top; an empty map is one band."""
     rows = max(1, _BAND // max(ids.shape[1], 1))
     return (ids[top : top + rows] for top in range(0, max(len(ids), 1), rows))
 
@@ -173,7 +173,7 @@ def index_map(ids: NDArray[np.int32], known: Sequence[int]) -> NDArray[np.int32]
 
 
 def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Counts area and tight box of each id in a map, void left out.
+    """Count area and tight box of each id in a map, void left out.
 
     Args:
         ids: (H, W).
@@ -210,7 +210,7 @@ def _measure_band(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np
 def measure_runs(
     codes: NDArray[np.int64], count: int, starts: NDArray[np.int64], lengths: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Counts area and tight box of each of the codes 0 .. count - 1 in a map that is given by its runs.
+    """Count area and tight box of each of the codes 0 .. count - 1 in a map that is given by its runs.
 
     Args:
         codes: (K,), that of each run.

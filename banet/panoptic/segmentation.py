@@ -40,10 +40,10 @@ class PanopticSegmentation:
         ids: (H, W) int32, the segment that owns each pixel, 0 = void.
         segments: one record per id in the map.
         categories: the classes that `category_id` speaks of.
-        image: the picture, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
+        image: the image, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
 
     Raises:
-        TypeError: `ids` is no integer array, or `segments` holds something else than `Segment`.
+        TypeError: `ids` is not an integer array, or `segments` holds something else than `Segment`.
         ValueError: `ids` is not (H, W) or out of range, a segment id occurs twice or is out of range, or a category is
             unknown. That map and records name the same ids is asked by `check`, not here.
     """
@@ -77,14 +77,14 @@ class PanopticSegmentation:
         categories: Categories | Iterable[Category | Mapping[str, Any]],
         image: NDArray[Any] | None = None,
     ) -> PanopticSegmentation:
-        """Builds a result from an id map and the classes of its ids; area and box are counted from the map.
+        """Build a result from an id map and the classes of its ids; area and box are counted from the map.
 
         Args:
             ids: (H, W) integers, 0 = void.
             segments: `Segment`s, measured or not; or mappings with `id` and `category_id` and, if wanted, `score` and
                 `iscrowd`; in the order to keep.
             categories: the classes.
-            image: the picture, for `draw`.
+            image: the image, for `draw`.
 
         Raises:
             ValueError: map and records do not name the same ids (all of them are listed), or see the class.
@@ -117,7 +117,7 @@ class PanopticSegmentation:
         return np.repeat(classes[index], lengths).reshape(self.ids.shape)
 
     def check(self, source: str = "result") -> None:
-        """Asks that map and records name the same ids.
+        """Validate that map and records name the same ids.
 
         Raises:
             ValueError: they do not; the ids that stand on one side only are listed.
@@ -125,7 +125,7 @@ class PanopticSegmentation:
         check_ids(self.ids, [segment.id for segment in self.segments], source)
 
     def to_coco(self, image_id: ImageId | None = None, file_name: str | None = None) -> dict[str, Any]:
-        """The annotation of a COCO panoptic JSON: `segments_info` and, where given, `image_id` and `file_name`.
+        """Return the annotation of a COCO panoptic JSON: `segments_info` and, where given, `image_id` and `file_name`.
 
         Args:
             image_id: id of the image in the JSON's `images`.
@@ -152,7 +152,7 @@ class PanopticSegmentation:
         return annotation
 
     def to_hf(self) -> dict[str, Any]:
-        """The form that `post_process_panoptic_segmentation` of transformers gives, as numpy.
+        """Return the result as `post_process_panoptic_segmentation` of transformers does, in numpy.
 
         Returns:
             `segmentation`: (H, W) int32, 0 = void; `segments_info`: dicts with `id`, `label_id` (the category id),
@@ -172,7 +172,7 @@ class PanopticSegmentation:
         }
 
     def to_supervision(self) -> Any:
-        """The result as `supervision.Detections`: boxes, masks, category ids, names, and scores (1.0 where none is).
+        """Return the result as `supervision.Detections`: boxes, masks, category ids, names, scores (1.0 where none is).
 
         Raises:
             ImportError: supervision is not installed; the message says how to get it.
@@ -199,14 +199,14 @@ class PanopticSegmentation:
         )
 
     def save(self, path: StrPath, file_name: str | None = None, *, image_id: ImageId = 1) -> None:
-        """Writes the id map as a COCO panoptic PNG and, beside it, the JSON of this one image.
+        """Write the id map as a COCO panoptic PNG and, beside it, the JSON of this one image.
 
         `save("out.png")` writes out.png and out.json, each at once or not at all.
 
         Args:
             path: where the PNG goes; must end in .png.
-            file_name: name of the picture, for `images` in the JSON; the PNG's own name where left out.
-            image_id: id of the picture in the JSON.
+            file_name: name of the image, for `images` in the JSON; the PNG's own name where left out.
+            image_id: id of the image in the JSON.
 
         Raises:
             ValueError: the path does not end in .png, or map and records disagree (`check`).
@@ -234,22 +234,22 @@ class PanopticSegmentation:
         )
 
     def draw(self, image: Any = None, alpha: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """Paints the segments over the picture: class colours, a shade per instance, outlines, labels, void hatched.
+        """Paint the segments over the image: class colors, a shade per instance, outlines, labels, void hatched.
 
-        The colour is that of the category, whatever else is in the picture. Names stand where there is room for them.
+        The colour is that of the category, whatever else is in the image. Names stand where there is room for them.
 
         Args:
             image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; `self.image` where left out. Without any,
                 the segments are painted on their own.
-            alpha: 0 leaves the picture as it is, 1 hides it.
-            legend: adds a strip below the picture that names each class that occurs and counts its instances. A picture
+            alpha: 0 leaves the image as it is, 1 hides it.
+            legend: adds a strip below the image that names each class that occurs and counts its instances. An image
                 of less than 320 pixels is then enlarged, each pixel to a square, so that there is room for names.
 
         Returns:
             RGB image of width W and height H; with a legend larger.
 
         Raises:
-            ValueError: the picture's size is not the id map's, or alpha is outside 0..1.
+            ValueError: the image's size is not the id map's, or alpha is outside 0..1.
         """
         from banet.panoptic.drawing.overlay import draw_segments
 

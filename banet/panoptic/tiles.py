@@ -1,6 +1,6 @@
-"""Large pictures, tile by tile: each tile is segmented on its own, and objects are joined over the seams.
+"""Large images, tile by tile: each tile is segmented on its own, and objects are joined over the seams.
 
-Whatever segments a tile will do, for only the id maps of the tiles are looked at, numpy in and numpy out. Memory holds
+Any function can segment the tiles, as only their id maps are looked at, numpy in and numpy out. Memory holds
 one tile at work, a byte for each pixel of each tile that is done, and the final id map.
 """
 
@@ -27,22 +27,22 @@ _SAME = 0.5
 """Two views are one object above this IoU. As in PQ, a segment can have at most one such partner in another tile."""
 
 _FAR = 1 << 29
-"""More than any distance in a picture, and what a whole view is ahead of others in trust."""
+"""More than any distance in an image, and what a whole view is ahead of others in trust."""
 
 
 def tile_boxes(size: Size, tile: int, overlap: int) -> list[Box]:
-    """Tiles that cover a picture, all of one size and evenly spread.
+    """Return the boxes of tiles that cover an image, all of one size and evenly spread.
 
     Args:
-        size: Height and width of the picture.
-        tile: Side of a tile in pixels; where the picture is shorter, tiles are as short.
+        size: Height and width of the image.
+        tile: Side of a tile in pixels; where the image is shorter, tiles are as short.
         overlap: Pixels that neighbours share at least.
 
     Returns:
-        The boxes in reading order. One box where the picture is no larger than a tile.
+        The boxes in reading order. One box where the image is not larger than a tile.
 
     Raises:
-        ValueError: The picture has no pixel, or `overlap` is not in 1 .. `tile` - 1.
+        ValueError: The image has no pixel, or `overlap` is not in 1 .. `tile` - 1.
     """
     if min(size) < 1:
         raise ValueError(f"a picture must have at least one pixel, not {size[0]} x {size[1]} (H x W)")
@@ -53,7 +53,7 @@ def tile_boxes(size: Size, tile: int, overlap: int) -> list[Box]:
 
 
 def _spread(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Ends of the tiles along one axis."""
+    """Return the ends of the tiles along one axis."""
     if length <= tile:
         return [(0, length)]
     steps = -(-(length - tile) // (tile - overlap))
@@ -71,14 +71,14 @@ def segment_tiles(
     removal_threshold: float = 0.5,
     progress: Callable[[list[Box]], Iterable[Box]] = iter,
 ) -> PanopticSegmentation:
-    """Segments a picture tile by tile, and joins the results; see `merge_tiles`.
+    """Segment an image tile by tile, and join the results; see `merge_tiles`.
 
     Args:
         segment: Segments one tile, (h, w, ...). It should keep stuff however small, as a tile may hold a corner of it.
         picture: What has a shape (H, W, ...) and can be cut by rows and columns: an array, a memory map, an array on
             disk. It is cut in reading order, one row of tiles after the other.
         tile: Side of a tile in pixels.
-        overlap: Pixels that neighbours share at least; a quarter of the tile by default. An object that is no larger
+        overlap: Pixels that neighbours share at least; a quarter of the tile by default. An object that is not larger
             lies whole in some tile.
         stuff_area: As for `merge_tiles`.
         removal_threshold: As for `merge_tiles`.
@@ -105,25 +105,25 @@ def merge_tiles(
     stuff_area: int = 0,
     removal_threshold: float = 0.5,
 ) -> PanopticSegmentation:
-    """Joins the results of overlapping tiles to one.
+    """Join the results of overlapping tiles to one.
 
     1. A thing is seen by several tiles. Two views are the same object when they have one class and their IoU inside the
        two tiles' common rectangle is above 0.5. The best agreements are joined first, and never so that two things of
        one tile become one: a tile that saw two is right.
-    2. A view is *whole* when it touches no side of its tile beyond which the picture goes on. At each pixel the tiles
+    2. A view is *whole* when it touches no side of its tile beyond which the image goes on. At each pixel the tiles
        that cover it are ranked: those whose claim is a whole thing come first, then those whose sides are farther away,
        which know more of what is around.
     3. A pixel goes to the claim of the first tile. An object that loses more than `removal_threshold` of the pixels
        that some view of it claims is removed: it was a fragment of something that another tile knew better. Objects are
-       removed one at a time, the one with the largest lost share first (tie: lower score, then higher number), and
+       removed one at a time, the one with the largest lost fraction first (tie: lower score, then higher number), and
        their pixels go to the next claim, or else to void.
-    4. Stuff is one segment a class, and void where it has fewer than `stuff_area` pixels.
+    4. Stuff is one segment per class, and void where it has fewer than `stuff_area` pixels.
 
     The result does not depend on the order of the tiles. One tile alone comes back as it is, small stuff aside.
 
     Args:
-        tiles: The box of each tile in the picture, and what was found in it. They are taken one by one.
-        size: Height and width of the picture.
+        tiles: The box of each tile in the image, and what was found in it. They are taken one by one.
+        size: Height and width of the image.
         stuff_area: Fewest pixels of a stuff segment.
         removal_threshold: 0..1; 1 keeps every object that owns a pixel.
 
@@ -132,7 +132,7 @@ def merge_tiles(
         of category id. A pixel that no tile covers is void. No image.
 
     Raises:
-        ValueError: There is no tile; a box leaves the picture, occurs twice, or is not of its result's size; the tiles
+        ValueError: There are no tiles; a box leaves the image, occurs twice, or is not of its result's size; the tiles
             have different categories; an option is out of range.
     """
     if stuff_area < 0:
@@ -142,7 +142,7 @@ def merge_tiles(
     categories: Categories | None = None
     pieces = []
     for box, result in tiles:
-        pieces.append(_Piece.of(box, result, size))
+        pieces.append(_Tile.of(box, result, size))
         categories = categories or result.categories
         if result.categories != categories:
             raise ValueError("all tiles must have the same categories")
@@ -171,12 +171,12 @@ def merge_tiles(
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Tile:
     """A tile that is done.
 
     Attributes:
-        box: Where it lies in the picture.
-        inner: Whether the picture goes on beyond its left, top, right and bottom side.
+        box: Where it lies in the image.
+        inner: Whether the image goes on beyond its left, top, right and bottom side.
         claims: (h, w), as small integers as will do: 0 is void, k the k-th of `segments`.
         segments: What was found.
     """
@@ -187,7 +187,7 @@ class _Piece:
     segments: list[Segment]
 
     @classmethod
-    def of(cls, box: Box, result: PanopticSegmentation, size: Size) -> _Piece:
+    def of(cls, box: Box, result: PanopticSegmentation, size: Size) -> _Tile:
         x1, y1, x2, y2 = box
         height, width = size
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
@@ -202,19 +202,19 @@ class _Piece:
         return cls(box, (x1 > 0, y1 > 0, x2 < width, y2 < height), place[result.ids], result.segments)
 
     def sees_whole(self, segment: Segment) -> bool:
-        """Whether a segment touches no side beyond which the picture goes on."""
+        """Return whether a segment touches no side beyond which the image goes on."""
         x, y, width, height = segment.bbox
         rows, columns = self.claims.shape
         touches = (x == 0, y == 0, x + width == columns, y + height == rows)
         return not any(inner and touch for inner, touch in zip(self.inner, touches, strict=True))
 
     def cut(self, cell: Box) -> NDArray[Any]:
-        """`claims` inside a rectangle of the picture that lies in the tile."""
+        """Return `claims` inside a rectangle of the image that lies in the tile."""
         x1, y1, _, _ = self.box
         return self.claims[cell[1] - y1 : cell[3] - y1, cell[0] - x1 : cell[2] - x1]
 
     def depth(self, cell: Box) -> NDArray[np.int32]:
-        """Pixels from each pixel of a rectangle, itself included, to the next inner side."""
+        """Return pixels from each pixel of a rectangle, itself included, to the next inner side."""
         far = np.int32(_FAR - 1)
         axes = []
         for axis in (1, 0):
@@ -226,9 +226,9 @@ class _Piece:
 
 
 def _number(
-    pieces: list[_Piece], categories: Categories
+    pieces: list[_Tile], categories: Categories
 ) -> tuple[list[NDArray[np.int32]], list[float | None], list[int]]:
-    """One code for each object and each class of stuff.
+    """Return one code for each object and each class of stuff.
 
     Returns:
         For each tile the code of each of its claims (0 for void); the scores of the objects 1 .. N, in descending
@@ -255,8 +255,8 @@ def _number(
     return codes, [None if best[first] == -math.inf else best[first] for first in order], classes
 
 
-def _agreements(pieces: list[_Piece]) -> list[tuple[float, int, int]]:
-    """Pairs of views that are the same object, as -IoU and their numbers: those of the first tile, of the second ..."""
+def _agreements(pieces: list[_Tile]) -> list[tuple[float, int, int]]:
+    """Return pairs of views that are the same object, as -IoU and their positions in the list of all views."""
     first = np.cumsum([0] + [len(piece.segments) for piece in pieces]).tolist()
     classes = [np.array([-1] + [s.category_id if s.isthing else -1 for s in piece.segments]) for piece in pieces]
     boxes = np.array([piece.box for piece in pieces])
@@ -283,7 +283,7 @@ def _agreements(pieces: list[_Piece]) -> list[tuple[float, int, int]]:
 
 
 def _same(pairs: list[tuple[float, int, int]], tiles: list[int]) -> list[int]:
-    """The first view of each view's object, given the tile of each view. No object gets two views of one tile."""
+    """Return the first view of each view's object, given each view's tile. No object gets two views of one tile."""
     first = list(range(len(tiles)))
     seen_by = [{tile} for tile in tiles]
 
@@ -305,22 +305,22 @@ def _same(pairs: list[tuple[float, int, int]], tiles: list[int]) -> list[int]:
 
 
 class _Mosaic:
-    """The tiles over one another.
+    """The tiles laid over one another.
 
     Args:
         pieces: The tiles.
         codes: For each tile the code of each of its claims.
-        size: Height and width of the picture.
+        size: Height and width of the image.
     """
 
-    def __init__(self, pieces: list[_Piece], codes: list[NDArray[np.int32]], size: Size) -> None:
+    def __init__(self, pieces: list[_Tile], codes: list[NDArray[np.int32]], size: Size) -> None:
         self.pieces = pieces
         self.codes = codes
         self.size = size
         self.whole = [np.array([False] + [each.isthing and p.sees_whole(each) for each in p.segments]) for p in pieces]
 
     def cells(self) -> Iterator[tuple[Box, list[int]]]:
-        """The rectangles inside which no tile begins or ends, and the tiles that cover each."""
+        """Return the rectangles inside which no tile begins or ends, and the tiles that cover each."""
         boxes = np.array([piece.box for piece in self.pieces])
         height, width = self.size
         across, down = (
@@ -334,7 +334,7 @@ class _Mosaic:
                     yield (left, top, right, bottom), over.tolist()
 
     def claims(self, cell: Box, over: list[int]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
-        """What the tiles that cover a cell (h, w) say.
+        """Return what the tiles that cover a cell (h, w) say.
 
         Returns:
             The codes (h, w) that the first of them gives; the M pixels, as flat indices, on which not all agree; and
@@ -351,7 +351,7 @@ class _Mosaic:
         return codes[0], disputed, np.take_along_axis(codes.reshape(len(over), -1)[:, disputed], order, axis=0)
 
     def settle(self, objects: int, total: int, removal_threshold: float) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Removes objects that lose too many of their pixels, one at a time.
+        """Remove objects that lose too many of their pixels, one at a time.
 
         Args:
             objects: How many there are, N: the codes 1 .. N, in descending order of score. Code 0 is void, and those
@@ -382,7 +382,7 @@ class _Mosaic:
         return alive, owned
 
     def _survey(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The lists of claims that occur, (M, K), most trusted first and void at the end; and on how many pixels."""
+        """Return the lists of claims that occur, (M, K), the most trusted first and void last, and their pixels."""
         cells = list(self.cells())
         longest = 1 + max(len(over) for _, over in cells)
         lists, counts = [], []
@@ -401,7 +401,7 @@ class _Mosaic:
         return rows, _count(which.reshape(-1), np.concatenate(counts), len(rows))
 
     def paint(self, alive: NDArray[np.bool_], ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The id map (H, W), given which codes are left and the id of each code, 0 for one that is not."""
+        """Return the id map (H, W), given which codes are left and the id of each code, 0 for one that is not."""
         canvas = np.zeros(self.size, dtype=np.int32)
         for cell, over in self.cells():
             codes, disputed, ranked = self.claims(cell, over)
@@ -412,5 +412,5 @@ class _Mosaic:
 
 
 def _count(codes: NDArray[Any], pixels: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Sums of pixels by code; exact, as float64 holds every count of pixels."""
+    """Return the sums of pixels by code; exact, as float64 holds every count of pixels."""
     return np.bincount(codes, weights=pixels, minlength=total).astype(np.int64)

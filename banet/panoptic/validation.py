@@ -64,7 +64,7 @@ class MaskCrops:
         return cls(boxes, crops, (height, width))
 
     def to_masks(self) -> NDArray[np.bool_]:
-        """The same masks as one dense (N, H, W) boolean array."""
+        """Return the same masks as one dense (N, H, W) boolean array."""
         masks = np.zeros((len(self), *self.size), dtype=bool)
         for mask, (x1, y1, x2, y2), crop in zip(masks, self.boxes.tolist(), self.crops, strict=True):
             mask[y1:y2, x1:x2] = crop
@@ -74,7 +74,7 @@ class MaskCrops:
         return len(self.crops)
 
     def __getitem__(self, n: int) -> NDArray[np.bool_]:
-        """The mask of object `n` at full size, (H, W) bool."""
+        """Return the mask of object `n` at full size, (H, W) bool."""
         mask = np.zeros(self.size, dtype=bool)
         x1, y1, x2, y2 = (int(v) for v in self.boxes[n])
         mask[y1:y2, x1:x2] = self.crops[n]

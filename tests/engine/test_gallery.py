@@ -22,7 +22,7 @@ from PIL import Image
 from banet.engine.report.gallery import LARGEST, Gallery, write_gallery
 from banet.modeling.instances import Instances
 from banet.panoptic import Categories, MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.drawing.diff import changed_hands
+from banet.panoptic.drawing.diff import differing_pixels
 from banet.panoptic.drawing.overlay import segment_colors
 
 CATEGORIES = Categories.of(
@@ -80,7 +80,7 @@ def fill(gallery: Gallery) -> None:
             {"score": result, "area": other},
             truth=fuse(instances(true)),
             instances=some,
-            changed=changed_hands(result, other),
+            changed=differing_pixels(result, other),
         )
 
 

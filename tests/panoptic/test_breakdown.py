@@ -19,7 +19,7 @@ from banet.errors import InputError
 from banet.panoptic.coco.annotations import PanopticJson, load
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.metrics.breakdown import (
-    SHARES,
+    FRACTIONS,
     SIZES,
     Breakdown,
     crowding,
@@ -119,7 +119,7 @@ def test_recall_and_quality_by_share():
     assert [least[key] for key in ("quality", "sq", "recall")] == pytest.approx([0.4, 0.8, 0.5], abs=1e-15)
     most = by_hidden["50 % and more"]
     assert [most[key] for key in ("quality", "sq", "recall")] == [1.0, 1.0, 1.0]
-    assert all(by_hidden[name]["n"] == 0 and math.isnan(by_hidden[name]["quality"]) for name in list(SHARES)[1:3])
+    assert all(by_hidden[name]["n"] == 0 and math.isnan(by_hidden[name]["quality"]) for name in list(FRACTIONS)[1:3])
     steps = tables(prediction, truth, [0.1, 0.25, 1.0, 0.2499])["by_hidden"]
     assert [row["tp"] + row["fn"] for row in steps.values()] == [0, 2, 1, 1]
 
@@ -136,7 +136,7 @@ def test_averages_over_classes():
 @pytest.mark.parametrize("shares", [[0.0], [0.0, 1.1], [-0.1, 0.0]])
 def test_shares_are_checked(shares):
     truth = segmentation(line((4, 1), (4, 2)), {1: A, 2: SKY})
-    with pytest.raises(ValueError, match="shares must"):
+    with pytest.raises(ValueError, match="fractions must"):
         tables(truth, truth, shares)
 
 
@@ -264,11 +264,11 @@ def test_hidden_shares_are_those_of_the_scenes(folders):
         scene = make_scene(4, index, (80, 96))
         for row, mask in enumerate(scene.masks):
             share = 1 - np.count_nonzero(scene.ids == row + 1) / np.count_nonzero(mask)
-            expected[next(name for name in reversed(SHARES) if share >= SHARES[name])] += 1
+            expected[next(name for name in reversed(FRACTIONS) if share >= FRACTIONS[name])] += 1
     assert len(expected) >= 3
     _, breakdown = score_folders_in_detail(*paths, amodal=amodal)
     by_hidden = breakdown.compute()["by_hidden"]
-    assert {name: row["tp"] + row["fn"] for name, row in by_hidden.items()} == {k: expected[k] for k in SHARES}
+    assert {name: row["tp"] + row["fn"] for name, row in by_hidden.items()} == {k: expected[k] for k in FRACTIONS}
 
 
 def test_bad_amodal_files_are_one_line(folders, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from banet.panoptic import Categories, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.drawing.diff import changed_hands, draw_changes
+from banet.panoptic.drawing.diff import differing_pixels, draw_diff
 
 CATEGORIES = Categories.of(
     [{"id": id, "name": name, "isthing": name != "sky"} for id, name in ((1, "cup"), (2, "tie"), (7, "sky"))]
@@ -23,15 +23,15 @@ def _result(rows: list[str], **things: tuple[int, float | None]) -> PanopticSegm
 def test_owners_count_and_ids_do_not():
     before = _result(["aab", "ss."], a=(1, 0.9), b=(1, 0.8), s=(7, None))
     after = _result(["abb", "ss."], s=(7, None), b=(1, 0.8), a=(1, 0.9))
-    assert changed_hands(before, after).tolist() == [[False, True, False], [False, False, False]]
-    assert not changed_hands(before, before).any()
+    assert differing_pixels(before, after).tolist() == [[False, True, False], [False, False, False]]
+    assert not differing_pixels(before, before).any()
 
 
 def test_an_object_that_is_gone_and_void_that_is_filled():
     before = _result(["aa", "s."], a=(2, 0.9), s=(7, None))
     after = _result(["..", "ss"], s=(7, None))
-    assert changed_hands(before, after).tolist() == [[True, True], [False, True]]
-    assert changed_hands(after, before).tolist() == [[True, True], [False, True]]
+    assert differing_pixels(before, after).tolist() == [[True, True], [False, True]]
+    assert differing_pixels(after, before).tolist() == [[True, True], [False, True]]
 
 
 def test_rules_of_one_picture():
@@ -42,14 +42,14 @@ def test_rules_of_one_picture():
     image[2:5, 2:5] = (20, 120, 20)
     arguments = (masks, [0.9, 0.8], [1, 2], np.full((8, 8), 7), image)
     heuristic, ours = (fuse_panoptic(*arguments, categories=CATEGORIES, rule=rule) for rule in ("heuristic", "area"))
-    assert np.array_equal(changed_hands(heuristic, ours), masks[1])
+    assert np.array_equal(differing_pixels(heuristic, ours), masks[1])
 
 
 def test_drawing_keeps_what_changed_outlines_it_and_fades_the_rest():
     image = np.full((5, 5, 3), (40, 80, 120), np.uint8)
     changed = np.zeros((5, 5), bool)
     changed[2, 2] = True
-    drawn = np.asarray(draw_changes(changed, image))
+    drawn = np.asarray(draw_diff(changed, image))
     assert drawn[2, 2].tolist() == [40, 80, 120]
     assert all(drawn[y, x].tolist() == [220, 30, 60] for y, x in ((1, 2), (3, 2), (2, 1), (2, 3)))
     assert drawn[0, 0].tolist() == [170, 180, 190]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banet.panoptic import Categories, MaskCrops, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.occlusion.overlap_report import find_disputes
+from banet.panoptic.occlusion.overlap_report import report_overlaps
 
 CATEGORIES = Categories.of(
     [
@@ -43,7 +43,7 @@ def test_disputes_pixel_by_pixel(seed, count, size, rule):
     result = fuse_panoptic(
         masks, scores, labels, semantic, image, categories=CATEGORIES, rule=rule, stuff_area=0, removal_threshold=0.5
     )
-    found = find_disputes(result, masks, scores, labels)
+    found = report_overlaps(result, masks, scores, labels)
     things = [segment for segment in result.segments if segment.isthing]
     assert sorted(found.segments[found.segments > 0]) == [segment.id for segment in things]
     mask_of = {}
@@ -70,8 +70,8 @@ def test_disputes_pixel_by_pixel(seed, count, size, rule):
 def test_crops_say_the_same():
     masks, scores, labels, image = instances(3, 6, (8, 9))
     result = fuse_panoptic(masks, scores, labels, np.full((8, 9), 90), image, categories=CATEGORIES)
-    dense = find_disputes(result, masks, scores, labels)
-    crops = find_disputes(result, MaskCrops.from_masks(masks), scores, labels)
+    dense = report_overlaps(result, masks, scores, labels)
+    crops = report_overlaps(result, MaskCrops.from_masks(masks), scores, labels)
     assert np.array_equal(dense.claims, crops.claims)
     assert (dense.claimants, dense.hidden) == (crops.claimants, crops.hidden)
 
@@ -80,13 +80,13 @@ def test_a_result_of_other_instances_is_refused():
     masks, scores, labels, image = instances(3, 6, (8, 9))
     result = fuse_panoptic(masks, scores, labels, np.full((8, 9), 90), image, categories=CATEGORIES)
     with pytest.raises(ValueError, match="none of the 6 instances"):
-        find_disputes(result, masks, scores / 2, labels)
+        report_overlaps(result, masks, scores / 2, labels)
     with pytest.raises(ValueError, match="none of the 0 instances"):
-        find_disputes(result, masks[:0], scores[:0], labels[:0])
+        report_overlaps(result, masks[:0], scores[:0], labels[:0])
 
 
 def test_without_instances():
     ids = np.array([[0, 1]])
     result = PanopticSegmentation.from_ids(ids, [{"id": 1, "category_id": 90}], CATEGORIES)
-    found = find_disputes(result, np.zeros((0, 1, 2), bool), [], [])
+    found = report_overlaps(result, np.zeros((0, 1, 2), bool), [], [])
     assert found.pixels == 0 and found.hidden == {} and found.claimants == []

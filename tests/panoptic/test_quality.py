@@ -231,11 +231,11 @@ def test_equals_the_slow_reference_on_larger_maps(seed):
 def test_update_says_what_was_matched():
     truth = segmentation(line((4, 1), (4, 2), (4, 3)), {1: A, 2: B, 3: SKY})
     found = PanopticQuality(CATEGORIES).update(segmentation(line((5, 9), (7, 8)), {8: SKY, 9: A}), truth)
-    assert (found.truth.tolist(), found.prediction.tolist()) == ([0, 2], [1, 0])
+    assert (found.ground_truth.tolist(), found.prediction.tolist()) == ([0, 2], [1, 0])
     assert found.iou.tolist() == [4 / 5, 4 / 7]
     assert found.regions.tolist() == [[0, 1], [2, 0]]
-    assert found.misses.tolist() == [1] and found.false_alarms.tolist() == []
-    assert found.truth_areas.tolist() == [4, 4, 4] and found.prediction_areas.tolist() == [7, 5]
+    assert found.false_negatives.tolist() == [1] and found.false_positives.tolist() == []
+    assert found.ground_truth_areas.tolist() == [4, 4, 4] and found.prediction_areas.tolist() == [7, 5]
 
 
 def test_state_merge_pickle_reset():

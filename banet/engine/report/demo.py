@@ -14,7 +14,7 @@ from banet.engine.report.gallery import write_gallery
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs, weight_files
 from banet.modeling.banet import BANet
-from banet.panoptic.drawing.diff import changed_hands, draw_changes
+from banet.panoptic.drawing.diff import differing_pixels, draw_diff
 from banet.panoptic.metrics.quality import format_table
 
 __all__ = ["run_demo"]
@@ -66,24 +66,24 @@ def run_demo(
         for index in tqdm(range(scenes), desc="demo", unit="scene"):
             for picture, readout, handled in evaluator.update([pictures[index]]):
                 heuristic = readout.fuse(model.categories, model.inference, rule="heuristic")
-                changed = changed_hands(heuristic, handled)
+                differ = differing_pixels(heuristic, handled)
                 gallery.add(
                     picture.name,
                     picture.image,
                     {handling: handled, "heuristic fusion": heuristic},
                     truth=picture.truth,
                     instances=readout.instances,
-                    changed=changed,
+                    changed=differ,
                 )
                 rows.append(
                     (
-                        int(changed.sum()),
+                        int(differ.sum()),
                         {
                             "image": Image.fromarray(picture.image),
                             "truth": picture.truth.draw(picture.image),
                             "heuristic": heuristic.draw(),
                             "occlusion handling": handled.draw(),
-                            "where they differ": draw_changes(changed, picture.image),
+                            "where they differ": draw_diff(differ, picture.image),
                         },
                     )
                 )

@@ -24,7 +24,7 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.drawing.overlay import picture_array, segment_colors
 from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
-from banet.panoptic.occlusion.overlap_report import Disputes, find_disputes
+from banet.panoptic.occlusion.overlap_report import OverlapReport, report_overlaps
 
 __all__ = ["Gallery", "write_gallery"]
 
@@ -111,15 +111,15 @@ class Gallery:
             raise ValueError("give one result at least, each of the size of the picture")
         views, compared = [], []
         for title, result in results.items():
-            match, disputes = None, None
+            match, overlaps = None, None
             if truth is not None:
                 match = self.quality.setdefault(title, PanopticQuality(self.categories)).update(result, truth)
             if instances is not None:
-                disputes = find_disputes(result, instances.masks, instances.scores, instances.labels)
+                overlaps = report_overlaps(result, instances.masks, instances.scores, instances.labels)
             verdicts = None if match is None else _verdicts(match)[0]
-            views.append(self._view(title, result, verdicts, disputes, instances))
-            compared.append((result, match, disputes))
-        main, match, disputes = compared[0]
+            views.append(self._view(title, result, verdicts, overlaps, instances))
+            compared.append((result, match, overlaps))
+        main, match, overlaps = compared[0]
         score = None
         if truth is not None and match is not None:
             views.append(self._view("truth", truth, _verdicts(match)[1], truth=True))
@@ -138,7 +138,7 @@ class Gallery:
                 "name": name,
                 "pq": None if score is None else _number(score["All"]["pq"]),
                 "things": sum(segment.isthing for segment in main.segments),
-                "disputed": None if disputes is None else disputes.pixels,
+                "disputed": None if overlaps is None else overlaps.pixels,
                 "changed": None if changed is None else int(changed.sum()),
                 "classes": self._classes(main, truth, score),
             }
@@ -149,7 +149,7 @@ class Gallery:
         title: str,
         result: PanopticSegmentation,
         verdicts: Sequence[list[Any]] | None,
-        disputes: Disputes | None = None,
+        overlaps: OverlapReport | None = None,
         instances: Instances | None = None,
         truth: bool = False,
     ) -> dict[str, Any]:
@@ -173,12 +173,12 @@ class Gallery:
             "map": _packed(index_map(_shrunk(result.ids), [segment.id for segment in result.segments])),
             "segments": segments,
         }
-        if disputes is not None and instances is not None:
+        if overlaps is not None and instances is not None:
             place = {segment.id: index for index, segment in enumerate(result.segments)}
-            lost = np.flatnonzero(disputes.segments == 0)  # counted on behind the segments
+            lost = np.flatnonzero(overlaps.segments == 0)  # counted on behind the segments
             place_of = dict(zip(lost.tolist(), range(len(segments), len(segments) + len(lost)), strict=True))
-            place_of |= {n: place[int(s)] for n, s in enumerate(disputes.segments) if s}
-            for segment_id, hidden in disputes.hidden.items():
+            place_of |= {n: place[int(s)] for n, s in enumerate(overlaps.segments) if s}
+            for segment_id, hidden in overlaps.hidden.items():
                 segments[place[segment_id]]["hides"] = [[place_of[n], pixels] for n, pixels in hidden.items()]
             view["lost"] = [
                 {
@@ -188,8 +188,8 @@ class Gallery:
                 }
                 for n in lost.tolist()
             ]
-            view["claims"] = _packed(_shrunk(disputes.claims))
-            view["claimants"] = [[place[s] for s in some] for some in disputes.claimants]
+            view["claims"] = _packed(_shrunk(overlaps.claims))
+            view["claimants"] = [[place[s] for s in some] for some in overlaps.claimants]
         return view
 
     def _classes(
@@ -239,15 +239,15 @@ def _verdicts(match: Match) -> tuple[list[list[Any]], list[list[Any]]]:
     Each is [right, IoU], or [wrong, index of the class that the other side has there, or None], or [excused].
     """
     ours: list[list[Any]] = [[_EXCUSED] for _ in match.prediction_classes]
-    theirs: list[list[Any]] = [[_EXCUSED] for _ in match.truth_classes]
-    for k in match.false_alarms.tolist():
+    theirs: list[list[Any]] = [[_EXCUSED] for _ in match.ground_truth_classes]
+    for k in match.false_positives.tolist():
         ours[k] = [_WRONG, None]
-    for k in match.misses.tolist():
+    for k in match.false_negatives.tolist():
         theirs[k] = [_WRONG, None]
     for t, p in match.regions.tolist():
         if ours[p][0] == _WRONG and theirs[t][0] == _WRONG:
-            ours[p][1], theirs[t][1] = int(match.truth_classes[t]), int(match.prediction_classes[p])
-    for t, p, iou in zip(match.truth.tolist(), match.prediction.tolist(), match.iou.tolist(), strict=True):
+            ours[p][1], theirs[t][1] = int(match.ground_truth_classes[t]), int(match.prediction_classes[p])
+    for t, p, iou in zip(match.ground_truth.tolist(), match.prediction.tolist(), match.iou.tolist(), strict=True):
         ours[p] = theirs[t] = [_RIGHT, round(iou, 4)]
     return ours, theirs
 

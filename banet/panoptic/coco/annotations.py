@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An entry of `images`: id, file name of the picture, width and height in pixels."""
+    """An entry of `images`: id, file name of the image, width and height in pixels."""
 
     id: ImageId
     file_name: str
@@ -78,7 +78,7 @@ class PanopticJson:
 
     @classmethod
     def read(cls, path: StrPath, *, truth: PanopticJson | None = None) -> PanopticJson:
-        """Reads and checks a JSON.
+        """Read and validate a JSON.
 
         Args:
             path: the file.
@@ -184,7 +184,7 @@ def _disagreement(annotation: Annotation, path: Path) -> Iterator[None]:
 
 
 def read_categories(path: StrPath) -> Categories:
-    """The classes of a JSON: a list of `id`, `name`, `isthing`, or an object that holds one as `categories`.
+    """Return the classes of a JSON: a list of `id`, `name`, `isthing`, or an object that holds one as `categories`.
 
     Raises:
         InputError: see `stream_lists` and `Categories.from_coco`.
@@ -194,7 +194,7 @@ def read_categories(path: StrPath) -> Categories:
 
 
 def read_tables(path: StrPath, *, optional: bool = False) -> tuple[dict[ImageId, ImageInfo], list[Any]]:
-    """The checked `images` of a COCO JSON by id, in the file's order, and its `categories` as they stand.
+    """Return the checked `images` of a COCO JSON by id, in the file's order, and its `categories` as they stand.
 
     Args:
         path: the file.
@@ -214,7 +214,7 @@ def read_tables(path: StrPath, *, optional: bool = False) -> tuple[dict[ImageId,
 
 
 def add_image(images: dict[ImageId, ImageInfo], entry: Any, where: str) -> None:
-    """Adds one entry of the `images` of a COCO JSON, checked, by its id.
+    """Add one entry of the `images` of a COCO JSON, checked, by its id.
 
     Args:
         images: those before it.
@@ -231,15 +231,15 @@ def add_image(images: dict[ImageId, ImageInfo], entry: Any, where: str) -> None:
 
 
 def read_image_info(entry: Any, where: str) -> ImageInfo:
-    """One checked entry of `images`.
+    """Return one checked entry of `images`.
 
     Args:
         entry: what the JSON holds.
         where: file and place, for errors.
 
     Raises:
-        InputError: it is no object, a field is missing, of the wrong type or out of range, or the name leads out of its
-            folder.
+        InputError: it is not an object, a field is missing, of the wrong type or out of range, or the name leads out of
+            its folder.
     """
     image_id = read_image_id(read_object(entry, where), "id", where)
     name = _file_name(entry, where)
@@ -252,7 +252,7 @@ def read_image_info(entry: Any, where: str) -> ImageInfo:
 
 
 def read_annotation(entry: Any, where: str, categories: Categories | None) -> Annotation:
-    """One checked entry of `annotations`.
+    """Return one checked entry of `annotations`.
 
     Args:
         entry: what the JSON holds.
@@ -260,8 +260,8 @@ def read_annotation(entry: Any, where: str, categories: Categories | None) -> An
         categories: the classes; None where they are not known yet: then no segment is a thing.
 
     Raises:
-        InputError: it is no object, a field is missing, of the wrong type or out of range, a segment's id occurs twice
-            or its category is unknown, or the file name leads out of its folder.
+        InputError: it is not an object, a field is missing, of the wrong type or out of range, a segment's id occurs
+            twice or its category is unknown, or the file name leads out of its folder.
     """
     image_id, name = read_image_id(read_object(entry, where), "image_id", where), _file_name(entry, where)
     if "segments_info" not in entry:

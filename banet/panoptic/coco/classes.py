@@ -31,7 +31,7 @@ rock-merged, 199 wall-other-merged, 200 rug-merged
 
 
 def coco_categories() -> Categories:
-    """The 80 things and 53 stuff classes of COCO panoptic, under the ids of its files."""
+    """Return the 80 things and 53 stuff classes of COCO panoptic, under the ids of its files."""
     return Categories(
         Category(int(number), name, isthing)
         for table, isthing in ((_THINGS, True), (_STUFF, False))

@@ -69,11 +69,11 @@ class CocoPanopticWriter:
         *,
         png_name: str | None = None,
     ) -> Path:
-        """Writes the PNG of one image and remembers its records.
+        """Write the PNG of one image and remember its records.
 
         Args:
             image_id: id of the image.
-            file_name: name of the picture; the PNG gets the same one, ending in .png.
+            file_name: name of the image; the PNG gets the same one, ending in .png.
             result: what was found in it.
             width: where given, the result must be that wide.
             height: where given, the result must be that high.
@@ -106,7 +106,7 @@ class CocoPanopticWriter:
         return path
 
     def close(self) -> None:
-        """Writes the JSON."""
+        """Write the JSON."""
         write_json(
             self._json,
             {"images": self._images, "annotations": self._annotations, "categories": self._categories.to_coco()},

@@ -1,4 +1,4 @@
-"""Which pixels change hands between two results of one picture."""
+"""Diff of two results of one image: the pixels that differ, and a drawing of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from PIL import Image
 
 from banet.panoptic.segmentation import PanopticSegmentation
 
-__all__ = ["changed_hands", "draw_changes"]
+__all__ = ["differing_pixels", "draw_diff"]
 
 _OUTLINE = (220, 30, 60)
 
 
-def changed_hands(before: PanopticSegmentation, after: PanopticSegmentation) -> NDArray[np.bool_]:
-    """Pixels that belong to another object in the second result than in the first, or to none in one of them.
+def differing_pixels(before: PanopticSegmentation, after: PanopticSegmentation) -> NDArray[np.bool_]:
+    """Return the pixels that differ: they belong to different objects in the two results, or to none in one of them.
 
-    Segment ids count what is left, so they say nothing across results. A thing is known again by its class and score,
-    stuff by its class; things of one class that share a score to the last bit are taken for one.
+    Segment ids differ between results of the same instances, so things are identified by class and score, and stuff by
+    class; things of one class with exactly equal scores count as one.
 
     Args:
         before: a result, (H, W).
@@ -35,19 +35,19 @@ def changed_hands(before: PanopticSegmentation, after: PanopticSegmentation) -> 
         owner: NDArray[np.int64] = number[result.ids]
         return owner
 
-    changed: NDArray[np.bool_] = owners(before) != owners(after)
-    return changed
+    differ: NDArray[np.bool_] = owners(before) != owners(after)
+    return differ
 
 
-def draw_changes(changed: NDArray[np.bool_], image: NDArray[np.uint8]) -> Image.Image:
-    """The picture, faded but for the pixels that changed hands, which are outlined.
+def draw_diff(differ: NDArray[np.bool_], image: NDArray[np.uint8]) -> Image.Image:
+    """Return the image, faded except for the pixels that differ, which are outlined.
 
     Args:
-        changed: (H, W).
+        differ: (H, W), from `differing_pixels`.
         image: (H, W, 3).
     """
-    canvas = np.where(changed[..., None], image, image // 4 + 160).astype(np.uint8)
-    padded = np.pad(changed, 1)
+    canvas = np.where(differ[..., None], image, image // 4 + 160).astype(np.uint8)
+    padded = np.pad(differ, 1)
     near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
-    canvas[near & ~changed] = _OUTLINE
+    canvas[near & ~differ] = _OUTLINE
     return Image.fromarray(canvas)

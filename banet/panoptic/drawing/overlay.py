@@ -22,11 +22,11 @@ from banet.types import Box
 __all__ = ["draw_segments", "picture_array", "segment_colors"]
 
 _GOLDEN = 0.6180339887498949
-_HATCH = ((118, 118, 118), (168, 168, 168))  # greys of the stripes on void
-_PAPER = 255  # what lies under the segments where there is no picture
+_HATCH = ((118, 118, 118), (168, 168, 168))  # grays of the stripes on void
+_PAPER = 255  # what lies under the segments where there is no image
 _GRID = 48  # cells a side at most when the middle of a segment is looked for
 _BAND = 1 << 20  # pixels that are painted at a time: bounds the memory
-_LEGIBLE = 320  # pixels of the longer side below which a picture with a legend is enlarged
+_LEGIBLE = 320  # pixels of the longer side below which an image with a legend is enlarged
 _MANY = 16  # things of one class that are all named; of more, those that hold their name well
 
 # Large character sets first; of Linux, Windows and macOS.
@@ -91,7 +91,7 @@ def draw_segments(
 
 
 def picture_array(image: Any) -> NDArray[np.uint8]:
-    """Brings a picture into one form.
+    """Return an image as RGB pixels.
 
     Args:
         image: PIL image, or array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), 0..255 (bool is 0 or 255).
@@ -132,7 +132,7 @@ def segment_colors(segments: Sequence[Segment], categories: Categories) -> NDArr
 
 
 def _shade(color: tuple[int, int, int], nth: int) -> NDArray[np.uint8]:
-    """A lighter or darker colour of nearly the same hue. Any few shades in a row lie far apart from each other."""
+    """Return a lighter or darker color of nearly the same hue. Shades in a row lie far apart from each other."""
     hue, lightness, saturation = colorsys.rgb_to_hls(*(channel / 255 for channel in color))
     shift = (nth * _GOLDEN + 0.5) % 1.0 - 0.5
     middle = min(max(lightness, 0.42), 0.62)  # so that there is room on both sides
@@ -175,7 +175,7 @@ def _paint(
 def _paints(
     colors: NDArray[np.uint8], isthing: Sequence[bool], alpha: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What is laid on, (2N + 2, 3), and how thickly, (2N + 2,): filling and outline of each segment, two stripes.
+    """Return paints (2N + 2, 3) and their opacity (2N + 2,): filling and outline of each segment, two stripes.
 
     Things stand out: their outlines are light and firm, and stuff is laid on more thinly.
     """
@@ -191,7 +191,7 @@ def _paints(
 
 
 def _edges(ids: NDArray[np.int32], thickness: int) -> NDArray[np.bool_]:
-    """Pixels within `thickness` of a pixel of another segment, (H, W)."""
+    """Return the pixels within `thickness` of a pixel of another segment, (H, W)."""
     edge = np.zeros(ids.shape, dtype=bool)
     vertical = ids[1:] != ids[:-1]
     horizontal = ids[:, 1:] != ids[:, :-1]
@@ -235,7 +235,7 @@ def _write_labels(
 ) -> None:
     """Write names on segments, the large ones first: in the thickest part, or else beside it.
 
-    No name covers another one, much of another thing, or more than a twentieth of the picture.
+    No name covers another one, much of another thing, or more than a twentieth of the image.
     """
     draw = ImageDraw.Draw(canvas)
     font, size = _font_for(canvas.size, segments, categories)
@@ -300,13 +300,13 @@ def _candidates(
 
 
 def _stretch(line: NDArray[np.bool_], at: int) -> tuple[int, int]:
-    """Where the pixels that are set around `at` begin, and where they end."""
+    """Return where the pixels that are set around `at` begin, and where they end."""
     before, after = np.flatnonzero(~line[:at]), np.flatnonzero(~line[at:])
     return int(before[-1]) + 1 if len(before) else 0, at + int(after[0]) if len(after) else len(line)
 
 
 def _hides(ids: NDArray[np.int32], box: Box, segment: Segment, things: NDArray[np.int64], size: int) -> bool:
-    """Whether a quarter of what lies under a label is other things."""
+    """Return whether a quarter of what lies under a label is other things."""
     step = max(1, size // 10)
     under = ids[box[1] : box[3] : step, box[0] : box[2] : step]
     other = under[under != segment.id]
@@ -332,7 +332,7 @@ def _ink(color: NDArray[np.uint8]) -> str:
 
 
 def _middle(ids: NDArray[np.int32], segment: Segment) -> tuple[int, int]:
-    """A pixel (x, y) in the thickest part of a segment, found by wearing it away on a coarse grid."""
+    """Return a pixel (x, y) in the thickest part of a segment, found by erosion on a coarse grid."""
     x, y, width, height = segment.bbox
     step = max(1, -(-max(width, height) // _GRID))
     mask = np.pad(ids[y : y + height : step, x : x + width : step] == segment.id, 1)
@@ -393,7 +393,7 @@ def _name(categories: Categories, category_id: int) -> str:
 
 
 def _font_for(size: tuple[int, int], segments: Sequence[Segment], categories: Categories) -> tuple[_Font, int]:
-    """Return a font for the classes in a picture of width x height, and its size in pixels."""
+    """Return a font for the classes in an image of width x height, and its size in pixels."""
     points = max(11, round(min(size) / 34))
     names = {categories.by_id(segment.category_id).name for segment in segments}
     return _font(points, all(map(str.isascii, names))), points

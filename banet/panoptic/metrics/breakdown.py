@@ -29,8 +29,8 @@ __all__ = ["Breakdown", "crowding", "format_breakdown", "read_amodal_areas", "sc
 SIZES = {"small": 0, "medium": 32**2, "large": 96**2}
 """Least area in pixels of each size, as COCO draws the line; each ends where the next one begins."""
 
-SHARES = {"below 10 %": 0.0, "10 to 25 %": 0.1, "25 to 50 %": 0.25, "50 % and more": 0.5}
-"""Least share of each step of hiding; each ends where the next one begins."""
+FRACTIONS = {"below 10 %": 0.0, "10 to 25 %": 0.1, "25 to 50 %": 0.25, "50 % and more": 0.5}
+"""Least fraction of each step of hiding; each ends where the next one begins."""
 
 Measure = Literal["hidden", "crowding"]
 
@@ -44,22 +44,24 @@ _CONFUSIONS_SHOWN = 20
 class Breakdown:
     """Takes the counts of a `PanopticQuality` apart.
 
-    *Confusion*: a truth segment (no crowd) and a predicted one are one region when their IoU is above 1/2, whatever
-    their classes, with the union that PQ takes; a segment is in one region at most. Regions of one class are PQ's
-    matches. A region of two classes is one of PQ's misses, and PQ's false alarm too unless void and crowd excuse it.
+    *Confusion*: a ground-truth segment (not crowd) and a predicted one are one region when their IoU is above 1/2,
+    whatever their classes, with the union that PQ takes; a segment is in one region at most. Regions of one class are
+    PQ's matches. A region of two classes is a false negative of PQ, and a false positive too unless void and crowd
+    excuse it.
 
-    *Size*: matches and misses go by the pixels of the truth, false alarms by those of the prediction. So each is in
-    one size, and the counts of the sizes add up to the whole.
+    *Size*: matches and false negatives go by the pixels of the ground truth, false positives by those of the
+    prediction. So each is in one size, and the counts of the sizes add up to the whole.
 
-    *Hiding*: truth segments go by a share that the caller gives. False alarms have none, so there is no PQ here, but
-    for each class recall TP / (TP + FN), SQ, and their product, the quality: IoU summed over matches / (TP + FN). As
-    in PQ, averages are over classes that occur. TP and FN of the steps add up to those of all segments with a share.
+    *Hiding*: ground-truth segments go by a fraction that the caller gives. False positives have none, so there is no PQ
+    here, but for each class recall TP / (TP + FN), SQ, and their product, the quality: IoU summed over matches / (TP +
+    FN). As in PQ, averages are over classes that occur. TP and FN of the steps add up to those of all segments with a
+    share.
 
     Memory is that of (C, C) counts, C classes, whatever the number of images.
 
     Args:
         categories: the classes.
-        measure: what the shares are: "hidden" (of the object's whole area), or "crowding" (see `crowding`).
+        measure: what the fractions are: "hidden" (of the object's whole area), or "crowding" (see `crowding`).
     """
 
     def __init__(
@@ -70,35 +72,37 @@ class Breakdown:
         count = len(self.categories)
         self._confusion: NDArray[np.int64] = np.zeros((count, count), dtype=np.int64)
         self._sizes = [PanopticQuality(self.categories) for _ in SIZES]
-        self._shares = [PanopticQuality(self.categories) for _ in SHARES]
+        self._fractions = [PanopticQuality(self.categories) for _ in FRACTIONS]
 
-    def add(self, found: Match, shares: NDArray[np.float64]) -> None:
-        """Counts one image.
+    def add(self, found: Match, fractions: NDArray[np.float64]) -> None:
+        """Count one image.
 
         Args:
             found: from `PanopticQuality.update` or `match`.
-            shares: (T,) by truth segment, 0..1; NaN where it has none and is left out there.
+            fractions: (T,) by ground-truth segment, 0..1; NaN where it has none and is left out there.
 
         Raises:
-            ValueError: there are not as many shares as truth segments, or one is outside 0..1.
+            ValueError: there are not as many fractions as ground-truth segments, or one is outside 0..1.
         """
-        if shares.shape != found.truth_areas.shape:
-            raise ValueError(f"shares must have shape {found.truth_areas.shape}, one a segment, not {shares.shape}")
-        if ((shares < 0) | (shares > 1)).any():
-            raise ValueError("shares must be in 0..1, or NaN where a segment has none")
-        truth, prediction = found.regions.T
-        np.add.at(self._confusion, (found.truth_classes[truth], found.prediction_classes[prediction]), 1)
-        truth_sizes = _step(found.truth_areas, SIZES)
+        if fractions.shape != found.ground_truth_areas.shape:
+            raise ValueError(
+                f"fractions must have shape {found.ground_truth_areas.shape}, one per segment, not {fractions.shape}"
+            )
+        if ((fractions < 0) | (fractions > 1)).any():
+            raise ValueError("fractions must be in 0..1, or NaN where a segment has none")
+        ground_truth, prediction = found.regions.T
+        np.add.at(self._confusion, (found.ground_truth_classes[ground_truth], found.prediction_classes[prediction]), 1)
+        truth_sizes = _step(found.ground_truth_areas, SIZES)
         prediction_sizes = _step(found.prediction_areas, SIZES)
         for step, quality in enumerate(self._sizes):
             quality.add(_part(found, truth_sizes == step, prediction_sizes == step))
-        steps = np.where(np.isnan(shares), -1, _step(shares, SHARES))
+        steps = np.where(np.isnan(fractions), -1, _step(fractions, FRACTIONS))
         no_prediction = np.zeros(len(found.prediction_areas), dtype=bool)
-        for step, quality in enumerate(self._shares):
+        for step, quality in enumerate(self._fractions):
             quality.add(_part(found, steps == step, no_prediction))
 
     def merge(self, other: Breakdown) -> Breakdown:
-        """Adds another one's counts to these, and returns self.
+        """Add another one's counts to these, and return self.
 
         Raises:
             ValueError: categories or measures differ.
@@ -106,18 +110,18 @@ class Breakdown:
         if self.categories != other.categories or self.measure != other.measure:
             raise ValueError("breakdowns over different categories or measures cannot be merged")
         self._confusion += other._confusion
-        for mine, theirs in zip(self._sizes + self._shares, other._sizes + other._shares, strict=True):
+        for mine, theirs in zip(self._sizes + self._fractions, other._sizes + other._fractions, strict=True):
             mine.merge(theirs)
         return self
 
     def compute(self) -> dict[str, Any]:
-        """The tables so far; shares in 0..1, NaN where no class occurs.
+        """Return the tables so far; fractions in 0..1, NaN where no class occurs.
 
         Returns:
             `confusion`: a list of `truth` and `prediction` (category ids) and `count`, for all pairs of classes that
             occur in a region, most frequent first. `by_size`: for each of `SIZES`, `All`, `Things` and `Stuff` as in
             `PanopticQuality.compute`, and the sums `iou`, `tp`, `fp`, `fn`. `by_hidden` or `by_crowding`: for each of
-            `SHARES`, `quality`, `sq`, `recall`, the number of classes `n`, and the sums `iou`, `tp`, `fn`.
+            `FRACTIONS`, `quality`, `sq`, `recall`, the number of classes `n`, and the sums `iou`, `tp`, `fn`.
         """
         ids = [int(category.id) for category in self.categories]
         rows, columns = np.nonzero(self._confusion)
@@ -131,12 +135,14 @@ class Breakdown:
                 )
             ],
             "by_size": {name: _size_row(quality) for name, quality in zip(SIZES, self._sizes, strict=True)},
-            f"by_{self.measure}": {name: _share_row(each) for name, each in zip(SHARES, self._shares, strict=True)},
+            f"by_{self.measure}": {
+                name: _fraction_row(each) for name, each in zip(FRACTIONS, self._fractions, strict=True)
+            },
         }
 
 
 def crowding(ids: NDArray[np.int32], segments: Sequence[int], isthing: Sequence[bool]) -> NDArray[np.float64]:
-    """How closely other things stand around each thing: the share of its box whose pixels other things own.
+    """Return how closely other things stand around each thing: the fraction of its box that other things own.
 
     A stand-in for the hidden share where only the panoptic map is known. It does not tell who hides whom: a thing in
     front of another one is as crowded as the one behind it.
@@ -154,13 +160,13 @@ def crowding(ids: NDArray[np.int32], segments: Sequence[int], isthing: Sequence[
     starts, lengths = runs(ids)
     things = [segment for segment, thing in zip(segments, isthing, strict=True) if thing]
     owned = np.repeat(np.isin(ids.reshape(-1)[starts], things), lengths).reshape(ids.shape)
-    shares = np.full(len(segments), math.nan)
+    fractions = np.full(len(segments), math.nan)
     for row, (segment, thing) in enumerate(zip(segments, isthing, strict=True)):
         if thing:
             x, y, width, height = boxes[place[segment]].tolist()
             others = np.count_nonzero(owned[y : y + height, x : x + width]) - areas[place[segment]]
-            shares[row] = others / (width * height)
-    return shares
+            fractions[row] = others / (width * height)
+    return fractions
 
 
 def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[ImageId, dict[int, int]]:
@@ -176,7 +182,7 @@ def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[ImageId, dict[
         Image id -> segment id -> pixels.
 
     Raises:
-        InputError: the file is none of that kind, or a thing of the truth (crowd aside) has no mask in it.
+        InputError: the file is not of that kind, or a thing of the ground truth (crowd aside) has no mask in it.
     """
     areas: defaultdict[ImageId, dict[int, int]] = defaultdict(dict)
     for _, where, one in stream_lists(path, ("annotations",)):
@@ -217,8 +223,8 @@ def score_folders_in_detail(
         pred_dir: folder of their PNGs.
         workers: threads.
         progress: called after each image.
-        amodal: whole masks of the truth's things (see `read_amodal_areas`): things go by the share that is hidden.
-            Without it, they go by `crowding`.
+        amodal: whole masks of the ground truth's things (see `read_amodal_areas`): things go by the fraction that is
+            hidden. Without it, they go by `crowding`.
 
     Raises:
         InputError: see `compare_folders` and `read_amodal_areas`; or a whole mask is smaller than its visible part.
@@ -232,15 +238,15 @@ def score_folders_in_detail(
         if amodal is None:
             segments = image.annotation.segments
             isthing = [truth.categories.isthing(info.category_id) for info in segments]
-            shares = crowding(image.truth_ids, [info.id for info in segments], isthing)
+            fractions = crowding(image.ground_truth_ids, [info.id for info in segments], isthing)
         else:
-            shares = _hidden(image, areas.get(image.annotation.image_id, {}), truth.categories, amodal)
-        breakdown.add(image.found, shares)
+            fractions = _hidden(image, areas.get(image.annotation.image_id, {}), truth.categories, amodal)
+        breakdown.add(image.found, fractions)
     return quality, breakdown
 
 
 def format_breakdown(result: Mapping[str, Any], categories: Categories | Iterable[Category | Mapping[str, Any]]) -> str:
-    """Lays out a result of `Breakdown.compute` as tables of percentages and counts.
+    """Lay out a result of `Breakdown.compute` as tables of percentages and counts.
 
     Args:
         result: the result, from `compute` or read from JSON.
@@ -251,14 +257,14 @@ def format_breakdown(result: Mapping[str, Any], categories: Categories | Iterabl
     """
     lines = ["by size", f"{'':<16}{'PQ':>7}{'PQ^Th':>7}{'PQ^St':>7}{'TP':>8}{'FP':>8}{'FN':>8}"]
     for name, row in result["by_size"].items():
-        shares = "".join(percent(row[group]["pq"]) for group in ("All", "Things", "Stuff"))
-        lines.append(f"{name:<16}{shares}{row['tp']:>8}{row['fp']:>8}{row['fn']:>8}")
+        fractions = "".join(percent(row[group]["pq"]) for group in ("All", "Things", "Stuff"))
+        lines.append(f"{name:<16}{fractions}{row['tp']:>8}{row['fp']:>8}{row['fn']:>8}")
     for measure, title in _TITLES.items():
         if f"by_{measure}" in result:
             lines += ["", f"things {title}", f"{'':<16}{'qual.':>7}{'SQ':>7}{'recall':>7}{'TP':>8}{'FN':>8}{'n':>8}"]
             for name, row in result[f"by_{measure}"].items():
-                shares = "".join(percent(row[key]) for key in ("quality", "sq", "recall"))
-                lines.append(f"{name:<16}{shares}{row['tp']:>8}{row['fn']:>8}{row['n']:>8}")
+                fractions = "".join(percent(row[key]) for key in ("quality", "sq", "recall"))
+                lines.append(f"{name:<16}{fractions}{row['tp']:>8}{row['fn']:>8}{row['n']:>8}")
 
     names = {int(category.id): category.name for category in Categories.of(categories)}
     regions: defaultdict[int, int] = defaultdict(int)
@@ -287,21 +293,21 @@ def _step(values: NDArray[Any], limits: Mapping[str, float]) -> NDArray[np.int64
 
 
 def _part(found: Match, truth: NDArray[np.bool_], prediction: NDArray[np.bool_]) -> Match:
-    """Matches and misses of some truth segments (T,), false alarms of some predictions (P,)."""
-    kept = truth[found.truth]
+    """Return the part of a match that concerns some ground-truth segments (T,) and some predictions (P,)."""
+    kept = truth[found.ground_truth]
     return replace(
         found,
-        truth=found.truth[kept],
+        ground_truth=found.ground_truth[kept],
         prediction=found.prediction[kept],
         iou=found.iou[kept],
-        misses=found.misses[truth[found.misses]],
-        false_alarms=found.false_alarms[prediction[found.false_alarms]],
+        false_negatives=found.false_negatives[truth[found.false_negatives]],
+        false_positives=found.false_positives[prediction[found.false_positives]],
     )
 
 
 def _hidden(image: Compared, areas: Mapping[int, int], categories: Categories, source: StrPath) -> NDArray[np.float64]:
-    shares = np.full(len(image.annotation.segments), math.nan)
-    visible = image.found.truth_areas.tolist()
+    fractions = np.full(len(image.annotation.segments), math.nan)
+    visible = image.found.ground_truth_areas.tolist()
     for row, info in enumerate(image.annotation.segments):
         if categories.isthing(info.category_id) and not info.iscrowd:
             if areas[info.id] < visible[row]:
@@ -311,8 +317,8 @@ def _hidden(image: Compared, areas: Mapping[int, int], categories: Categories, s
                     where=source,
                     hint="give masks that include hidden parts",
                 )
-            shares[row] = 1 - visible[row] / areas[info.id]
-    return shares
+            fractions[row] = 1 - visible[row] / areas[info.id]
+    return fractions
 
 
 def _size_row(quality: PanopticQuality) -> dict[str, Any]:
@@ -321,7 +327,7 @@ def _size_row(quality: PanopticQuality) -> dict[str, Any]:
     return {**{group: result[group] for group in ("All", "Things", "Stuff")}, **sums}
 
 
-def _share_row(quality: PanopticQuality) -> dict[str, Any]:
+def _fraction_row(quality: PanopticQuality) -> dict[str, Any]:
     state = quality.state
     iou, tp, fn = state["iou"], state["tp"], state["fn"]
     occurs = tp + fn > 0
@@ -329,8 +335,8 @@ def _share_row(quality: PanopticQuality) -> dict[str, Any]:
     truths = np.maximum(tp + fn, 1)
     rows = np.stack([iou / truths, iou / np.maximum(tp, 1), tp / truths])[:, occurs]
     means = rows.mean(axis=1).tolist() if n else 3 * [math.nan]
-    shares = dict(zip(("quality", "sq", "recall"), means, strict=True))
-    return {**shares, "n": n, "iou": float(iou.sum()), "tp": int(tp.sum()), "fn": int(fn.sum())}
+    fractions = dict(zip(("quality", "sq", "recall"), means, strict=True))
+    return {**fractions, "n": n, "iou": float(iou.sum()), "tp": int(tp.sum()), "fn": int(fn.sum())}
 
 
 def _total(pairs: Iterable[Mapping[str, int]]) -> int:

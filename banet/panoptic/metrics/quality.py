@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,32 +47,50 @@ _DENSE_LIMIT = 1 << 22  # pairs of segments up to which a full table is cheaper 
 
 @dataclass(frozen=True)
 class Match:
-    """What one image's prediction and truth have in common. Indices are positions in the two lists of segments.
+    """What the prediction and the ground truth of an image have in common. Indices are positions in the two lists.
 
     Attributes:
-        truth: (M,) matched truth segments.
+        ground_truth: (M,) matched ground-truth segments.
         prediction: (M,) the predictions they are matched with.
         iou: (M,) their intersection over union, float64.
-        regions: (R, 2) truth segment (no crowd) and prediction of every pair with an IoU above 1/2, whatever their
-            classes; the pairs of one class are the matches. Each segment is in one pair at most.
-        misses: truth segments (no crowd) without a match.
-        false_alarms: predictions without a match that void and crowd do not excuse.
-        truth_classes: class index of every truth segment.
+        regions: (R, 2) ground-truth segment (not crowd) and prediction of every pair with an IoU above 1/2, whatever
+            their classes; the pairs of one class are the matches. Each segment is in one pair at most.
+        false_negatives: ground-truth segments (not crowd) without a match.
+        false_positives: predictions without a match that void and crowd do not excuse.
+        ground_truth_classes: class index of every ground-truth segment.
         prediction_classes: class index of every predicted segment.
-        truth_areas: pixels of every truth segment.
+        ground_truth_areas: pixels of every ground-truth segment.
         prediction_areas: pixels of every predicted segment.
     """
 
-    truth: NDArray[np.int64]
+    ground_truth: NDArray[np.int64]
     prediction: NDArray[np.int64]
     iou: NDArray[np.float64]
     regions: NDArray[np.int64]
-    misses: NDArray[np.int64]
-    false_alarms: NDArray[np.int64]
-    truth_classes: NDArray[np.int64]
+    false_negatives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+    ground_truth_classes: NDArray[np.int64]
     prediction_classes: NDArray[np.int64]
-    truth_areas: NDArray[np.int64]
+    ground_truth_areas: NDArray[np.int64]
     prediction_areas: NDArray[np.int64]
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        """Return a field by its old name, with a warning."""
+        new = _OLD_FIELDS.get(name)
+        if new is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        warnings.warn(f"Match.{name} is called {new} now; the old name goes in 0.3", DeprecationWarning, stacklevel=2)
+        field: NDArray[Any] = getattr(self, new)
+        return field
+
+
+_OLD_FIELDS = {
+    "truth": "ground_truth",
+    "misses": "false_negatives",
+    "false_alarms": "false_positives",
+    "truth_classes": "ground_truth_classes",
+    "truth_areas": "ground_truth_areas",
+}
 
 
 @dataclass(frozen=True)
@@ -88,13 +107,13 @@ class _Side:
 class PanopticQuality:
     """Counts matches over a dataset and averages them to PQ, SQ and RQ.
 
-    A prediction matches a truth segment of the same category when their IoU is above 1/2, where the union leaves out
-    the prediction's pixels on void; crowd matches nothing. Unmatched truth is a miss, except crowd. An unmatched
-    prediction is a false alarm, unless void and the crowd of its category together cover more than half of it; of
-    several crowd segments of one category in an image only the last one counts, as in the official evaluation.
-    Source: Kirillov et al. 2019, section 4, and COCO's panoptic task.
+    A prediction matches a ground-truth segment of the same category when their IoU is above 1/2, where the union leaves
+    out the prediction's pixels on void; crowd matches nothing. Unmatched ground truth is a false negative, except
+    crowd. An unmatched prediction is a false positive, unless void and the crowd of its category together cover more
+    than half of it; of several crowd segments of one category in an image only the last one counts, as in the official
+    evaluation. Source: Kirillov et al. 2019, section 4, and COCO's panoptic task.
 
-    Memory is four numbers a class, whatever the number of images.
+    Memory is four numbers per class, whatever the number of images.
 
     Args:
         categories: the classes; segments name them by category id.
@@ -105,7 +124,7 @@ class PanopticQuality:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all images."""
+        """Forget all images."""
         count = len(self.categories)
         self._iou: NDArray[np.float64] = np.zeros(count, dtype=np.float64)
         self._tp: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
@@ -113,7 +132,7 @@ class PanopticQuality:
         self._fn: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
 
     def update(self, prediction: PanopticSegmentation, truth: PanopticSegmentation) -> Match:
-        """Counts one image.
+        """Count one image.
 
         Args:
             prediction: the result; ids (H, W).
@@ -130,16 +149,16 @@ class PanopticQuality:
         return found
 
     def add(self, found: Match) -> None:
-        """Counts one image that was matched already; see `match`."""
+        """Count one image that was matched already; see `match`."""
         count = len(self.categories)
-        classes = found.truth_classes[found.truth]
+        classes = found.ground_truth_classes[found.ground_truth]
         self._iou += np.bincount(classes, weights=found.iou, minlength=count)
         self._tp += np.bincount(classes, minlength=count)
-        self._fp += np.bincount(found.prediction_classes[found.false_alarms], minlength=count)
-        self._fn += np.bincount(found.truth_classes[found.misses], minlength=count)
+        self._fp += np.bincount(found.prediction_classes[found.false_positives], minlength=count)
+        self._fn += np.bincount(found.ground_truth_classes[found.false_negatives], minlength=count)
 
     def merge(self, other: PanopticQuality) -> PanopticQuality:
-        """Adds another one's counts to these, and returns self.
+        """Add another one's counts to these, and return self.
 
         Raises:
             ValueError: the categories differ.
@@ -174,9 +193,9 @@ class PanopticQuality:
         """PQ, SQ and RQ so far.
 
         Returns:
-            `All`, `Things`, `Stuff`: each `pq`, `sq`, `rq` in 0..1, averages over the classes that occur (in truth or
-            as a false alarm), NaN where none does, and `n`, how many do. `per_class`: category id -> `pq`, `sq`, `rq`
-            (NaN where the class does not occur), `iou` (sum over matches), `tp`, `fp`, `fn`.
+            `All`, `Things`, `Stuff`: each `pq`, `sq`, `rq` in 0..1, averages over the classes that occur (in the ground
+            truth or as a false positive), NaN where none does, and `n`, how many do. `per_class`: category id -> `pq`,
+            `sq`, `rq` (NaN where the class does not occur), `iou` (sum over matches), `tp`, `fp`, `fn`.
         """
         weight = self._tp + 0.5 * self._fp + 0.5 * self._fn
         occurs = weight > 0
@@ -208,7 +227,7 @@ class PanopticQuality:
 
 
 def match(prediction: PanopticSegmentation, truth: PanopticSegmentation, categories: Categories) -> Match:
-    """Matches the segments of one image; see `PanopticQuality` for the rules.
+    """Match the segments of one image; see `PanopticQuality` for the rules.
 
     Args:
         prediction: the result; ids (H, W).
@@ -231,13 +250,13 @@ class Compared:
     """One image of two folders.
 
     Attributes:
-        annotation: the truth's annotation; its segments are in the order that `found` counts them in.
-        truth_ids: (H, W) int32, the truth's id map.
-        found: what truth and prediction have in common.
+        annotation: the ground truth's annotation; its segments are in the order that `found` counts them in.
+        ground_truth_ids: (H, W) int32, the ground truth's id map.
+        found: what ground truth and prediction have in common.
     """
 
     annotation: Annotation
-    truth_ids: NDArray[np.int32]
+    ground_truth_ids: NDArray[np.int32]
     found: Match
 
 
@@ -249,7 +268,7 @@ def score_folders(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Scores one COCO panoptic folder against another, image by image.
+    """Score one COCO panoptic folder against another, image by image.
 
     Arguments and errors are those of `compare_folders`.
 
@@ -271,10 +290,10 @@ def compare_folders(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> tuple[PanopticJson, Iterator[Compared]]:
-    """Matches one COCO panoptic folder with another, image by image.
+    """Match one COCO panoptic folder with another, image by image.
 
-    Every image that the truth has an annotation for counts; predictions for other images are left out, and so are the
-    predictions' `images` and `categories`. The result does not depend on `workers`.
+    Every image that the ground truth has an annotation for counts; predictions for other images are left out, and so
+    are the predictions' `images` and `categories`. The result does not depend on `workers`.
 
     Args:
         gt_json: JSON of the ground truth.
@@ -289,8 +308,8 @@ def compare_folders(
         The ground truth's JSON, and its images in order; they are read as one asks for them.
 
     Raises:
-        InputError: a file is bad (see `PanopticJson.read` and `read_ids`), a truth image has no prediction, map and
-            JSON of an image do not name the same ids (they are listed), sizes differ, or a category is unknown.
+        InputError: a file is bad (see `PanopticJson.read` and `read_ids`), an annotated image has no prediction, map
+            and JSON of an image do not name the same ids (they are listed), sizes differ, or a category is unknown.
         ValueError: fewer than one worker.
     """
     if workers < 1:
@@ -334,7 +353,7 @@ def compare_folders(
 
 
 def to_json(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of `PanopticQuality.compute` with None for NaN and text for category ids, as JSON wants it."""
+    """Return the result of `PanopticQuality.compute` with None for NaN and text for category ids, as JSON wants it."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -350,12 +369,12 @@ def format_table(
     *,
     per_class: bool = False,
 ) -> str:
-    """Lays out a result of `PanopticQuality.compute` as a table of percentages.
+    """Lay out a result of `PanopticQuality.compute` as a table of percentages.
 
     Args:
         result: the result.
         categories: names of the classes; needed with `per_class` only.
-        per_class: add a row for each class that occurs, with its matches, false alarms and misses.
+        per_class: add a row for each class that occurs, with its matches, false positives and false negatives.
 
     Returns:
         Lines of text, without a final newline; "-" stands where no class occurs.
@@ -412,21 +431,21 @@ def _match(prediction: _Side, truth: _Side) -> Match:
         excused += _scatter(columns, column, inter, own)[1:]
     false_alarm = unmatched & (2 * excused <= area[1:])
     return Match(
-        truth=r,
+        ground_truth=r,
         prediction=c,
         iou=iou,
         regions=regions,
-        misses=np.flatnonzero(missed),
-        false_alarms=np.flatnonzero(false_alarm),
-        truth_classes=truth.classes,
+        false_negatives=np.flatnonzero(missed),
+        false_positives=np.flatnonzero(false_alarm),
+        ground_truth_classes=truth.classes,
         prediction_classes=prediction.classes,
-        truth_areas=truth_area[1:],
+        ground_truth_areas=truth_area[1:],
         prediction_areas=area[1:],
     )
 
 
 def _overlaps(truth: _Side, prediction: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Truth segment, predicted segment (k + 1 for the k-th, 0 for void) and pixels of each pair that shares some."""
+    """Return each pair of segments that share pixels: ground truth, prediction (k + 1, or 0 for void) and pixels."""
     rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
     found = []
     for ids, other in zip(bands(truth.ids), bands(prediction.ids), strict=True):
@@ -456,7 +475,7 @@ def _compact(side: _Side, values: NDArray[np.int32]) -> NDArray[np.int64]:
 def _pairs(
     row: NDArray[np.int64], column: NDArray[np.int64], lengths: NDArray[np.int64], rows: int, columns: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sums the lengths of each pair (row, column) that occurs."""
+    """Sum the lengths of each pair (row, column) that occurs."""
     keys = row * columns + column
     if rows * columns <= _DENSE_LIMIT:
         table = np.bincount(keys, weights=lengths, minlength=rows * columns)
@@ -532,9 +551,9 @@ def _average(rows: NDArray[np.float64], which: NDArray[np.bool_]) -> dict[str, A
     return {"pq": float(pq), "sq": float(sq), "rq": float(rq), "n": count}
 
 
-def percent(share: float | None) -> str:
-    """A column of a table, 7 wide: a share (0..1) in per cent, "-" for NaN and for JSON's None."""
-    return f"{'-':>7}" if share is None or math.isnan(share) else f"{100 * share:>7.1f}"
+def percent(fraction: float | None) -> str:
+    """Return a column of a table, 7 wide: a fraction (0..1) in percent, "-" for NaN and for JSON's None."""
+    return f"{'-':>7}" if fraction is None or math.isnan(fraction) else f"{100 * fraction:>7.1f}"
 
 
 def _percentages(row: Mapping[str, Any]) -> str:

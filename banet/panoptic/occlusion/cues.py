@@ -1,4 +1,4 @@
-"""What the picture and the masks say about who is in front of whom; the rule "colour-contour" adds it up.
+"""What the image and the masks say about which object is in front; the rule "colour-contour" adds it up.
 
 Everything is signed: above 0 speaks for the first object, below 0 for the second, and exchanging the two exchanges the
 sign exactly. "Own" pixels of an object are those that the other one does not claim.
@@ -17,7 +17,7 @@ from banet.types import Box
 __all__ = ["WEIGHTS", "Overlap", "edge", "local_colour", "log_odds", "own_share"]
 
 WEIGHTS = {"local_colour": 1.5, "edge": 4.0, "own_share": 0.8}
-"""Log odds a unit of each cue: logistic regression without intercept over pairs of many kinds of pictures, rounded."""
+"""Log odds per unit of each cue: logistic regression without intercept over pairs of many kinds of images, rounded."""
 
 _SIDE = 128
 """The surroundings of an overlap are scaled down to no more than this side."""
@@ -28,7 +28,7 @@ _FLOOR = 1e-3
 _FAINT = 3.0
 """Squared gradients in CIE Lab, summed over 3 x 3 pixels, below which there is no edge but noise."""
 _ALWAYS = 0.05
-"""Share of an object that is taken as its own even when nothing is."""
+"""Fraction of an object that is taken as its own even when nothing is."""
 _OVERLAP_SAMPLES, _LOCAL_SAMPLES = 96, 192
 
 _Mask = NDArray[np.bool_]
@@ -42,7 +42,7 @@ _XYZ = np.array(
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Two objects where they overlap, and around it, scaled down to at most 128 pixels a side.
+    """Two objects where they overlap, and around it, scaled down to at most 128 pixels per side.
 
     Attributes:
         colour: (h, w, 3) CIE Lab.
@@ -50,7 +50,7 @@ class Overlap:
         first: (h, w) what only the first claims.
         second: (h, w) what only the second claims.
         reach: radius, in these pixels, of what counts as near.
-        shares: the share of each object's pixels that are its own.
+        fractions: the fraction of each object's pixels that are its own.
     """
 
     colour: _Floats
@@ -58,13 +58,13 @@ class Overlap:
     first: _Mask
     second: _Mask
     reach: float
-    shares: tuple[float, float]
+    fractions: tuple[float, float]
 
     @classmethod
     def of(cls, image: NDArray[Any], boxes: tuple[Box, Box], crops: tuple[_Mask, _Mask]) -> Overlap | None:
-        """Cuts two overlapping masks, given as crops and their boxes x1, y1, x2, y2, out of the picture (H, W, 3).
+        """Cut two overlapping masks, given as crops and their boxes x1, y1, x2, y2, out of the image (H, W, 3).
 
-        None where there is nothing to see: the picture has one colour there.
+        None where there is nothing to see: the image has one colour there.
         """
         (a1, b1, a2, b2), (c1, d1, c2, d2) = boxes
         box = max(a1, c1), max(b1, d1), min(a2, c2), min(b2, d2)
@@ -93,12 +93,12 @@ class Overlap:
             first=first & ~second,
             second=second & ~first,
             reach=max(1.0, 0.1 * root / factor),
-            shares=(1 - size / int(np.count_nonzero(crops[0])), 1 - size / int(np.count_nonzero(crops[1]))),
+            fractions=(1 - size / int(np.count_nonzero(crops[0])), 1 - size / int(np.count_nonzero(crops[1]))),
         )
 
 
 def log_odds(overlap: Overlap) -> float:
-    """How likely the first object is in front: the weighted sum of all cues."""
+    """Return how likely the first object is in front: the weighted sum of all cues."""
     return (
         WEIGHTS["local_colour"] * local_colour(overlap)
         + WEIGHTS["edge"] * edge(overlap)
@@ -107,7 +107,7 @@ def log_odds(overlap: Overlap) -> float:
 
 
 def local_colour(overlap: Overlap) -> float:
-    """Whose own pixels nearby the overlap resembles in colour.
+    """Return which object's own pixels nearby have the overlap's colors: above 0 the first's.
 
     For pixels of the overlap, the density of their colour among own pixels of either object, near ones counting more
     (Gaussian in colour and in distance); the mean log ratio of the two densities.
@@ -119,18 +119,18 @@ def local_colour(overlap: Overlap) -> float:
         near = _spread(np.argwhere(mask), _LOCAL_SAMPLES)
         if not len(near):
             return 0.0
-        like = np.exp(_square_distances(colour, overlap.colour[near[:, 0], near[:, 1]]) / (-2 * _BANDWIDTH**2))
+        similarity = np.exp(_square_distances(colour, overlap.colour[near[:, 0], near[:, 1]]) / (-2 * _BANDWIDTH**2))
         far = _square_distances(pixels.astype(np.float64), near.astype(np.float64))
         far -= far.min(axis=1, keepdims=True)
         weight = np.exp(far / (-2 * overlap.reach**2))
-        density.append((like * weight).sum(axis=1) / weight.sum(axis=1))
+        density.append((similarity * weight).sum(axis=1) / weight.sum(axis=1))
     return _log_ratio(density[0], density[1])
 
 
 def edge(overlap: Overlap) -> float:
-    """Along whose contour the edges of the picture run.
+    """Return along which object's contour the edges of the image run: above 0 the first's.
 
-    If the first object is in front, there is an edge in the picture where its contour crosses the second object, and
+    If the first object is in front, there is an edge in the image where its contour crosses the second object, and
     the edge runs as the contour does; where the second's contour crosses the first, edges run that way by chance only.
     In 3 x 3 pixels, the energy (squared gradient of the colour) across the contour over that along it; the mean of half
     the log ratio over either contour; the difference of the two. Texture, strong as it may be, runs in all directions.
@@ -151,12 +151,12 @@ def edge(overlap: Overlap) -> float:
 
 
 def own_share(overlap: Overlap) -> float:
-    """Of whom little would be left to see: an object that were nearly hidden would hardly have been found."""
-    return float(np.log(overlap.shares[1] + _ALWAYS) - np.log(overlap.shares[0] + _ALWAYS))
+    """Return which object would be nearly hidden: above 0 the first, which then would hardly have been found behind."""
+    return float(np.log(overlap.fractions[1] + _ALWAYS) - np.log(overlap.fractions[0] + _ALWAYS))
 
 
 def _window(box: Box, crop: _Mask, window: Box) -> _Mask:
-    """The part of a mask that lies in a window, False beyond the mask's box."""
+    """Return the part of a mask that lies in a window, False beyond the mask's box."""
     cut = np.zeros((window[3] - window[1], window[2] - window[0]), dtype=bool)
     x1, y1 = max(box[0], window[0]), max(box[1], window[1])
     x2, y2 = min(box[2], window[2]), min(box[3], window[3])
@@ -167,14 +167,14 @@ def _window(box: Box, crop: _Mask, window: Box) -> _Mask:
 
 
 def _spread(items: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """At most so many of the items, evenly spread."""
+    """Return at most so many of the items, evenly spread."""
     if len(items) <= most:
         return items
     return items[((np.arange(most) + 0.5) * (len(items) / most)).astype(np.int64)]
 
 
 def _shrink(values: NDArray[Any], factor: int) -> _Floats:
-    """Means over squares of so many pixels a side; what is left over at the right and at the bottom goes."""
+    """Return means over squares of so many pixels per side; what is left over at the right and at the bottom goes."""
     if factor == 1:
         return values.astype(np.float64)
     height, width = (max(1, extent // factor) for extent in values.shape[:2])
@@ -194,7 +194,7 @@ def _shrink(values: NDArray[Any], factor: int) -> _Floats:
 
 
 def _lab(rgb: NDArray[Any]) -> _Floats:
-    """CIE Lab of sRGB 0..255, (.., 3)."""
+    """Return CIE Lab of sRGB 0..255, (.., 3)."""
     value = rgb / 255.0
     linear = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
     xyz = linear @ _XYZ.T
@@ -205,7 +205,7 @@ def _lab(rgb: NDArray[Any]) -> _Floats:
 
 
 def _square_distances(these: _Floats, those: _Floats) -> _Floats:
-    """(A, B) from (A, C) and (B, C), never below 0."""
+    """Return squared distances (A, B) of the rows of (A, C) and (B, C), never below 0."""
     squares = (these * these).sum(axis=1)[:, None] + (those * those).sum(axis=1) - 2 * (these @ those.T)
     distances: _Floats = np.maximum(squares, 0)
     return distances
@@ -216,7 +216,7 @@ def _log_ratio(first: _Floats, second: _Floats) -> float:
 
 
 def _grow(mask: _Mask) -> _Mask:
-    """The mask and its 4-neighbours."""
+    """Return the mask and its 4-neighbours."""
     grown: _Mask = mask.copy()
     grown[1:] |= mask[:-1]
     grown[:-1] |= mask[1:]
@@ -226,7 +226,7 @@ def _grow(mask: _Mask) -> _Mask:
 
 
 def _sums(values: _Floats, reach: int) -> _Floats:
-    """Sums of (h, w) over the square of pixels within `reach` of each pixel; the border's values go on beyond it."""
+    """Return sums of (h, w) over the square of pixels within `reach` of each pixel; borders are repeated."""
     height, width = values.shape
     padded = np.pad(values, reach, mode="edge")
     rows, sums = np.zeros((height, width + 2 * reach)), np.zeros((height, width))
@@ -238,13 +238,13 @@ def _sums(values: _Floats, reach: int) -> _Floats:
 
 
 def _slope(values: _Floats) -> tuple[_Floats, _Floats]:
-    """Differences of (h, w) from one neighbour to the other, down and to the right."""
+    """Return differences of (h, w) from one neighbour to the other, down and to the right."""
     padded = np.pad(values, 1, mode="edge")
     return padded[2:, 1:-1] - padded[:-2, 1:-1], padded[1:-1, 2:] - padded[1:-1, :-2]
 
 
 def _gradient_products(colour: _Floats) -> tuple[_Floats, _Floats, _Floats]:
-    """Squared gradients of (h, w, 3) to the right, down, and their product, summed over the channels (Sobel)."""
+    """Return squared gradients of (h, w, 3) to the right, down, and their product, summed over the channels (Sobel)."""
     padded = np.pad(colour, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 8
     columns = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 8

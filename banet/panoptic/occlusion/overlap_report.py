@@ -1,4 +1,4 @@
-"""What occlusion handling decided: which pixels several masks claimed, and who hides whom."""
+"""Report of overlaps: which pixels several masks claimed, and which object hides which."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.validation import check_masks, check_scores, to_numpy
 
-__all__ = ["Disputes", "find_disputes"]
+__all__ = ["OverlapReport", "report_overlaps"]
 
 
 @dataclass(frozen=True, eq=False)
-class Disputes:
-    """Masks of N instances beside the segments that they became. A mask that owns no pixel became none.
+class OverlapReport:
+    """Masks of N instances beside the segments that they became. A mask without pixels of its own yields no segment.
 
     Attributes:
         segments: (N,) int64, id of the segment that each mask became, 0 for none.
@@ -39,8 +39,8 @@ class Disputes:
         return int(np.count_nonzero(self.claims))
 
 
-def find_disputes(result: PanopticSegmentation, masks: Any, scores: Any, labels: Any) -> Disputes:
-    """Compares what instances claimed with what they got.
+def report_overlaps(result: PanopticSegmentation, masks: Any, scores: Any, labels: Any) -> OverlapReport:
+    """Compare the pixels that instances claimed with those that they own.
 
     Args:
         result: what `fuse_panoptic` made of these instances, under whatever rule.
@@ -49,7 +49,7 @@ def find_disputes(result: PanopticSegmentation, masks: Any, scores: Any, labels:
         labels: (N,) their category ids.
 
     Raises:
-        ValueError: arguments that do not fit together, or a thing of the result that is none of the instances.
+        ValueError: arguments that do not fit together, or a thing of the result that is not one of the instances.
     """
     objects = check_masks(masks, (result.height, result.width))
     count = len(objects)
@@ -75,7 +75,7 @@ def find_disputes(result: PanopticSegmentation, masks: Any, scores: Any, labels:
         kept = tuple(sorted(int(s) for s in segments[claimants] if s))
         if len(kept) > 1:
             of_region[region] = number.setdefault(kept, len(number) + 1)
-    return Disputes(segments, regions.paint(of_region), list(number), hidden)
+    return OverlapReport(segments, regions.paint(of_region), list(number), hidden)
 
 
 def _owned_of_masks(
@@ -85,15 +85,15 @@ def _owned_of_masks(
     ids: list[int],
     count: int,
 ) -> NDArray[np.int64]:
-    """How many pixels of each of the `count` masks each of the segments `ids` owns, (S, N)."""
+    """Return how many pixels of each of the `count` masks each of the segments `ids` owns, (S, N)."""
     owned = np.zeros((len(ids), count), dtype=np.int64)
-    place = {segment: row for row, segment in enumerate(ids)}
+    index = {segment: row for row, segment in enumerate(ids)}
     region_at = regions.paint(np.arange(len(regions.sizes)))
     starts, lengths = runs(region_at, result.ids)
     pairs = np.stack([region_at.reshape(-1)[starts], result.ids.reshape(-1)[starts]])
     pairs, inverse = np.unique(pairs, axis=1, return_inverse=True)
     pixels = np.bincount(inverse.reshape(-1), weights=lengths).astype(np.int64)
     for (region, segment), some in zip(pairs.T.tolist(), pixels.tolist(), strict=True):
-        if region and segment in place:
-            owned[place[segment], claims[region - 1]] += some
+        if region and segment in index:
+            owned[index[segment], claims[region - 1]] += some
     return owned

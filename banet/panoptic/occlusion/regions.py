@@ -21,9 +21,10 @@ _COMBINATIONS = 1 << 20  # of claimants, looked at together: bounds the memory
 class Regions:
     """The partition of an image into regions: two pixels share a region when the same objects claim both.
 
-    Region 0 is what nobody claims. A picture has far fewer regions than pixels, and whatever an occlusion rule decides,
-    it decides for whole regions or from sums over them. Where they lie is told by *runs*: stretches of pixels, in
-    reading order, along which the claimants stay the same. Each run has pixels, and so has each region but 0.
+    Region 0 is the pixels without a claimant. An image has far fewer regions than pixels, and whatever an occlusion
+    rule decides, it decides for whole regions or from sums over them. Where they lie is told by *runs*: stretches of
+    pixels, in reading order, along which the claimants stay the same. Each run has pixels, and so has each region but
+    0.
 
     Attributes:
         size: (H, W) of the image.
@@ -33,7 +34,7 @@ class Regions:
         sizes: (R,) int64, pixels in each region.
         claims_region: (C,) int64, ascending, and
         claims_object: (C,) int64, ascending within a region: who claims each region.
-        heads: positions in the claims where a new region begins, one a region but region 0.
+        heads: positions in the claims where a new region begins, one per region but region 0.
     """
 
     size: tuple[int, int]
@@ -47,9 +48,9 @@ class Regions:
 
     @classmethod
     def of(cls, masks: MaskCrops) -> Regions:
-        """Cuts the image where a mask begins or ends along a row, and groups the runs by who claims them.
+        """Cut the image where a mask begins or ends along a row, and group the runs by who claims them.
 
-        Claimants are told apart by the sum of random numbers of 64 bits, one an object, modulo 2^64: two given sets of
+        Claimants are told apart by the sum of random numbers of 64 bits, one per object, modulo 2^64: two given sets of
         objects have the same sum once in 10^19. Time: the crops' pixels, plus sorting the runs.
         """
         area = masks.size[0] * masks.size[1]
@@ -73,7 +74,7 @@ class Regions:
         starts, lengths = bounds[:-1], np.diff(bounds)
         sizes = _count(labels, lengths, len(distinct))
 
-        # One run a region is enough to see who claims it.
+        # One run per region is enough to see who claims it.
         example = np.zeros(len(distinct), dtype=np.int64)
         example[labels] = np.arange(len(labels))
         is_example = np.zeros(len(bounds), dtype=bool)
@@ -87,7 +88,7 @@ class Regions:
         return cls(masks.size, starts, lengths, labels, sizes, region, claimant, heads)
 
     def areas(self, count: int) -> NDArray[np.int64]:
-        """Pixels of each of the `count` masks, (N,) int64."""
+        """Return the pixels of each of the `count` masks, (N,) int64."""
         return _count(self.claims_object, self.sizes[self.claims_region], count)
 
     def pairs(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -99,20 +100,20 @@ class Regions:
         codes = [np.zeros(0, dtype=np.int64)]
         overlaps = [np.zeros(0, dtype=np.int64)]
         for region, combination in self._combinations(count):
-            code, place = np.unique(combination, return_inverse=True)
+            code, index = np.unique(combination, return_inverse=True)
             codes.append(code)
-            overlaps.append(_count(place, self.sizes[region], len(code)))
-        code, place = np.unique(np.concatenate(codes), return_inverse=True)
+            overlaps.append(_count(index, self.sizes[region], len(code)))
+        code, index = np.unique(np.concatenate(codes), return_inverse=True)
         i, j = np.divmod(code, max(1, count))
-        return i, j, _count(place, np.concatenate(overlaps), len(code))
+        return i, j, _count(index, np.concatenate(overlaps), len(code))
 
     def pair_sums(
         self, values: NDArray[np.float64], i: NDArray[np.int64], j: NDArray[np.int64], count: int
     ) -> NDArray[np.float64]:
-        """Adds up values of regions over the overlap of each pair.
+        """Sum values of regions over the overlap of each pair.
 
         Args:
-            values: (C, R), one column a region.
+            values: (C, R), one column per region.
             i: (P,) the first of each pair, and
             j: (P,) the second; i < j, sorted by (i, j).
             count: number of objects N.
@@ -129,7 +130,7 @@ class Regions:
     def regions_of_pairs(
         self, i: NDArray[np.int64], j: NDArray[np.int64], count: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Which region lies in the overlap of which pair, block by block.
+        """Yield which region lies in the overlap of which pair, block by block.
 
         Args:
             i: (P,) the first of each pair, and
@@ -148,7 +149,7 @@ class Regions:
             yield region[found], pair[found]
 
     def _combinations(self, count: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Regions (K,) and codes i * count + j (K,) of every two of their claimants, block by block."""
+        """Yield regions (K,) and codes i * count + j (K,) of every two of their claimants, block by block."""
         regions: list[NDArray[np.int64]] = []
         codes: list[NDArray[np.int64]] = []
         for some, claimants in self.by_depth():
@@ -165,11 +166,11 @@ class Regions:
             yield np.concatenate(regions), np.concatenate(codes)
 
     def depths(self) -> NDArray[np.int64]:
-        """How many objects claim each region, (R,) int64."""
+        """Return how many objects claim each region, (R,) int64."""
         return np.bincount(self.claims_region, minlength=len(self.sizes))
 
     def by_depth(self, least: int = 2) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Regions with equally many claimants together, from `least` claimants on.
+        """Return the regions with equally many claimants together, from `least` claimants on.
 
         Returns:
             A list of (regions (G,), claimants (G, k) ascending) for each number k that occurs.
@@ -181,41 +182,41 @@ class Regions:
             groups.append((self.claims_region[heads], self.claims_object[heads[:, None] + np.arange(k)]))
         return groups
 
-    def first_claimant(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Who owns each region when the claimant of the lowest `place` does.
+    def first_claimant(self, rank: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the owner of each region, which is its claimant of the lowest rank.
 
         Args:
-            place: (N,) distinct numbers below N, or N for an object that is out of the race.
+            rank: (N,) distinct numbers below N, or N for an object that was removed.
 
         Returns:
             (R,) int64, -1 where nobody is left and for region 0.
         """
         owner = np.full(len(self.sizes), -1, dtype=np.int64)
         if len(self.heads):
-            count = len(place)
-            at_place = np.full(count + 1, -1, dtype=np.int64)
-            at_place[place] = np.arange(count)
-            at_place[count] = -1
-            first = np.minimum.reduceat(place[self.claims_object], self.heads)
-            owner[1:] = at_place[first]
+            count = len(rank)
+            of_rank = np.full(count + 1, -1, dtype=np.int64)
+            of_rank[rank] = np.arange(count)
+            of_rank[count] = -1
+            first = np.minimum.reduceat(rank[self.claims_object], self.heads)
+            owner[1:] = of_rank[first]
         return owner
 
     def owned(self, owner: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        """Pixels that each of `count` objects owns, given the owner of each region: (N,) int64."""
+        """Return the pixels that each of `count` objects owns, given the owner of each region: (N,) int64."""
         return _count(owner + 1, self.sizes, count + 1)[1:]
 
     def paint(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The owner of each pixel, (H, W) int32, given that of each region (R,)."""
+        """Return the owner of each pixel, (H, W) int32, given that of each region (R,)."""
         return np.repeat(owner.astype(np.int32)[self.labels], self.lengths).reshape(self.size)
 
     def pixels(self, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Flat indices, ascending, of the pixels in the regions that `wanted` (R,) marks, and their regions."""
+        """Return flat indices, ascending, of the pixels in the regions that `wanted` (R,) marks, and their regions."""
         runs = np.flatnonzero(wanted[self.labels])
         lengths = self.lengths[runs]
         return _ranges(self.starts[runs], lengths), np.repeat(self.labels[runs], lengths)
 
     def sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Adds up a quantity over each of the regions that `wanted` (R,) marks.
+        """Sum a quantity over each of the regions that `wanted` (R,) marks.
 
         Args:
             of: gives the quantity (C, M) at pixels, flat indices (M,); called block by block.
@@ -239,7 +240,7 @@ class Regions:
 
 
 def _intervals(masks: MaskCrops) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Where masks begin and end along the rows: flat indices of the first pixel and of that after the last; objects.
+    """Return where masks begin and end along the rows: first pixels, pixels after the last (flat indices), and objects.
 
     Three arrays of one length, int64; sorted by object, then by pixel.
     """
@@ -252,12 +253,12 @@ def _intervals(masks: MaskCrops) -> tuple[NDArray[np.int64], NDArray[np.int64], 
     counts = np.array([len(each) for each in edges], dtype=np.int64)
     left, top, right, _ = np.repeat(masks.boxes.T.reshape(4, -1), counts, axis=1)
     row, column = np.divmod(np.concatenate([*edges, np.zeros(0, dtype=np.int64)]), right - left + 1)
-    place = (top + row) * masks.size[1] + left + column
-    return place[::2], place[1::2], np.repeat(np.arange(len(masks)), counts // 2)
+    index = (top + row) * masks.size[1] + left + column
+    return index[::2], index[1::2], np.repeat(np.arange(len(masks)), counts // 2)
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers start .. start + length - 1 of each range, one range after the other."""
+    """Return the numbers start .. start + length - 1 of each range, one range after the other."""
     ends = np.cumsum(lengths)
     ranges: NDArray[np.int64] = np.repeat(starts - ends + lengths, lengths)
     ranges += np.arange(len(ranges))
@@ -265,5 +266,5 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
 
 
 def _count(index: NDArray[np.int64], weight: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Integer sums by index; exact, as float64 holds every count of pixels."""
+    """Return integer sums by index; exact, as float64 holds every count of pixels."""
     return np.bincount(index, weights=weight, minlength=length).astype(np.int64)

@@ -124,7 +124,7 @@ def make_disjoint(
             `Results`, the dict of a Hugging Face instance post-processing, or `supervision.Detections`. It is
             recognised by its whole shape, and not changed.
         image: as for `resolve_occlusions`; Ultralytics' results come with theirs.
-        scores: (N,), in place of the result's own.
+        scores: (N,), in rank of the result's own.
         rule: as for `resolve_occlusions`.
         overlap_threshold: as for `resolve_occlusions`.
         removal_threshold: as for `resolve_occlusions`.
@@ -190,7 +190,7 @@ class OcclusionHandler:
 
 
 def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:
-    """The four steps of `resolve_occlusions`. A removal changes neither overlaps nor margins, only who is left."""
+    """Run the four steps of `resolve_occlusions`. A removal changes neither overlaps nor margins, only who is left."""
     count, regions, scores = len(pairs.areas), pairs.regions, pairs.scores
     occluded = pairs.occluded(overlap_threshold)
     margin = np.zeros(len(pairs))
@@ -203,8 +203,8 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
     turn = np.lexsort((pairs.j, pairs.i, -lower, -higher, ~occluded))
     front, back = front[turn], back[turn]
     behind = np.bincount(back, minlength=count) - np.bincount(front, minlength=count)
-    order = np.argsort(behind, kind="stable").tolist()  # of all objects, front to back; lock_in sorts it in place
-    place = np.zeros(count, dtype=np.int64)  # of each object in that order
+    order = np.argsort(behind, kind="stable").tolist()  # of all objects, front to back; lock_in sorts it in rank
+    rank = np.zeros(count, dtype=np.int64)  # of each object in that order
     against: list[list[int]] | None = None  # what stands against the pairs set aside
 
     def decide(left: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -215,8 +215,8 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
         if against is None or not all(here[node] for path in against for node in path):
             both = left[front] & left[back]
             against = lock_in(order, zip(front[both].tolist(), back[both].tolist(), strict=True), against or ())
-            place[order] = np.arange(count)
-        owner = regions.first_claimant(np.where(left, place, count))
+            rank[order] = np.arange(count)
+        owner = regions.first_claimant(np.where(left, rank, count))
         return owner, regions.owned(owner, count)
 
     return regions.paint(remove_hidden(decide, pairs.areas, scores, removal_threshold))
@@ -234,7 +234,7 @@ def _margins(rule: Callable[[Pairs], Any], pairs: Pairs) -> NDArray[np.float64]:
 
 
 def lock_in(order: list[int], arrows: Iterable[tuple[int, int]], likely: Iterable[list[int]] = ()) -> list[list[int]]:
-    """Ranked pairs: takes arrows one by one, and sets aside each that would close a cycle with those taken before.
+    """Take arrows one by one, and set aside each that would close a cycle with those taken before (ranked pairs).
 
     Args:
         order: the nodes 0 .. N-1 in any order; on return every taken arrow points from an earlier node to a later one.
@@ -245,25 +245,25 @@ def lock_in(order: list[int], arrows: Iterable[tuple[int, int]], likely: Iterabl
     Returns:
         For each arrow a -> b that was set aside, a path b .. a of taken arrows that it would have closed.
     """
-    place = [0] * len(order)
+    rank = [0] * len(order)
     for at, node in enumerate(order):
-        place[node] = at
+        rank[node] = at
     taken: list[list[int]] = [[] for _ in order]
     known = {(path[-1], path[0]): path for path in likely}
     against = []
     for head, tail in arrows:
-        if place[head] > place[tail]:  # else there is no path from tail to head, as paths lead only to later nodes
+        if rank[head] > rank[tail]:  # else there is no path from tail to head, as paths lead only to later nodes
             path = known.get((head, tail), [])
             if path and all(after in taken[node] for node, after in pairwise(path)):
                 against.append(path)
                 continue
-            begin, end = place[tail], place[head]
+            begin, end = rank[tail], rank[head]
             source = {tail: tail}  # of each node reached from tail, the node before it
             stack = [tail]
             while stack and head not in source:
                 node = stack.pop()
                 for after in taken[node]:
-                    if place[after] <= end and after not in source:
+                    if rank[after] <= end and after not in source:
                         source[after] = node
                         stack.append(after)
             if head in source:
@@ -275,6 +275,6 @@ def lock_in(order: list[int], arrows: Iterable[tuple[int, int]], likely: Iterabl
             stretch = order[begin : end + 1]  # move what tail leads to, in the order it has, behind head
             order[begin : end + 1] = [n for n in stretch if n not in source] + [n for n in stretch if n in source]
             for at in range(begin, end + 1):
-                place[order[at]] = at
+                rank[order[at]] = at
         taken[head].append(tail)
     return against

@@ -1,4 +1,4 @@
-"""Who is in front: the rules that decide an overlap between two objects."""
+"""Occlusion rules: which of two overlapping objects is in front."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Pairs:
         areas: (N,) int64, pixels of each mask.
         scores: (N,) float64.
         masks: the N masks; `masks[n]` is the (H, W) bool mask of object n.
-        image: (H, W, 3) RGB, 0..255, uint8 or float (a grey picture has three equal channels); None if none was given.
+        image: (H, W, 3) RGB, 0..255, uint8 or float (a grey image has three equal channels); None if none was given.
         regions: the pixels grouped by their claimants, for sums (`mask_sums`, `overlap_sums`).
     """
 
@@ -71,7 +71,7 @@ class Pairs:
 
     @classmethod
     def of(cls, masks: MaskCrops, scores: NDArray[np.float64], image: NDArray[Any] | None) -> Pairs:
-        """The table of all overlapping pairs of checked masks (numpy crops), scores and image."""
+        """Return the table of all overlapping pairs of checked masks (numpy crops), scores and image."""
         count = len(masks)
         regions = Regions.of(masks)
         i, j, overlap = regions.pairs(count)
@@ -81,18 +81,18 @@ class Pairs:
         return len(self.i)
 
     def where(self, wanted: NDArray[np.bool_]) -> Pairs:
-        """The table of the pairs that `wanted` (P,) marks; the objects keep their numbers."""
+        """Return the table of the pairs that `wanted` (P,) marks; the objects keep their numbers."""
         return replace(self, i=self.i[wanted], j=self.j[wanted], overlap=self.overlap[wanted])
 
     def occluded(self, threshold: float) -> NDArray[np.bool_]:
-        """Which pairs, (P,) bool, overlap by more than `threshold` of the one or the other."""
-        shares: NDArray[np.bool_] = (self.overlap > threshold * self.areas[self.i]) | (
+        """Return which pairs, (P,) bool, overlap by more than `threshold` of the one or the other."""
+        exceeds: NDArray[np.bool_] = (self.overlap > threshold * self.areas[self.i]) | (
             self.overlap > threshold * self.areas[self.j]
         )
-        return shares
+        return exceeds
 
     def overlap_mask(self, pair: int) -> tuple[Box, NDArray[np.bool_]]:
-        """Where the two objects of a pair overlap: a box x1, y1, x2, y2 and the (y2 - y1, x2 - x1) bool mask in it."""
+        """Return where the two objects of a pair overlap: a box x1, y1, x2, y2 and the mask inside it, (h, w) bool."""
         boxes = self.masks.boxes[[self.i[pair], self.j[pair]]]
         x1, y1 = (int(v) for v in boxes[:, :2].max(axis=0))
         x2, y2 = (int(v) for v in boxes[:, 2:].min(axis=0))
@@ -103,14 +103,14 @@ class Pairs:
         return (x1, y1, x2, y2), cuts[0] & cuts[1]
 
     def colours(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """RGB of pixels given as flat indices (M,): (3, M) float64. ValueError where there is no image."""
+        """Return RGB of pixels given as flat indices (M,): (3, M) float64. ValueError where there is no image."""
         if self.image is None:
             raise ValueError(_NO_IMAGE)
         rgb: NDArray[np.float64] = self.image.reshape(-1, 3).take(pixels, axis=0).T.astype(np.float64, order="C")
         return rgb
 
     def overlap_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
-        """Sums a quantity over each overlap, visiting every pixel once however many pairs share it.
+        """Sum a quantity over each overlap, visiting every pixel once however many pairs share it.
 
         Args:
             of: gives the quantity (C, M) at pixels, flat indices (M,) into the image; called block by block.
@@ -121,18 +121,18 @@ class Pairs:
         return self._of_overlaps(self.regions.sums(of, self.regions.depths() > 1))
 
     def mask_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
-        """Sums a quantity over each mask, as `overlap_sums`: (C, N) float64, 0 for objects that are in no pair."""
+        """Sum a quantity over each mask, as `overlap_sums`: (C, N) float64, 0 for objects that are in no pair."""
         return self._of_masks(self.regions.sums(of, self._claimed()))
 
     def colour_sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Sums of RGB over each mask, (3, N), as `mask_sums`; of RGB scaled to length 1 over each overlap, (3, P)."""
+        """Return sums of RGB over each mask, (3, N), and of RGB scaled to length 1 over each overlap, (3, P)."""
         deep = self.regions.depths() > 1
         shallow = self.regions.sums(self.colours, self._claimed() & ~deep)
         both = self.regions.sums(lambda pixels: np.concatenate([rgb := self.colours(pixels), _unit(rgb)]), deep)
         return self._of_masks(shallow + both[:3]), self._of_overlaps(both[3:])
 
     def _claimed(self) -> NDArray[np.bool_]:
-        """The regions, (R,) bool, of objects that are in a pair."""
+        """Return the regions, (R,) bool, of objects that are in a pair."""
         paired = np.zeros(len(self.areas), dtype=bool)
         paired[self.i] = paired[self.j] = True
         claimed = np.zeros(len(self.regions.sizes), dtype=bool)
@@ -182,12 +182,12 @@ def looks_at_image(rule: Rule | Procedure) -> bool:
 
 @needs_image
 def appearance(pairs: Pairs) -> NDArray[np.float64]:
-    """The paper's rule: in front is whom the overlap resembles more in colour (section 3.4).
+    """Compare colors: the object whose mean color is closer to the overlap's is in front (section 3.4 of the paper).
 
     f(x, O) is the cosine of the colour of pixel x and the mean colour of O, taken over the whole mask (our choice; the
     paper does not say over what). The margin is the difference of the means of f over the overlap X, within `TIE` 0.
     As the mean of f(x, O) over X is the dot product of the mean unit colour of X and the unit mean colour of O, a pair
-    needs three sums. Black has cosine 0 with everything. On a grey picture every pair is a tie.
+    needs three sums. Black has cosine 0 with everything. On a grey image every pair is a tie.
     """
     whole, over = pairs.colour_sums()
     toward = _unit(whole)
@@ -197,23 +197,23 @@ def appearance(pairs: Pairs) -> NDArray[np.float64]:
 
 
 def score(pairs: Pairs) -> NDArray[np.float64]:
-    """In front is the object with the higher score."""
+    """Compare scores: the object with the higher score is in front."""
     return pairs.scores[pairs.i] - pairs.scores[pairs.j]
 
 
 def area(pairs: Pairs) -> NDArray[np.int64]:
-    """In front is the smaller object."""
+    """Compare areas: the smaller object is in front."""
     return pairs.areas[pairs.j] - pairs.areas[pairs.i]
 
 
 @needs_image
 def colour_contour(pairs: Pairs) -> NDArray[np.float64]:
-    """In front is for whom colours and contours around the overlap speak; not from the paper, and learns nothing.
+    """Compare colors and contours around the overlap; not from the paper, and without anything learnt.
 
     The margin is a sum of log odds (`cues`): whose own pixels near the overlap have the overlap's colours; along
-    whose contour the edges of the picture run; and of whom too little would be left to see. It works on grey pictures
-    too. It is a tie (within `TIE`), so that the score decides, where the picture has one colour all around, and between
-    equal masks. Time is about two milliseconds a pair, whatever the size of the picture.
+    whose contour the edges of the image run; and of whom too little would be left to see. It works on grey images
+    too. It is a tie (within `TIE`), so that the score decides, where the image has one colour all around, and between
+    equal masks. Time is about two milliseconds per pair, whatever the size of the image.
     """
     if pairs.image is None:
         raise ValueError(_NO_IMAGE)
@@ -229,22 +229,22 @@ def colour_contour(pairs: Pairs) -> NDArray[np.float64]:
 
 
 def gt_order_rule(truth_ids: Any, matched: Any, fallback: Rule = appearance) -> Rule:
-    """The rule that knows the right order, as far as objects are found in the truth (Table 4, "GT Occ").
+    """Return the rule that takes the order of matched objects from the ground truth (Table 4, "GT Occ").
 
-    Where both objects of a pair are matched to a segment of the truth, in front is the one whose segment owns more of
-    the overlap in the panoptic map (equally much is a tie). Any other pair goes by `fallback`.
+    Where both objects of a pair are matched to a segment of the ground truth, the one in front is that whose segment
+    owns more of the overlap in the panoptic map (equally much is a tie). Any other pair goes by `fallback`.
 
     Args:
-        truth_ids: (H, W) integers, segment ids of the panoptic truth.
+        truth_ids: (H, W) integers, segment ids of the panoptic ground truth.
         matched: (N,) integers, the segment id that each object is matched to, 0 or less where it is to none; see
             `match_boxes`.
-        fallback: the paper's rule, unless told otherwise.
+        fallback: the rule for all other pairs; the paper's by default.
 
     Returns:
-        A rule for these N objects on this picture.
+        A rule for these N objects on this image.
 
     Raises:
-        ValueError: an argument is not of that shape or holds no integers; from the rule, when the picture or the number
+        ValueError: an argument is not of that shape or holds no integers; from the rule, when the image or the number
             of objects is another.
     """
     truth, match = to_numpy(truth_ids), to_numpy(matched)
@@ -273,7 +273,7 @@ def gt_order_rule(truth_ids: Any, matched: Any, fallback: Rule = appearance) -> 
 
 
 def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "gated"] = "sum") -> Rule:
-    """The rule that asks the network's own logits: in front is who has the higher mean of fused logits in the overlap.
+    """Return the rule that compares the network's logits: the object with the higher mean fused logit is in front.
 
     With `a` the mask logit of an object at a pixel and `b` the semantic logit of its class there, the fused logit is
 
@@ -294,7 +294,7 @@ def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "
         A rule for these N objects.
 
     Raises:
-        ValueError: an unknown `combine`; from the rule: other than N objects, logits that have neither the picture's
+        ValueError: an unknown `combine`; from the rule: other than N objects, logits that have neither the image's
             size nor their box's, or that are no real numbers, or not finite in an overlap.
     """
     if combine not in ("sum", "gated"):
@@ -324,7 +324,7 @@ def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "
 
 
 def _cut(logits: NDArray[Any], name: str, masks: MaskCrops, n: int, box: Box) -> NDArray[np.float64]:
-    """The part of an object's logits, given for the picture or for the object's box, that lies in `box`."""
+    """Return the part of an object's logits, given for the image or for the object's box, that lies in `box`."""
     left, top, right, bottom = masks.boxes[n].tolist()
     if logits.dtype.kind not in "fiu":
         raise ValueError(f"{name} must be real numbers, not {logits.dtype}")
@@ -345,7 +345,7 @@ def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def match_boxes(boxes: Any, truth_boxes: Any, threshold: float = 0.5) -> NDArray[np.int64]:
-    """Matches each box to the true box that it overlaps most; several may match the same one.
+    """Match each box to the ground-truth box that it overlaps most; several may match the same one.
 
     Args:
         boxes: (N, 4) x1, y1, x2, y2.
@@ -353,7 +353,7 @@ def match_boxes(boxes: Any, truth_boxes: Any, threshold: float = 0.5) -> NDArray
         threshold: the least intersection over union (our choice: 0.5; the paper does not say how it matches).
 
     Returns:
-        (N,) int64, row of the true box, the lower one of equals, or -1.
+        (N,) int64, row of the ground-truth box, the lower one of equals, or -1.
     """
     ours = to_numpy(boxes).astype(np.float64).reshape(-1, 1, 4)
     theirs = to_numpy(truth_boxes).astype(np.float64).reshape(1, -1, 4)
@@ -368,10 +368,10 @@ def match_boxes(boxes: Any, truth_boxes: Any, threshold: float = 0.5) -> NDArray
 
 
 def rank_by_score(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Place of each object in descending order of score, ties by lower index: (N,) int64, 0 .. N-1."""
-    place = np.empty(len(scores), dtype=np.int64)
-    place[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    return place
+    """Return the rank of each object in descending order of score, ties by lower index: (N,) int64, 0 .. N-1."""
+    rank = np.empty(len(scores), dtype=np.int64)
+    rank[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
+    return rank
 
 
 def remove_hidden(
@@ -380,18 +380,18 @@ def remove_hidden(
     scores: NDArray[np.float64],
     threshold: float,
 ) -> T:
-    """Takes out objects that are nearly hidden, one at a time, until none is.
+    """Remove objects that are nearly hidden, one at a time, until none is left.
 
     An object is nearly hidden when it loses more than `threshold` of its area (section 3.4). Out first goes the one
-    that loses the largest share (our choice: the paper does not say in which order), of equals the one with the lower
-    score, then that of the higher index. An empty mask loses nothing.
+    that loses the largest fraction (our choice: the paper does not say in which order), of equals the one with the
+    lower score, then that of the higher index. An empty mask loses nothing.
 
     Args:
         decide: shares out the pixels among the objects that are left, (N,) bool; gives a result and the pixels that
             each object owns, (N,) int64.
         areas: (N,) pixels of each mask.
         scores: (N,).
-        threshold: the share.
+        threshold: the fraction.
 
     Returns:
         The last result of `decide`.
@@ -403,8 +403,8 @@ def remove_hidden(
         hidden = np.flatnonzero(lost > threshold * areas)
         if not len(hidden):
             return result
-        share = lost[hidden] / areas[hidden]
-        left[hidden[np.lexsort((-hidden, scores[hidden], -share))[0]]] = False
+        fraction = lost[hidden] / areas[hidden]
+        left[hidden[np.lexsort((-hidden, scores[hidden], -fraction))[0]]] = False
 
 
 def _heuristic(pairs: Pairs, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:
@@ -433,7 +433,7 @@ def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold:
     """
     regions, count = pairs.regions, len(pairs.areas)
     occluded = pairs.where(pairs.occluded(overlap_threshold))
-    place = rank_by_score(pairs.scores)
+    rank = rank_by_score(pairs.scores)
     overlaps = list(regions.regions_of_pairs(occluded.i, occluded.j, count))
     by_pixel = np.zeros(len(regions.sizes), dtype=bool)
     for region, _ in overlaps:
@@ -453,9 +453,9 @@ def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold:
         for stack in stacks:
             here = np.flatnonzero(changed.take(stack.region))
             owned_by_pixel[:] -= np.bincount(stack.winner[here], minlength=count + 1)
-            stack.decide(here, contested, left, place)
+            stack.decide(here, contested, left, rank)
             owned_by_pixel[:] += np.bincount(stack.winner[here], minlength=count + 1)
-        owner = np.where(by_pixel, -1, regions.first_claimant(np.where(left, place, count)))
+        owner = np.where(by_pixel, -1, regions.first_claimant(np.where(left, rank, count)))
         return owner, regions.owned(owner, count) + owned_by_pixel[:count]
 
     owners = regions.paint(remove_hidden(decide, pairs.areas, pairs.scores, removal_threshold)).reshape(-1)
@@ -466,7 +466,7 @@ def _appearance_pixel(pairs: Pairs, overlap_threshold: float, removal_threshold:
 
 @dataclass(frozen=True, eq=False)
 class _Stack:
-    """Pixels with k claimants: M flat indices, their regions (M,), winners (M,), claimants and likenesses (M, k).
+    """Pixels with k claimants: M flat indices, their regions (M,), winners (M,), claimants and similarities (M, k).
 
     The winner is N, the number of objects, where no claimant is left.
     """
@@ -475,26 +475,26 @@ class _Stack:
     region: NDArray[np.int64]
     winner: NDArray[np.int64]
     claimants: NDArray[np.int64]
-    likeness: NDArray[np.float64]
+    similarity: NDArray[np.float64]
 
     def decide(
-        self, here: NDArray[np.int64], contested: NDArray[np.bool_], left: NDArray[np.bool_], place: NDArray[np.int64]
+        self, here: NDArray[np.int64], contested: NDArray[np.bool_], left: NDArray[np.bool_], rank: NDArray[np.int64]
     ) -> None:
-        """Writes the winners of pixels `here` (positions): in `contested` regions (R,) the likest that is left.
+        """Write the winners of pixels `here` (positions): in `contested` regions (R,) the closest claimant left.
 
-        Ties, and all other regions, go by `place`.
+        Ties, and all other regions, go by `rank`.
         """
         claimants = self.claimants[here]
-        likeness = np.where(contested[self.region[here], None], self.likeness[here], 0)
-        likeness[~left[claimants]] = -np.inf
-        likest = (likeness >= likeness.max(axis=1, keepdims=True) - TIE) & left[claimants]
-        first = np.where(likest, place[claimants], len(place)).argmin(axis=1)
+        similarity = np.where(contested[self.region[here], None], self.similarity[here], 0)
+        similarity[~left[claimants]] = -np.inf
+        closest = (similarity >= similarity.max(axis=1, keepdims=True) - TIE) & left[claimants]
+        first = np.where(closest, rank[claimants], len(rank)).argmin(axis=1)
         winner = np.take_along_axis(claimants, first[:, None], axis=1)[:, 0]
-        self.winner[here] = np.where(likest.any(axis=1), winner, len(place))
+        self.winner[here] = np.where(closest.any(axis=1), winner, len(rank))
 
 
 def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
-    """The pixels of the regions `wanted` (R,), and how much each resembles each of its claimants."""
+    """Return the pixels of the regions `wanted` (R,), and how much each resembles each of its claimants."""
     regions = pairs.regions
     toward = _unit(pairs.mask_sums(pairs.colours))
     stacks = []
@@ -504,13 +504,13 @@ def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
         pixels, region = regions.pixels(wanted & (row >= 0))
         claimed = claimants[row[region]]
         unit = _unit(pairs.colours(pixels))
-        likeness = np.stack([(unit * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
-        stacks.append(_Stack(pixels, region, np.full(len(pixels), len(pairs.areas)), claimed, likeness))
+        similarity = np.stack([(unit * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
+        stacks.append(_Stack(pixels, region, np.full(len(pixels), len(pairs.areas)), claimed, similarity))
     return stacks
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns (C, M) scaled to length 1; columns of zeros stay zeros."""
+    """Scale columns (C, M) to length 1; columns of zeros stay zeros."""
     length = np.sqrt(np.einsum("cm,cm->m", vectors, vectors))
     length[length == 0] = 1
     scaled: NDArray[np.float64] = vectors / length
