@@ -547,7 +547,7 @@ def test_commands_in_the_page_on_ablation_are_accepted(engine, monkeypatch, tmp_
 
 
 def test_recipes_in_the_readme_are_those_there():
-    table = README.split("## Recipes")[1].split("**Status.**")[0]
+    table = README.split("## Recipes")[1].split("## Status")[0]
     names = {name for line in table.splitlines() for name in line.split("`")[1::2]}
     full = {f"coco_r50_1x{name}" if name.startswith("_") else name for name in names}
     assert full - {"make demo"} == set(recipe_names())
