@@ -35,7 +35,9 @@ MODEL = ModelConfig(
     backbone="resnet18", norm="group", frozen_stages=0, fpn_channels=32, semantic_channels=(32, 32, 16),
     box_head_channels=32, mask_head_channels=32, i2s_channels=16, anchor_sizes=(8, 16, 32, 64, 96),
 )  # fmt: skip
-INFERENCE = InferenceConfig(shorter=64, longer=96, score=0.05, nms=0.7, proposals=100, stuff_area=16)
+INFERENCE = InferenceConfig(
+    shorter=64, longer=96, score_threshold=0.05, nms_threshold=0.7, proposals=100, stuff_area=16
+)
 
 
 class Samples:
@@ -87,13 +89,13 @@ def train(steps: int, sample: Callable[[], None], folder: Path) -> None:
     recipe = Recipe(
         name="soak",
         model=MODEL,
-        inference=replace(INFERENCE, instances=20),
+        inference=replace(INFERENCE, max_instances=20),
         loss=LossConfig(rpn_samples=64, roi_samples=32, proposals=100),
         data=DataConfig(
             kind="scenes", scene_size=64, train_scenes=1000, val_scenes=4, shorter=(48, 64, 80), longer=96, workers=0
         ),
         train=TrainConfig(
-            init="random", iterations=steps, batch=2, optimizer="adamw", lr=1e-4, warmup=10, milestones=(),
+            init="random", iterations=steps, batch_size=2, optimizer="adamw", lr=1e-4, warmup=10, milestones=(),
             clip=10, ema=0.99, checkpoint_every=500, val_every=500,
         ),
     )  # fmt: skip

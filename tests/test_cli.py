@@ -92,7 +92,7 @@ def test_help_of_evaluate_gives_no_default_that_the_weights_may_change(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "--inference.score SCORE panoptic instances score above this. (type: float) --inference.nms" in text
+    assert "--inference.score_threshold SCORE_THRESHOLD panoptic instances score above this. (type: float) --" in text
 
 
 def test_version(capsys):
@@ -114,17 +114,17 @@ def test_version(capsys):
         ("--nothing", "--nothing: no such command"),
         ("train", "--config: say what to train; recipes: ade20k_r50, "),
         ("train --config nothing", "nor a recipe of that name; recipes: ade20k_r50, "),
-        ("train --config coco_r50_1x --train.bach 3", "--train.bach: no such option; did you mean --train.batch?"),
+        ("train --config coco_r50_1x --train.bach 3", "--train.bach: no such option; did you mean --train.batch_size?"),
         ("train --config coco_r50_1x --train.bat 3", "--train.bat: no such option"),
         ("train --config coco_r50_1x --train.lr fast", "--train.lr: must be a number, not fast"),
         ("train --config coco_r50_1x --train.lr", "--train.lr: expected one argument"),
-        ("train --config coco_r50_1x --train.batch 2.5", "--train.batch: must be a whole number, not 2.5"),
+        ("train --config coco_r50_1x --train.batch_size 2.5", "--train.batch_size: must be a whole number, not 2.5"),
         ("train --config coco_r50_1x --model.sim maybe", "--model.sim: must be true or false, not maybe"),
         ("train --config coco_r50_1x --model.backbone vgg", "--model.backbone: must be one of resnet18, resnet34, "),
         ("train --config coco_r50_1x --data.shorter 640", "--data.shorter: must be a list"),
         ("train --config coco_r50_1x --loss.seg_weight x", "--loss.seg_weight: must be a number or null, not x"),
         ("train --config coco_r50_1x --model.sim false", "model.ocm: OCM works on top of SIM"),
-        ("train --config coco_r50_1x --train.batch 0", "train.batch: must be at least 1, not 0"),
+        ("train --config coco_r50_1x --train.batch_size 0", "train.batch_size: must be at least 1, not 0"),
         ("train --config coco_r50_1x --device gpu", "--device: must be one of auto, cpu, cuda, mps, not gpu"),
         ("train --config coco_r50_1x extra", "extra: not expected"),
         ("evaluate", "missing: WEIGHTS"),
@@ -132,7 +132,7 @@ def test_version(capsys):
         ("evaluate w --images a --json b", "--panoptic: missing"),
         ("evaluate w --images a --panoptic c --json b --config coco_r50_1x", "not both"),
         ("evaluate w --config coco_r50_1x --limit 0", "--limit: must be a whole number from 1, not 0"),
-        ("evaluate w --config coco_r50_1x --inference.scor 1", "did you mean --inference.score?"),
+        ("evaluate w --config coco_r50_1x --inference.scor 1", "did you mean --inference.score_threshold?"),
         ("evaluate w --config coco_r50_1x --rule best", "--rule: must be one of appearance, "),
         ("predict", "missing: INPUT"),
         ("predict a.jpg", "missing: --weights"),
@@ -141,7 +141,7 @@ def test_version(capsys):
         ("pq --gt-json a", "missing: --gt-dir, --pred-json, --pred-dir"),
         ("fuse --images a", "missing: --instances, --semantic, --out"),
         ("fuse --instances a --semantic b --images c --out d --nms x", "--nms: must be a number or null, not x"),
-        ("fuse --instances a --semantic b --images c --out d", "--semantic: b is no folder"),
+        ("fuse --instances a --semantic b --images c --out d", "--semantic: b is not a folder"),
         ("demo --scenes none", "--scenes: must be a whole number from 1"),
         ("data scenes", "missing: --out"),
         ("data convert pascal", "data convert pascal: no such command"),
@@ -208,8 +208,8 @@ def test_evaluate_passes_only_the_inference_options_given(engine):
         "split": None,
         "out": None,
         "rule": None,
-        "inference_overrides": {"score": 0.6, "nms": 0.3},
-        "batch": 2,
+        "inference_overrides": {"score_threshold": 0.6, "nms_threshold": 0.3},
+        "batch_size": 2,
         "limit": None,
         "device": "auto",
         "gallery": False,
@@ -256,6 +256,7 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
         ("w", ["a.jpg", "b/", "*.png"], Path("o")),
         {
             "rule": "score",
+            "score_threshold": None,
             "device": "auto",
             "runtime": "torch",
             "gallery": False,
@@ -441,7 +442,7 @@ def test_recipes_of_other_sets_are_the_papers_network(name):
     assert (min(recipe.data.shorter), max(recipe.data.shorter)) == OTHER_SETS[name]
     assert recipe.inference.shorter == max(recipe.data.shorter)
     assert recipe.train.milestones[-1] < recipe.train.iterations
-    assert recipe.train.lr / recipe.train.batch == paper.train.lr / paper.train.batch
+    assert recipe.train.lr / recipe.train.batch_size == paper.train.lr / paper.train.batch_size
 
 
 def test_every_recipe_is_known_here():
@@ -460,7 +461,7 @@ def test_recipes_are_the_papers(name):
     assert (model.i2s_channels, model.ocm_channels, model.ocm_cells) == (128, 10, (1, 2, 3, 6))
 
     assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 1e-4)
-    assert (train.batch, train.lr, train.warmup, train.warmup_factor) == (16, 0.02, 500, 0.1)
+    assert (train.batch_size, train.lr, train.warmup, train.warmup_factor) == (16, 0.02, 500, 0.1)
     long = name == "coco_dcn101_3x"
     assert (train.schedule, train.iterations) == ("steps", 270_000 if long else 90_000)
     assert train.milestones == ((180_000, 240_000) if long else (60_000, 80_000))
@@ -468,7 +469,8 @@ def test_recipes_are_the_papers(name):
     assert (data.kind, data.longer, data.flip, data.crop) == ("coco", 1333, 0.5, (0.8, 1.0))
 
     assert (inference.shorter, inference.longer) == (800, 1333)
-    assert (inference.score, inference.nms, inference.instances, inference.stuff_area) == (0.6, 0.5, 100, 4096)
+    assert (inference.score_threshold, inference.nms_threshold) == (0.6, 0.5)
+    assert (inference.max_instances, inference.stuff_area) == (100, 4096)
     assert (inference.ap_score, inference.ap_instances) == (0.05, 100)
     assert (inference.overlap_threshold, inference.removal_threshold) == (0.2, 0.5)
 
@@ -498,7 +500,7 @@ def test_recipes_survive_the_round_trip(name, tmp_path):
         ("data: {val: {jsn: x}}\n", "data.val.jsn: no such option; did you mean json?"),
         ("train: {lr: fast}\n", "train.lr: must be a number, not fast"),
         ("train: {lr: [1\n", "not a YAML file: "),
-        ("train: {batch: 5, accumulate: 2}\n", "train.batch: 5 must be a multiple of train.accumulate, 2"),
+        ("train: {batch_size: 5, accumulate: 2}\n", "train.batch_size: 5 must be a multiple of train.accumulate, 2"),
         ("device: cpu\n", "device: no such option"),
     ],
 )

@@ -12,8 +12,8 @@ from banet.commands.shared import (
     Count,
     DeviceOptions,
     Folder,
+    FusionOptions,
     OverwriteOptions,
-    RuleOptions,
     SplitOptions,
     WeightsArgument,
 )
@@ -24,7 +24,7 @@ __all__ = ["Evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, OverwriteOptions, Command):
+class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DeviceOptions, OverwriteOptions, Command):
     """Measure PQ, AP of masks and mIoU of stuff.
 
     Options of inference that are not given are those that were saved with the weights.
@@ -39,7 +39,8 @@ class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, Overwr
 
     usage: ClassVar[str] = (
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery] [--overwrite]]\n"
-        "                      [--rule RULE] [--batch N] [--limit N] [--device DEVICE] [--inference.OPTION VALUE ...]"
+        "                      [--score SCORE] [--rule RULE] [--batch N] [--limit N] [--device DEVICE]\n"
+        "                      [--inference.OPTION VALUE ...]"
     )
     saved_defaults: ClassVar[bool] = True
 
@@ -59,14 +60,16 @@ class Evaluate(WeightsArgument, SplitOptions, RuleOptions, DeviceOptions, Overwr
         recipe = load_recipe(self.config) if self.config else None
         from banet.engine.evaluation.evaluate import evaluate_command
 
+        score = {"score_threshold": self.score}
+
         evaluate_command(
             self.weights,
             recipe=recipe,
             split=split,
             out=Path(self.out) if self.out else None,
             rule=self.rule,
-            inference_overrides=self.inference,
-            batch=self.batch,
+            inference_overrides=self.inference if self.score is None else {**self.inference, **score},
+            batch_size=self.batch,
             limit=self.limit,
             device=self.device,
             gallery=self.gallery,

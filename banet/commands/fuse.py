@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Area, Count, File, Folder, OverwriteOptions, Share, progress
+from banet.commands.shared import Area, Count, File, Folder, OverwriteOptions, Score, Share, progress
 from banet.modeling.config import InferenceConfig, RuleName
 
 __all__ = ["Fuse"]
@@ -56,9 +56,9 @@ class Fuse(OverwriteOptions, Command):
     json: File | None = None
     categories: File | None = None
     rule: RuleName = InferenceConfig.rule
-    score: Annotated[float, Value("SCORE")] = InferenceConfig.score
+    score: Score = InferenceConfig.score_threshold
     nms: Annotated[float, Value("IOU")] | None = None
-    top: Count = InferenceConfig.instances
+    top: Count = InferenceConfig.max_instances
     overlap_threshold: Share = InferenceConfig.overlap_threshold
     removal_threshold: Share = InferenceConfig.removal_threshold
     stuff_area: Area = InferenceConfig.stuff_area
@@ -68,8 +68,10 @@ class Fuse(OverwriteOptions, Command):
         """Fuse, and print how many images and instances."""
         from banet.engine.prediction.fuse import fuse_files
 
+        names = {"score": "score_threshold", "nms": "nms_threshold", "top": "max_instances"}
+        options = {names.get(name, name): value for name, value in vars(self).items()}
         with progress("fuse") as show:
-            done = fuse_files(**vars(self), progress=show)
+            done = fuse_files(**options, progress=show)
         if done.elsewhere:
             print(f"left out, as they are of other pictures: {done.elsewhere} instances", file=sys.stderr)
         if done.left_out.total:

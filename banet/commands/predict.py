@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from banet.commands.base import Argument, Command
-from banet.commands.shared import DeviceOptions, Folder, OverwriteOptions, Pixels, RuleOptions, Weights
+from banet.commands.shared import DeviceOptions, Folder, FusionOptions, OverwriteOptions, Pixels, Weights
 from banet.errors import InputError
 
 __all__ = ["Predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(RuleOptions, DeviceOptions, OverwriteOptions, Command):
+class Predict(FusionOptions, DeviceOptions, OverwriteOptions, Command):
     """Segment images and videos; writes id PNG, JSON and an overlay per image, an overlay per video.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
@@ -38,7 +38,8 @@ class Predict(RuleOptions, DeviceOptions, OverwriteOptions, Command):
 
     usage: ClassVar[str] = (
         "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
-        "                     [--frames] [--rule RULE] [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite]"
+        "                     [--frames] [--score SCORE] [--rule RULE] [--device DEVICE]\n"
+        "                     [--runtime torch|onnx|openvino] [--overwrite]"
     )
 
     inputs: Annotated[list[str], Argument("INPUT")]
@@ -64,6 +65,7 @@ class Predict(RuleOptions, DeviceOptions, OverwriteOptions, Command):
             inputs,
             Path(self.out),
             rule=self.rule,
+            score_threshold=self.score,
             device=self.device,
             runtime=self.runtime,
             gallery=self.gallery,

@@ -29,5 +29,5 @@ class Push(WeightsArgument, Command):
         """Upload, and print the address."""
         from banet.modeling.hub import push_to_hub
 
-        print(push_to_hub(self.weights, self.repository, licence=self.license, private=self.private))
+        print(push_to_hub(self.weights, self.repository, license=self.license, private=self.private))
         return 0

@@ -18,6 +18,7 @@ __all__ = [
     "DeviceOptions",
     "File",
     "Folder",
+    "FusionOptions",
     "Ids",
     "Inputs",
     "Names",
@@ -25,7 +26,7 @@ __all__ = [
     "OverwriteOptions",
     "Pixels",
     "RecipeFile",
-    "RuleOptions",
+    "Score",
     "Seed",
     "Seeds",
     "Share",
@@ -44,6 +45,7 @@ Count = Annotated[int, Value("N", least=1)]
 Pixels = Annotated[int, Value("PIXELS", least=1)]
 Area = Annotated[int, Value("PIXELS", least=0)]
 Seed = Annotated[int, Value("N", least=0)]
+Score = Annotated[float, Value("SCORE")]
 Share = Annotated[float, Value("SHARE")]
 Ids = Annotated[list[int], Value("'[ID, ...]'")]
 Inputs = Annotated[list[str], Value("'[INPUT, ...]'")]
@@ -75,13 +77,15 @@ class DeviceOptions(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuleOptions(Command):
-    """How instances are made disjoint.
+class FusionOptions(Command):
+    """Options of inference, saved with the weights, that are often changed.
 
     Attributes:
+        score: Instances score above this, from 0 to 1; default: the threshold saved with the weights.
         rule: Occlusion rule; default: the one saved with the weights.
     """
 
+    score: Score | None = None
     rule: RuleName | None = None
 
 

@@ -32,7 +32,7 @@ class Train(DeviceOptions, Command):
         out: Folder of the run; by default runs/ and the recipe's name.
         resume: Go on from a checkpoint; `auto` takes the last one in the run's folder, if there is one.
         init: Where weights start; short for --train.init.
-        batch: Images per step, over all devices together; short for --train.batch. Takes the schedule along.
+        batch: Images per step, over all devices together; short for --train.batch_size. Takes the schedule along.
         print_config: Print the resolved recipe as YAML and stop.
         recipe: The options of the recipe.
     """
@@ -54,7 +54,7 @@ class Train(DeviceOptions, Command):
         """Train, or print the recipe."""
         from banet.engine.options import load_recipe
 
-        short = {"train.init": self.init, "train.batch": self.batch}
+        short = {"train.init": self.init, "train.batch_size": self.batch}
         given = {name: value for name, value in short.items() if value is not None}
         recipe = load_recipe(require_config(self.config), {**self.recipe, **given})
         if self.print_config:

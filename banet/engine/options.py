@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from banet._renamed import current_options, current_words
 from banet.engine.recipe import Recipe, find_recipe
 from banet.errors import InputError, shown
 from banet.files.reading import open_file
@@ -23,7 +24,7 @@ _LARGEST_RECIPE = 1 << 16  # bytes
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Keeps the line breaks of descriptions, shows all lists alike, and leaves out types that choices say already."""
+    """Help that keeps line breaks of descriptions, shows lists alike, and omits types that choices state already."""
 
     def _format_action_invocation(self, action: Any) -> str:
         text = super()._format_action_invocation(action)
@@ -59,7 +60,7 @@ def option_parser(
     epilog: str = "",
     formatter: type[HelpFormatter] = HelpFormatter,
 ) -> ArgumentParser:
-    """An empty parser in the house's manner: whole option names only, errors raised instead of printed.
+    """Return an empty parser with this project's defaults: whole option names only, errors raised instead of printed.
 
     Args:
         program: What the help calls the command.
@@ -91,7 +92,7 @@ def parse_options(parser: ArgumentParser, arguments: Sequence[str], *, defaults:
         InputError: An option is unknown, missing or of another type.
     """
     try:
-        return parser.parse_args(arguments, defaults=defaults)
+        return parser.parse_args(current_words(arguments), defaults=defaults)
     except ArgumentError as error:
         raise InputError(_explain(str(error), parser, "--")) from None
 
@@ -102,7 +103,7 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     Args:
         source: The name of a recipe that comes with the package, or a YAML file. A recipe that gives itself no name
             takes the file's.
-        overrides: Values by dotted option that go before the file's, such as `{"train.lr": 0.01}`. A `train.batch`
+        overrides: Values by dotted option that replace the file's, such as `{"train.lr": 0.01}`. A `train.batch_size`
             among them takes the file's schedule along (`TrainConfig.at_batch`), but for options given here too.
 
     Raises:
@@ -113,15 +114,15 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     parser.add_class_arguments(Recipe)
     values = _parse(parser, {"name": path.stem}, str(path))
     values.update(_read(parser, path))
-    changes = dict(overrides or {})
-    batch = changes.pop("train.batch", None)
-    passes = changes.pop("train.accumulate", None) if batch is not None else None  # checked against the new batch
-    values.update(_parse(parser, _nested(changes), "options"))
+    changes = current_options("Recipe", _nested(overrides or {}))
+    given = set(changes.get("train", {}))
+    batch = changes["train"].pop("batch_size") if "batch_size" in given else None
+    passes = changes["train"].pop("accumulate", None) if batch is not None else None  # checked against the new batch
+    values.update(_parse(parser, changes, "options"))
     try:
         options = parser.instantiate(_parse(parser, values.as_dict(), str(path), defaults=True))
         recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
         if batch is not None:
-            given = {name.removeprefix("train.") for name in changes}
             recipe = replace(recipe, train=recipe.train.at_batch(batch, accumulate=passes, keep=given))
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, InputError) else InputError(f"recipe {source}: {error}") from None
@@ -143,12 +144,16 @@ def _read(parser: ArgumentParser, path: Path) -> Namespace:
         content = {}
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a list of 'option: value', see `banet train --help`")
+    try:
+        content = current_options("Recipe", content, source=str(path))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
     _check_names(content, Recipe, str(path))
     return _parse(parser, _text_choices(content), str(path))
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only: an alias could stand for itself or for a billion of its kind, a second value for nothing."""
+    """Loader of plain values only: an alias may refer to itself, and of two values of an option one would be lost."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -176,7 +181,7 @@ def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str
 
 
 def _check_numbers(options: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    """Refuse infinities, and what is no number: they would pass every comparison with a limit."""
+    """Refuse infinities and NaN, which would pass comparisons with a limit."""
     for name, value in options.items():
         if isinstance(value, dict):
             _check_numbers(value, source, f"{prefix}{name}.")
@@ -270,5 +275,6 @@ def _option_name(key: str, parser: ArgumentParser) -> str:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1, 0.6)
+    longer = [each for each in known if len(name) > 2 and each.startswith(name)]
+    close = longer or difflib.get_close_matches(name, known, 1, 0.6)
     return f"; did you mean {close[0]}?" if close else ""

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from banet._renamed import accept_old_names
 from banet.errors import InputError
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 
@@ -101,6 +102,7 @@ class DataConfig:
                 raise ValueError(f"data.{name}: must be at least 1, not {getattr(self, name)}")
 
 
+@accept_old_names
 @dataclass(frozen=True)
 class TrainConfig:
     """Optimisation. The defaults are the paper's 1x schedule.
@@ -109,8 +111,8 @@ class TrainConfig:
         init: Where weights start: `imagenet` (torchvision's backbone), `random`, `coco` (torchvision's Mask R-CNN R50),
             or a file: a torchvision Mask R-CNN checkpoint (.pth) or weights of this library (.safetensors).
         iterations: Optimizer steps.
-        batch: Images a step, over all devices together. Changed on the command line, it takes the learning rate and
-            the schedule of the recipe along.
+        batch_size: Images per step, over all devices together. Changed on the command line, it takes the learning
+            rate and the schedule of the recipe along.
         optimizer: `sgd` with momentum, or `adamw`.
         lr: Learning rate after warm-up, at this batch.
         momentum: Of SGD.
@@ -124,7 +126,7 @@ class TrainConfig:
         precision: `32`, `bf16` or `16` mixed precision.
         gradient_checkpointing: Forget the features inside residual blocks and the semantic head, and compute them once
             more in the backward pass: less memory, more time, the same gradients.
-        accumulate: Forward passes whose gradients make one step; `batch` is divided among them.
+        accumulate: Forward passes whose gradients make one step; `batch_size` is divided among them.
         checkpoint_every: Iterations between checkpoints.
         val_every: Iterations between measurements on the validation split; 0 measures at the end only.
         log_every: Iterations between lines of the log.
@@ -138,7 +140,7 @@ class TrainConfig:
 
     init: str = "imagenet"
     iterations: int = 90_000
-    batch: int = 16
+    batch_size: int = 16
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.02
     momentum: float = 0.9
@@ -164,11 +166,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        for name in ("iterations", "batch", "accumulate", "checkpoint_every", "log_every"):
+        for name in ("iterations", "batch_size", "accumulate", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}: must be at least 1, not {getattr(self, name)}")
-        if self.batch % self.accumulate:
-            raise ValueError(f"train.batch: {self.batch} must be a multiple of train.accumulate, {self.accumulate}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"train.batch_size: {self.batch_size} must be a multiple of train.accumulate, {self.accumulate}"
+            )
         unsigned = ("lr", "momentum", "weight_decay", "warmup", "warmup_factor", "clip", "ema", "val_every")
         for name in (*unsigned, "devices", "nodes"):
             if getattr(self, name) < 0:
@@ -193,8 +197,8 @@ class TrainConfig:
         Raises:
             ValueError: The batch is below 1, or does not go with `accumulate`.
         """
-        other = replace(self, batch=batch, accumulate=accumulate or self.accumulate)
-        factor = batch / self.batch
+        other = replace(self, batch_size=batch, accumulate=accumulate or self.accumulate)
+        factor = batch / self.batch_size
 
         def count(iterations: int) -> int:
             return max(1, round(iterations / factor)) if iterations else 0

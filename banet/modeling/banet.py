@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from banet._renamed import accept_old_names
 from banet.data.samples import Target
 from banet.modeling.backbone import PyramidBackbone
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
@@ -250,7 +251,8 @@ class BANet(nn.Module):
     def _select(self, candidates: Sequence[Candidates]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         limits = self.inference
         chosen = [
-            select_for_panoptic(c, score=limits.score, iou=limits.nms, limit=limits.instances) for c in candidates
+            select_for_panoptic(c, score=limits.score_threshold, iou=limits.nms_threshold, limit=limits.max_instances)
+            for c in candidates
         ]
         boxes, scores, labels = (list(part) for part in zip(*chosen, strict=True))
         return boxes, scores, labels
@@ -361,12 +363,13 @@ class BANet(nn.Module):
 
         return save_model(self, path, half=half, metadata=metadata)
 
-    def push_to_hub(self, repository: str, *, licence: str, private: bool = False, **metadata: str) -> str:
-        """Upload to the Hugging Face hub, with a card of classes, recipe, measured PQ and licence.
+    @accept_old_names
+    def push_to_hub(self, repository: str, *, license: str, private: bool = False, **metadata: str) -> str:
+        """Upload to the Hugging Face hub, with a card of classes, recipe, measured PQ and license.
 
         Args:
             repository: `owner/name`; made if it is not there.
-            licence: Identifier of the licence of the weights, such as `apache-2.0`.
+            license: Identifier of the license of the weights, such as `apache-2.0`.
             private: Whether a new repository is private.
             **metadata: What the card tells: `recipe`, `recipe_yaml`, `iterations`, `pq`. `banet push` takes them from
                 the file that a training run wrote.
@@ -384,7 +387,7 @@ class BANet(nn.Module):
 
         with TemporaryDirectory() as folder:
             weights = save_model(self, folder, metadata=metadata)
-            return push_to_hub(weights, repository, licence=licence, private=private)
+            return push_to_hub(weights, repository, license=license, private=private)
 
 
 def _detections(boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor], masks: Tensor) -> list[Detections]:

@@ -5,10 +5,22 @@ The defaults are the paper's values for COCO where it gives them, and this proje
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-__all__ = ["BackboneName", "InferenceConfig", "LossConfig", "ModelConfig", "RuleName", "read_options"]
+from banet._renamed import accept_old_names, current_options
+from banet.errors import InputError
+
+__all__ = [
+    "BackboneName",
+    "InferenceConfig",
+    "LossConfig",
+    "ModelConfig",
+    "RuleName",
+    "change_options",
+    "read_options",
+]
 
 _LONGEST_SIDE = 8192
 _MOST = 64  # anchors a place, and levels of OCM's pyramid
@@ -88,6 +100,7 @@ class ModelConfig:
             raise ValueError(f"model.canonical_box_size: must be positive, not {self.canonical_box_size}")
 
 
+@accept_old_names
 @dataclass(frozen=True)
 class InferenceConfig:
     """How a network is read out. Saved with the weights.
@@ -99,9 +112,9 @@ class InferenceConfig:
         proposals_per_level: RPN boxes of each level that enter non-maximum suppression.
         proposals: RPN boxes of an image that reach the box head.
         proposal_nms: IoU of the RPN's non-maximum suppression.
-        score: panoptic instances score above this.
-        nms: IoU of the class-agnostic box suppression among panoptic instances.
-        instances: most panoptic instances of an image.
+        score_threshold: panoptic instances score above this.
+        nms_threshold: IoU of the class-agnostic box suppression among panoptic instances.
+        max_instances: most panoptic instances per image.
         ap_score: the separate set for AP scores above this.
         ap_nms: IoU of the per-class suppression of the AP set.
         ap_instances: most instances of an image in the AP set.
@@ -118,9 +131,9 @@ class InferenceConfig:
     proposals_per_level: int = 1000
     proposals: int = 1000
     proposal_nms: float = 0.7
-    score: float = 0.6
-    nms: float = 0.5
-    instances: int = 100
+    score_threshold: float = 0.6
+    nms_threshold: float = 0.5
+    max_instances: int = 100
     ap_score: float = 0.05
     ap_nms: float = 0.5
     ap_instances: int = 100
@@ -132,11 +145,11 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        shares = ("proposal_nms", "score", "nms", "ap_score", "ap_nms", "overlap_threshold", "removal_threshold")
-        for name in shares:
+        thresholds = ("score_threshold", "nms_threshold", "overlap_threshold", "removal_threshold")
+        for name in (*thresholds, "proposal_nms", "ap_score", "ap_nms"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"inference.{name}: must lie in 0..1, not {getattr(self, name)}")
-        for name in ("shorter", "longer", "proposals_per_level", "proposals", "instances", "ap_instances"):
+        for name in ("shorter", "longer", "proposals_per_level", "proposals", "max_instances", "ap_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"inference.{name}: must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.scale <= 100:
@@ -208,23 +221,35 @@ class LossConfig:
 _Options = TypeVar("_Options", ModelConfig, InferenceConfig)
 
 
+def change_options(options: _Options, changes: Mapping[str, Any]) -> _Options:
+    """Return options with some values replaced.
+
+    Raises:
+        InputError: An option does not exist, or a value is out of range.
+    """
+    try:
+        return replace(options, **changes)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from None
+
+
 def read_options(kind: type[_Options], saved: Any) -> _Options:
-    """Options as a file holds them: what JSON makes of `asdict`, each checked to be of its type.
+    """Return options that a file holds as JSON of `asdict`, each checked to be of its type.
 
     Args:
         kind: `ModelConfig` or `InferenceConfig`.
         saved: values by name; those that are missing are the defaults.
 
     Raises:
-        TypeError, ValueError: it is no such thing; the message names the option.
+        TypeError, ValueError: the options are not of that kind; the message names the option.
     """
     if not isinstance(saved, dict):
         raise TypeError(f"options must be an object, not {type(saved).__name__}")
-    hints = get_type_hints(kind)
-    for name, value in saved.items():
+    hints, given = get_type_hints(kind), current_options(kind.__name__, saved, warn=False)
+    for name, value in given.items():
         if name not in hints or not _is_of(value, hints[name]):
-            raise TypeError(f"{name}: is no option of this version, or of another type")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
+            raise TypeError(f"{name}: is not an option of this version, or has another type")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     return kind(**values)
 
 

@@ -7,19 +7,21 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from banet._renamed import accept_old_names
 from banet.errors import InputError, MissingExtraError
 from banet.modeling.weights import FILE_NAME, find_weights, read_metadata
 
 __all__ = ["model_card", "push_to_hub"]
 
 
-def model_card(metadata: Mapping[str, str], repository: str, licence: str) -> str:
-    """The card of some weights: classes, recipe, measured PQ and licence.
+@accept_old_names
+def model_card(metadata: Mapping[str, str], repository: str, license: str) -> str:
+    """The card of some weights: classes, recipe, measured PQ and license.
 
     Args:
         metadata: The header of their file: `categories`, and where known `recipe`, `recipe_yaml`, `iterations`, `pq`.
         repository: Its name, as in `owner/name`.
-        licence: Identifier of the licence of the weights, such as `apache-2.0`.
+        license: Identifier of the license of the weights, such as `apache-2.0`.
     """
     import yaml
 
@@ -28,7 +30,7 @@ def model_card(metadata: Mapping[str, str], repository: str, licence: str) -> st
         pq = None
     recipe = metadata.get("recipe", "unknown")
     facts: dict[str, object] = {
-        "license": licence,
+        "license": license,
         "library_name": "banet",
         "pipeline_tag": "image-segmentation",
         "tags": ["panoptic-segmentation", "banet"],
@@ -49,7 +51,7 @@ def model_card(metadata: Mapping[str, str], repository: str, licence: str) -> st
         "Weights of BANet (Chen et al., CVPR 2020) for panoptic segmentation.",
         f'```python\nimport banet\n\nmodel = banet.BANet.from_pretrained("{repository}")\n'
         'result = model.predict("picture.jpg")\n```',
-        f"- **PQ:** {measured}\n- **Recipe:** {recipe}{trained}\n- **Licence:** {licence}",
+        f"- **PQ:** {measured}\n- **Recipe:** {recipe}{trained}\n- **License:** {license}",
         f"## Classes\n\nThings: {named[True] or 'none'}\n\nStuff: {named[False] or 'none'}",
     ]
     if options:
@@ -57,13 +59,14 @@ def model_card(metadata: Mapping[str, str], repository: str, licence: str) -> st
     return "\n\n".join(sections) + "\n"
 
 
-def push_to_hub(weights: str | Path, repository: str, *, licence: str, private: bool = False) -> str:
+@accept_old_names
+def push_to_hub(weights: str | Path, repository: str, *, license: str, private: bool = False) -> str:
     """Upload weights and their card.
 
     Args:
         weights: As for `BANet.from_pretrained`.
         repository: `owner/name`; made if it is not there.
-        licence: See `model_card`.
+        license: See `model_card`.
         private: Whether a new repository is private.
 
     Returns:
@@ -79,7 +82,7 @@ def push_to_hub(weights: str | Path, repository: str, *, licence: str, private: 
     except ImportError:
         raise MissingExtraError("huggingface_hub", "hub") from None
     path = find_weights(weights)
-    card = model_card(read_metadata(path), repository, licence)
+    card = model_card(read_metadata(path), repository, license)
     files = [CommitOperationAdd(FILE_NAME, path), CommitOperationAdd("README.md", card.encode())]
     api = HfApi()
     try:

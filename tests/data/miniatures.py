@@ -22,8 +22,9 @@ TINY = """
     --model.backbone resnet18 --model.fpn_channels 16 --model.semantic_channels [16,16,8] --model.i2s_channels 8
     --model.box_head_channels 16 --model.mask_head_channels 16 --model.anchor_sizes [8,16,32,64,96]
     --loss.proposals 50 --loss.rpn_samples 32 --loss.roi_samples 16 --data.shorter [64] --data.workers 0
-    --train.init random --train.iterations 3 --train.batch 2 --train.warmup 2 --train.milestones [] --train.lr 0.001
-    --inference.proposals 30 --inference.shorter 64 --inference.stuff_area 16 --inference.score 0.05
+    --train.init random --train.iterations 3 --train.batch_size 2 --train.warmup 2 --train.milestones []
+    --inference.proposals 30 --inference.shorter 64 --inference.stuff_area 16
+    --inference.score_threshold 0.05 --train.lr 0.001
 """
 """Options of `banet train` for a network that takes three steps in a second."""
 

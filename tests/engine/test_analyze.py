@@ -46,7 +46,9 @@ RED = (200, 10, 10)
 @pytest.fixture(scope="module")
 def model() -> BANet:
     torch.manual_seed(0)
-    limits = InferenceConfig(shorter=120, longer=160, score=0.092, instances=20, stuff_area=8, proposals=50)
+    limits = InferenceConfig(
+        shorter=120, longer=160, score_threshold=0.092, max_instances=20, stuff_area=8, proposals=50
+    )
     model = build_model(SCENE_CATEGORIES, TINY.model, limits).eval()
     assert model.mask_head.masks.bias is not None
     with torch.no_grad():
@@ -164,7 +166,7 @@ def test_true_boxes_are_neither_moved_nor_suppressed(model: BANet) -> None:
     assert model.categories.ids[found.labels.numpy()].tolist() == truth.labels.tolist()
     # Without the classes, class and score come from the box head, and the threshold applies.
     only = _choose(model, output, truth, Oracle(boxes=True), (96, 96)).detections[0]
-    assert len(only.scores) <= len(truth.ids) and (only.scores > model.inference.score).all()
+    assert len(only.scores) <= len(truth.ids) and (only.scores > model.inference.score_threshold).all()
     assert not torch.equal(changed.logits, output.logits)  # the instances reach the semantic logits
 
 
@@ -197,9 +199,9 @@ def test_a_perfect_network_loses_only_what_the_limits_take(model: BANet) -> None
             model.inference = before
         return float(quality.compute()["All"]["pq"])
 
-    assert measured(stuff_area=0, nms=1.0, instances=100) == 1
-    assert measured(stuff_area=96 * 96, nms=1.0) < 0.9
-    assert measured(stuff_area=0, nms=1.0, instances=1) < 0.9
+    assert measured(stuff_area=0, nms_threshold=1.0, max_instances=100) == 1
+    assert measured(stuff_area=96 * 96, nms_threshold=1.0) < 0.9
+    assert measured(stuff_area=0, nms_threshold=1.0, max_instances=1) < 0.9
 
 
 def test_command_writes_the_rows(model: BANet, tmp_path: Path) -> None:
@@ -222,7 +224,9 @@ def test_command_writes_the_rows(model: BANet, tmp_path: Path) -> None:
 def baseline() -> BANet:
     torch.manual_seed(1)
     plain = replace(TINY.model, sim=False, ocm=False, s2i=False)
-    limits = InferenceConfig(shorter=120, longer=160, score=0.09, instances=20, stuff_area=8, proposals=50)
+    limits = InferenceConfig(
+        shorter=120, longer=160, score_threshold=0.09, max_instances=20, stuff_area=8, proposals=50
+    )
     return build_model(SCENE_CATEGORIES, plain, limits).eval()
 
 

@@ -112,7 +112,9 @@ def test_two_processes_evaluate_as_one_does(tmp_path: Path, batch: str) -> None:
 
 def test_two_processes_measure_each_picture_once(tmp_path: Path) -> None:
     scenes = load_recipe("scenes_r18")
-    recipe = with_train(scenes, init="scenes", iterations=1, batch=2, lr=0.0, weight_decay=0.0, val_every=1, ema=0.0)
+    recipe = with_train(
+        scenes, init="scenes", iterations=1, batch_size=2, lr=0.0, weight_decay=0.0, val_every=1, ema=0.0
+    )
     recipe = replace(recipe, data=replace(recipe.data, val_scenes=3, workers=0))
     done = run(command(recipe, tmp_path / "out", processes=2))
     assert done.returncode == 0, done.stderr

@@ -64,7 +64,9 @@ def small_model(things: int = 3, **options: Any) -> BANet:
         **options,
     )
     classes = Categories([Category(9 - i, f"class {i}", i < things) for i in range(5)])
-    limits = InferenceConfig(shorter=96, longer=160, score=0.3, nms=0.9, stuff_area=16, proposals=200)
+    limits = InferenceConfig(
+        shorter=96, longer=160, score_threshold=0.3, nms_threshold=0.9, stuff_area=16, proposals=200
+    )
     model = build_model(classes, config, limits).eval()
     with torch.no_grad():  # equal biases would become one in the graph
         model.box_head.classes.bias[:-1] = 0.1 * torch.arange(1, things + 1)

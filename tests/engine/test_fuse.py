@@ -28,7 +28,7 @@ CATEGORIES = [
 HEIGHT, WIDTH = 40, 60
 SCORES = [0.7, 0.9, 0.8, 0.6, 0.65]
 LABELS = [1, 3, 1, 3, 3]
-QUIET = {"stuff_area": 50, "score": 0.6}
+QUIET = {"stuff_area": 50, "score_threshold": 0.6}
 
 
 def run_lengths(mask, text=True):
@@ -125,9 +125,9 @@ def test_fuses_as_fuse_panoptic_does(files, rule):
 
 
 def test_score_and_number(files):
-    assert fuse(files, score=0.59).instances == 10
+    assert fuse(files, score_threshold=0.59).instances == 10
     check(files, keep=(0, 1, 2, 3, 4))
-    fuse(files, score=0.0, top=2)
+    fuse(files, score_threshold=0.0, max_instances=2)
     check(files, keep=(1, 2))
 
 
@@ -142,11 +142,11 @@ def test_suppression_goes_by_the_detectors_boxes(files):
     for entry in files.results:
         entry["bbox"] = [0, 0, 5, 5]
     files.instances.write_text(json.dumps(files.results))
-    assert fuse(files, nms=0.5).instances == 2  # one a picture
+    assert fuse(files, nms_threshold=0.5).instances == 2  # one a picture
     for entry in files.results:
         del entry["bbox"]
     files.instances.write_text(json.dumps(files.results))
-    assert fuse(files, nms=1.0).instances == 8
+    assert fuse(files, nms_threshold=1.0).instances == 8
 
 
 def test_without_json_pictures_come_from_the_folder_and_classes_from_coco(files):
@@ -311,8 +311,8 @@ FIRST = "results.json: [0]"
         (write("truth.json", '{"categories": [{"id": 1, "name": "x"}]}'), {}, "categories[0]: 'isthing' is missing"),
         (write("names.json", '{"x": 1}'), {"categories": "names.json"}, "a list, or an object with 'categories'"),
         (write("names.json", "3"), {"categories": "names.json"}, "a list, or an object with 'categories'"),
-        (lambda f: None, {"score": 1.5}, "--score: must lie in 0..1, not 1.5"),
-        (lambda f: None, {"nms": -1.0}, "--nms: must lie in 0..1, not -1.0"),
+        (lambda f: None, {"score_threshold": 1.5}, "--score: must lie in 0..1, not 1.5"),
+        (lambda f: None, {"nms_threshold": -1.0}, "--nms: must lie in 0..1, not -1.0"),
         (lambda f: None, {"overlap_threshold": float("nan")}, "--overlap-threshold: must lie in 0..1, not nan"),
         (lambda f: None, {"rule": "best"}, "unknown rule 'best'"),
     ],
@@ -340,5 +340,5 @@ def test_other_faults_with_pictures_and_folders(files):
     (files.images / "cat.png").rename(files.images / "cat_11.png")
     with pytest.raises(InputError, match=r"000000000011.png and cat_11.png have the same id, 11"):
         fuse(files, json=None)
-    with pytest.raises(InputError, match=r"--semantic: .* is no folder"):
+    with pytest.raises(InputError, match=r"--semantic: .* is not a folder"):
         fuse_files(files.instances, files.root / "none", files.images, files.out)

@@ -162,8 +162,8 @@ def test_schedules() -> None:
 @pytest.mark.parametrize("batch", [1, 8, 32, 128])
 def test_another_batch_sees_as_many_images_at_a_rate_in_proportion(batch: int) -> None:
     paper = load_recipe("coco_r50_1x", {"train.ema": 0.999, "train.val_every": 5000}).train
-    train = load_recipe("coco_r50_1x", {"train.batch": batch, "train.ema": 0.999, "train.val_every": 5000}).train
-    assert train.batch == batch and train.lr == pytest.approx(0.02 * batch / 16)
+    train = load_recipe("coco_r50_1x", {"train.batch_size": batch, "train.ema": 0.999, "train.val_every": 5000}).train
+    assert train.batch_size == batch and train.lr == pytest.approx(0.02 * batch / 16)
     for ours, theirs in zip((train.iterations, *train.milestones), (90_000, 60_000, 80_000), strict=True):
         assert ours * batch == pytest.approx(theirs * 16, abs=batch)
     assert train.checkpoint_every * batch == pytest.approx(paper.checkpoint_every * 16, abs=batch)
@@ -172,18 +172,20 @@ def test_another_batch_sees_as_many_images_at_a_rate_in_proportion(batch: int) -
 
 
 def test_a_resolved_recipe_does_not_scale_twice(tmp_path: Path) -> None:
-    recipe = load_recipe("coco_r50_1x", {"train.batch": 64, "train.accumulate": 64, "train.lr": 0.3})
+    recipe = load_recipe("coco_r50_1x", {"train.batch_size": 64, "train.accumulate": 64, "train.lr": 0.3})
     assert recipe.train.lr == 0.3 and recipe.train.iterations == 22_500 and recipe.train.accumulate == 64
     (tmp_path / "coco_r50_1x.yaml").write_text(to_yaml(recipe))
     assert load_recipe(str(tmp_path / "coco_r50_1x.yaml")) == recipe
-    back = load_recipe(str(tmp_path / "coco_r50_1x.yaml"), {"train.batch": 16, "train.accumulate": 1}).train
+    back = load_recipe(str(tmp_path / "coco_r50_1x.yaml"), {"train.batch_size": 16, "train.accumulate": 1}).train
     assert (back.iterations, back.milestones) == (90_000, (60_000, 80_000))
     with pytest.raises(InputError, match=r"multiple of train\.accumulate"):
-        load_recipe("coco_r50_1x", {"train.batch": 10, "train.accumulate": 4})
+        load_recipe("coco_r50_1x", {"train.batch_size": 10, "train.accumulate": 4})
 
 
 def test_the_first_lines_say_what_a_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(with_train(TINY, iterations=2, batch=4, accumulate=2, milestones=(1,), lr=0.5e-3), tmp_path, device="cpu")
+    train(
+        with_train(TINY, iterations=2, batch_size=4, accumulate=2, milestones=(1,), lr=0.5e-3), tmp_path, device="cpu"
+    )
     said = capsys.readouterr().out
     for line in (
         "weights: random; GroupNorm learns where batch norm statistics are missing",
@@ -233,7 +235,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_evaluate_writes_what_pq_scores_the_same(run: Path, split: Path, tmp_path: Path) -> None:
     result = evaluate_command(
-        str(run), recipe=None, rule=None, inference_overrides={}, batch=3, limit=None, device="cpu", out=tmp_path,
+        str(run), recipe=None, rule=None, inference_overrides={}, batch_size=3, limit=None, device="cpu", out=tmp_path,
         split=SplitConfig(str(split / "images"), str(split / "panoptic"), str(split / "panoptic.json")), gallery=True,
     )  # fmt: skip
     again = score_folders(
@@ -280,7 +282,7 @@ def test_other_classes_are_refused(run: Path, split: Path, tmp_path: Path) -> No
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="categories"):
         evaluate_command(
-            str(run), recipe=None, rule=None, inference_overrides={}, batch=1, limit=1, device="cpu", out=None,
+            str(run), recipe=None, rule=None, inference_overrides={}, batch_size=1, limit=1, device="cpu", out=None,
             split=SplitConfig(str(split / "images"), str(split / "panoptic"), str(tmp_path / "panoptic.json")),
         )  # fmt: skip
 

@@ -22,11 +22,11 @@ TINY = Recipe(
         i2s_channels=8,
         anchor_sizes=(8, 16, 32, 64, 96),
     ),
-    inference=InferenceConfig(shorter=64, longer=96, proposals=30, score=0.1, instances=10, stuff_area=8),
+    inference=InferenceConfig(shorter=64, longer=96, proposals=30, score_threshold=0.1, max_instances=10, stuff_area=8),
     loss=LossConfig(rpn_samples=32, roi_samples=16, proposals=50),
     data=DataConfig(kind="scenes", scene_size=64, train_scenes=5, val_scenes=3, shorter=(64,), longer=96, workers=0),
     train=TrainConfig(
-        init="random", iterations=4, batch=2, optimizer="adamw", lr=1e-3, warmup=2, milestones=(), ema=0.5,
+        init="random", iterations=4, batch_size=2, optimizer="adamw", lr=1e-3, warmup=2, milestones=(), ema=0.5,
         checkpoint_every=2, log_every=1,
     ),
 )  # fmt: skip

@@ -234,7 +234,7 @@ TINY = ModelConfig(
 def tiny_model() -> BANet:
     """A network of the smallest backbone, with random weights."""
     torch.manual_seed(0)
-    limits = InferenceConfig(shorter=32, longer=64, proposals=20, score=0.05, stuff_area=4)
+    limits = InferenceConfig(shorter=32, longer=64, proposals=20, score_threshold=0.05, stuff_area=4)
     return build_model(SCENE_CATEGORIES, TINY, limits).eval()
 
 

@@ -200,9 +200,9 @@ inference = st.builds(
     InferenceConfig,
     shorter=st.sampled_from([16, 32, 64]),
     longer=st.just(96),
-    score=st.sampled_from([0.0, 0.01, 0.3]),
-    nms=st.sampled_from([0.0, 0.5, 1.0]),
-    instances=st.sampled_from([1, 20, 60]),
+    score_threshold=st.sampled_from([0.0, 0.01, 0.3]),
+    nms_threshold=st.sampled_from([0.0, 0.5, 1.0]),
+    max_instances=st.sampled_from([1, 20, 60]),
     proposals=st.sampled_from([1, 50]),
     rule=st.sampled_from(list(RULES)),
     stuff_area=st.sampled_from([0, 30]),
@@ -244,13 +244,15 @@ def test_340_random_networks(**pictures: Any) -> None:
 
 @pytest.mark.slow
 def test_a_batch_from_16_to_3000_pixels() -> None:
-    limits = InferenceConfig(shorter=64, longer=96, score=0.0, nms=1.0, instances=60, proposals=20, stuff_area=0)
+    limits = InferenceConfig(
+        shorter=64, longer=96, score_threshold=0.0, nms_threshold=1.0, max_instances=60, proposals=20, stuff_area=0
+    )
     segment(0, (1000, 3), {}, 1.0, limits, [(16, 16), (2000, 3000), (1, 3000), (3000, 1), (333, 100)])
 
 
 def test_scores_that_are_all_the_same() -> None:
     """Weights of zero: every class and every box alike."""
-    limits = InferenceConfig(shorter=64, longer=96, score=0.0, nms=1.0, proposals=20, stuff_area=0)
+    limits = InferenceConfig(shorter=64, longer=96, score_threshold=0.0, nms_threshold=1.0, proposals=20, stuff_area=0)
     segment(0, (3, 2), {}, 0.0, limits, [(40, 60), (16, 16)])
     with torch.no_grad():
         logits, _ = network(0, (3, 2), {}, 0.0, limits).box_head(torch.zeros(1, 16, 7, 7))

@@ -48,11 +48,18 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 RECIPE = Recipe(
     name="tiny",
     model=replace(TINY, norm="group", frozen_stages=0, anchor_sizes=(8, 16, 32, 64, 96)),
-    inference=InferenceConfig(shorter=64, longer=96, proposals=30, instances=10, stuff_area=8),
+    inference=InferenceConfig(shorter=64, longer=96, proposals=30, max_instances=10, stuff_area=8),
     loss=LossConfig(rpn_samples=32, roi_samples=16, proposals=50),
     data=DataConfig(kind="scenes", scene_size=64, train_scenes=5, val_scenes=1, shorter=(64,), longer=96, workers=0),
     train=TrainConfig(
-        init="random", iterations=4, batch=6, optimizer="adamw", lr=1e-3, warmup=2, milestones=(), checkpoint_every=2
+        init="random",
+        iterations=4,
+        batch_size=6,
+        optimizer="adamw",
+        lr=1e-3,
+        warmup=2,
+        milestones=(),
+        checkpoint_every=2,
     ),
 )
 
@@ -307,7 +314,7 @@ def test_training_stopped_at_once(
 
 
 def test_a_worker_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, options = replace(RECIPE.data, workers=1), replace(RECIPE.train, batch=2, iterations=6)
+    data, options = replace(RECIPE.data, workers=1), replace(RECIPE.train, batch_size=2, iterations=6)
     recipe = replace(RECIPE, data=data, train=options)
     train(recipe, tmp_path / "whole", device="cpu")
     real, seen = TrainingTask.training_step, iter(range(3))
@@ -452,7 +459,7 @@ def test_clocks_that_are_wrong(
 
 
 def test_training_goes_on_with_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = replace(RECIPE, train=replace(RECIPE.train, batch=2))
+    recipe = replace(RECIPE, train=replace(RECIPE.train, batch_size=2))
     longer = replace(recipe, train=replace(recipe.train, iterations=6))
     train(longer, tmp_path / "whole", device="cpu")
     times = iter(range(10**9, 0, -1000))

@@ -131,7 +131,7 @@ def test_a_config_that_asks_for_a_giant(
         ("model", "sim", False),
         ("model", "ocm", 1),
         ("model", "other", 1),
-        *(("inference", "score", value) for value in (-1, 2, float("nan"), "0.5", None)),
+        *(("inference", "score_threshold", value) for value in (-1, 2, float("nan"), "0.5", None)),
         *(("inference", "shorter", value) for value in (0, 10**9, 1.5, 10**30)),
         ("inference", "longer", 10**6),
         *(("inference", "proposals", value) for value in (0, 10**30, float("inf"))),

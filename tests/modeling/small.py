@@ -32,7 +32,7 @@ def categories(things: int = 3, stuff: int = 2) -> Categories:
 def small_model(things: int = 3, stuff: int = 2, inference: InferenceConfig | None = None, **options: object) -> BANet:
     torch.manual_seed(0)
     config = ModelConfig(**{**SMALL, **options})  # type: ignore[arg-type]
-    inference = inference or InferenceConfig(shorter=96, longer=160, score=0.26, stuff_area=16)
+    inference = inference or InferenceConfig(shorter=96, longer=160, score_threshold=0.26, stuff_area=16)
     return build_model(categories(things, stuff), config, inference, LossConfig(roi_samples=32)).eval()
 
 

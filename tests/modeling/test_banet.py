@@ -84,7 +84,7 @@ def test_pretrained_backbones_keep_stem_and_first_stage(images: list[torch.Tenso
 
 @pytest.mark.parametrize(("things", "stuff"), [(0, 2), (3, 0), (1, 1), (1, 0), (0, 1)])
 def test_any_count_of_classes(things: int, stuff: int, images: list[torch.Tensor]) -> None:
-    model = small_model(things, stuff, InferenceConfig(shorter=96, longer=160, score=0.0, stuff_area=16))
+    model = small_model(things, stuff, InferenceConfig(shorter=96, longer=160, score_threshold=0.0, stuff_area=16))
     boxes, labels = ([[10, 10, 50, 40]], [things - 1]) if things else ([], [])
     targets = [target((96, 130), boxes, labels, things + stuff), target((75, 64), [], [], things + stuff)]
     losses = model.losses(images, targets)

@@ -69,7 +69,9 @@ def test_one_tile_changes_nothing(stuff_area, thing_pixels):
 
 def test_nor_does_it_with_a_network_of_torch():
     model = small_model(
-        inference=InferenceConfig(shorter=64, longer=96, proposals_per_level=20, proposals=30, score=0.26, stuff_area=9)
+        inference=InferenceConfig(
+            shorter=64, longer=96, proposals_per_level=20, proposals=30, score_threshold=0.26, stuff_area=9
+        )
     )
     image = picture(60, 80)
     plain = model.predict(image)

@@ -295,7 +295,7 @@ def test_pushed_weights_come_back_with_a_card_that_tells_all(
 
 
 def test_a_model_pushes_itself_and_says_when_nothing_was_measured(hub: dict[str, dict[str, bytes]]) -> None:
-    small_model().push_to_hub("me/mine", licence="apache-2.0", recipe="mine")
+    small_model().push_to_hub("me/mine", license="apache-2.0", recipe="mine")
     card = hub["me/mine"]["README.md"].decode()
     assert "**PQ:** not measured" in card and "model-index" not in card and "- **Recipe:** mine" in card
 

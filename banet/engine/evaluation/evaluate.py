@@ -8,13 +8,14 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
+from banet._renamed import accept_old_names
 from banet.engine.device import first_that_fits, is_out_of_memory, pick_device
 from banet.engine.evaluation.evaluation_data import Picture, Pictures, choose_pictures
 from banet.engine.recipe import Recipe, SplitConfig
@@ -25,6 +26,7 @@ from banet.files.atomic import atomic_path, write_json
 from banet.files.fields import id_order
 from banet.files.outputs import Outputs, weight_files
 from banet.modeling.banet import BANet
+from banet.modeling.config import change_options
 from banet.modeling.readout import Readout, network_input, paste_detections, read_out
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
@@ -127,12 +129,13 @@ class Evaluator:
         return result
 
 
+@accept_old_names
 def evaluate(
     model: BANet,
     pictures: Pictures,
     *,
     out: Path | None = None,
-    batch: int = 1,
+    batch_size: int = 1,
     limit: int | None = None,
     source: str = "data",
     gallery: Path | None = None,
@@ -143,7 +146,7 @@ def evaluate(
         model: In evaluation mode, on its device.
         pictures: With truth; of the same classes as the model.
         out: Folder for `panoptic/`, `panoptic.json`, `metrics.json` and a zip as the COCO server wants it.
-        batch: Pictures that go through the network together.
+        batch_size: Images that go through the network together.
         limit: Only the first so many.
         source: Names the data in errors.
         gallery: A page of all pictures and results beside the truth, in a folder that exists; one process only.
@@ -166,8 +169,8 @@ def evaluate(
             title, note = f"Evaluation on {source}", f"Occlusion rule {model.inference.rule}"
             page = stack.enter_context(write_gallery(gallery, title, model.categories, note=note))
         bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
-        for start in range(rank * batch, count, world * batch):
-            group = [pictures[index] for index in range(start, min(start + batch, count))]
+        for start in range(rank * batch_size, count, world * batch_size):
+            group = [pictures[index] for index in range(start, min(start + batch_size, count))]
             for (picture, readout, result), png in zip(evaluator.update(group), pngs[start:], strict=False):
                 if writer is not None:
                     writer.add(picture.image_id, picture.name, result, png_name=png)
@@ -237,6 +240,7 @@ def _zip(out: Path, pngs: Sequence[str]) -> None:
             archive.write(out / "panoptic" / png, f"{ZIP_STEM}/{png}")
 
 
+@accept_old_names
 def evaluate_command(
     weights: str,
     *,
@@ -245,7 +249,7 @@ def evaluate_command(
     out: Path | None,
     rule: str | None,
     inference_overrides: Mapping[str, Any],
-    batch: int,
+    batch_size: int,
     limit: int | None,
     device: str,
     gallery: bool = False,
@@ -261,7 +265,7 @@ def evaluate_command(
     outputs = None if out is None else _claim(out, pictures, limit, weights, gallery, overwrite)
     model = BANet.from_pretrained(weights, device=target)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
-    model.inference = replace(model.inference, **overrides)
+    model.inference = change_options(model.inference, overrides)
     with joined(), outputs or nullcontext():
         rank, world = share()
         if gallery and world > 1:
@@ -270,7 +274,7 @@ def evaluate_command(
             where = f"{world} x {target.type}" if world > 1 else target.type
             print(f"{weights} on {len(pictures)} images ({source}), {where}, rule {model.inference.rule}")
         page = out / "gallery.html" if gallery and out is not None else None
-        result = evaluate(model, pictures, out=out, batch=batch, limit=limit, source=source, gallery=page)
+        result = evaluate(model, pictures, out=out, batch_size=batch_size, limit=limit, source=source, gallery=page)
     if rank > 0:
         return result
     print(format_table(result, model.categories))

@@ -97,8 +97,8 @@ class ExportedModel:
     Args:
         run: Pixels (1, 3, h, w) uint8 to the arrays of `NetworkOutput`.
         categories: Things and stuff; the owner of class numbering.
-        inference: How pictures are resized and results read out. Scores, suppression and the number of instances are
-            part of the graph; changing them here changes nothing.
+        inference: How images are resized and results postprocessed. Suppression and the number of instances are part
+            of the graph; changing them here changes nothing. `score_threshold` can only be raised.
     """
 
     def __init__(self, run: Run, categories: Categories, inference: InferenceConfig) -> None:
@@ -181,11 +181,12 @@ class ExportedModel:
     def _instances(self, output: NetworkOutput, network_size: tuple[int, int], size: tuple[int, int]) -> Instances:
         boxes = output.boxes * np.array([size[1] / network_size[1], size[0] / network_size[0]] * 2)
         pasted = [paste(mask, box, size) for mask, box in zip(output.masks, boxes, strict=True)]
-        keep = [i for i, (_, crop) in enumerate(pasted) if crop.any()]
+        scores = output.scores
+        keep = [i for i, (_, crop) in enumerate(pasted) if crop.any() and scores[i] > self.inference.score_threshold]
         crop_boxes = np.array([pasted[i][0] for i in keep], dtype=np.int64).reshape(-1, 4)
         return Instances(
             masks=MaskCrops(crop_boxes, [pasted[i][1] for i in keep], size),
-            scores=output.scores[keep].astype(np.float64),
+            scores=scores[keep].astype(np.float64),
             labels=self.categories.ids[output.labels[keep]],
             boxes=boxes[keep].astype(np.float32),
         )

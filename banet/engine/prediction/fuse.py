@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet._renamed import accept_old_names
 from banet.data.images import list_images, to_rgb_array
 from banet.data.left_out import LeftOut
 from banet.errors import InputError, shown
@@ -20,6 +21,7 @@ from banet.files.fields import is_box, is_number, read_image_id, read_integer
 from banet.files.names import forward, safe_join
 from banet.files.outputs import Outputs
 from banet.files.reading import stream_lists
+from banet.modeling.config import InferenceConfig
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.coco.annotations import read_categories, read_tables
 from banet.panoptic.coco.classes import coco_categories
@@ -73,6 +75,7 @@ class _Picture:
     size: tuple[int, int] | None  # (H, W), where the JSON told it
 
 
+@accept_old_names
 def fuse_files(
     instances: _StrPath,
     semantic: _StrPath,
@@ -81,13 +84,13 @@ def fuse_files(
     *,
     json: _StrPath | None = None,
     categories: _StrPath | None = None,
-    rule: str | Rule | Procedure = "appearance",
-    score: float = 0.6,
-    nms: float | None = None,
-    top: int = 100,
-    overlap_threshold: float = 0.2,
-    removal_threshold: float = 0.5,
-    stuff_area: int = 4096,
+    rule: str | Rule | Procedure = InferenceConfig.rule,
+    score_threshold: float = InferenceConfig.score_threshold,
+    nms_threshold: float | None = None,
+    max_instances: int = InferenceConfig.max_instances,
+    overlap_threshold: float = InferenceConfig.overlap_threshold,
+    removal_threshold: float = InferenceConfig.removal_threshold,
+    stuff_area: int = InferenceConfig.stuff_area,
     strict: bool = False,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
@@ -109,9 +112,10 @@ def fuse_files(
         categories: JSON with the classes: a list with id, name and isthing, or an object with such `categories`. By
             default those of `json`, or COCO's 133.
         rule: See `resolve_occlusions`.
-        score: Instances must score above this.
-        nms: IoU above which a box suppresses one of lower score, whatever their classes; None suppresses nothing.
-        top: At most so many instances of a picture, the best.
+        score_threshold: Instances must score above this.
+        nms_threshold: IoU above which a box suppresses one of lower score, whatever their classes; None suppresses
+            nothing.
+        max_instances: Most instances per image; those of the highest scores are kept.
         overlap_threshold: See `resolve_occlusions`.
         removal_threshold: See `resolve_occlusions`.
         stuff_area: A stuff class with fewer pixels in a picture becomes void.
@@ -123,13 +127,13 @@ def fuse_files(
         InputError: A file or folder is missing or damaged, an entry is incomplete, a category unknown, sizes differ, or
             an option is out of range.
     """
-    shares = {"score": score, "overlap-threshold": overlap_threshold, "removal-threshold": removal_threshold}
-    for name, share in {**shares, **({} if nms is None else {"nms": nms})}.items():
+    shares = {"score": score_threshold, "overlap-threshold": overlap_threshold, "removal-threshold": removal_threshold}
+    for name, share in {**shares, **({} if nms_threshold is None else {"nms": nms_threshold})}.items():
         if not 0 <= share <= 1:
             raise InputError(f"--{name}: must lie in 0..1, not {share}")
     for name, folder in (("semantic", semantic), ("images", images)):
         if not Path(folder).is_dir():
-            raise InputError(f"--{name}: {folder} is no folder")
+            raise InputError(f"--{name}: {folder} is not a folder")
     classes, pictures = _classes_and_pictures(Path(images), json, categories, _ids_are_texts(Path(instances)))
     pngs = png_names(picture.file_name for picture in pictures)
     sources = [safe_join(images, picture.file_name) for picture in pictures]
@@ -144,7 +148,7 @@ def fuse_files(
         ],
         overwrite=overwrite,
     )
-    found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score)
+    found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score_threshold)
     if elsewhere and not found:
         raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
     target, count, left_out = Path(out), 0, LeftOut(strict=strict)
@@ -159,8 +163,9 @@ def fuse_files(
             entries = sorted(found.pop(picture.id, []), key=lambda entry: -entry.score)
             tell = partial(left_out.add, image=picture.file_name, source=instances)
             left_out.objects += len(entries)
-            masks, boxes, entries = _decode(entries, size, tell, boxed=nms is not None)
-            chosen = (list(range(len(entries))) if nms is None else _suppress(boxes, nms))[:top]
+            masks, boxes, entries = _decode(entries, size, tell, boxed=nms_threshold is not None)
+            chosen = list(range(len(entries))) if nms_threshold is None else _suppress(boxes, nms_threshold)
+            chosen = chosen[:max_instances]
             count += len(chosen)
             try:
                 result = fuse_panoptic(

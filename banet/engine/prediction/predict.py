@@ -26,6 +26,7 @@ from banet.errors import InputError, MissingExtraError, printable
 from banet.files.atomic import atomic_path
 from banet.files.names import DistinctNames
 from banet.files.outputs import Outputs, Record, is_output, weight_files
+from banet.modeling.config import change_options
 from banet.panoptic import PanopticSegmentation
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def predict_files(
     out: Path,
     *,
     rule: str | None = None,
+    score_threshold: float | None = None,
     device: str = "auto",
     runtime: Runtime = "torch",
     gallery: bool = False,
@@ -110,6 +112,8 @@ def predict_files(
         out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each picture, and `NAME_overlay.mp4`
             for each video.
         rule: Another occlusion rule than the one saved with the weights.
+        score_threshold: Instances score above this, in place of the threshold saved with the weights. An exported
+            graph leaves instances out itself, so for it the threshold can only be raised.
         device: `auto`, `cpu`, `cuda` or `mps`; the other runtimes compute on the CPU.
         runtime: What runs the network. All but `torch` need no torch.
         gallery: Also write `gallery.html`, one page of all pictures.
@@ -132,6 +136,8 @@ def predict_files(
     plan = _plan(inputs, out, gallery, frames)
     outputs = plan.claim(weights, overwrite)
     model, place = _open(weights, runtime, device)
+    if score_threshold is not None:
+        _set_score_threshold(model, score_threshold)
     things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
     stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
     print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
@@ -388,3 +394,12 @@ def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | Exported
 
     target = pick_device(device)
     return BANet.from_pretrained(weights, device=target), target.type
+
+
+def _set_score_threshold(model: BANet | ExportedModel, threshold: float) -> None:
+    from banet.engine.export.runtime import ExportedModel
+
+    saved = model.inference.score_threshold
+    if isinstance(model, ExportedModel) and threshold < saved:
+        raise InputError(f"--score {threshold:g}: the exported graph leaves out scores up to {saved:g}; give more")
+    model.inference = change_options(model.inference, {"score_threshold": threshold})

@@ -458,7 +458,7 @@ def _step_seconds(recipe: Recipe, device: torch.device) -> float:
     dataset = training_set(recipe.data)
     without_weights = replace(recipe, train=replace(recipe.train, init="random"), model=recipe.resolved().model)
     model = build_for_training(without_weights, dataset).to(device)
-    draws, batch = Draws(dataset, recipe.train.seed), recipe.train.batch
+    draws, batch = Draws(dataset, recipe.train.seed), recipe.train.batch_size
     times = []
     for step in range(4):
         start = time.perf_counter()

@@ -156,7 +156,7 @@ def _choose(model: BANet, output: Output, truth: _Truth, oracle: Oracle, size: t
         if oracle.classes:
             scores, labels = torch.ones_like(scores), true_labels
         else:
-            keep = scores > model.inference.score
+            keep = scores > model.inference.score_threshold
             boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
     else:
         found = output.detections[0]
@@ -185,7 +185,8 @@ def ceiling(model: BANet, picture: Picture) -> PanopticSegmentation:
     limits, truth = model.inference, _Truth.of(picture.truth)
     masks = [picture.truth.ids == identity for identity in truth.ids]
     areas = torch.tensor([float(mask.sum()) for mask in masks])
-    keep = nms(torch.as_tensor(truth.boxes, dtype=torch.float32), areas, limits.nms)[: limits.instances].numpy()
+    boxes = torch.as_tensor(truth.boxes, dtype=torch.float32)
+    keep = nms(boxes, areas, limits.nms_threshold)[: limits.max_instances].numpy()
     height, width = picture.truth.ids.shape
     whole = np.tile(np.array([0, 0, width, height]), (len(keep), 1)).reshape(-1, 4)
     return fuse_panoptic(

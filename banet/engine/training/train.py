@@ -307,18 +307,18 @@ def _train(
     callbacks.append(memory := _MemoryCheck())
     trainer = _trainer(recipe, out, device, callbacks, done)
     world = trainer.world_size
-    local, rest = divmod(options.batch, world * options.accumulate)
+    local, rest = divmod(options.batch_size, world * options.accumulate)
     if rest:
         raise InputError(
-            f"train.batch: {options.batch} cannot be shared by {world} devices x {options.accumulate} accumulated"
-            " passes; make it a multiple"
+            f"train.batch_size: {options.batch_size} cannot be shared by {world} devices x {options.accumulate}"
+            " accumulated passes; make it a multiple"
         )
     _announce(recipe, model, len(dataset), local, world, trainer.num_nodes, device, done)
     if trainer.is_global_zero:
         with atomic_path(out / "recipe.yaml") as temporary:
             temporary.write_text(to_yaml(recipe), encoding="utf-8")
     rank, workers = trainer.global_rank, recipe.data.workers
-    draws = DrawSampler(done * options.batch, rank, world)
+    draws = DrawSampler(done * options.batch_size, rank, world)
     pictures = 0 if validation is None else len(validation)
     try:
         trainer.fit(
@@ -359,13 +359,13 @@ class _MemoryCheck(Callback):
         traceback.clear_frames(exception.__traceback__)  # they hold the batch's features
         height, width = (max(sample.image.shape[axis] for sample in pl_module.batch) for axis in (1, 2))
         count, options = len(pl_module.batch), pl_module.recipe.train
-        where = f"train.batch: the memory of {trainer.strategy.root_device} does not hold"
+        where = f"train.batch_size: the memory of {trainer.strategy.root_device} does not hold"
         many = f"{where} {count} images of {width}x{height} at once"
         if isinstance(trainer.strategy, FSDPStrategy):  # its processes would have to try together
             self.advice = f"{many}; raise --train.accumulate, or set --train.gradient_checkpointing true"
         elif fits := pl_module.share_that_fits():
             passes = options.accumulate * count // fits
-            self.advice = f"{many}, but {fits}; --train.accumulate {passes} keeps the batch of {options.batch}"
+            self.advice = f"{many}, but {fits}; --train.accumulate {passes} keeps the batch of {options.batch_size}"
         else:
             one = f"{where} one image of {width}x{height}"
             self.advice = f"{one}; set --train.gradient_checkpointing true, or lower --data.shorter and longer"
@@ -382,9 +382,9 @@ def _announce(
     milestones = ", ".join(f"{milestone:,}" for milestone in options.milestones)
     then = ", then a cosine" if options.schedule == "cosine" else f", / 10 at {milestones}" * bool(milestones)
     _say(f"{recipe.name}: {images:,} images, {trainable / 1e6:.1f} M trainable parameters, {where}")
-    _say(f"batch: {options.batch} in all, {local} a device{passes}")
+    _say(f"batch: {options.batch_size} in all, {local} a device{passes}")
     _say(f"learning rate: {options.lr:g} after {options.warmup:,} iterations of warm-up{then}")
-    epochs = options.iterations * options.batch / images
+    epochs = options.iterations * options.batch_size / images
     _say(f"iterations: {options.iterations:,} ({epochs:.2f} epochs)" + f", going on from {done:,}" * (done > 0))
 
 
