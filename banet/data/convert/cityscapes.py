@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from banet.data.convert.output import Region, Truth, same_size, write_panoptic
+from banet.data.convert.output import ConvertedImage, same_size, write_panoptic
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import read_labels
+from banet.panoptic.segments import Segment
 from banet.types import Progress
 
 __all__ = ["CATEGORIES", "convert_cityscapes"]
@@ -76,7 +77,7 @@ def convert_cityscapes(
     return write_panoptic(out, _truths(maps, pictures), CATEGORIES, len(maps), progress)
 
 
-def _truths(maps: list[Path], pictures: Path) -> Iterator[Truth]:
+def _truths(maps: list[Path], pictures: Path) -> Iterator[ConvertedImage]:
     for path in maps:
         name = f"{path.parent.name}/{path.name.removesuffix(_SUFFIX)}_leftImg8bit.png"
         values, _ = read_labels(path)
@@ -86,9 +87,10 @@ def _truths(maps: list[Path], pictures: Path) -> Iterator[Truth]:
         if labels.max() >= _LABELS:
             raise InputError(f"{path}: holds {present[labels.argmax()]}, which is of no label; is it an instance map?")
         ids = np.zeros(_LABELS * 1000, np.int32)
-        regions: dict[int, Region] = {}
+        segments: dict[int, Segment] = {}
         for value, label in zip(present.tolist(), labels.tolist(), strict=True):
             if label in CATEGORIES:
                 ids[value] = value
-                regions[value] = Region(label, iscrowd=value < 1000 and CATEGORIES.isthing(label))
-        yield Truth(name, ids[values], regions)
+                isthing = CATEGORIES.isthing(label)
+                segments[value] = Segment(value, label, isthing, iscrowd=isthing and value < 1000)
+        yield ConvertedImage(name, ids[values], segments)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from banet.data.convert.output import Truth, from_classes, name_in, same_size, write_panoptic
+from banet.data.convert.output import ConvertedImage, from_classes, name_in, same_size, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, layer_shapes, outlined
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, shown
@@ -63,7 +63,7 @@ def convert_coco(
     infos, found, listed = _read(file, own_classes=categories is None)
     classes = read_categories(categories) if categories is not None else _as_things(listed, file)
 
-    def truths() -> Iterator[Truth]:
+    def truths() -> Iterator[ConvertedImage]:
         for info in infos.values():
             picture, size = safe_join(images, info.file_name, f"{file}: images[].file_name"), (info.height, info.width)
             same_size(file, size, picture)
@@ -78,7 +78,7 @@ def convert_coco(
                 ground = from_classes(path, labels, None, classes, [*void, -1])
             name = name_in(images, picture)
             tell = partial(report.add, image=name, source=file)
-            yield Truth(name, *layer_shapes(shapes, classes, picture, size, overlaps, tell, ground), info.id)
+            yield ConvertedImage(name, *layer_shapes(shapes, classes, picture, size, overlaps, tell, ground), info.id)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, len(infos), progress)

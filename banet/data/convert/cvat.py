@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from banet.data.convert.output import Truth, name_in, same_size, write_panoptic
+from banet.data.convert.output import ConvertedImage, name_in, same_size, write_panoptic
 from banet.data.convert.shapes import (
     FAIL,
     Shape,
@@ -86,7 +86,7 @@ def convert_cvat(
         classes = categories_of_names(labels - set(ignore), stuff)
     id_of = {category.name: category.id for category in classes}
 
-    def truths() -> Iterator[Truth]:
+    def truths() -> Iterator[ConvertedImage]:
         for image in _images(file):
             name = image.get("name", "")
             where = f"{file}: image {shown(name)}"
@@ -98,7 +98,7 @@ def convert_cvat(
             report.objects += len(shapes)
             name = name_in(images, picture)
             tell = partial(report.add, image=name, source=file)
-            yield Truth(name, *layer_shapes(shapes, classes, picture, size, overlaps, tell))
+            yield ConvertedImage(name, *layer_shapes(shapes, classes, picture, size, overlaps, tell))
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, total, progress)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from banet.data.convert.output import Truth, write_panoptic
+from banet.data.convert.output import ConvertedImage, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, joined, layer_shapes, outlined
 from banet.data.images import decode_image, picture_size
 from banet.data.left_out import LeftOut, reported
@@ -85,7 +85,7 @@ def convert_labelme(
         classes = categories_of_names((name for name in names if name not in ignore), stuff)
     id_of = {category.name: category.id for category in classes}
 
-    def truths() -> Iterator[Truth]:
+    def truths() -> Iterator[ConvertedImage]:
         for path in files:
             name, marks, said = _read(path)
             file_name = _picture(path, name, root, pictures)
@@ -100,7 +100,7 @@ def convert_labelme(
             shapes = list(_shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of))
             report.objects += len(shapes)
             tell = partial(report.add, image=file_name, source=path)
-            yield Truth(file_name, *layer_shapes(shapes, classes, pictures / file_name, size, overlaps, tell))
+            yield ConvertedImage(file_name, *layer_shapes(shapes, classes, pictures / file_name, size, overlaps, tell))
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, len(files), progress)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.convert.output import (
-    Truth,
+    ConvertedImage,
     find_pictures,
     from_classes,
     same_size,
@@ -66,7 +66,7 @@ def convert_maps(
         if instance_maps is not None and stem not in instance_maps:
             raise InputError(f"{Path(labels) / name}: there is no instance map of this name in {instances}; add it")
 
-    def truths() -> Iterator[Truth]:
+    def truths() -> Iterator[ConvertedImage]:
         for stem, name in label_maps.items():
             path = Path(labels) / name
             values, _ = read_labels(path)
@@ -75,7 +75,7 @@ def convert_maps(
             if instances is not None and instance_maps is not None:
                 numbers, _ = read_labels(Path(instances) / instance_maps[stem])
                 same_size(Path(instances) / instance_maps[stem], numbers.shape, Path(images) / pictures[stem])
-            yield Truth(pictures[stem], *from_classes(path, values, numbers, classes, void))
+            yield ConvertedImage(pictures[stem], *from_classes(path, values, numbers, classes, void))
 
     return write_panoptic(out, truths(), classes, len(label_maps), progress)
 
@@ -106,7 +106,7 @@ def convert_ade20k(
     if missing is not None:
         raise InputError(f"{base / 'images' / split}: has no picture {missing}.jpg; add it or remove its annotation")
 
-    def truths() -> Iterator[Truth]:
+    def truths() -> Iterator[ConvertedImage]:
         for stem, name in label_maps.items():
             picture = base / "images" / split / pictures[stem]
             path = base / "annotations" / split / name
@@ -118,7 +118,7 @@ def convert_ade20k(
             if kind.max() >= len(label_of):
                 raise InputError(f"{path}: holds instance class {kind.max()}, which categoryMapping.txt does not list")
             labels = np.where(numbers > 0, label_of[kind], labels)
-            yield Truth(pictures[stem], *from_classes(path, labels, numbers, classes))
+            yield ConvertedImage(pictures[stem], *from_classes(path, labels, numbers, classes))
 
     return write_panoptic(out, truths(), classes, len(label_maps), progress)
 

@@ -18,13 +18,13 @@ from banet.files.names import DistinctNames
 from banet.files.outputs import Outputs
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter
-from banet.panoptic.id_maps import runs
+from banet.panoptic.id_maps import find_ids, runs
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segments import Segment
 from banet.types import ImageId, Progress, StrPath
 
 __all__ = [
-    "Region",
-    "Truth",
+    "ConvertedImage",
     "claim_panoptic",
     "find_pictures",
     "from_classes",
@@ -37,33 +37,25 @@ KIND = "banet data convert"
 
 
 @dataclass(frozen=True)
-class Region:
-    """What an id of a map stands for."""
-
-    category_id: int
-    iscrowd: bool = False
-
-
-@dataclass(frozen=True)
-class Truth:
-    """One picture, converted.
+class ConvertedImage:
+    """One image with its ground truth, converted.
 
     Attributes:
         file_name: of the picture, relative to the folder of pictures.
         ids: (H,W) int32; 0 is void.
-        regions: what the other ids are; those without a pixel are left out of what is written.
+        segments: those of the other ids, by id, not measured; those without a pixel are left out of what is written.
         image_id: of the picture; None numbers them from 1.
     """
 
     file_name: str
     ids: NDArray[np.int32]
-    regions: Mapping[int, Region]
+    segments: Mapping[int, Segment]
     image_id: ImageId | None = None
 
 
 def write_panoptic(
     out: str | os.PathLike[str],
-    truths: Iterable[Truth],
+    truths: Iterable[ConvertedImage],
     categories: Categories,
     total: int,
     progress: Progress | None = None,
@@ -98,13 +90,9 @@ def write_panoptic(
             CocoPanopticWriter(temporary / "panoptic", temporary / "panoptic.json", categories) as writer,
         ):
             for count, truth in enumerate(truths, start=1):
-                present = {*truth.ids.reshape(-1)[runs(truth.ids)[0]].tolist()}
-                infos = [
-                    {"id": identity, "category_id": region.category_id, "iscrowd": region.iscrowd}
-                    for identity, region in truth.regions.items()
-                    if identity in present
-                ]
-                result = PanopticSegmentation.from_ids(truth.ids, infos, categories)
+                present = {*find_ids(truth.ids).tolist()}
+                visible = [segment for identity, segment in truth.segments.items() if identity in present]
+                result = PanopticSegmentation.from_ids(truth.ids, visible, categories)
                 try:
                     image_id = count if truth.image_id is None else truth.image_id
                     png_name = None if truth.file_name in taken else f"{names.choose(truth.file_name)}.png"
@@ -165,8 +153,8 @@ def from_classes(
     instances: NDArray[np.int32] | None,
     categories: Categories,
     void: Sequence[int] = (),
-) -> tuple[NDArray[np.int32], dict[int, Region]]:
-    """Id map of a map of classes and a map of instances.
+) -> tuple[NDArray[np.int32], dict[int, Segment]]:
+    """Return the id map of a map of classes and a map of instances, and its segments by id.
 
     Every class and instance number (other than 0) that occur together on a thing make a segment. Pixels of a thing
     that are of no instance are crowd; stuff is one segment a class, whatever its instance numbers.
@@ -192,7 +180,7 @@ def from_classes(
             " add it to --categories, or to --void to leave it out"
         )
     identity: dict[tuple[int, int], int] = {}
-    regions: dict[int, Region] = {}
+    segments: dict[int, Segment] = {}
     table = np.zeros(pairs.shape[1], np.int32)
     for column, (label, number) in enumerate(pairs.T.tolist()):
         if label in known:
@@ -201,9 +189,9 @@ def from_classes(
         key = (label, number if isthing else 0)
         if key not in identity:
             identity[key] = len(identity) + 1
-            regions[identity[key]] = Region(label, iscrowd=isthing and number == 0)
+            segments[identity[key]] = Segment(identity[key], label, isthing, iscrowd=isthing and number == 0)
         table[column] = identity[key]
-    return np.repeat(table[place.reshape(-1)], lengths).reshape(labels.shape), regions
+    return np.repeat(table[place.reshape(-1)], lengths).reshape(labels.shape), segments
 
 
 def find_pictures(folder: str | os.PathLike[str], field: str = "--images") -> dict[str, str]:

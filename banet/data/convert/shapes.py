@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.data.convert.output import Region
 from banet.data.images import to_rgb_array
 from banet.data.left_out import COVERED
 from banet.errors import InputError
@@ -21,6 +20,7 @@ from banet.panoptic.coco.runs import Crop, union
 from banet.panoptic.id_maps import runs
 from banet.panoptic.occlusion.resolve import resolve_occlusions
 from banet.panoptic.occlusion.rules import find_rule, looks_at_image
+from banet.panoptic.segments import Segment
 from banet.panoptic.validation import MaskCrops
 
 __all__ = ["FAIL", "Report", "Shape", "categories_of_names", "ellipse", "joined", "layer_shapes", "outlined", "turned"]
@@ -77,8 +77,8 @@ def layer_shapes(
     size: tuple[int, int],
     overlaps: str,
     report: Report,
-    ground: tuple[NDArray[np.int32], Mapping[int, Region]] | None = None,
-) -> tuple[NDArray[np.int32], dict[int, Region]]:
+    ground: tuple[NDArray[np.int32], Mapping[int, Segment]] | None = None,
+) -> tuple[NDArray[np.int32], dict[int, Segment]]:
     """Return the id map of shapes that may overlap, and what its ids are.
 
     From back to front: the ground; then, for each z in ascending order, stuff, crowds (the first of several in front),
@@ -92,7 +92,7 @@ def layer_shapes(
         overlaps: `FAIL`, or the occlusion rule that decides every overlap of two objects, however small; nothing is
             removed for having lost too much.
         report: called with the kind and the place of each shape without a pixel, or that others cover wholly.
-        ground: id map (H, W) and its regions, behind everything.
+        ground: id map (H, W) and its segments by id, behind everything.
 
     Raises:
         InputError: two objects overlap and `overlaps` is `FAIL`; names both. Or what `report` raises.
@@ -113,22 +113,23 @@ def layer_shapes(
                 placed = owner + np.int32(1 + len(order))
                 front = placed if front is None else np.where(owner >= 0, placed, front)
                 order += layer
-    ids, regions = (np.zeros(size, np.int32), {}) if ground is None else (ground[0], dict(ground[1]))
+    ids, segments = (np.zeros(size, np.int32), {}) if ground is None else (ground[0], dict(ground[1]))
     if front is None:
-        return ids, regions
-    stuff_ids = {region.category_id: i for i, region in regions.items() if not categories.isthing(region.category_id)}
+        return ids, segments
+    stuff_ids = {one.category_id: one.id for one in segments.values() if not one.isthing}
     table = np.zeros(len(order) + 1, np.int32)
     seen = {*front.reshape(-1)[runs(front)[0]].tolist()}
     for row, shape in enumerate(order, start=1):
         if row in seen:
-            table[row] = len(regions) + 1
-            if not categories.isthing(shape.category_id):
-                table[row] = stuff_ids.setdefault(shape.category_id, len(regions) + 1)
-            regions[int(table[row])] = Region(shape.category_id, shape.iscrowd)
+            identity, isthing = len(segments) + 1, categories.isthing(shape.category_id)
+            if not isthing:
+                identity = stuff_ids.setdefault(shape.category_id, identity)
+            table[row] = identity
+            segments[identity] = Segment(identity, shape.category_id, isthing, iscrowd=shape.iscrowd)
     for row, shape in enumerate(order, start=1):
         if row not in seen and shape.category_id not in stuff_ids:  # hidden stuff is part of what its class shows
             report(COVERED, shape.where)
-    return table[front] if ground is None else np.where(front > 0, table[front], ids), regions
+    return table[front] if ground is None else np.where(front > 0, table[front], ids), segments
 
 
 def _owners(
