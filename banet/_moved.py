@@ -16,6 +16,7 @@ __all__ = ["install", "renamed"]
 _COCO = "panoptic.coco.annotations panoptic.coco.png panoptic.coco.writer files.atomic files.reading files.fields"
 MOVED = {
     "data.collage": "data.scenes.collage",
+    "data.large": "data.images.large",
     "data.scene_stuff": "data.scenes.stuff",
     "data.scene_things": "data.scenes.things",
     "engine.ablate": "engine.studies.ablate",

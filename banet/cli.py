@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from banet import __version__
 from banet.commands import COMMANDS, GROUPS, find_command
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, InputWarning, MissingExtraError, printable
 
 __all__ = ["main"]
 
@@ -55,6 +58,25 @@ def _unknown(name: str, group: str) -> str:
     return f"{name}: no such command; " + (f"did you mean {close[0]}?" if close else f"there are {known}")
 
 
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Print what was guessed or left out of the input (`InputWarning`) in lines, each once."""
+    others = warnings.showwarning
+    seen: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if not issubclass(category, InputWarning):
+            others(message, category, *place, **more)
+        elif (text := printable(str(message))) not in seen:
+            seen.add(text)
+            print(f"banet: note: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = show
+        yield
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `banet`.
 
@@ -65,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where some input failed, 2 for bad input, 130 when interrupted.
     """
     try:
-        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        with _notes():
+            status = _dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from reprlib import Repr
 
-__all__ = ["InputError", "MissingExtraError", "printable", "shown"]
+__all__ = ["InputError", "InputWarning", "MissingExtraError", "printable", "shown"]
 
 _LONGEST = 1000
 _BRIEF = Repr()
@@ -36,6 +36,13 @@ class InputError(ValueError):
         if len(message) > _LONGEST:  # a library quotes the whole file
             message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
         super().__init__(message)
+
+
+class InputWarning(UserWarning):
+    """Input is used, but a part of it is not, or what it does not say had to be guessed.
+
+    The command line prints the message as one line.
+    """
 
 
 class MissingExtraError(ImportError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Box", "ImageId", "ImageLike", "ProcedureLike", "Progress", "RuleLike", "Size", "StrPath", "TensorLike"]
+__all__ = [
+    "BitDepth",
+    "Box",
+    "ImageId",
+    "ImageLike",
+    "ProcedureLike",
+    "Progress",
+    "RuleLike",
+    "Size",
+    "StrPath",
+    "TensorLike",
+]
 
 StrPath: TypeAlias = str | os.PathLike[str]
 """Path of a file or folder."""
@@ -22,6 +33,9 @@ Box: TypeAlias = tuple[int, int, int, int]
 
 Size: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
+
+BitDepth: TypeAlias = int | Literal["auto"]
+"""Bits that each sample of a 16-bit image uses, 8 to 16; `auto` finds out (see `banet.panoptic.sample_depth`)."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many items are done, and how many there are."""
@@ -42,7 +56,7 @@ class ProcedureLike(Protocol):
 
 
 ImageLike: TypeAlias = "StrPath | Image | NDArray[Any] | TensorLike"
-"""An image: a file, a Pillow image, an array (H, W, 3) or (H, W), or a tensor (3, H, W)."""
+"""An image: a file, a Pillow image, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W) or (4, H, W)."""
 
 RuleLike: TypeAlias = str | Callable[[Any], NDArray[Any]] | ProcedureLike
 """An occlusion rule: a name in `RULES`, a function of the occluded pairs (`Pairs`) that returns one margin per pair, or

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.types import Size
+from banet.panoptic.sample_depth import SampleDepth, to_8_bits
+from banet.types import BitDepth, Size
 
 __all__ = [
     "MaskCrops",
@@ -22,6 +23,7 @@ __all__ = [
     "check_instances",
     "check_masks",
     "check_scores",
+    "color_samples",
     "is_array",
     "is_torch",
     "to_numpy",
@@ -175,36 +177,57 @@ def check_scores(scores: Any, count: int) -> NDArray[np.float64]:
     return array
 
 
-def check_image(image: Any) -> NDArray[Any]:
-    """Return an RGB or grey image as a contiguous numpy (H, W, 3) array; one that is such an array is not copied.
+def check_image(image: Any, bit_depth: BitDepth | SampleDepth = "auto") -> NDArray[Any]:
+    """Return an array or tensor as a contiguous numpy (H, W, 3) array of values in 0..255; no copy of one that is.
 
     Args:
-        image: numpy (H, W, 3), torch (3, H, W), or (H, W) grey of either; uint8, or numbers in 0..255.
+        image: numpy (H, W, 3), (H, W, 4), (H, W, 1), torch (3, H, W), (4, H, W), (1, H, W), or (H, W) of either;
+            uint8, uint16, or other numbers in 0..255.
+        bit_depth: bits that the samples of a uint16 image use.
+
+    Returns:
+        uint8 where the image is uint8 or uint16, else its own data type.
 
     Raises:
-        ValueError: another shape, numbers outside 0..255 or not finite, or a float image that looks scaled to 0..1
-            (its maximum is at most 1, but not 0).
+        InputError: See `SampleDepth.white`.
+        ValueError: Another shape or data type, values outside 0..255 or not finite, or a float image that looks scaled
+            to 0..1 (its maximum is at most 1, but not 0).
+    """
+    array = color_samples(image)
+    if array.dtype == np.uint16:
+        array = to_8_bits(array, SampleDepth.of(bit_depth).white(int(array.max(initial=0))))
+    elif array.dtype.kind not in "fiu":
+        raise ValueError(f"images must be uint8, uint16 or float in 0..255, not {array.dtype}")
+    elif array.dtype != np.uint8 and array.size:
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 255):  # also where they are NaN
+            raise ValueError(f"image values must be in 0..255, or the image uint16; these are {low:g}..{high:g}")
+        if array.dtype.kind == "f" and 0 < high <= 1:
+            raise ValueError("float images must have values in 0..255; these are in 0..1: multiply them by 255")
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def color_samples(image: Any) -> NDArray[Any]:
+    """Return the colours of an array or tensor as (H, W, 1) or (H, W, 3), without alpha, as they are.
+
+    Raises:
+        ValueError: Another shape.
     """
     array = to_numpy(image)
+    tensor = is_torch(image)
+    shape = array.shape
     if array.ndim == 2:
-        array = np.broadcast_to(array[:, :, None], (*array.shape, 3))
-    elif array.ndim == 3 and is_torch(image) and array.shape[0] == 3:
+        array = array[..., None]
+    elif array.ndim == 3 and tensor:
         array = array.transpose(1, 2, 0)
-    elif array.ndim != 3 or is_torch(image) or array.shape[2] != 3:
-        wanted = "(3, H, W) for a torch image" if is_torch(image) else "(H, W, 3)"
-        raise ValueError(f"image must have shape {wanted}, or (H, W) for a grey one, not {array.shape}")
-    array = np.ascontiguousarray(array)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"image must be uint8 or float in 0..255, not {array.dtype}")
-    if array.size:
-        low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 255):  # a NaN fails as well
-            raise ValueError(f"image values must be in 0..255, not {low:g}..{high:g}")
-        if array.dtype.kind == "f" and 0 < high <= 1:
-            raise ValueError(f"float image must be in 0..255, but its maximum is {high:g}: multiply it by 255")
-    return array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        layout = (
+            "(3, H, W), (4, H, W), (1, H, W) or (H, W) as a tensor"
+            if tensor
+            else "(H, W, 3), (H, W, 4), (H, W, 1) or (H, W)"
+        )
+        raise ValueError(f"image must have shape {layout}, not {shape}")
+    return array[..., :3]
 
 
 def _check_dense(masks: Any, size: Size | None) -> MaskCrops:

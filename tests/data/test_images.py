@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from banet.data import images
-from banet.data.images import decode_image, list_images, read_image, to_rgb_array
+from banet.data.images import decode_image, list_images, read_image, reading, to_rgb_array
 from banet.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -177,9 +176,9 @@ def test_a_picture_that_claims_to_be_huge(tmp_path: Path) -> None:
 
 def test_the_limit_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 12 * 17)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 12 * 17)
     assert read_image(tmp_path / "a.png").size == (17, 12)
-    monkeypatch.setattr(images, "MAX_PIXELS", 12 * 17 - 1)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 12 * 17 - 1)
     with pytest.raises(InputError, match="17 x 12"):
         read_image(tmp_path / "a.png")
 
@@ -239,13 +238,13 @@ def test_arrays_of_every_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "error", "message"),
     [
-        (np.zeros((3, 5, 7), np.uint8), ValueError, r"\(H,W,3\)"),
-        (torch.zeros(5, 7, 3, dtype=torch.uint8), ValueError, r"\(3,H,W\)"),
+        (np.zeros((3, 5, 7), np.uint8), ValueError, r"\(H, W, 3\)"),
+        (torch.zeros(5, 7, 3, dtype=torch.uint8), ValueError, r"\(3, H, W\)"),
         (np.zeros((0, 7, 3), np.uint8), ValueError, "at least one pixel"),
         (np.full((2, 2, 3), 0.5), ValueError, "multiply them by 255"),
         (np.full((2, 2, 3), 256.0), ValueError, r"0\.\.255"),
         (np.full((2, 2, 3), np.nan), ValueError, r"0\.\.255"),
-        (np.zeros((2, 2, 3), np.uint16), TypeError, "uint8 or float"),
+        (np.zeros((2, 2, 3), np.int32), TypeError, "uint8 or float"),
         (3, TypeError, "not int"),
     ],
 )

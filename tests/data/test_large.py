@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from banet.data import large
-from banet.data.images import read_image
-from banet.data.large import DecodedPicture, LargePicture, open_picture
+from banet.data.images import large, read_image
+from banet.data.images.large import DecodedPicture, LargePicture, open_picture
 from banet.errors import InputError, MissingExtraError
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from banet.data.images import list_images, read_image, to_rgb_array
-from banet.data.large import DecodedPicture, Picture, open_picture
+from banet.data.images.large import DecodedPicture, Picture, open_picture
 from banet.engine.device import is_out_of_memory
 from banet.engine.prediction.pipeline import Pipeline
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from banet.panoptic.categories import Categories
 from banet.panoptic.id_maps import index_map
+from banet.panoptic.pixels import rgb_array
 from banet.panoptic.segments import Segment
 from banet.types import Box
 
@@ -52,7 +53,7 @@ def draw_segments(
         ids: (H, W), the segment of each pixel; 0 is void.
         segments: the segments, with areas and boxes.
         categories: their classes.
-        image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; None for no image.
+        image: PIL image, array or tensor, see `rgb_array`, or a bool mask; None for no image.
         alpha: 0 leaves the image as it is, 1 hides it.
         legend: names the classes below the image, and enlarges tiny images.
 
@@ -91,32 +92,9 @@ def draw_segments(
 
 
 def picture_array(image: Any) -> NDArray[np.uint8]:
-    """Return an image as RGB pixels.
-
-    Args:
-        image: PIL image, or array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), 0..255 (bool is 0 or 255).
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        ValueError: another shape, or values that are no numbers.
-    """
-    if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    array = np.asarray(image)
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ValueError(f"the picture must have shape (H, W, 3) or (H, W), not {np.asarray(image).shape}")
-    array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"the picture must hold numbers, not {array.dtype}")
-    if array.dtype == np.bool_:
-        return np.where(array, 255, 0).astype(np.uint8)
-    if array.dtype.kind == "f":
-        array = np.rint(np.nan_to_num(array))
-    return np.asarray(np.clip(array, 0, 255), dtype=np.uint8)
+    """Return an image as `rgb_array` does, or a bool mask as black and white: (H, W, 3) uint8."""
+    mask = np.asarray(image) if getattr(image, "dtype", None) == np.bool_ else None
+    return rgb_array(image if mask is None else np.where(mask, np.uint8(255), np.uint8(0)))
 
 
 def segment_colors(segments: Sequence[Segment], categories: Categories) -> NDArray[np.uint8]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.data.images import MAX_PIXELS, read_image
+from banet.data.images.reading import read_image
+from banet.data.images.source import ImageSource
 from banet.errors import InputError, MissingExtraError
-from banet.files.reading import open_file
+from banet.files.reading import MAX_PIXELS, open_file
+from banet.panoptic.pixels import turn
+from banet.panoptic.sample_depth import SampleDepth, to_8_bits
+from banet.types import BitDepth, StrPath
 
 __all__ = ["LARGEST", "DecodedPicture", "LargePicture", "Picture", "open_picture"]
 
@@ -39,27 +41,23 @@ class Picture(Protocol):
         """The whole picture smoothed, each side divided by a whole number and rounded up."""
 
 
-def open_picture(path: str | os.PathLike[str]) -> Picture:
-    """A picture file to cut from: decoded if it has at most `MAX_PIXELS` pixels, else row by row as it is needed.
+def open_picture(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", page: int | None = None) -> Picture:
+    """Return an image file to cut from: decoded if it has at most `MAX_PIXELS` pixels, else row by row as it is needed.
+
+    Args:
+        path: The file.
+        bit_depth: As of `read_image`.
+        page: As of `read_image`; of larger images only the first is read.
 
     Raises:
         InputError: As `read_image`; or it has more than `LARGEST` pixels, or is of a kind that cannot be read so.
         MissingExtraError: It is large, and pyvips is not installed.
     """
-    return LargePicture(path) if _is_large(path) else DecodedPicture(read_image(path))
-
-
-def _is_large(path: str | os.PathLike[str]) -> bool:
-    """Whether the header says so. What is wrong with a file is said by whoever reads it."""
-    with open_file(path) as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(stream) as picture:
-                return bool(picture.width * picture.height > MAX_PIXELS)
-        except Image.DecompressionBombError:
-            return True
-        except Exception:  # a decoder may raise anything on bad data
-            return False
+    with open_file(path) as stream:
+        height, width = ImageSource(Path(path), stream, LARGEST).size
+    if height * width > MAX_PIXELS and not page:
+        return LargePicture(path, bit_depth=bit_depth)
+    return DecodedPicture(read_image(path, bit_depth=bit_depth, page=page))
 
 
 class DecodedPicture:
@@ -84,45 +82,58 @@ class LargePicture:
     """A picture of which only the rows that were asked for last are in memory; see `Picture`.
 
     They must be asked for from top to bottom. JPEG, PNG, TIFF, WebP and what else libvips reads, of 8 or 16 bits;
-    turned as the EXIF data say, for which libvips keeps a temporary file. The pixels are those of `read_image`, save
-    that CMYK is converted by a colour profile.
+    turned as EXIF or XMP data say, for which libvips keeps a temporary file. The pixels are those of `read_image`,
+    except that CMYK is converted by a colour profile. Where nothing says how many bits the samples of 16-bit pictures
+    use, the picture is read once more to find the largest.
 
     Args:
         path: The file.
+        bit_depth: As of `read_image`.
 
     Raises:
-        InputError: libvips cannot read it, its pixels are no colours of 8 or 16 bits, or there are more than `LARGEST`.
+        InputError: libvips cannot read it, its pixels are not colours of 8 or 16 bits, its samples do not fit into
+            `bit_depth`, or there are more than `LARGEST` pixels.
         MissingExtraError: pyvips is not installed.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto") -> None:
         self.path = Path(path)
         vips = _vips()
         self._error: type[Exception] = vips.Error
+        with open_file(path) as stream:
+            source = ImageSource(self.path, stream, LARGEST)
+            self._orientation, stated = source.orientation, source.stated_white
         try:
-            image = vips.Image.new_from_file(str(path), access="sequential", fail_on="truncated")
-            if image.get_typeof("orientation") and image.get("orientation") != 1:
-                image = vips.Image.new_from_file(str(path), fail_on="truncated").autorot()
-            if image.interpretation in ("cmyk", "lab", "labs"):
-                image = image.colourspace("srgb")
+            image = self._open(sequential=self._orientation == 1)
+            if self._orientation > 1:
+                image = image.copy()
+                image.set_type(vips.GValue.gint_type, "orientation", self._orientation)
+                image = image.autorot()
+            if image.format not in ("uchar", "ushort"):
+                raise InputError(
+                    "its pixels are no whole numbers", where=self.path, hint="save it with 8 or 16 bits per channel"
+                )
+            self._white = 255
+            if image.format == "ushort":
+                largest = int(self._open(sequential=True).max())
+                self._white = SampleDepth.of(bit_depth).white(largest, stated, self.path)
         except vips.Error as error:
             raise self._fault(error) from error
-        if image.format not in ("uchar", "ushort"):
-            raise InputError(
-                "its pixels are no whole numbers", where=self.path, hint="save it with 8 or 16 bits a channel"
-            )
-        if image.width * image.height > LARGEST:
-            raise InputError(
-                f"has too many pixels ({image.width} x {image.height}; the limit is {LARGEST})",
-                where=self.path,
-                hint="make it smaller",
-            )
         self.shape = (image.height, image.width, 3)
         self._region = vips.Region.new(image)
         self._image = image
         self._top, self._rows = 0, np.empty((0, image.width, 3), dtype=np.uint8)
+
+    def _open(self, *, sequential: bool) -> Any:
+        """The picture as it is stored, without alpha."""
+        image = _vips().Image.new_from_file(
+            str(self.path), access="sequential" if sequential else "random", fail_on="truncated"
+        )
+        if image.interpretation in ("cmyk", "lab", "labs"):
+            image = image.colourspace("srgb")
+        return image.extract_band(0, n=3 if image.bands > 2 else 1)
 
     def __getitem__(self, key: tuple[slice, slice]) -> NDArray[np.uint8]:
         rows, columns = key
@@ -143,20 +154,29 @@ class LargePicture:
         except self._error as error:
             raise self._fault(error) from error
         values: NDArray[Any] = np.frombuffer(data, np.uint8 if image.format == "uchar" else np.uint16)
-        values = values.reshape(stop - start, width, image.bands)
-        if image.format == "ushort":
-            values = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return np.repeat(values[..., :1], 3, axis=2) if image.bands < 3 else values[..., :3]
+        return self._colors(values.reshape(stop - start, width, image.bands))
+
+    def _colors(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        values = values if values.dtype == np.uint8 else to_8_bits(values, self._white)
+        return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
 
     def reduced(self, factor: int) -> NDArray[np.uint8]:
         """See `Picture`."""
         height, width = (-(-side // factor) for side in self.shape[:2])
+        stored = (height, width) if self._orientation >= 5 else (width, height)
         try:
-            small = _vips().Image.thumbnail(str(self.path), width, height=height, size="force")
-            values = small.colourspace("srgb").cast("uchar").numpy()
+            if self._image.format == "ushort":
+                small = self._open(sequential=True).shrink(factor, factor, ceil=True)
+            else:  # faster: JPEG and WebP are decoded at a smaller size
+                small = _vips().Image.thumbnail(
+                    str(self.path), stored[0], height=stored[1], size="force", no_rotate=True
+                )
+                small = small.colourspace("srgb").cast("uchar")
+            values = small.numpy().reshape(stored[1], stored[0], -1)
         except self._error as error:
             raise self._fault(error) from error
-        return np.ascontiguousarray(values[..., :3])
+        colors = self._colors(values[..., : 3 if values.shape[2] > 2 else 1])
+        return np.array(turn(Image.fromarray(colors), self._orientation))
 
     def _fault(self, error: Exception) -> InputError:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,0 +1,29 @@
+"""Image files: which are found, how they are read as RGB, and cut from where they are huge. Needs no torch."""
+
+from banet.data.images.formats import SUFFIXES
+from banet.data.images.listing import ImageList, find_images, list_images
+from banet.data.images.reading import (
+    decode_image,
+    find_depth,
+    page_count,
+    picture_size,
+    read_image,
+    resized_size,
+    to_rgb_array,
+)
+from banet.files.reading import MAX_PIXELS
+
+__all__ = [
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "ImageList",
+    "decode_image",
+    "find_depth",
+    "find_images",
+    "list_images",
+    "page_count",
+    "picture_size",
+    "read_image",
+    "resized_size",
+    "to_rgb_array",
+]

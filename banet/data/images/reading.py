@@ -1,0 +1,214 @@
+"""Images from files and from memory, as RGB of 8 bits."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.data.images.source import ImageSource
+from banet.errors import InputError, InputWarning, MissingExtraError
+from banet.files.reading import MAX_PIXELS, open_file
+from banet.panoptic.pixels import deep_samples, rgb_array
+from banet.panoptic.sample_depth import SampleDepth, guess_bit_depth
+from banet.panoptic.validation import color_samples, is_torch
+from banet.types import BitDepth, Size, StrPath
+
+__all__ = [
+    "decode_image",
+    "find_depth",
+    "page_count",
+    "picture_size",
+    "read_image",
+    "resized_size",
+    "to_rgb_array",
+]
+
+_8_BITS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp", ".dib"})
+
+
+def read_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", page: int | None = None) -> Image.Image:
+    """Read an image file as 8-bit RGB, turned upright as its EXIF or XMP data say.
+
+    Grey, palette and CMYK images are converted, alpha is left out, and samples of 16 bits are scaled by the range that
+    they use (see `SampleDepth`).
+
+    Args:
+        path: the file.
+        bit_depth: bits that samples of 16-bit images use.
+        page: the page of a TIFF or frame of an animation, from 0. By default the first, with a warning (`InputWarning`)
+            that says how many are left out.
+
+    Returns:
+        An image of mode "RGB".
+
+    Raises:
+        InputError: see `open_file`; not an image, truncated, corrupt, of floats or 32-bit integers, of samples that do
+            not fit into `bit_depth`, without that page, or of more than `MAX_PIXELS` pixels.
+        MissingExtraError: a HEIC image, and pillow-heif is not installed.
+    """
+    with open_file(path) as stream:
+        source = ImageSource(Path(path), stream, MAX_PIXELS, page or 0)
+        if page is None and len(source.frames) > 1:
+            text = f"{path}: the first of {len(source.frames)} pages or frames is read, the others are left out"
+            warnings.warn(text, InputWarning, stacklevel=2)
+        return source.rgb(bit_depth)
+
+
+def decode_image(
+    data: bytes, name: str, *, max_pixels: int | None = None, bit_depth: BitDepth | SampleDepth = "auto"
+) -> Image.Image:
+    """Read an image from memory, as `read_image` does from a file; the first page or frame, without a warning.
+
+    Args:
+        data: what its file holds.
+        name: what to call it in errors.
+        max_pixels: refuse larger ones before they are decoded; `MAX_PIXELS` by default.
+        bit_depth: as of `read_image`.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    if not data:
+        raise InputError("is empty (0 bytes)", where=name, hint="give a picture")
+    source = ImageSource(Path(name), io.BytesIO(data), MAX_PIXELS if max_pixels is None else max_pixels)
+    return source.rgb(bit_depth)
+
+
+def picture_size(path: StrPath) -> Size:
+    """Return (H, W) of an image file as `read_image` reads it, from its header alone.
+
+    Raises:
+        InputError: see `open_file`; not an image, or of more than `MAX_PIXELS` pixels.
+    """
+    with open_file(path) as stream:
+        return ImageSource(Path(path), stream, MAX_PIXELS).size
+
+
+def page_count(path: StrPath) -> int:
+    """Return how many pages or frames an image file has.
+
+    Raises:
+        InputError: see `picture_size`.
+    """
+    with open_file(path) as stream:
+        return len(ImageSource(Path(path), stream, MAX_PIXELS).frames)
+
+
+def to_rgb_array(image: Any, bit_depth: BitDepth | SampleDepth = "auto") -> NDArray[np.uint8]:
+    """Return an image in any usual form as an array.
+
+    Args:
+        image: a path; a Pillow image; a numpy array (H, W, 3), (H, W, 4), (H, W, 1) or (H, W); or a torch tensor
+            (3, H, W), (4, H, W), (1, H, W) or (H, W). Arrays and tensors: uint8, uint16, or floats in 0..255.
+        bit_depth: bits that samples of 16-bit images use.
+
+    Returns:
+        (H, W, 3) uint8, RGB, contiguous and writable; a usable array is returned without a copy.
+
+    Raises:
+        InputError: see `read_image`.
+        TypeError: it is none of these, or of another data type.
+        ValueError: another shape, no pixel, values that are not finite or outside 0..255, or floats that are all ≤ 1
+            (and not all 0), which must be multiplied by 255.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return np.array(read_image(image, bit_depth=bit_depth))
+    if not isinstance(image, Image.Image):
+        _check_array(image)
+    return np.require(rgb_array(image, bit_depth), requirements=["C", "W"])
+
+
+def _check_array(image: Any) -> None:
+    if not isinstance(image, np.ndarray) and not is_torch(image):
+        raise TypeError(f"an image must be a path, a Pillow image, an array or a tensor, not {type(image).__name__}")
+    if 0 in image.shape:
+        raise ValueError(f"an image must have at least one pixel; this one is {tuple(image.shape)}")
+    name = str(image.dtype).removeprefix("torch.")
+    if name not in ("uint8", "uint16") and "float" not in name:
+        raise TypeError(f"images must be uint8 or float in 0..255, or uint16, not {name}: convert it to one of these")
+
+
+def find_depth(images: Iterable[Any], bit_depth: BitDepth | SampleDepth | None = "auto") -> SampleDepth:
+    """Return how many bits the samples of 16-bit images use, the same for all images of a call or a data set.
+
+    The images that do not say it themselves are looked through for their largest sample; of files only those that are
+    not of an 8-bit format are opened, and only those with 16-bit samples decoded. What is found is told with a warning
+    (`InputWarning`).
+
+    Args:
+        images: As for `to_rgb_array`. Those that cannot be read are passed over: whoever reads them says why.
+        bit_depth: What the user says; `auto` searches.
+
+    Raises:
+        InputError: `bit_depth` is not `auto` or 8 to 16.
+    """
+    depth = SampleDepth.of(bit_depth)
+    if depth.bits is not None:
+        return depth
+    highest = -1
+    for image in images:
+        highest = max(highest, _unstated_maximum(image))
+        if highest >= 1 << 14:  # no further image can change the answer
+            break
+    if highest < 0:
+        return depth
+    bits = guess_bit_depth(highest)
+    warnings.warn(
+        f"16-bit images: samples are taken to use {bits} bits, as the largest one shows; "
+        "set --bit-depth (bit_depth in Python) if they use another number",
+        InputWarning,
+        stacklevel=2,
+    )
+    return SampleDepth(bits)
+
+
+def _unstated_maximum(image: Any) -> int:
+    """The largest sample of a 16-bit image that does not say itself how many bits it uses; -1 of any other image."""
+    if isinstance(image, (str, os.PathLike)):
+        if Path(image).suffix.lower() in _8_BITS:
+            return -1
+        try:
+            with open_file(image) as stream:
+                return _source_maximum(ImageSource(Path(image), stream, MAX_PIXELS))
+        except (InputError, MissingExtraError):
+            return -1
+    try:
+        if isinstance(image, Image.Image):
+            samples = deep_samples(image) if image.mode.startswith("I") else None
+        else:
+            samples = color_samples(image) if str(getattr(image, "dtype", "")).endswith("uint16") else None
+        return -1 if samples is None else int(samples.max(initial=0))
+    except ValueError:
+        return -1
+
+
+def _source_maximum(source: ImageSource) -> int:
+    samples = source.samples()
+    if samples is None:
+        return -1
+    maximum = int(samples.max(initial=0))
+    return -1 if source.stated_white is not None and maximum <= source.stated_white else maximum
+
+
+def resized_size(height: int, width: int, shorter: int, longer: int, scale: float = 0.0) -> tuple[int, int]:
+    """The size (H,W) of an image whose shorter side becomes `shorter`, or less so that the longer one is ≤ `longer`.
+
+    With a `scale` above 0 the sides are multiplied by that, whatever `shorter`, or by less because of `longer`.
+    """
+    low, high = min(height, width), max(height, width)
+    if scale:
+        factor = min(scale, longer / high)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+    if shorter * high > longer * low:
+        other, side = max(1, round(longer * low / high)), longer
+    else:
+        other, side = shorter, min(longer, round(shorter * high / low))
+    return (other, side) if height <= width else (side, other)

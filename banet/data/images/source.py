@@ -1,0 +1,356 @@
+"""One image file, of which only the header is read at first: size, orientation, pages and pixels have one source."""
+
+from __future__ import annotations
+
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from banet.data.images.formats import heif_error, identify, is_heif
+from banet.errors import InputError
+from banet.panoptic.pixels import deep_samples, orientation, rgb_image, turn
+from banet.panoptic.sample_depth import SampleDepth, to_8_bits
+from banet.types import BitDepth, Size
+
+__all__ = ["ImageSource"]
+
+_MOST_SCANS = 100
+"""Of a JPEG. Progressive ones have some ten, but a hundred bytes can ask for one more, however large the image is."""
+
+_MOST_CHUNKS = 100_000  # of a PNG that are looked at
+_LARGEST_CHUNK = 1 << 20  # bytes, of those that are read: as Pillow's limit on text
+_NATIVE = "L" if sys.byteorder == "little" else "B"
+
+# TIFF tags.
+_WIDTH, _HEIGHT, _PHOTOMETRIC, _DESCRIPTION, _SUBFILE = 256, 257, 262, 270, 254
+_BITS, _CHANNELS, _MAXIMA = 258, 277, (281, 341)
+
+
+class ImageSource:
+    """An open image file.
+
+    Args:
+        name: What to call it in errors; also its path.
+        stream: What it holds; must stay open.
+        max_pixels: Larger images are refused before they are decoded.
+        page: Which of its pages or frames, from 0.
+
+    Attributes:
+        orientation: How the stored pixels are to be turned, 1 (not at all) to 8.
+        size: (H, W) of the upright image.
+
+    Raises:
+        InputError: It is not an image, or has too many pixels or no such page.
+        MissingExtraError: It is a HEIC image, and what reads it is not installed.
+    """
+
+    def __init__(self, name: Path, stream: BinaryIO, max_pixels: int, page: int = 0) -> None:
+        self.name, self.stream, self.page = name, stream, page
+        self._picture = self._open()
+        width, height = self._picture.size
+        if width * height > max_pixels:
+            raise InputError(
+                f"has too many pixels ({width} x {height}; the limit is {max_pixels})",
+                where=name,
+                hint="make it smaller",
+            )
+        self.orientation = orientation(self._picture)
+        self.size: Size = (width, height) if self.orientation >= 5 else (height, width)
+
+    def _open(self) -> ImageFile.ImageFile:
+        """The image with nothing decoded, and with the size that is stored."""
+        picture = identify(self.stream)
+        if picture is None:
+            self.stream.seek(0)
+            if is_heif(self.stream.read(16)):
+                raise heif_error()
+            raise InputError(
+                "is not a picture, or is damaged, or of a kind that is not read",
+                where=self.name,
+                hint="give a JPEG, PNG, WebP, TIFF or BMP",
+            )
+        if self.page:
+            self._seek(picture)
+        if picture.format == "TIFF":  # Pillow turns these itself, but not by the same data as all others
+            picture._size = picture.tag_v2[_WIDTH], picture.tag_v2[_HEIGHT]  # type: ignore[attr-defined]
+            vars(picture)["load_end"] = lambda: None
+        if picture.format == "PNG":
+            for kind, data in _png_chunks(self.stream):
+                if kind == b"eXIf":
+                    picture.info.setdefault("exif", b"Exif\0\0" + data)
+                elif kind == b"iTXt" and (text := _xmp_of(data)):
+                    picture.info.setdefault("XML:com.adobe.xmp", text)
+        return picture
+
+    def _seek(self, picture: Image.Image) -> None:
+        if not 0 <= self.page < len(self.frames):
+            raise InputError(
+                f"has no page {self.page + 1}", where=self.name, hint=f"give a page from 1 to {len(self.frames)}"
+            )
+        try:
+            picture.seek(self.frames[self.page])
+        except Exception as error:  # a decoder may raise anything on bad data
+            raise self._corrupt(error) from error
+
+    @cached_property
+    def frames(self) -> list[int]:
+        """Pillow's number of each page or frame; smaller copies of a page in TIFF and previews in JPEG are left out."""
+        picture = identify(self.stream)
+        try:
+            if picture is None or (picture.format == "MPO" and self.name.suffix.lower() != ".mpo"):
+                return [0]
+            count = int(getattr(picture, "n_frames", 1))
+            if picture.format == "TIFF":
+                return [0, *(frame for frame in range(1, count) if not _is_smaller_copy(picture, frame))]
+            return list(range(count))
+        except Exception:  # a decoder may raise anything on bad data; what it did read is an image
+            return [0]
+
+    # ------------------------------------------------------------------------------------------------------- depth
+
+    @cached_property
+    def is_deep(self) -> bool:
+        """Whether its samples have more than 8 bits, as the header says."""
+        picture = self._picture
+        if picture.mode == "I" or picture.mode.startswith("I;16"):
+            return True
+        if picture.format == "PPM":
+            return _tile(picture)[0] == "ppm" and int(self._arguments()[-1]) > 255
+        if picture.format == "TIFF" and max(picture.tag_v2.get(_BITS, (8,))) != 16:  # type: ignore[attr-defined]
+            return False
+        return picture.mode in ("RGB", "RGBA") and (picture.format == "TIFF" or ";16" in self._rawmode)
+
+    @cached_property
+    def stated_white(self) -> int | None:
+        """The largest sample that the file says it can have; None where it says nothing, or what is true of any file.
+
+        Bits per sample of TIFF, and the significant ones in OME-TIFF; its largest sample where that is 2^n - 1, since
+        many programs write what occurs in the image; significant bits of PNG; the maximum of PPM and PGM; precision of
+        JPEG 2000.
+        """
+        picture = self._picture
+        white = 65535
+        if picture.format == "TIFF":
+            white = _tiff_white(picture.tag_v2)  # type: ignore[attr-defined]
+        elif picture.format == "PNG":
+            for kind, data in _png_chunks(self.stream):
+                bits = max(data[:3] if len(data) > 2 else data[:1], default=0)
+                if kind == b"sBIT" and 8 <= bits < 16:
+                    white = (1 << bits) - 1
+        elif picture.format == "PPM":
+            maximum = self._arguments()[-1]
+            plain = _tile(picture)[0] == "ppm_plain"  # which Pillow scales to 16 bits
+            return (65535 if plain else int(maximum)) if isinstance(maximum, int) and maximum != 65535 else None
+        elif picture.format == "JPEG2000":
+            self.stream.seek(0)
+            head = self.stream.read(1 << 16)
+            at = head.find(b"\xff\x4f\xff\x51")
+            precision = (head[at + 42] & 127) + 1 if 0 <= at < len(head) - 42 else 16
+            return 65535 if precision < 16 else None  # Pillow scales them to 16 bits
+        return white if white < 65535 else None
+
+    def samples(self) -> NDArray[np.uint16] | None:
+        """Return the samples of colours, (H, W, 1) or (H, W, 3), as they are stored; None of an image of 8 bits.
+
+        Raises:
+            InputError: It is truncated or corrupt, or its samples are not unsigned integers of up to 16 bits.
+        """
+        if not self.is_deep:
+            return None
+        try:
+            samples = self._deep_colors()
+        except InputError:
+            raise
+        except Exception as error:  # a decoder may raise anything on bad data
+            raise self._corrupt(error) from error
+        if samples is None:
+            samples = deep_samples(self._load(), self.name)
+        if samples is None:
+            return None
+        return samples.reshape(*samples.shape[:2], -1)
+
+    def _deep_colors(self) -> NDArray[np.uint16] | None:
+        """Samples that Pillow would cut to 8 bits, or scale one by one; None where it keeps them."""
+        picture = self._picture
+        codec, _, offset, _ = _tile(picture)[:4]
+        rawmode = self._rawmode
+        if codec == "ppm":
+            return self._netpbm(offset, int(self._arguments()[-1]))
+        if self.page and picture.format == "PNG":  # frames that are put together of several
+            return None
+        if picture.mode not in ("RGB", "RGBA"):
+            return None
+        if picture.format == "TIFF" and picture._planar_configuration == 2:  # type: ignore[attr-defined]
+            return self._planes()
+        if rawmode == "LA;16B":  # as four channels: both bytes of grey, both of alpha
+            pairs: NDArray[np.uint16] = np.asarray(self._load("RGBA")).view(">u2").astype(np.uint16)
+            return pairs[..., 0]
+        if rawmode[:-1] not in ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16"):
+            return None
+        # Pillow takes one byte of two; asked for the other order of bytes, it takes the other one.
+        order = _NATIVE if rawmode[-1] == "N" else rawmode[-1]
+        kind = rawmode[:-1].replace("a", "A")
+        both: NDArray[np.uint16] = np.asarray(self._load(kind + order)).astype(np.uint16)
+        both <<= 8
+        both |= np.asarray(self._load(kind + ("B" if order == "L" else "L")))
+        return _divided(both) if rawmode.startswith("RGBa") else both[..., :3]
+
+    def _netpbm(self, offset: int, maximum: int) -> NDArray[np.uint16]:
+        width, height = self._picture.size
+        channels = 3 if self._picture.mode == "RGB" else 1
+        self.stream.seek(offset)
+        values: NDArray[np.uint16] = np.frombuffer(self.stream.read(2 * width * height * channels), ">u2")
+        return np.minimum(values, maximum).astype(np.uint16).reshape(height, width, channels)
+
+    def _planes(self) -> NDArray[np.uint16]:
+        """Samples of a TIFF whose channels are stored one after the other, strip by strip."""
+        picture = self._picture
+        width, height = picture.size
+        boxes = [tile[1] or (0, 0, 0, 0) for tile in picture.tile if tile[0] == "raw"]
+        if len(boxes) < len(picture.tile) or any((box[0], box[2]) != (0, width) for box in boxes):
+            raise InputError(
+                "holds 16-bit channels in separate planes, compressed or in tiles",
+                where=self.name,
+                hint="save it with interleaved channels",
+            )
+        channels = picture.tag_v2[_CHANNELS]  # type: ignore[attr-defined]
+        order = "<u2" if picture.tag_v2.prefix == b"II" else ">u2"  # type: ignore[attr-defined]
+        planes: NDArray[np.uint16] = np.empty((channels, height, width), np.uint16)
+        rows = planes.reshape(-1, width)
+        at = 0
+        for (_, top, _, bottom), (_, _, offset, _) in zip(boxes, picture.tile, strict=True):
+            self.stream.seek(offset)
+            data = self.stream.read(2 * width * (bottom - top))
+            rows[at : at + bottom - top] = np.frombuffer(data, order).reshape(-1, width)
+            at += bottom - top
+        colors: NDArray[np.uint16] = planes[:3].transpose(1, 2, 0)
+        return colors
+
+    # ------------------------------------------------------------------------------------------------------ pixels
+
+    def rgb(self, bit_depth: BitDepth | SampleDepth) -> Image.Image:
+        """Return the image upright, of mode "RGB"; see `SampleDepth`.
+
+        Raises:
+            InputError: See `samples` and `SampleDepth.white`; or it is a JPEG of very many scans.
+        """
+        if self._picture.format in ("JPEG", "MPO") and (scans := _count(self.stream, b"\xff\xda")) > _MOST_SCANS:
+            raise InputError(
+                f"has {scans:,} scans, each as much work as a picture", where=self.name, hint="save it anew"
+            )
+        samples = self.samples()
+        picture: Image.Image
+        if samples is None:
+            picture = self._load()
+            picture = picture if picture.mode == "RGB" else rgb_image(picture, bit_depth, self.name)
+        else:
+            white = SampleDepth.of(bit_depth).white(int(samples.max(initial=0)), self.stated_white, self.name)
+            values = to_8_bits(samples, white, inverted=self.is_inverted)
+            picture = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).convert("RGB")
+        return picture if self.orientation == 1 else turn(picture, self.orientation)
+
+    @property
+    def is_inverted(self) -> bool:
+        """Whether 0 is white, of which Pillow takes no account in grey TIFF files of 16 bits."""
+        return self._picture.format == "TIFF" and self._picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+
+    def _load(self, rawmode: str = "") -> ImageFile.ImageFile:
+        """Decode the image; given a raw mode, read its bytes as that."""
+        picture = self._open() if self.is_deep else self._picture
+        if rawmode:
+            picture.tile = [
+                type(tile)(*tile[:3], (rawmode, *tile[3][1:]) if isinstance(tile[3], tuple) else rawmode)
+                for tile in picture.tile
+            ]
+        try:
+            picture.load()
+        except Exception as error:  # a decoder may raise anything on bad data
+            raise self._corrupt(error) from error
+        return picture
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """What Pillow's decoder is told: the raw mode, and more for some formats."""
+        arguments = _tile(self._picture)[3]
+        return tuple(arguments) if isinstance(arguments, (tuple, list)) else (arguments,)
+
+    @property
+    def _rawmode(self) -> str:
+        """How the bytes of the file are laid out, as Pillow calls it."""
+        return str(next(iter(self._arguments()), ""))
+
+    def _corrupt(self, error: Exception) -> InputError:
+        what = " ".join(str(error).split()) or type(error).__name__
+        return InputError(f"is truncated or corrupt ({what})", where=self.name, hint="replace the file or leave it out")
+
+
+def _is_smaller_copy(picture: Image.Image, frame: int) -> bool:
+    picture.seek(frame)
+    return bool(int(picture.tag_v2.get(_SUBFILE, 0)) & 1)  # type: ignore[attr-defined]
+
+
+def _tile(picture: Image.Image) -> tuple[Any, ...]:
+    tiles = getattr(picture, "tile", None)
+    return tuple(tiles[0]) if tiles else ("", (), 0, ())
+
+
+def _tiff_white(tags: Any) -> int:
+    bits = tags.get(_BITS, (16,))
+    if 8 < max(bits) < 16:
+        return (1 << int(max(bits))) - 1
+    for tag in _MAXIMA:
+        value = tags.get(tag, 0)
+        white = max(value) if isinstance(value, tuple) and value else value
+        if white in [(1 << bits) - 1 for bits in range(8, 16)]:
+            return int(white)
+    found = re.search(r'SignificantBits="(\d+)"', str(tags.get(_DESCRIPTION, "")))
+    return (1 << int(found[1])) - 1 if found and 8 <= int(found[1]) < 16 else 65535
+
+
+def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """The chunks of a PNG that say how to show it, those behind the pixels included, which Pillow reads too late."""
+    stream.seek(8)
+    for _ in range(_MOST_CHUNKS):
+        head = stream.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return
+        length = int.from_bytes(head[:4], "big")
+        wanted = head[4:] in (b"eXIf", b"iTXt", b"sBIT") and length <= _LARGEST_CHUNK
+        if wanted:
+            yield head[4:], stream.read(length)
+        stream.seek(4 if wanted else length + 4, 1)
+
+
+def _xmp_of(data: bytes) -> str:
+    """The text of an iTXt chunk if it is XMP."""
+    keyword, _, rest = data.partition(b"\0")
+    if keyword != b"XML:com.adobe.xmp" or len(rest) < 2:
+        return ""
+    text = rest[2:].split(b"\0", 2)[-1]
+    if rest[0]:
+        try:
+            text = zlib.decompressobj().decompress(text, _LARGEST_CHUNK)
+        except zlib.error:
+            return ""
+    return text.decode("utf-8", "replace")
+
+
+def _divided(samples: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Colours (H, W, 3) of samples (H, W, 4) whose colours are multiplied by alpha."""
+    alpha = samples[..., 3:].astype(np.uint32)
+    opaque = max(int(alpha.max(initial=0)), 1)
+    colors = samples[..., :3].astype(np.uint32) * opaque // np.maximum(alpha, 1)
+    return np.minimum(colors, opaque).astype(np.uint16)
+
+
+def _count(stream: BinaryIO, mark: bytes) -> int:
+    """How often some bytes occur in a file."""
+    stream.seek(0)
+    return stream.read().count(mark)

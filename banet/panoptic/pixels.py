@@ -1,0 +1,98 @@
+"""Any image in memory as RGB: one rule for layout, alpha, orientation and bits per sample. Never imports torch.
+
+Alpha is left out, whatever it hides: the colours are those that are stored. Grey becomes three equal channels. Samples
+of 16 bits are scaled to 8 by the range that they use; see `banet.panoptic.sample_depth.SampleDepth`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.errors import InputError
+from banet.panoptic.sample_depth import SampleDepth, to_8_bits
+from banet.panoptic.validation import check_image
+from banet.types import BitDepth
+
+__all__ = ["deep_samples", "orientation", "rgb_array", "rgb_image", "turn"]
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def orientation(picture: Image.Image) -> int:
+    """Return how EXIF or XMP data say that an image is to be turned, 1 (not at all) to 8; damaged data say nothing."""
+    try:
+        value = Image.Image.getexif(picture).get(_ORIENTATION, 1)  # PNG's own one would decode the image
+    except Exception:  # a parser may raise anything on bad data
+        return 1
+    return int(value) if isinstance(value, int) and value in _TURNS else 1
+
+
+def turn(picture: Image.Image, how: int) -> Image.Image:
+    """Return an image turned upright; see `orientation`."""
+    return picture.transpose(_TURNS[how]) if how in _TURNS else picture
+
+
+def rgb_image(picture: Image.Image, bit_depth: BitDepth | SampleDepth = "auto", name: object = "image") -> Image.Image:
+    """Convert a Pillow image to mode RGB, as it is stored: not turned.
+
+    Raises:
+        InputError: Its pixels are floats or integers out of 0..65535; see also `SampleDepth.white`.
+    """
+    if picture.mode == "RGB":
+        return picture
+    samples = deep_samples(picture, name)
+    if samples is not None:
+        white = SampleDepth.of(bit_depth).white(int(samples.max(initial=0)), None, name)
+        return Image.fromarray(to_8_bits(samples, white)).convert("RGB")
+    if picture.mode in ("P", "PA"):  # by way of RGBA, so that a transparent colour is not lost
+        return picture.convert("RGBA").convert("RGB")
+    return picture.convert("RGB")
+
+
+def deep_samples(picture: Image.Image, name: object = "image") -> NDArray[np.uint16] | None:
+    """Return the samples (H, W) of a grey image of more than 8 bits; None for other images.
+
+    Raises:
+        InputError: They are floats, or integers out of 0..65535.
+    """
+    if not (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
+        return None
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        kind = "floating-point numbers" if picture.mode == "F" else "32-bit integers"
+        raise InputError(f"its pixels are {kind}", where=str(name), hint="save it with 8 or 16 bits per channel")
+    return values.astype(np.uint16, copy=False)
+
+
+def rgb_array(image: Any, bit_depth: BitDepth | SampleDepth = "auto") -> NDArray[np.uint8]:
+    """Return any image in memory as (H, W, 3) uint8, upright; of an array that is one there is no copy.
+
+    Args:
+        image: A Pillow image, or see `check_image`.
+        bit_depth: See `check_image`.
+
+    Raises:
+        InputError: A Pillow image cannot be decoded, see `rgb_image`; or see `SampleDepth.white`.
+        ValueError: See `check_image`.
+    """
+    if not isinstance(image, Image.Image):
+        array = check_image(image, bit_depth)
+        return array if array.dtype == np.uint8 else np.rint(array).astype(np.uint8)
+    try:
+        image.load()  # before it is asked how to turn it: Pillow turns TIFF files when it loads them
+    except Exception as error:  # a decoder may raise anything on bad data
+        raise InputError(f"is truncated or corrupt ({error})", where="image", hint="open another one") from error
+    return np.array(turn(rgb_image(image, bit_depth), orientation(image)))
