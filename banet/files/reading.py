@@ -149,7 +149,8 @@ def stream_json(
         encoding = json.detect_encoding(raw.read(4))
         raw.seek(0)
         try:
-            yield from _Reader(file, io.TextIOWrapper(raw, encoding, newline=""), fields).fields(bare)
+            with io.TextIOWrapper(raw, encoding, newline="") as text:
+                yield from _Reader(file, text, fields).fields(bare)
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"is not JSON ({_reason(error)})", where=file, hint="write it again") from error
 
