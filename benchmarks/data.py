@@ -170,7 +170,7 @@ def benchmark_load(report: Report, root: Path | None, rounds: int) -> None:
     from banet.data.coco_panoptic import CocoPanoptic
     from banet.data.copy_paste import CopyPaste
     from banet.data.transforms import train_transform
-    from banet.engine.training.datasets import Draws
+    from banet.engine.training.datasets import InfiniteDataset
 
     torch.set_num_threads(1)  # as in a worker
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +178,7 @@ def benchmark_load(report: Report, root: Path | None, rounds: int) -> None:
             root = Path(folder)
             make_pictures(root)
         dataset = CocoPanoptic(root / "images", root / "panoptic", root / "panoptic.json", train_transform([800], 1333))
-        draws, pasted, count = Draws(dataset, 0), Draws(CopyPaste(dataset, 1.0), 0), len(dataset)
+        draws, pasted, count = InfiniteDataset(dataset, 0), InfiniteDataset(CopyPaste(dataset, 1.0), 0), len(dataset)
         contestants: dict[str, Any] = {
             "PIL, picture alone": lambda n: np.asarray(
                 Image.open(dataset.images / dataset.file_name(n)).convert("RGB")

@@ -19,7 +19,7 @@ from harness import Report, parser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from banet.engine.evaluation.evaluation_data import Picture, open_split
+from banet.engine.evaluation.evaluation_data import EvaluationImage, open_split
 from banet.engine.recipe import SplitConfig
 from banet.modeling.banet import BANet
 from banet.panoptic import PanopticQuality, PanopticSegmentation
@@ -33,7 +33,7 @@ CHANNEL_GAP = 8
 class Scored:
     """One picture: IoU of each pair of nuclei that is matched at 0.5, and how many nuclei there are on either side."""
 
-    picture: Picture
+    picture: EvaluationImage
     prediction: PanopticSegmentation
     ious: NDArray[np.float64]
     found: int
@@ -57,15 +57,17 @@ def is_fluorescence(image: NDArray[np.uint8]) -> bool:
     return bool(np.quantile(gap, 0.99) <= CHANNEL_GAP and np.median(image) < 128)
 
 
-def compare(picture: Picture, prediction: PanopticSegmentation) -> Scored:
+def compare(picture: EvaluationImage, prediction: PanopticSegmentation) -> Scored:
     """Matches nuclei by their IoU, slowly and plainly, apart from PQ's own matching."""
     ours = [s.id for s in prediction.segments if s.isthing]
-    theirs = [s.id for s in picture.truth.segments if s.isthing]
+    theirs = [s.id for s in picture.ground_truth.segments if s.isthing]
     codes, counts = np.unique(
-        picture.truth.ids.astype(np.int64) << 32 | prediction.ids.astype(np.int64), return_counts=True
+        picture.ground_truth.ids.astype(np.int64) << 32 | prediction.ids.astype(np.int64), return_counts=True
     )
     shared = dict(zip(codes.tolist(), counts.tolist(), strict=True))
-    area = {(side, s.id): s.area for side, found in enumerate((picture.truth, prediction)) for s in found.segments}
+    area = {
+        (side, s.id): s.area for side, found in enumerate((picture.ground_truth, prediction)) for s in found.segments
+    }
     mine, other = set(ours), set(theirs)
     ious = []
     for code, both in shared.items():
@@ -77,10 +79,10 @@ def compare(picture: Picture, prediction: PanopticSegmentation) -> Scored:
 
 
 def summarize(name: str, pictures: list[Scored], report: Report) -> None:
-    categories = pictures[0].picture.truth.categories
+    categories = pictures[0].picture.ground_truth.categories
     quality = PanopticQuality(categories)
     for each in pictures:
-        quality.update(each.prediction, each.picture.truth)
+        quality.update(each.prediction, each.picture.ground_truth)
     result = quality.compute()
     pooled = [score(pictures, t) for t in THRESHOLDS]
     means = [float(np.mean([each.score(t) for each in pictures])) for t in THRESHOLDS]
@@ -116,7 +118,7 @@ def draw(pictures: list[Scored], path: Path) -> None:
             panels = (
                 (each.picture.image, f"{name}: {each.true} nuclei"),
                 (each.prediction.draw(each.picture.image), f"found {each.found}, score {each.score(0.5):.2f}"),
-                (each.picture.truth.draw(each.picture.image), "truth"),
+                (each.picture.ground_truth.draw(each.picture.image), "truth"),
             )
             for axis, (image, title) in zip(line[3 * k : 3 * k + 3], panels, strict=True):
                 axis.imshow(image)

@@ -15,7 +15,7 @@ from banet.data.samples import AnnotatedImage
 from banet.data.scenes.generate import Scenes
 from banet.data.transforms import train_transform
 from banet.engine.recipe import DataConfig
-from banet.engine.training.datasets import Draws, training_set
+from banet.engine.training.datasets import InfiniteDataset, training_set
 from banet.panoptic.categories import VOID
 from banet.panoptic.segments import Segment
 
@@ -68,7 +68,7 @@ def scenes(probability: float) -> CopyPaste:
 
 
 def test_samples_hold_more_things_and_stay_consistent() -> None:
-    bare, pasted = (Draws(scenes(p), 5) for p in (0.0, 1.0))
+    bare, pasted = (InfiniteDataset(scenes(p), 5) for p in (0.0, 1.0))
     more = 0
     for draw in range(12):
         target = pasted[draw].target
@@ -82,7 +82,10 @@ def test_samples_hold_more_things_and_stay_consistent() -> None:
 
 
 def test_without_pasting_it_is_the_dataset_itself() -> None:
-    plain, wrapped = Draws(Scenes(3, 6, (64, 64), train_transform([48, 64], 80)), 5), Draws(scenes(0.0), 5)
+    plain, wrapped = (
+        InfiniteDataset(Scenes(3, 6, (64, 64), train_transform([48, 64], 80)), 5),
+        InfiniteDataset(scenes(0.0), 5),
+    )
     for draw in range(6):
         a, b = plain[draw], wrapped[draw]
         assert torch.equal(a.image, b.image)
@@ -93,7 +96,7 @@ def test_without_pasting_it_is_the_dataset_itself() -> None:
 
 def test_a_draw_is_a_function_of_its_number() -> None:
     data = DataConfig(kind="scenes", scene_size=64, train_scenes=6, shorter=(48, 64), longer=80, copy_paste=0.5)
-    forward, backward = Draws(training_set(data), 1), Draws(training_set(data), 1)
+    forward, backward = InfiniteDataset(training_set(data), 1), InfiniteDataset(training_set(data), 1)
     images = [forward[draw].image for draw in range(8)]
     for draw in reversed(range(8)):
         assert torch.equal(backward[draw].image, images[draw])

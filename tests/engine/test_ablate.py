@@ -20,7 +20,7 @@ from test_train import TINY, with_train
 
 from banet import BANet
 from banet.engine.evaluation.evaluate import evaluate
-from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.recipe import Recipe, to_yaml
 from banet.engine.studies import ablate as module
 from banet.engine.studies.ablate import COLUMNS, RULES, TABLES, ablate, collect, network_name, to_markdown
@@ -87,7 +87,7 @@ def test_each_network_is_trained_once_and_measured_under_every_rule(study: Path)
 
 
 def test_one_pass_gives_what_evaluate_gives_under_each_rule() -> None:
-    model, pictures = BANet.from_pretrained("scenes"), scene_pictures(27, 1, 256)
+    model, pictures = BANet.from_pretrained("scenes"), scene_data(27, 1, 256)
     measured = module._measure(model, pictures, RULES, "scenes")
     assert len({result["Things"]["pq"] for result in measured.values()}) == len(RULES)  # the rules do differ here
     for rule, result in measured.items():

@@ -16,7 +16,7 @@ from PIL import Image
 from test_train import TINY
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
-from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.recipe import SplitConfig
 from banet.engine.studies.analyze import (
     ROWS,
@@ -38,7 +38,7 @@ from banet.modeling.readout import Instances, Readout, network_input, read_image
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 
-PICTURES = scene_pictures(11, 3, 96)
+PICTURES = scene_data(11, 3, 96)
 THING = SCENE_CATEGORIES[0].id
 RED = (200, 10, 10)
 
@@ -142,11 +142,11 @@ def test_true_order_decides_matched_pairs_and_the_papers_rule_all_others(model: 
 def test_true_segmentation_replaces_the_argmax_only(model: BANet) -> None:
     picture = PICTURES[2]
     readout = next(read_images(model, [picture.image]))
-    changed = _fuse(model, readout, picture.truth, Oracle(segmentation=True))
+    changed = _fuse(model, readout, picture.ground_truth, Oracle(segmentation=True))
     plain = readout.fuse(model.categories, model.inference, rule="appearance")
     owned = np.isin(plain.ids, [s.id for s in plain.segments if s.isthing])
     assert np.array_equal(changed.ids[owned], plain.ids[owned])
-    semantic, truth = changed.semantic[~owned], picture.truth.semantic[~owned]
+    semantic, truth = changed.semantic[~owned], picture.ground_truth.semantic[~owned]
     stuff = np.isin(truth, [c.id for c in SCENE_CATEGORIES if not c.isthing])
     assert owned.any() and stuff.any()
     large = {s.category_id for s in changed.segments}
@@ -157,7 +157,7 @@ def test_true_segmentation_replaces_the_argmax_only(model: BANet) -> None:
 @torch.inference_mode()
 def test_true_boxes_are_neither_moved_nor_suppressed(model: BANet) -> None:
     picture = PICTURES[2]
-    truth = _Truth.of(picture.truth)
+    truth = _Truth.of(picture.ground_truth)
     output = model([network_input(model, picture.image)])
     changed = _choose(model, output, truth, Oracle(boxes=True, classes=True), (96, 96))
     found = changed.detections[0]
@@ -173,7 +173,7 @@ def test_true_boxes_are_neither_moved_nor_suppressed(model: BANet) -> None:
 @torch.inference_mode()
 def test_classes_alone_go_to_the_boxes_that_match(model: BANet) -> None:
     picture = PICTURES[2]
-    truth = _Truth.of(picture.truth)
+    truth = _Truth.of(picture.ground_truth)
     output = model([network_input(model, picture.image)])
     found = output.detections[0]
     boxes = found.boxes.clone()
@@ -194,7 +194,7 @@ def test_a_perfect_network_loses_only_what_the_limits_take(model: BANet) -> None
         model.inference = replace(before, **limits)  # type: ignore[arg-type]
         try:
             for index in range(3):
-                quality.update(ceiling(model, PICTURES[index]), PICTURES[index].truth)
+                quality.update(ceiling(model, PICTURES[index]), PICTURES[index].ground_truth)
         finally:
             model.inference = before
         return float(quality.compute()["All"]["pq"])
@@ -240,7 +240,7 @@ def test_figure_has_the_papers_columns_and_a_picture_a_row(model: BANet, baselin
     top = next(y for y in range(one.height) if (pixels[y : y + 96, 60:156] == PICTURES[0].image).all())
     assert top > 0
     # The last column is the truth, drawn in the colours of the weights.
-    drawn = np.asarray(replace(PICTURES[0].truth, categories=model.categories).draw(PICTURES[0].image))
+    drawn = np.asarray(replace(PICTURES[0].ground_truth, categories=model.categories).draw(PICTURES[0].image))
     assert (pixels[top : top + 96, 60 + 4 * 208 : 156 + 4 * 208] == drawn).all()
 
 
@@ -266,7 +266,7 @@ def test_columns_are_the_networks_under_their_fusions(model: BANet, baseline: BA
 def test_pictures_are_those_where_both_steps_change_most(
     model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figure = Figure(baseline, model, scene_pictures(11, 4, 96))
+    figure = Figure(baseline, model, scene_data(11, 4, 96))
     steps = [(0.5, 0.9, 0.9), (0.5, 0.4, 0.6), (0.5, 0.5, 0.5), (0.5, 0.8, 0.75)]
     said = iter([pq for picture in steps for pq in picture])
     monkeypatch.setattr("banet.engine.studies.figure._pq", lambda result, truth: next(said))
@@ -279,7 +279,7 @@ def test_pictures_by_id(model: BANet, baseline: BANet) -> None:
     figure = Figure(baseline, model, PICTURES, "scenes")
     ids = [PICTURES[2].image_id, PICTURES[0].image_id]
     assert figure.find(ids) == [2, 0]
-    with pytest.raises(InputError, match="--picture-ids: 77: scenes has no picture"):
+    with pytest.raises(InputError, match="--picture-ids: 77: scenes has no image"):
         figure.find([77])
 
 
@@ -299,7 +299,7 @@ def test_command_draws_with_the_baseline_of_the_study(model: BANet, baseline: BA
         assert shown.format == "PNG" and shown.width > 5 * 96
     with pytest.raises(InputError, match="nowhere"):
         draw(baseline=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="no picture of that id"):
+    with pytest.raises(InputError, match="no image of that id"):
         draw(picture_ids=(999,))
     with pytest.raises(InputError, match=r"\.png"):
         draw(figure=tmp_path / "figure.jpg")

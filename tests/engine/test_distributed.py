@@ -17,11 +17,12 @@ from banet.cli import main
 from banet.data.samples import Sample
 from banet.data.scenes.generate import write_coco
 from banet.engine.evaluation.evaluate import evaluate
-from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, SplitConfig
-from banet.engine.training.datasets import Draws, training_set
-from banet.engine.training.train import TrainingTask, build_for_training
+from banet.engine.training.datasets import InfiniteDataset, training_set
+from banet.engine.training.task import TrainingTask
+from banet.engine.training.train import build_for_training
 from banet.panoptic.metrics.quality import to_json
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +37,7 @@ def mean_of_single_images(recipe: Recipe) -> dict[str, torch.Tensor]:
     task = TrainingTask(build_for_training(recipe, dataset), recipe.resolved())
     configured = task.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    draws = Draws(dataset, recipe.train.seed)
+    draws = InfiniteDataset(dataset, recipe.train.seed)
     for step in range(recipe.train.iterations):
         optimizer.zero_grad()
         for draw in (2 * step, 2 * step + 1):
@@ -59,7 +60,7 @@ def test_two_processes_step_along_the_mean_of_their_gradients(tmp_path: Path) ->
     recipe = with_train(ONE_SIZE, optimizer="sgd", lr=0.02, ema=0.0, iterations=STEPS, checkpoint_every=STEPS)
     done = run(command(recipe, tmp_path / "out", processes=2))
     assert done.returncode == 0, done.stderr
-    assert "batch: 2 in all, 1 a device" in done.stdout and done.stdout.count("iterations:") == 1
+    assert "batch: 2 in all, 1 per device" in done.stdout and done.stdout.count("iterations:") == 1
     start = build_for_training(recipe, training_set(recipe.data))
     assert_same_steps(mean_of_single_images(recipe), load_file(tmp_path / "out" / "model.safetensors"), start)
 
@@ -119,7 +120,7 @@ def test_two_processes_measure_each_picture_once(tmp_path: Path) -> None:
     done = run(command(recipe, tmp_path / "out", processes=2))
     assert done.returncode == 0, done.stderr
     model = BANet.from_pretrained("scenes")
-    alone = evaluate(model, scene_pictures(2, 3, 256))
+    alone = evaluate(model, scene_data(2, 3, 256))
     with (tmp_path / "out" / "log" / "metrics.csv").open() as file:
         measured = [row for row in csv.DictReader(file) if row["val/pq"]]
     assert len(measured) == 1 and alone["All"]["pq"] > 0.3

@@ -24,8 +24,8 @@ from tiny import TINY, command, with_train
 
 from banet.cli import main
 from banet.engine.recipe import Recipe
-from banet.engine.training import checkpointing as run_folder
-from banet.engine.training.checkpointing import CsvLog
+from banet.engine.training import checkpointing
+from banet.engine.training.csv_log import CsvLog
 from banet.engine.training.train import train
 from banet.errors import InputError
 
@@ -53,7 +53,7 @@ def go_on_and_hang_while_saving(recipe: Recipe, out: Path, saves: int) -> None:
     """Writes so many checkpoints, and stops for good in the midst of the next one."""
     calls = iter(range(saves))
     real = os.fsync
-    run_folder.os.fsync = lambda number: real(number) if next(calls, None) is not None else time.sleep(600)  # type: ignore
+    checkpointing.os.fsync = lambda number: real(number) if next(calls, None) is not None else time.sleep(600)  # type: ignore
     go_on(recipe, out)
 
 
@@ -68,7 +68,7 @@ def command_on_a_small_disk(arguments: list[str], limit: int, said: Path) -> Non
 
 
 def step_saved(out: Path) -> int:
-    path = out / run_folder.LAST
+    path = out / checkpointing.LAST
     return int(torch.load(path, weights_only=True)["global_step"]) if path.exists() else 0
 
 
@@ -82,7 +82,7 @@ def assert_same_run(one: Path, other: Path) -> None:
                 torch.testing.assert_close(ours[tensor], theirs[tensor], rtol=1e-5, atol=1e-6, msg=tensor)
             with safe_open(one / name, "pt") as a, safe_open(other / name, "pt") as b:
                 assert a.metadata() == b.metadata()
-    last = [torch.load(folder / run_folder.LAST, weights_only=True) for folder in (one, other)]
+    last = [torch.load(folder / checkpointing.LAST, weights_only=True) for folder in (one, other)]
     assert last[0]["callbacks"].keys() == last[1]["callbacks"].keys()
     torch.testing.assert_close(last[0]["optimizer_states"], last[1]["optimizer_states"], rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(last[0]["current_model_state"], last[1]["current_model_state"], rtol=1e-5, atol=1e-6)
@@ -170,7 +170,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
 
     out = tmp_path / "full"
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder.os, "fsync", full)
+        patch.setattr(checkpointing.os, "fsync", full)
         with pytest.raises(InputError, match=r"No space left.*last\.ckpt is whole; make room .* --resume auto") as said:
             train(recipe, out, device="cpu")
     assert "\n" not in str(said.value) and not (out / "model.safetensors").exists()

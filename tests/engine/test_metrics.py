@@ -13,18 +13,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
-from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.evaluation.metrics import MaskAP, PanopticQualityMetric, StuffIoU
 from banet.modeling.readout import Instances
 from banet.panoptic import Categories, Category, MaskCrops, PanopticQuality, PanopticSegmentation
 from banet.panoptic.metrics.quality import to_json
 
-PICTURES = scene_pictures(21, 4, 64)
+PICTURES = scene_data(21, 4, 64)
 
 
 def pair(index: int) -> tuple[PanopticSegmentation, PanopticSegmentation]:
     """A truth, and it moved by a few pixels as the prediction."""
-    truth = PICTURES[index].truth
+    truth = PICTURES[index].ground_truth
     ids = np.roll(truth.ids, 3 + index, axis=1)
     segments = [{"id": s.id, "category_id": s.category_id} for s in truth.segments]
     return PanopticSegmentation.from_ids(ids, segments, SCENE_CATEGORIES), truth

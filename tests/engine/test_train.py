@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from dataclasses import replace
@@ -18,13 +19,14 @@ from banet import BANet
 from banet.data.samples import Sample
 from banet.data.scenes.generate import write_coco
 from banet.engine.evaluation.evaluate import evaluate, evaluate_command
-from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.evaluation.evaluation_data import open_validation, scene_data
 from banet.engine.options import load_recipe
 from banet.engine.prediction.predict import predict_files
 from banet.engine.recipe import DataConfig, SplitConfig, TrainConfig, to_yaml
 from banet.engine.report.demo import run_demo
-from banet.engine.training.datasets import Draws, training_set
-from banet.engine.training.train import TrainingTask, build_for_training, learning_rate_factor, train
+from banet.engine.training.datasets import InfiniteDataset, training_set
+from banet.engine.training.task import TrainingTask, learning_rate_factor
+from banet.engine.training.train import build_for_training, train
 from banet.errors import InputError, MissingExtraError
 from banet.files.outputs import RECORD
 from banet.panoptic.metrics.quality import score_folders, to_json
@@ -41,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_weights_recipe_log_and_checkpoints(run: Path) -> None:
     kept = {p.name for p in run.iterdir() if p.name != ".lock"}
-    assert kept == {"model.safetensors", "best.safetensors", "recipe.yaml", "log", "checkpoints"}
+    assert kept == {"model.safetensors", "best.safetensors", "recipe.yaml", "log", "checkpoints", "README.md"}
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     # Measured after the last iteration, so the best weights are the last, averaged ones.
     best, final = (load_file(run / f"{name}.safetensors") for name in ("best", "model"))
@@ -50,6 +52,55 @@ def test_a_run_leaves_weights_recipe_log_and_checkpoints(run: Path) -> None:
     assert all(name in log for name in ("loss_i2s", "loss_rpn_box", "val/pq_th", "lr-AdamW"))
     assert "group" in (run / "recipe.yaml").read_text()  # `auto` is resolved
     assert BANet.from_pretrained(run).inference == TINY.inference
+
+
+@pytest.mark.parametrize(("val_every", "moments"), [(0, [4]), (3, [3, 4]), (9, [4])])
+def test_a_run_is_measured_at_its_end_and_has_a_card(tmp_path: Path, val_every: int, moments: list[int]) -> None:
+    out = tmp_path / "run"
+    train(with_train(TINY, val_every=val_every), out, device="cpu")
+    with (out / "log" / "metrics.csv").open() as file:
+        measured = {int(row["step"]) + 1: float(row["val/pq"]) for row in csv.DictReader(file) if row["val/pq"]}
+    assert list(measured) == moments
+    model = BANet.from_pretrained(out)
+    pq = evaluate(model, open_validation(TINY.data))["All"]["pq"]
+    assert measured[4] == pytest.approx(100 * pq, abs=1e-4)
+    assert f"**PQ:** {measured[4]:.2f} on the validation split" in (out / "README.md").read_text()
+    assert (out / "best.safetensors").exists() == (val_every > 0)
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_without_a_validation_split_the_card_says_so(tmp_path: Path, measure: bool) -> None:
+    write_coco(tmp_path / "data", seed=6, count=2, size=(64, 64))
+    split = SplitConfig("images", "panoptic", "panoptic.json")
+    val = SplitConfig("nowhere", "nowhere", "nowhere.json" if not measure else "")
+    recipe = replace(TINY, data=replace(TINY.data, kind="coco", root=str(tmp_path / "data"), train=split, val=val))
+    train(with_train(recipe, iterations=1), tmp_path / "run", device="cpu", measure=measure)
+    assert "**PQ:** not measured" in (tmp_path / "run" / "README.md").read_text()
+    missing = replace(recipe, data=replace(recipe.data, val=SplitConfig("nowhere", "nowhere", "nowhere.json")))
+    with pytest.raises(InputError, match=r"nowhere.*--data\.val\.json '' to train without a measurement"):
+        train(missing, tmp_path / "other", device="cpu")
+
+
+def test_a_class_of_which_all_segments_are_crowd_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coco(tmp_path / "data", seed=6, count=4, size=(64, 64))
+    path = tmp_path / "data" / "panoptic.json"
+    content = json.loads(path.read_text())
+    segments = [s for annotation in content["annotations"] for s in annotation["segments_info"]]
+    things = {c["id"]: c["name"] for c in content["categories"] if c["isthing"]}
+    counts = {id: sum(s["category_id"] == id for s in segments) for id in things}
+    twice = [id for id, count in counts.items() if count > 1]
+    for segment in segments:
+        segment["iscrowd"] = int(segment["category_id"] == twice[0])
+    next(s for s in segments if s["category_id"] == twice[1])["iscrowd"] = 1  # one of several: nothing to say
+    path.write_text(json.dumps(content))
+    split = SplitConfig("images", "panoptic", "panoptic.json")
+    for copy_paste in (0.0, 0.5):
+        data = replace(TINY.data, kind="coco", root=str(tmp_path / "data"), train=split, copy_paste=copy_paste)
+        out = tmp_path / f"run{copy_paste}"
+        train(with_train(replace(TINY, data=data), iterations=1), out, device="cpu", measure=False)
+        warnings = [line for line in capsys.readouterr().out.splitlines() if "can be learnt" in line]
+        assert len(warnings) == 1
+        assert f"{things[twice[0]]}: 0 of {counts[twice[0]]} instances can be learnt" in warnings[0]
 
 
 def test_a_folder_with_a_run_is_not_overwritten(run: Path) -> None:
@@ -141,7 +192,11 @@ def test_a_damaged_picture_is_named_in_one_line(tmp_path: Path, workers: int) ->
 
 def test_a_draw_is_a_function_of_seed_and_number() -> None:
     data = TINY.data
-    a, b, other = Draws(training_set(data), 0), Draws(training_set(data), 0), Draws(training_set(data), 1)
+    a, b, other = (
+        InfiniteDataset(training_set(data), 0),
+        InfiniteDataset(training_set(data), 0),
+        InfiniteDataset(training_set(data), 1),
+    )
     assert [a.index(n) for n in range(5)] != list(range(5)) and sorted(a.index(n) for n in range(5)) == list(range(5))
     late = b[7]  # out of order
     torch.rand(3)
@@ -190,7 +245,7 @@ def test_the_first_lines_say_what_a_run_does(tmp_path: Path, capsys: pytest.Capt
     for line in (
         "weights: random; GroupNorm learns where batch norm statistics are missing",
         "tiny: 5 images, 11.2 M trainable parameters, 1 x cpu",
-        "batch: 4 in all, 2 a device in each of 2 passes",
+        "batch: 4 in all, 2 per device in each of 2 passes",
         "learning rate: 0.0005 after 2 iterations of warm-up, / 10 at 1",
         "iterations: 2 (1.60 epochs)",
     ):
@@ -218,7 +273,7 @@ def test_mixed_precision_and_a_profile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", ["tensorboard", "wandb"])
 def test_a_logger_that_is_not_installed_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("banet.engine.training.train.find_spec", lambda name: None)
+    monkeypatch.setattr("banet.engine.training.trainer.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}, .*pip install 'banet-panoptic\[{package}\]'"):
         train(with_train(TINY, loggers=("csv", package)), tmp_path, device="cpu")
 
@@ -254,9 +309,9 @@ def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatc
     from banet.modeling.readout import Instances, Readout
     from banet.panoptic import MaskCrops
 
-    pictures, model = scene_pictures(9, 3, 64), BANet.from_pretrained(run)
+    pictures, model = scene_data(9, 3, 64), BANet.from_pretrained(run)
     model.inference = replace(model.inference, stuff_area=0)
-    current = iter([pictures[i].truth for i in range(3)])
+    current = iter([pictures[i].ground_truth for i in range(3)])
     shown: list[Instances] = []
 
     def perfect_readout(model: BANet, output: object, index: int, image: np.ndarray) -> Readout:

@@ -37,7 +37,8 @@ from banet.cli import main
 from banet.engine.export.export import export_model
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig, to_yaml
 from banet.engine.training.checkpointing import LAST
-from banet.engine.training.train import TrainingTask, train
+from banet.engine.training.task import TrainingTask
+from banet.engine.training.train import train
 from banet.errors import InputError
 from banet.files.outputs import RECORD
 from banet.modeling.banet import Output

@@ -1,4 +1,4 @@
-"""Measuring a model on pictures with truth: PQ, AP_mask and mIoU^St."""
+"""Measure a model on images with ground truth: PQ, AP_mask and mIoU^St."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from banet._renamed import accept_old_names
 from banet.engine.device import first_that_fits, is_out_of_memory, pick_device
-from banet.engine.evaluation.evaluation_data import Picture, Pictures, choose_pictures
+from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage, choose_data
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.engine.report.gallery import write_gallery
 from banet.engine.training.distributed import gather, joined, share
@@ -61,7 +61,7 @@ def check_categories(model: BANet, categories: Categories, source: str) -> None:
 
 @dataclass
 class Evaluator:
-    """PQ, and where asked AP and mIoU, picture by picture.
+    """Accumulate PQ, and where asked AP and mIoU, image by image.
 
     Args:
         model: To measure.
@@ -83,13 +83,15 @@ class Evaluator:
             self.stuff = StuffIoU(self.model.categories)
 
     @torch.no_grad()
-    def update(self, pictures: Sequence[Picture]) -> Iterator[tuple[Picture, Readout, PanopticSegmentation]]:
-        """Measure pictures as one batch, and give back what the network said of each and its result.
+    def update(
+        self, examples: Sequence[EvaluationImage]
+    ) -> Iterator[tuple[EvaluationImage, Readout, PanopticSegmentation]]:
+        """Measure images as one batch; yield each with its outputs and its result.
 
         Raises:
             InputError: The device has too little memory for so many; says how many fit.
         """
-        inputs = [network_input(self.model, p.image) for p in pictures]
+        inputs = [network_input(self.model, each.image) for each in examples]
         try:
             output = self.model(inputs)
         except Exception as error:
@@ -99,16 +101,16 @@ class Evaluator:
         if output is None:  # out of the handler, as the error holds on to memory
             raise InputError(_too_many(self.model, inputs))
         ap_sets = self.model.ap_detections(output) if self.full else []
-        for index, picture in enumerate(pictures):
-            readout = read_out(self.model, output, index, picture.image)
+        for index, example in enumerate(examples):
+            readout = read_out(self.model, output, index, example.image)
             if self.full:
-                size = (picture.image.shape[0], picture.image.shape[1])
+                size = (example.image.shape[0], example.image.shape[1])
                 instances = paste_detections(ap_sets[index], output.sizes[index], size, self.model.categories)
-                self.ap.update(instances, picture.truth)
-                self.stuff.update(readout.semantic, picture.truth)
+                self.ap.update(instances, example.ground_truth)
+                self.stuff.update(readout.semantic, example.ground_truth)
             result = readout.fuse(self.model.categories, self.model.inference)
-            self.counts.update(result, picture.truth)
-            yield picture, readout, result
+            self.counts.update(result, example.ground_truth)
+            yield example, readout, result
 
     def collect(self) -> None:
         """Bring what all processes have counted to the first one."""
@@ -132,7 +134,7 @@ class Evaluator:
 @accept_old_names
 def evaluate(
     model: BANet,
-    pictures: Pictures,
+    data: EvaluationData,
     *,
     out: Path | None = None,
     batch_size: int = 1,
@@ -140,23 +142,23 @@ def evaluate(
     source: str = "data",
     gallery: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure a model; several processes share the pictures, and the first one has the figures of all of them.
+    """Measure a model; several processes share the images, and the first one returns the metrics of all of them.
 
     Args:
         model: In evaluation mode, on its device.
-        pictures: With truth; of the same classes as the model.
+        data: Images with ground truth, of the same classes as the model.
         out: Folder for `panoptic/`, `panoptic.json`, `metrics.json` and a zip as the COCO server wants it.
         batch_size: Images that go through the network together.
-        limit: Only the first so many.
+        limit: Only the first N images.
         source: Names the data in errors.
-        gallery: A page of all pictures and results beside the truth, in a folder that exists; one process only.
+        gallery: Page of all images with results and ground truth, in a folder that exists; one process only.
 
     Raises:
         InputError: Other classes, or a damaged file.
     """
-    check_categories(model, pictures.categories, source)
+    check_categories(model, data.categories, source)
     evaluator = Evaluator(model, full=True)
-    pngs = _pngs(pictures, limit)
+    pngs = _pngs(data, limit)
     count = len(pngs)
     rank, world = share()
     with ExitStack() as stack:
@@ -170,13 +172,15 @@ def evaluate(
             page = stack.enter_context(write_gallery(gallery, title, model.categories, note=note))
         bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
         for start in range(rank * batch_size, count, world * batch_size):
-            group = [pictures[index] for index in range(start, min(start + batch_size, count))]
-            for (picture, readout, result), png in zip(evaluator.update(group), pngs[start:], strict=False):
+            group = [data[index] for index in range(start, min(start + batch_size, count))]
+            for (example, readout, result), png in zip(evaluator.update(group), pngs[start:], strict=False):
                 if writer is not None:
-                    writer.add(picture.image_id, picture.name, result, png_name=png)
+                    writer.add(example.image_id, example.name, result, png_name=png)
                 if page is not None:
                     shown = {"result": result}
-                    page.add(picture.name, picture.image, shown, truth=picture.truth, instances=readout.instances)
+                    page.add(
+                        example.name, example.image, shown, truth=example.ground_truth, instances=readout.instances
+                    )
                 bar.update()
     evaluator.collect()
     metrics = evaluator.compute()
@@ -188,20 +192,20 @@ def evaluate(
     return metrics
 
 
-def _pngs(pictures: Pictures, limit: int | None) -> list[str]:
-    """The names of the PNGs of the pictures that are measured."""
-    count = len(pictures) if limit is None else min(limit, len(pictures))
-    return png_names(pictures.file_name(index) for index in range(count))
+def _pngs(data: EvaluationData, limit: int | None) -> list[str]:
+    """The names of the PNGs of the images that are measured."""
+    count = len(data) if limit is None else min(limit, len(data))
+    return png_names(data.file_name(index) for index in range(count))
 
 
-def _claim(out: Path, pictures: Pictures, limit: int | None, weights: str, gallery: bool, overwrite: bool) -> Outputs:
+def _claim(out: Path, data: EvaluationData, limit: int | None, weights: str, gallery: bool, overwrite: bool) -> Outputs:
     """Check what `evaluate` writes to a folder."""
     names: dict[str, Path | None] = dict.fromkeys(["panoptic.json", "metrics.json", f"{ZIP_STEM}.zip"])
     if gallery:
         names["gallery.html"] = None
-    for index, png in enumerate(_pngs(pictures, limit)):
-        names[f"panoptic/{png}"] = next(iter(pictures.dataset.files(index)), None)
-    inputs = itertools.chain(weight_files(weights), pictures.files())
+    for index, png in enumerate(_pngs(data, limit)):
+        names[f"panoptic/{png}"] = next(iter(data.dataset.files(index)), None)
+    inputs = itertools.chain(weight_files(weights), data.files())
     return Outputs(out, KIND, names, inputs=inputs, overwrite=overwrite)
 
 
@@ -261,8 +265,8 @@ def evaluate_command(
         InputError: Weights or data cannot be read, or do not fit each other.
     """
     target = pick_device(device)
-    pictures, source = choose_pictures(recipe, split)
-    outputs = None if out is None else _claim(out, pictures, limit, weights, gallery, overwrite)
+    data, source = choose_data(recipe, split)
+    outputs = None if out is None else _claim(out, data, limit, weights, gallery, overwrite)
     model = BANet.from_pretrained(weights, device=target)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
     model.inference = change_options(model.inference, overrides)
@@ -272,9 +276,9 @@ def evaluate_command(
             raise InputError("--gallery: one process writes the page; run `banet evaluate` without torchrun")
         if rank == 0:
             where = f"{world} x {target.type}" if world > 1 else target.type
-            print(f"{weights} on {len(pictures)} images ({source}), {where}, rule {model.inference.rule}")
+            print(f"{weights} on {len(data)} images ({source}), {where}, rule {model.inference.rule}")
         page = out / "gallery.html" if gallery and out is not None else None
-        result = evaluate(model, pictures, out=out, batch_size=batch_size, limit=limit, source=source, gallery=page)
+        result = evaluate(model, data, out=out, batch_size=batch_size, limit=limit, source=source, gallery=page)
     if rank > 0:
         return result
     print(format_table(result, model.categories))

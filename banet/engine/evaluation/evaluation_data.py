@@ -1,4 +1,4 @@
-"""Pictures with their panoptic truth, as evaluation needs them: at their own size, crowd included."""
+"""Images with their ground truth, as evaluation needs them: at their own size, crowd included."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.types import ImageId
 
-__all__ = ["Picture", "Pictures", "choose_pictures", "open_pictures", "open_split", "scene_pictures"]
+__all__ = ["EvaluationData", "EvaluationImage", "choose_data", "open_split", "open_validation", "scene_data"]
 
 VAL_SCENES_SEED = 2
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture and what is true of it.
+class EvaluationImage:
+    """An image with its ground truth.
 
     Attributes:
         image: (H, W, 3) uint8.
-        truth: At the same size.
-        image_id: Of the data set.
+        ground_truth: Of the same size.
+        image_id: In the data set.
         name: File name.
     """
 
     image: NDArray[np.uint8]
-    truth: PanopticSegmentation
+    ground_truth: PanopticSegmentation
     image_id: ImageId
     name: str
 
 
-class Pictures:
-    """A data set of pictures, each read when it is asked for.
+class EvaluationData:
+    """A data set of images with ground truth, each read when it is asked for.
 
     Args:
         dataset: Where they come from.
@@ -51,14 +51,14 @@ class Pictures:
 
     @property
     def categories(self) -> Categories:
-        """Things and stuff of the truth."""
+        """Return things and stuff of the ground truth."""
         return self.dataset.categories
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def file_name(self, index: int) -> str:
-        """Return the name of picture `index`."""
+        """Return the name of image `index`."""
         return self.dataset.file_name(index)
 
     def files(self) -> Iterator[Path]:
@@ -68,44 +68,44 @@ class Pictures:
         for index in range(len(self)):
             yield from self.dataset.files(index)
 
-    def __getitem__(self, index: int) -> Picture:
-        """Read picture `index` and its truth.
+    def __getitem__(self, index: int) -> EvaluationImage:
+        """Read image `index` and its ground truth.
 
         Raises:
             InputError: A file is missing or damaged, or sizes differ.
         """
-        image, truth = self.dataset.read(index)
-        return Picture(image, truth, self.dataset.image_ids[index], self.dataset.file_name(index))
+        image, ground_truth = self.dataset.read(index)
+        return EvaluationImage(image, ground_truth, self.dataset.image_ids[index], self.dataset.file_name(index))
 
 
-def scene_pictures(seed: int, count: int, size: int) -> Pictures:
-    """Procedural scenes of size x size pixels."""
-    return Pictures(Scenes(seed, count, (size, size)))
+def scene_data(seed: int, count: int, size: int) -> EvaluationData:
+    """Return procedural scenes of size x size pixels."""
+    return EvaluationData(Scenes(seed, count, (size, size)))
 
 
-def open_split(split: SplitConfig, root: str = "") -> Pictures:
-    """The pictures of a split in COCO panoptic format; relative paths start from `root`.
+def open_split(split: SplitConfig, root: str = "") -> EvaluationData:
+    """Open the images of a split in COCO panoptic format; relative paths start from `root`.
 
     Raises:
         InputError: The JSON or a folder is missing or damaged.
     """
     folder = Path(root)
-    return Pictures(CocoPanoptic(folder / split.images, folder / split.panoptic, folder / split.json))
+    return EvaluationData(CocoPanoptic(folder / split.images, folder / split.panoptic, folder / split.json))
 
 
-def open_pictures(data: DataConfig) -> Pictures:
-    """The pictures of a recipe's validation split.
+def open_validation(data: DataConfig) -> EvaluationData:
+    """Open the validation split of a recipe.
 
     Raises:
         InputError: The data set is missing or damaged.
     """
     if data.kind == "scenes":
-        return scene_pictures(VAL_SCENES_SEED, data.val_scenes, data.scene_size)
+        return scene_data(VAL_SCENES_SEED, data.val_scenes, data.scene_size)
     return open_split(data.val, data.root)
 
 
-def choose_pictures(recipe: Recipe | None, split: SplitConfig | None) -> tuple[Pictures, str]:
-    """What a command is to measure on, and what to call it: a split, or else the validation split of a recipe.
+def choose_data(recipe: Recipe | None, split: SplitConfig | None) -> tuple[EvaluationData, str]:
+    """Open what a command is to measure on, a split or else the validation split of a recipe; return its name too.
 
     Raises:
         InputError: Neither is given, or the data are missing or damaged.
@@ -113,5 +113,5 @@ def choose_pictures(recipe: Recipe | None, split: SplitConfig | None) -> tuple[P
     if split is not None:
         return open_split(split), split.json
     if recipe is not None:
-        return open_pictures(recipe.data), f"{recipe.name}, validation split"
+        return open_validation(recipe.data), f"{recipe.name}, validation split"
     raise InputError("name the data with --config, or with --images, --panoptic and --json")

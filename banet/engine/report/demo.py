@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import Evaluator, check_categories
-from banet.engine.evaluation.evaluation_data import scene_pictures
+from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.report.gallery import write_gallery
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs, weight_files
@@ -26,7 +26,7 @@ PREVIEWED = 3
 def run_demo(
     out: Path, *, weights: str | None = None, scenes: int = 50, device: str = "auto", overwrite: bool = False
 ) -> Path:
-    """Segment fresh scenes, print PQ of both procedures and write a page of pictures.
+    """Segment fresh scenes, print PQ of both procedures and write a page of images.
 
     Args:
         out: Folder that gets `index.html`, one file that needs no network, and `preview.png`.
@@ -47,8 +47,8 @@ def run_demo(
     outputs = Outputs(out, "banet demo", ["index.html", "preview.png"], inputs=read, overwrite=overwrite)
     model = BANet.from_pretrained(weights or "scenes", device=target)
     print(f"{weights or 'scenes'} on {scenes} scenes, {target.type}")
-    pictures = scene_pictures(DEMO_SCENES_SEED, scenes, model.inference.shorter)
-    check_categories(model, pictures.categories, "scenes")
+    data = scene_data(DEMO_SCENES_SEED, scenes, model.inference.shorter)
+    check_categories(model, data.categories, "scenes")
     evaluator = Evaluator(model)
     handling = f"occlusion handling, rule {model.inference.rule}"
     page = out / "index.html"
@@ -64,14 +64,14 @@ def run_demo(
     )
     with outputs, writing as gallery:
         for index in tqdm(range(scenes), desc="demo", unit="scene"):
-            for picture, readout, handled in evaluator.update([pictures[index]]):
+            for example, readout, handled in evaluator.update([data[index]]):
                 heuristic = readout.fuse(model.categories, model.inference, rule="heuristic")
                 differ = differing_pixels(heuristic, handled)
                 gallery.add(
-                    picture.name,
-                    picture.image,
+                    example.name,
+                    example.image,
                     {handling: handled, "heuristic fusion": heuristic},
-                    truth=picture.truth,
+                    truth=example.ground_truth,
                     instances=readout.instances,
                     changed=differ,
                 )
@@ -79,11 +79,11 @@ def run_demo(
                     (
                         int(differ.sum()),
                         {
-                            "image": Image.fromarray(picture.image),
-                            "truth": picture.truth.draw(picture.image),
+                            "image": Image.fromarray(example.image),
+                            "truth": example.ground_truth.draw(example.image),
                             "heuristic": heuristic.draw(),
                             "occlusion handling": handled.draw(),
-                            "where they differ": draw_diff(differ, picture.image),
+                            "where they differ": draw_diff(differ, example.image),
                         },
                     )
                 )
@@ -97,13 +97,13 @@ def run_demo(
 
 
 def _preview(rows: list[dict[str, Image.Image]]) -> Image.Image:
-    """A grid of pictures by title, one scene a row."""
+    """Return a grid of images by title, one scene per row."""
     side, gap, head = rows[0]["image"].width, 6, 24
     columns = list(rows[0])
     grid = Image.new("RGB", (len(columns) * (side + gap) - gap, head + len(rows) * (side + gap) - gap), "white")
     pen = ImageDraw.Draw(grid)
     for column, name in enumerate(columns):
         pen.text((column * (side + gap), 3), name, fill="black", font=ImageFont.load_default(size=15))
-        for row, pictures in enumerate(rows):
-            grid.paste(pictures[name], (column * (side + gap), head + row * (side + gap)))
+        for row, images in enumerate(rows):
+            grid.paste(images[name], (column * (side + gap), head + row * (side + gap)))
     return grid

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import Evaluator, check_categories
-from banet.engine.evaluation.evaluation_data import Pictures, open_pictures
+from banet.engine.evaluation.evaluation_data import EvaluationData, open_validation
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, to_yaml
-from banet.engine.training.datasets import Draws, training_set
+from banet.engine.training.datasets import InfiniteDataset, training_set
 from banet.engine.training.train import build_for_training, train
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, write_json
@@ -163,7 +163,7 @@ class _Run:
         missing = [rule for rule in RULES if not _metrics_path(self.folder, rule).is_file()]
         if missing:
             model = BANet.from_pretrained(self.folder, device=pick_device(device))
-            measured = _measure(model, open_pictures(self.recipe.data), missing, self.recipe.name)
+            measured = _measure(model, open_validation(self.recipe.data), missing, self.recipe.name)
             for rule, metrics in measured.items():
                 write_json(_metrics_path(self.folder, rule), to_json(metrics))
 
@@ -215,7 +215,7 @@ def ablate(
     for run in runs:
         if not (run.trained or run.measured):
             print(f"\n{run.network}, seed {run.recipe.train.seed}")
-            train(run.recipe, run.folder, resume="auto", device=device)
+            train(run.recipe, run.folder, resume="auto", device=device, measure=False)
             run.measure(device)
             _report(recipe, out, tables, seeds)
         elif run.trained:
@@ -278,17 +278,17 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _measure(
-    model: BANet, pictures: Pictures, rules: Sequence[RuleName], source: str
+    model: BANet, data: EvaluationData, rules: Sequence[RuleName], source: str
 ) -> dict[RuleName, dict[str, Any]]:
     """All figures under each rule, from one pass of the network; AP and mIoU, which no rule changes, beside each."""
-    check_categories(model, pictures.categories, source)
+    check_categories(model, data.categories, source)
     model.inference = replace(model.inference, rule=rules[0])
     evaluator = Evaluator(model, full=True)
     others = {rule: PanopticQuality(model.categories) for rule in rules[1:]}
-    for index in tqdm(range(len(pictures)), desc="measure", unit="image"):
-        for picture, readout, _ in evaluator.update([pictures[index]]):
+    for index in tqdm(range(len(data)), desc="measure", unit="image"):
+        for example, readout, _ in evaluator.update([data[index]]):
             for rule, quality in others.items():
-                quality.update(readout.fuse(model.categories, model.inference, rule=rule), picture.truth)
+                quality.update(readout.fuse(model.categories, model.inference, rule=rule), example.ground_truth)
     first = evaluator.compute()
     return {rules[0]: first, **{rule: {**first, **quality.compute()} for rule, quality in others.items()}}
 
@@ -458,7 +458,7 @@ def _step_seconds(recipe: Recipe, device: torch.device) -> float:
     dataset = training_set(recipe.data)
     without_weights = replace(recipe, train=replace(recipe.train, init="random"), model=recipe.resolved().model)
     model = build_for_training(without_weights, dataset).to(device)
-    draws, batch = Draws(dataset, recipe.train.seed), recipe.train.batch_size
+    draws, batch = InfiniteDataset(dataset, recipe.train.seed), recipe.train.batch_size
     times = []
     for step in range(4):
         start = time.perf_counter()

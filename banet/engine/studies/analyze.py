@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
-from banet.engine.evaluation.evaluation_data import Picture, Pictures, choose_pictures
+from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage, choose_data
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.engine.studies.figure import Figure
 from banet.errors import InputError
@@ -72,7 +72,7 @@ ROWS: Mapping[str, tuple[Oracle, tuple[float, float, float] | None]] = {
 
 @dataclass(frozen=True)
 class _Truth:
-    """The things of a picture that are no crowd: segment ids (N,), category ids (N,) and boxes (N, 4), x1 y1 x2 y2."""
+    """The things of an image without crowd: segment ids (N,), category ids (N,) and boxes (N, 4), x1 y1 x2 y2."""
 
     ids: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -88,48 +88,48 @@ class _Truth:
 
 
 def analyze(
-    model: BANet, pictures: Pictures, *, limit: int | None = None, source: str = "data"
+    model: BANet, data: EvaluationData, *, limit: int | None = None, source: str = "data"
 ) -> dict[str, dict[str, Any]]:
     """PQ of a model under each row of Table 4.
 
     Args:
         model: In evaluation mode, on its device.
-        pictures: With truth, of the same classes.
-        limit: Only the first so many pictures.
+        data: Images with ground truth, of the same classes.
+        limit: Only the first N images.
         source: Names the data in errors.
 
     Returns:
         What `PanopticQuality.compute` gives by row, and under `ceiling` for a perfect network under the model's limits.
     """
-    check_categories(model, pictures.categories, source)
+    check_categories(model, data.categories, source)
     qualities = {name: PanopticQuality(model.categories) for name in [*ROWS, "ceiling"]}
-    count = len(pictures) if limit is None else min(limit, len(pictures))
+    count = len(data) if limit is None else min(limit, len(data))
     for index in tqdm(range(count), desc="analyze", unit="image"):
-        picture = pictures[index]
-        for name, result in _results(model, picture).items():
-            qualities[name].update(result, picture.truth)
-        qualities["ceiling"].update(ceiling(model, picture), picture.truth)
+        example = data[index]
+        for name, result in _results(model, example).items():
+            qualities[name].update(result, example.ground_truth)
+        qualities["ceiling"].update(ceiling(model, example), example.ground_truth)
     return {name: quality.compute() for name, quality in qualities.items()}
 
 
 @torch.inference_mode()
-def _results(model: BANet, picture: Picture) -> dict[str, PanopticSegmentation]:
-    """The result of each row for one picture; the network runs once, its heads once for each set of instances."""
-    truth = _Truth.of(picture.truth)
-    output = model([network_input(model, picture.image)])
+def _results(model: BANet, example: EvaluationImage) -> dict[str, PanopticSegmentation]:
+    """Compute the result of each row for one image; the network runs once, its heads once for each set of instances."""
+    truth = _Truth.of(example.ground_truth)
+    output = model([network_input(model, example.image)])
     chosen: dict[tuple[bool, bool], Readout] = {}
     results = {}
     for name, (oracle, _) in ROWS.items():
         key = (oracle.boxes, oracle.classes)
         if key not in chosen:
-            changed = _choose(model, output, truth, oracle, picture.image.shape[:2])
-            chosen[key] = read_out(model, changed, 0, picture.image)
-        results[name] = _fuse(model, chosen[key], picture.truth, oracle)
+            changed = _choose(model, output, truth, oracle, example.image.shape[:2])
+            chosen[key] = read_out(model, changed, 0, example.image)
+        results[name] = _fuse(model, chosen[key], example.ground_truth, oracle)
     return results
 
 
 def _fuse(model: BANet, readout: Readout, truth: PanopticSegmentation, oracle: Oracle) -> PanopticSegmentation:
-    """The result of one picture, with the order and the segmentation of an oracle; its instances are chosen already."""
+    """Fuse one image with the order and the segmentation of an oracle; its instances are chosen already."""
     if oracle.segmentation:
         readout = replace(readout, semantic=truth.semantic.astype(np.int64))
     rule: Rule | str = "appearance"
@@ -174,7 +174,7 @@ def _best(candidates: Candidates) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def ceiling(model: BANet, picture: Picture) -> PanopticSegmentation:
+def ceiling(model: BANet, example: EvaluationImage) -> PanopticSegmentation:
     """What a perfect network would give under the model's limits: stuff too small and instances too many are lost.
 
     Its instances have the truth's masks and classes and equal scores; its semantic map is the truth. Box suppression
@@ -182,19 +182,19 @@ def ceiling(model: BANet, picture: Picture) -> PanopticSegmentation:
     """
     from torchvision.ops import nms
 
-    limits, truth = model.inference, _Truth.of(picture.truth)
-    masks = [picture.truth.ids == identity for identity in truth.ids]
+    limits, truth = model.inference, _Truth.of(example.ground_truth)
+    masks = [example.ground_truth.ids == identity for identity in truth.ids]
     areas = torch.tensor([float(mask.sum()) for mask in masks])
     boxes = torch.as_tensor(truth.boxes, dtype=torch.float32)
     keep = nms(boxes, areas, limits.nms_threshold)[: limits.max_instances].numpy()
-    height, width = picture.truth.ids.shape
+    height, width = example.ground_truth.ids.shape
     whole = np.tile(np.array([0, 0, width, height]), (len(keep), 1)).reshape(-1, 4)
     return fuse_panoptic(
         MaskCrops(whole, [masks[k] for k in keep], (height, width)),
         np.ones(len(keep)),
         truth.labels[keep],
-        picture.truth.semantic,
-        picture.image,
+        example.ground_truth.semantic,
+        example.image,
         categories=model.categories,
         stuff_area=limits.stuff_area,
     )
@@ -254,12 +254,12 @@ def analyze_command(
         recipe: Its validation split is measured on, unless `split` is given.
         split: In place of a recipe.
         out: Folder for `analysis.json`.
-        limit: Only the first so many pictures.
+        limit: Only the first N images.
         device: `auto`, `cpu`, `cuda` or `mps`.
         figure: PNG of the paper's Fig. 6.
         baseline: Weights of its second column; None for the baseline of the study that `weights` belong to.
-        shown: How many pictures `Figure.choose` is to find for it.
-        picture_ids: These pictures instead.
+        shown: How many images `Figure.choose` is to find for it.
+        picture_ids: These images instead.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Raises:
@@ -267,10 +267,10 @@ def analyze_command(
             not fit each other.
     """
     target = pick_device(device)
-    pictures, source = choose_pictures(recipe, split)
+    data, source = choose_data(recipe, split)
     if figure is not None and figure.suffix.lower() != ".png":
         raise InputError(f"--figure {figure}: give the name of a .png file")
-    read = [*weight_files(weights), *weight_files(baseline or weights), *pictures.files()]
+    read = [*weight_files(weights), *weight_files(baseline or weights), *data.files()]
     outputs = [
         Outputs(folder, "banet analyze", [name], inputs=read, overwrite=overwrite, option=option)
         for folder, name, option in (
@@ -282,10 +282,10 @@ def analyze_command(
     drawing = None
     if figure is not None:  # before the long part, as there may be something wrong with it
         plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)
-        drawing = Figure(plain, model, pictures, source)
+        drawing = Figure(plain, model, data, source)
         drawing.find(picture_ids)
-    print(f"{weights} on {len(pictures)} images ({source}), {target.type}")
-    results = analyze(model, pictures, limit=limit, source=source)
+    print(f"{weights} on {len(data)} images ({source}), {target.type}")
+    results = analyze(model, data, limit=limit, source=source)
     print(format_rows(results))
     with ExitStack() as stack:
         for claimed in outputs:

@@ -19,7 +19,15 @@ from banet.engine.recipe import DataConfig
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
 
-__all__ = ["DrawSampler", "Draws", "Forwarding", "PanopticDataset", "raise_if_bad", "training_set"]
+__all__ = [
+    "ErrorsAsItems",
+    "InfiniteDataset",
+    "InfiniteSampler",
+    "PanopticDataset",
+    "raise_if_bad",
+    "training_set",
+    "unlearnable",
+]
 
 TRAIN_SCENES_SEED = 1
 
@@ -34,7 +42,7 @@ class PanopticDataset(Protocol):
 
 
 def training_set(data: DataConfig) -> PanopticDataset:
-    """The samples to learn from.
+    """Open the samples to learn from.
 
     Raises:
         InputError: The data set is missing, damaged or empty.
@@ -59,8 +67,14 @@ def training_set(data: DataConfig) -> PanopticDataset:
     return CopyPaste(dataset, data.copy_paste) if data.copy_paste else dataset
 
 
-class Draws(Dataset[Sample]):
-    """An endless sequence of samples: draw n is a function of the seed and n, in whatever process it is made.
+def unlearnable(dataset: PanopticDataset) -> list[str]:
+    """Return a line for each class of things of which nothing can be learnt, as all its segments are crowd."""
+    source = dataset.dataset if isinstance(dataset, CopyPaste) else dataset
+    return source.index.unlearnable() if isinstance(source, CocoPanoptic) else []
+
+
+class InfiniteDataset(Dataset[Sample]):
+    """Draw samples without end; draw n is a function of the seed and n, whatever process makes it.
 
     Each epoch is a permutation of the data set; augmentation draws from a generator seeded by n.
 
@@ -75,21 +89,21 @@ class Draws(Dataset[Sample]):
         self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
 
     def index(self, draw: int) -> int:
-        """Row of the data set that draw `draw` takes."""
+        """Return the row of the data set that draw `draw` takes."""
         epoch, position = divmod(draw, len(self.dataset))
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         return int(self._order[1][position])
 
     def __getitem__(self, draw: int) -> Sample:
-        """Sample of draw `draw`, any number from 0 up."""
+        """Read the sample of draw `draw`, any number from 0 up."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([self.seed, draw]).generate_state(1, np.uint64)[0]))
             return self.dataset[self.index(draw)]
 
 
-class Forwarding(Dataset[Any]):
-    """Gives an `InputError` as an item instead of raising it, so that it leaves a worker process as it is.
+class ErrorsAsItems(Dataset[Any]):
+    """Return an `InputError` as an item instead of raising it, so that it leaves a worker process unchanged.
 
     torch's `DataLoader` would wrap it into a traceback. `raise_if_bad` raises it where the batch arrives.
 
@@ -101,7 +115,7 @@ class Forwarding(Dataset[Any]):
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Any:
-        """The item, or the error."""
+        """Return the item, or the error."""
         try:
             return self.dataset[index]
         except InputError as error:
@@ -109,19 +123,19 @@ class Forwarding(Dataset[Any]):
 
 
 def raise_if_bad(batch: list[Any]) -> None:
-    """Raise the first error among the items that `Forwarding` gave."""
+    """Raise the first error among the items of `ErrorsAsItems`."""
     for item in batch:
         if isinstance(item, InputError):
             raise item
 
 
-class DrawSampler(Sampler[int]):
-    """Numbers of the draws of one process, from a step on, without end.
+class InfiniteSampler(Sampler[int]):
+    """Yield the numbers of the draws of one process, without end.
 
     It has no length on purpose: a run ends by its number of iterations.
 
     Args:
-        start: The first draw; a run that goes on after step s starts at s times the batch.
+        start: The first draw; a run resumed after step s starts at s times the batch size.
         rank: Number of this process.
         world: Number of processes.
     """

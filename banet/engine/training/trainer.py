@@ -1,0 +1,153 @@
+"""Lightning's `Trainer` as a recipe and the processes of the run ask for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import torch
+
+from banet.engine.recipe import Recipe, TrainConfig
+from banet.engine.training.checkpointing import AtomicCheckpoints
+from banet.engine.training.csv_log import CsvLog
+from banet.errors import InputError, MissingExtraError
+
+try:
+    import lightning as L
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
+    from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+    from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
+    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+except ImportError:
+    raise MissingExtraError("lightning", "train") from None
+
+__all__ = ["build_trainer"]
+
+
+def build_trainer(
+    recipe: Recipe, out: Path, device: torch.device, callbacks: Sequence[Callback], *, done: int, measured: bool
+) -> L.Trainer:
+    """Compose the trainer of a run.
+
+    Args:
+        recipe: What decides the run.
+        out: Folder of the run.
+        device: Where this process computes.
+        callbacks: Called after the progress bar, in this order.
+        done: Iterations that the run has done already.
+        measured: Whether there is a validation split.
+
+    Raises:
+        InputError: The machine does not have what the recipe asks for.
+        MissingExtraError: A logger is not installed.
+    """
+    options = recipe.train
+    gpu = device.type == "cuda"
+    _refuse_without_gpu(options, device)
+    environment = _environment()
+    devices, nodes = _processes(options, environment, "auto" if gpu else 1)
+    loggers = _loggers(recipe, out, done)
+    precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
+    try:
+        return L.Trainer(
+            accelerator="gpu" if gpu else device.type,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_strategy(options, single=devices == 1 and nodes == 1),
+            plugins=[AtomicCheckpoints(), *([environment] if environment else [])],
+            max_steps=options.iterations,
+            precision=precision,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.clip or None,
+            val_check_interval=(options.val_every or options.iterations) * options.accumulate,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if measured else 0,
+            log_every_n_steps=options.log_every,
+            logger=loggers,
+            profiler=_profiler(options, out),
+            callbacks=[*_own_callbacks(options, loggers), *callbacks],
+            enable_checkpointing=False,  # CheckpointCallback does it
+            use_distributed_sampler=False,  # InfiniteSampler shares the samples out
+            enable_model_summary=False,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"train.devices, train.nodes: {reason}; leave them 0 to take what there is") from None
+
+
+def _refuse_without_gpu(options: TrainConfig, device: torch.device) -> None:
+    if device.type == "cuda":
+        return
+    if options.strategy == "fsdp":
+        raise InputError(f"train.strategy: fsdp needs GPUs, this run is on {device.type}; set ddp")
+    if options.precision == "16":
+        raise InputError(f"train.precision: 16 needs a GPU, this run is on {device.type}; set bf16 or 32")
+
+
+def _own_callbacks(options: TrainConfig, loggers: Sequence[Logger]) -> list[Callback]:
+    bar = TQDMProgressBar(refresh_rate=max(1, min(20, options.log_every)))
+    return [bar, LearningRateMonitor("step")] if loggers else [bar]
+
+
+def _environment() -> ClusterEnvironment | None:
+    """Return what started the processes of this run, None where it was this command itself."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if SLURMEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=False)  # its own checkpoints would miss what CheckpointCallback saves
+    return None
+
+
+def _processes(options: TrainConfig, environment: ClusterEnvironment | None, alone: int | str) -> tuple[Any, int]:
+    """Return the number of processes per machine, and of machines."""
+    devices: Any = alone
+    nodes = 1
+    if isinstance(environment, TorchElasticEnvironment):
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = environment.world_size() // devices
+    elif environment is not None:
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        devices = int(os.environ["SLURM_NTASKS"]) // nodes
+    return options.devices or devices, options.nodes or nodes
+
+
+def _strategy(options: TrainConfig, *, single: bool) -> Any:
+    if options.strategy == "fsdp":
+        # One unit, since the network is called part by part, which nested units do not allow.
+        return FSDPStrategy(state_dict_type="full", use_orig_params=True)
+    # No buffer changes in training, and every parameter takes part in every loss, images without objects included.
+    return "auto" if single else DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _loggers(recipe: Recipe, out: Path, done: int) -> list[Logger]:
+    loggers: list[Logger] = []
+    for kind in recipe.train.loggers:
+        if kind == "csv":
+            loggers.append(CsvLog(out / "log" / "metrics.csv", done))
+        elif kind == "tensorboard":
+            if not find_spec("tensorboard"):
+                raise MissingExtraError("tensorboard", "tensorboard")
+            loggers.append(TensorBoardLogger(out, name="log", version="", purge_step=done or None))
+        else:
+            if not find_spec("wandb"):
+                raise MissingExtraError("wandb", "wandb")
+            # One identity per folder, so a resumed run continues its curve.
+            identity = uuid5(NAMESPACE_URL, str(out.resolve())).hex
+            loggers.append(WandbLogger(name=out.name, id=identity, project="banet", save_dir=out, resume="allow"))
+    return loggers
+
+
+def _profiler(options: TrainConfig, out: Path) -> Profiler | None:
+    if options.profiler == "none":
+        return None
+    kind = SimpleProfiler if options.profiler == "simple" else PyTorchProfiler
+    return kind(dirpath=out, filename="profile")
