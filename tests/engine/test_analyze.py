@@ -283,6 +283,14 @@ def test_pictures_by_id(model: BANet, baseline: BANet) -> None:
         figure.find([77])
 
 
+def test_ids_that_are_texts(model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = Figure(baseline, model, PICTURES, "scenes")
+    monkeypatch.setattr(type(PICTURES.dataset), "image_ids", ["5", "a b", 5, "007", 7])
+    assert figure.find([5, "5", "a b", "007", 7]) == [2, 0, 1, 3, 4]
+    with pytest.raises(InputError, match="--picture-ids: 70: scenes has no picture"):
+        figure.find([70])
+
+
 def test_command_draws_with_the_baseline_of_the_study(model: BANet, baseline: BANet, tmp_path: Path) -> None:
     recipe = replace(TINY, data=replace(TINY.data, val_scenes=2, scene_size=96))
     weights = model.save_pretrained(tmp_path / "study" / "sim_ocm_s2i" / "seed3")

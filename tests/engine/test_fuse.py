@@ -196,6 +196,59 @@ def test_empty_masks_are_left_out(files):
     check(files)
 
 
+def test_instances_without_a_pixel_are_reported_or_refused(files, capsys):
+    first = files.results[0]
+    outside = [[90, 1, 99, 1, 99, 9]]
+    low = {**first, "segmentation": [], "score": 0.1}  # not asked for, so not reported
+    odd = [{**first, "segmentation": one, "bbox": []} for one in ([], [[1, 2]], outside)]
+    files.instances.write_text(json.dumps([low, *odd, *files.results]))
+    done = fuse(files, nms_threshold=1.0)
+    assert (done.instances, done.left_out.objects) == (8, 11)
+    assert dict(done.left_out.counts) == {"no outline": 1, "too few corners": 1, "outside of the image": 1}
+    check(files)
+    with pytest.raises(InputError, match=r"results\.json: \[1\], image 000000000011\.png: .*no outline.*--strict"):
+        fuse(files, strict=True)
+    line = f"fuse --instances {files.instances} --semantic {files.semantic} --images {files.images} --json {files.json}"
+    assert main([*line.split(), "--out", str(files.root / "other"), "--stuff-area", "50"]) == 0
+    assert "11 objects, of which 8 have a pixel; left out:\n  1 no outline: [1] of 0" in capsys.readouterr().err
+
+
+def rename(files, names):
+    """Give the pictures other names, and their instances these names without suffix for ids."""
+    for image_id, name in zip((11, 22, 33), names, strict=True):
+        for folder in (files.images, files.semantic):
+            (folder / f"{image_id:012}.png").rename(folder / name)
+    ids = dict(zip((11, 22, 33), (name.removesuffix(".png") for name in names), strict=True))
+    files.instances.write_text(json.dumps([{**one, "image_id": ids[one["image_id"]]} for one in files.results]))
+    return ids
+
+
+def test_ids_of_images_may_be_texts(files):
+    """As cityscapesScripts has them; the numbers at the end of these names are the same."""
+    names = [f"frankfurt_00000{n}_000294.png" for n in range(3)]
+    ids = rename(files, names)
+    (files.root / "names.json").write_text(json.dumps(CATEGORIES))
+    for options in ({"json": None, "categories": files.root / "names.json"}, {}):
+        truth = json.loads(files.json.read_text())
+        truth["images"] = [
+            {**one, "id": one["id"] if isinstance(one["id"], str) else ids[one["id"]], "file_name": name}
+            for one, name in zip(truth["images"], names, strict=True)
+        ]
+        files.json.write_text(json.dumps(truth))
+        assert fuse(files, **options).instances == 8
+        written = PanopticJson.read(files.out / "panoptic.json")
+        assert list(written.annotations) == list(ids.values())
+        for image_id, annotation in zip((11, 22, 33), written.annotations.values(), strict=True):
+            found = load(annotation, files.out / "panoptic", written.categories)
+            np.testing.assert_array_equal(found.ids, expected(files, image_id).ids)
+
+
+def test_a_text_is_not_the_number(files):
+    files.instances.write_text(json.dumps([{**one, "image_id": str(one["image_id"])} for one in files.results]))
+    with pytest.raises(InputError, match="no image_id is the id of a picture"):
+        fuse(files)
+
+
 @pytest.mark.parametrize("kind", ["palette", "16 bits", "void"])
 def test_kinds_of_label_maps(files, kind):
     for image_id, (_, _, semantic) in files.scenes.items():

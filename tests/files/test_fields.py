@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banet.errors import InputError
-from banet.files.fields import id_order, read_flag, read_image_id
+from banet.files.fields import id_order, image_id_of, read_flag, read_image_id
 from banet.files.names import safe_join
 
 
@@ -47,6 +47,15 @@ def test_what_is_not_an_id(value):
         read_image_id({"id": value}, "id", "x")
     with pytest.raises(InputError, match=r"^x: 'id' is missing"):
         read_image_id({}, "id", "x")
+
+
+@pytest.mark.parametrize(
+    ("word", "image_id"),
+    [("7", 7), ('"7"', "7"), ("-1", -1), ("007", "007"), ("1e3", "1e3"), ("true", "true"), ("a_7", "a_7"), ("", "")],
+)
+def test_ids_of_a_command_line(word, image_id):
+    found = image_id_of(word)
+    assert found == image_id and type(found) is type(image_id)
 
 
 @given(st.lists(st.integers() | st.text()))
