@@ -17,7 +17,7 @@ from banet import _moved
 
 if TYPE_CHECKING:
     from banet.errors import InputError, MissingExtraError
-    from banet.modeling.banet import BANet
+    from banet.inference.banet import BANet
     from banet.ops import RoIInlay, roi_inlay, roi_upsample
     from banet.panoptic import (
         RULES,
@@ -61,13 +61,13 @@ _PANOPTIC = (
     "make_disjoint resolve_occlusions"
 )
 _HOME = {
-    "BANet": "banet.modeling.banet",
+    "BANet": "banet.inference.banet",
     "InputError": "banet.errors",
     "MissingExtraError": "banet.errors",
     **dict.fromkeys(("RoIInlay", "roi_inlay", "roi_upsample"), "banet.ops"),
     **dict.fromkeys(_PANOPTIC.split(), "banet.panoptic"),
 }
-_ROOMS = ("data", "engine", "errors", "files", "modeling", "ops", "panoptic", "types")
+_ROOMS = ("checkpoint", "data", "engine", "errors", "files", "inference", "modeling", "ops", "panoptic", "types")
 
 _moved.install()
 

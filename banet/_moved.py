@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -36,6 +36,14 @@ MOVED = {
     "engine.run_folder": "engine.training.checkpointing engine.training.csv_log",
     "engine.train": "engine.training.train engine.training.task",
     "engine.video": "engine.prediction.video",
+    "modeling.banet": "inference.banet modeling.outputs",
+    "modeling.build": "modeling.composition",
+    "modeling.hub": "checkpoint.hub",
+    "modeling.i2s": "modeling.aggregation modeling.segmenters modeling.semantic_loss",
+    "modeling.instances": "inference.postprocess",
+    "modeling.readout": "inference.postprocess inference.preprocess",
+    "modeling.tiles": "inference.predictor",
+    "modeling.weights": "checkpoint.checkpoint checkpoint.warm_start",
     "panoptic.breakdown": "panoptic.metrics.breakdown",
     "panoptic.changes": "panoptic.drawing.diff",
     "panoptic.coco_classes": "panoptic.coco.classes",
@@ -53,6 +61,8 @@ MOVED = {
 
 
 RENAMED = {
+    "Filled": "LoadReport",
+    "Readout": "UnfusedPrediction",
     "Disputes": "OverlapReport",
     "changed_hands": "differing_pixels",
     "draw_changes": "draw_diff",
@@ -61,6 +71,20 @@ RENAMED = {
     "place_by_score": "rank_by_score",
 }
 """Name that the old modules had -> the name of the same function or class now."""
+
+
+ELSEWHERE = {
+    "build_model": "inference.banet.BANet",
+    "read_images": "_moved.read_images",
+}
+"""Name that the old modules had -> what takes its place, below `banet`, where none of their new homes has it."""
+
+
+def read_images(model: Any, images: Sequence[Any]) -> Iterator[Any]:
+    """Run images in any form through a network as one batch; `predict_unfused` takes arrays."""
+    from banet.data.images import to_rgb_array
+
+    return iter(model.predict_unfused([to_rgb_array(image) for image in images]))
 
 
 class _MovedLoader(Loader):
@@ -77,6 +101,9 @@ class _MovedLoader(Loader):
                 for known in (name, RENAMED.get(name, name)):
                     if known in vars(home):
                         return vars(home)[known]
+            if name in ELSEWHERE:
+                place, _, known = ELSEWHERE[name].rpartition(".")
+                return getattr(import_module(f"banet.{place}"), known)
             raise AttributeError(f"module {old!r} has no attribute {name!r}; its names are in {', '.join(homes)} now")
 
         vars(module)["__getattr__"] = find

@@ -35,17 +35,16 @@ except ImportError:
 
     raise MissingExtraError("gradio", "app") from None
 
-import torch
+import numpy as np
 from PIL import Image
 
 from banet.data.images import decode_image
 from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
 from banet.engine.device import pick_device
 from banet.errors import InputError
-from banet.modeling.banet import BANet
+from banet.inference.banet import BANet
+from banet.inference.postprocess import UnfusedPrediction
 from banet.modeling.config import RuleName
-from banet.modeling.instances import Readout
-from banet.modeling.readout import read_images
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.drawing.diff import differing_pixels, draw_diff
 from banet.panoptic.id_maps import ids_to_rgb, runs
@@ -101,14 +100,14 @@ class Visit:
         other: the one that it is compared with.
         name: the picture's file name.
         size: its width and height as it came.
-        readout: all that fusion needs of it.
+        unfused: all that fusion needs of it.
     """
 
     rule: str
     other: str = "heuristic"
     name: str = ""
     size: tuple[int, int] = (0, 0)
-    readout: Readout | None = None
+    unfused: UnfusedPrediction | None = None
 
 
 class Page:
@@ -166,17 +165,16 @@ class Page:
     def _segment(self, visit: Visit, name: str, picture: Image.Image) -> Answer:
         size = picture.size
         picture.thumbnail((self.limits.side, self.limits.side))
-        with torch.inference_mode():
-            readout = next(read_images(self.model, [picture]))
-        return self._fuse(replace(visit, name=name, size=size, readout=readout))
+        (unfused,) = self.model.predict_unfused([np.array(picture)])
+        return self._fuse(replace(visit, name=name, size=size, unfused=unfused))
 
     def _fuse(self, visit: Visit) -> Answer:
-        return self._answer(visit, {"fault": ""} if visit.readout is None else self.compare(visit, visit.readout))
+        return self._answer(visit, {"fault": ""} if visit.unfused is None else self.compare(visit, visit.unfused))
 
     def _answer(self, visit: Visit, shown: dict[str, Any]) -> Answer:
         return visit, {**shown, "number": next(self.numbers)}, visit.rule, visit.other
 
-    def compare(self, visit: Visit, readout: Readout) -> dict[str, Any]:
+    def compare(self, visit: Visit, unfused: UnfusedPrediction) -> dict[str, Any]:
         """What the page shows of a picture.
 
         Returns:
@@ -184,16 +182,16 @@ class Page:
             `results` of the two rules, see `_describe`; and `changes` between them: `image`, a JPEG, and `pixels`.
         """
         rules = (visit.rule, visit.other)
-        results = [readout.fuse(self.model.categories, self.model.inference, rule=rule) for rule in rules]
+        results = [unfused.fuse(self.model.categories, self.model.inference, rule=rule) for rule in rules]
         differ = differing_pixels(*results)
         height, width = differ.shape
         return {
             "name": visit.name,
             "size": [width, height],
             "original": list(visit.size),
-            "picture": _jpeg(Image.fromarray(readout.image)),
+            "picture": _jpeg(Image.fromarray(unfused.image)),
             "results": [_describe(*pair, visit.name) for pair in zip(results, rules, strict=True)],
-            "changes": {"image": _jpeg(draw_diff(differ, readout.image)), "pixels": int(differ.sum())},
+            "changes": {"image": _jpeg(draw_diff(differ, unfused.image)), "pixels": int(differ.sum())},
         }
 
     def build(self) -> gr.Blocks:

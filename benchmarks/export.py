@@ -24,7 +24,7 @@ from PIL import Image
 from banet.data.scenes.generate import Scenes
 from banet.engine.export.export import export_model
 from banet.engine.export.runtime import ExportedModel
-from banet.modeling.banet import BANet
+from banet.inference.banet import BANet
 from banet.panoptic import PanopticQuality
 
 CALIBRATION_SEED, SEED = 77, 78

@@ -19,8 +19,8 @@ from PIL import Image
 
 from banet.data.scenes.generate import make_scene
 from banet.engine.prediction.predict import predict_files
-from banet.modeling.banet import BANet
-from banet.modeling.readout import network_input
+from banet.inference.banet import BANet
+from banet.inference.preprocess import preprocess
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     @torch.inference_mode()
     def network() -> None:
         for picture in pictures:
-            model([network_input(model, np.ascontiguousarray(picture))])
+            model([preprocess(np.ascontiguousarray(picture), model.inference)])
 
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "pictures", Path(folder) / "results"

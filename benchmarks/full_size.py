@@ -26,7 +26,7 @@ def measure(recipe_name: str, what: str, data: Path, threads: int) -> dict[str, 
     from banet.data.coco_panoptic import CocoPanoptic
     from banet.data.samples import make_target
     from banet.engine.options import load_recipe
-    from banet.modeling.build import build_model
+    from banet.inference.banet import BANet
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def measure(recipe_name: str, what: str, data: Path, threads: int) -> dict[str, 
     picture = functional.resize(torch.from_numpy(image).permute(2, 0, 1), size, antialias=True)
     ids = functional.resize(torch.from_numpy(truth.ids)[None], size, functional.InterpolationMode.NEAREST_EXACT)[0]
     recipe = load_recipe(recipe_name)
-    model = build_model(dataset.categories, replace(recipe.model, norm="frozen_batch"), recipe.inference, recipe.loss)
+    model = BANet(dataset.categories, replace(recipe.model, norm="frozen_batch"), recipe.inference, recipe.loss)
     if what == "train":
         target = make_target(ids.numpy(), truth.segments, dataset.categories, 0, dataset.file_name(0))
         start = time.perf_counter()

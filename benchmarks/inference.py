@@ -26,11 +26,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from banet.engine.options import load_recipe
-from banet.modeling import readout
-from banet.modeling.banet import BANet
-from banet.modeling.build import build_model
+from banet.inference import postprocess
+from banet.inference.banet import BANet
 from banet.modeling.config import ModelConfig
-from banet.modeling.instance_head import Candidates
+from banet.modeling.outputs import Candidates
 from banet.panoptic import Categories
 from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.segmentation import PanopticSegmentation
@@ -65,7 +64,7 @@ def banet(
     """
     recipe = load_recipe("coco_r50_1x")
     inference = replace(recipe.inference, shorter=min(size), longer=max(size))
-    model = build_model(categories or coco_categories(), options, inference, recipe.loss).eval()
+    model = BANet(categories or coco_categories(), options, inference, recipe.loss).eval()
     boxes, scores, labels, logits = boxes_and_masks(count, size, model.categories.num_things)
     real_select, real_masks = model._select, model.mask_head.forward
 
@@ -150,9 +149,9 @@ def stages(model_call: Callable[[], object], model: BANet) -> tuple[dict[str, fl
         "mask convolutions": (model.mask_head, "features"),
         "mask logits": (model.mask_head, "forward"),
         "I2S and logits": (model.segmenter, "forward"),
-        "argmax": (readout, "semantic_argmax"),
-        "paste": (readout, "paste_detections"),
-        "fusion": (readout.Readout, "fuse"),
+        "argmax": (postprocess, "semantic_argmax"),
+        "paste": (postprocess, "paste_instances"),
+        "fusion": (postprocess.UnfusedPrediction, "fuse"),
     }
     originals = {name: getattr(owner, attribute) for name, (owner, attribute) in parts.items()}
 

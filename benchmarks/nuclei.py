@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from banet.engine.evaluation.evaluation_data import EvaluationImage, open_split
 from banet.engine.recipe import SplitConfig
-from banet.modeling.banet import BANet
+from banet.inference.banet import BANet
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(9))

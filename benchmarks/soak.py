@@ -27,7 +27,7 @@ from tqdm import tqdm
 from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig
 from banet.engine.training import train as training
-from banet.modeling.build import build_model
+from banet.inference.banet import BANet
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 
 EVERY, WARM_UP = 50, 200
@@ -67,7 +67,7 @@ class Samples:
 def predict(count: int, sample: Callable[[], None], folder: Path) -> None:
     """Predict, draw and write so many scenes."""
     torch.manual_seed(0)
-    model = build_model(SCENE_CATEGORIES, MODEL, INFERENCE).eval()
+    model = BANet(SCENE_CATEGORIES, MODEL, INFERENCE).eval()
     rng = np.random.default_rng(0)
     for index in tqdm(range(count), desc="predictions", disable=None):
         height, width = rng.integers(48, 97, 2).tolist()

@@ -33,7 +33,7 @@ OVERLAPS = (32, 64, 128)
 
 
 def measure_quality(report: Report, side: int, seed: int) -> None:
-    from banet.modeling.banet import BANet
+    from banet.inference.banet import BANet
 
     model = BANet.from_pretrained("scenes")
     area = model.inference.stuff_area

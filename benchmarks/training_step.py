@@ -24,8 +24,8 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from banet.data.samples import Target
-from banet.modeling.banet import BANet
-from banet.modeling.build import build_model, recompute_in_backward
+from banet.inference.banet import BANet
+from banet.modeling.composition import recompute_in_backward
 from banet.modeling.config import ModelConfig
 from banet.panoptic.coco.classes import coco_categories
 
@@ -77,7 +77,7 @@ def contestant(name: str) -> tuple[Callable[[], Tensor], torch.nn.Module]:
             masks = target.instances == torch.arange(len(target.boxes))[:, None, None]
             wanted.append({"boxes": target.boxes, "labels": target.labels + 1, "masks": masks.to(torch.uint8)})
         return lambda: torch.stack(list(theirs(floats, wanted).values())).sum(), theirs
-    ours = build_model(coco_categories(), ModelConfig(norm="frozen_batch")).train()
+    ours = BANet(coco_categories(), ModelConfig(norm="frozen_batch")).train()
     if name != "banet":
         recompute_in_backward(ours)
     return lambda: torch.stack(list(ours.losses(images, targets).values())).sum(), ours

@@ -73,7 +73,7 @@ def app() -> Any:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    from banet.modeling.banet import BANet
+    from banet.inference.banet import BANet
 
     return BANet.from_pretrained("scenes")
 

@@ -27,7 +27,7 @@ class Push(WeightsArgument, Command):
 
     def run(self) -> int:
         """Upload, and print the address."""
-        from banet.modeling.hub import push_to_hub
+        from banet.checkpoint.hub import push_to_hub
 
         print(push_to_hub(self.weights, self.repository, license=self.license, private=self.private))
         return 0

@@ -250,9 +250,9 @@ class Recipe:
         elif self.train.init in ("imagenet", "coco") or self.train.init.endswith((".pth", ".pt")):
             norm = "frozen_batch"
         else:
-            from banet.modeling.weights import saved_config  # loads torch
+            from banet.checkpoint.checkpoint import read_checkpoint  # loads torch
 
-            norm = "group" if saved_config(self.train.init).norm == "group" else "frozen_batch"
+            norm = "group" if read_checkpoint(self.train.init).config.norm == "group" else "frozen_batch"
         return replace(self, model=replace(self.model, norm=norm))
 
 

@@ -17,10 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from banet.modeling.config import BackboneName
 from banet.ops.deform_conv import DeformableConv2d
 
-__all__ = ["STRIDES", "PyramidBackbone", "group_norm", "imagenet_weights"]
-
-STRIDES = (4, 8, 16, 32, 64)
-"""Strides of P2..P6."""
+__all__ = ["PyramidBackbone", "group_norm", "imagenet_weights"]
 
 _WEIGHTS = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
@@ -101,20 +98,6 @@ class PyramidBackbone(nn.Module):
         """
         stages: OrderedDict[str, Tensor] = self.body(pixels)
         return list(self.fpn(stages).values())
-
-    def load_body(self, state: dict[str, Tensor]) -> list[str]:
-        """Fill the ResNet from a classification checkpoint; deformable offsets keep their zeros.
-
-        Returns:
-            The names of the body's parameters and buffers that the checkpoint did not have.
-
-        Raises:
-            RuntimeError: A tensor has another shape than the body's.
-        """
-        own = self.body.state_dict()
-        matched = {name: tensor for name, tensor in state.items() if name in own}
-        self.body.load_state_dict(matched, strict=False)
-        return sorted(set(own) - set(matched))
 
 
 def _deformable_like(conv: nn.Conv2d) -> DeformableConv2d:

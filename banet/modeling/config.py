@@ -13,6 +13,7 @@ from banet._renamed import accept_old_names, current_options
 from banet.errors import InputError
 
 __all__ = [
+    "STRIDES",
     "BackboneName",
     "InferenceConfig",
     "LossConfig",
@@ -21,6 +22,9 @@ __all__ = [
     "change_options",
     "read_options",
 ]
+
+STRIDES = (4, 8, 16, 32, 64)
+"""Strides of P2..P6; F_S and the semantic logits have the first."""
 
 _LONGEST_SIDE = 8192
 _MOST = 64  # anchors a place, and levels of OCM's pyramid
@@ -98,6 +102,12 @@ class ModelConfig:
             raise ValueError(f"model.ocm_cells: give at most {_MOST} numbers of cells")
         if self.canonical_box_size <= 0:
             raise ValueError(f"model.canonical_box_size: must be positive, not {self.canonical_box_size}")
+
+    def for_random_weights(self) -> ModelConfig:
+        """Return the composition with `norm: auto` decided: GroupNorm, under which every stage learns."""
+        if self.norm == "frozen_batch":
+            return self
+        return replace(self, norm="group", frozen_stages=0)
 
 
 @accept_old_names

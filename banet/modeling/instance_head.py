@@ -11,13 +11,12 @@ from torch.nn import functional as F
 from torchvision.models.detection import _utils as detection
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
+from banet.modeling.outputs import Candidates, Detections
 from banet.modeling.rpn import SMOOTH_L1_BETA
 from banet.modeling.s2i import BOX_SIZE
 
 __all__ = [
     "BoxHead",
-    "Candidates",
-    "Detections",
     "MaskHead",
     "RoISampler",
     "RoISamples",
@@ -28,36 +27,6 @@ __all__ = [
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 MASK_OUTPUT = 28
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What the box head says of the proposals of one image.
-
-    Attributes:
-        boxes: (R, T, 4), each proposal refined for each of T thing classes, inside the image.
-        scores: (R, T), softmax without the background.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Instances of one image.
-
-    Attributes:
-        boxes: (N, 4) x1, y1, x2, y2 in pixels of the network's input.
-        scores: (N,), best first.
-        labels: (N,) thing index, 0..T-1; there is no background class.
-        masks: (N, 28, 28) probabilities inside the box.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Tensor
 
 
 class BoxHead(nn.Module):
@@ -165,6 +134,21 @@ class MaskHead(nn.Module):
         # Not an einsum: there, ONNX Runtime 1.23 divides by the number of boxes, which may be zero.
         planes = torch.bmm(weight[:, None], x.flatten(2)).reshape(-1, *x.shape[2:])
         return planes + bias[:, None, None]
+
+    def detections(
+        self, f_ins: Tensor, boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor]
+    ) -> list[Detections]:
+        """Return instances with their masks.
+
+        Args:
+            f_ins: (K, channels, 14, 14) of the boxes of all images in order.
+            boxes: One (N_i, 4) per image.
+            scores: One (N_i,) per image.
+            labels: Thing indices, one (N_i,) per image.
+        """
+        every = self(f_ins, torch.cat(labels)).sigmoid().float()
+        masks = torch.split(every, [image_boxes.shape[0] for image_boxes in boxes])
+        return [Detections(*parts) for parts in zip(boxes, scores, labels, masks, strict=True)]
 
     def loss(self, f_ins: Tensor, samples: Sequence[RoISamples], truth: Sequence[Tensor]) -> Tensor:
         """L_mask over the positive RoIs of a batch.

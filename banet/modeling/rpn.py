@@ -16,7 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
-from banet.modeling.backbone import STRIDES
+from banet.modeling.config import STRIDES
 
 __all__ = ["ProposalLimits", "RegionProposals"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from banet.modeling.backbone import STRIDES
+from banet.modeling.config import STRIDES
 from banet.modeling.semantic_head import PyramidConv1x1
 from banet.ops.roi_align import PyramidRoIAlign
 

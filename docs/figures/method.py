@@ -25,9 +25,11 @@ from torch.nn import functional as F
 
 from banet import BANet
 from banet.data.scenes.generate import Scene, make_scene
-from banet.modeling.banet import Output
-from banet.modeling.i2s import AggregatedLogits, InstanceToSemanticWithContext
-from banet.modeling.readout import network_input, paste_detections, semantic_argmax
+from banet.inference.postprocess import paste_instances, semantic_argmax
+from banet.inference.preprocess import preprocess
+from banet.modeling.aggregation import InstanceToSemanticWithContext
+from banet.modeling.outputs import Output
+from banet.modeling.segmenters import AggregatedLogits
 from banet.ops import roi_inlay
 from banet.panoptic import Pairs, resolve_occlusions
 from banet.panoptic.occlusion.rules import appearance
@@ -98,7 +100,7 @@ class Study:
     def __init__(self, model: BANet, index: int) -> None:
         self.model = model
         self.scene: Scene = make_scene(SEED, index)
-        self.batch = model.batch([network_input(model, self.scene.image)])
+        self.batch = model.batch([preprocess(self.scene.image, model.inference)])
         self.output: Output = model.segment(self.batch)
         self.pyramid = model.backbone(self.batch.pixels)[:4]
         self.semantic = self.output.semantic
@@ -242,12 +244,12 @@ def ocm(studies: list[Study]) -> Figure:
     offsets, maps = [], []
     for study in studies:
         i2s, final = study.i2s, study.aggregated.final.weight.flatten(1)
-        squeezed = roi_inlay(i2s.squeeze(study.f_ins()), [study.detections.boxes], study.size, 1 / 4)[0]
-        pooled = torch.cat([F.adaptive_max_pool2d(squeezed, cells).flatten() for cells in i2s.cells])
+        squeezed = roi_inlay(i2s.ocm.squeeze(study.f_ins()), [study.detections.boxes], study.size, 1 / 4)[0]
+        pooled = torch.cat([F.adaptive_max_pool2d(squeezed, cells).flatten() for cells in i2s.ocm.cells])
         # Only 1x1 convolutions follow the vector: it moves the logit of each class by one number everywhere. What a
         # picture without instances gets is taken off.
-        moved = i2s.context(pooled) - i2s.context(torch.zeros_like(pooled))
-        offsets.append((final @ i2s.merge.weight.flatten(1).chunk(2, dim=1)[1] @ moved).numpy())
+        moved = i2s.ocm.context(pooled) - i2s.ocm.context(torch.zeros_like(pooled))
+        offsets.append((final @ i2s.ocm.merge.weight.flatten(1).chunk(2, dim=1)[1] @ moved).numpy())
         maps.append(squeezed)
     shown = maps[0][maps[0].flatten(1).clamp(min=0).mean(1).argmax()]  # the channel that is most alive
     figure = plt.figure(figsize=(11.0, 3.6), layout="constrained")
@@ -260,7 +262,7 @@ def ocm(studies: list[Study]) -> Figure:
         axes[number].spines[:].set(color=COLOURS[number], linewidth=4)
     scale: dict[str, Any] = {"cmap": "magma", "vmin": 0, "vmax": float(shown.max())}
     show(axes[2], shown.numpy(), "scene 1, one of 10 channels", **scale)
-    for axis, cells in zip(axes[3:], studies[0].i2s.cells[1:], strict=True):
+    for axis, cells in zip(axes[3:], studies[0].i2s.ocm.cells[1:], strict=True):
         show(axis, F.adaptive_max_pool2d(shown[None], cells)[0].numpy(), f"its {cells} × {cells} maxima", **scale)
     bars = right.subplots()
     names = [category.name for category in studies[0].model.categories]
@@ -277,9 +279,7 @@ def ocm(studies: list[Study]) -> Figure:
 def occlusion(study: Study) -> Figure:
     """The occluded pair with the clearest margin: similarity to either object in the overlap, owners by two rules."""
     image = study.scene.image
-    instances = paste_detections(
-        study.detections, study.output.sizes[0], (image.shape[0], image.shape[1]), study.model.categories
-    )
+    instances = paste_instances(study.output.images[0], (image.shape[0], image.shape[1]), study.model.categories)
     pairs = Pairs.of(instances.masks, instances.scores, image)
     pairs = pairs.where(pairs.occluded(0.2))
     margins = appearance(pairs)

@@ -31,10 +31,10 @@ from banet.engine.studies.analyze import (
 )
 from banet.engine.studies.figure import Figure
 from banet.errors import InputError
-from banet.modeling.banet import BANet
-from banet.modeling.build import build_model
+from banet.inference.banet import BANet
+from banet.inference.postprocess import Instances, UnfusedPrediction
+from banet.inference.preprocess import preprocess
 from banet.modeling.config import InferenceConfig, RuleName
-from banet.modeling.readout import Instances, Readout, network_input, read_images
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 
@@ -49,7 +49,7 @@ def model() -> BANet:
     limits = InferenceConfig(
         shorter=120, longer=160, score_threshold=0.092, max_instances=20, stuff_area=8, proposals=50
     )
-    model = build_model(SCENE_CATEGORIES, TINY.model, limits).eval()
+    model = BANet(SCENE_CATEGORIES, TINY.model, limits).eval()
     assert model.mask_head.masks.bias is not None
     with torch.no_grad():
         model.mask_head.masks.bias += 100  # masks fill their boxes, so that boxes alone tell right from wrong
@@ -104,14 +104,16 @@ def test_rows_are_each_oracle_alone_and_the_papers_combinations() -> None:
     assert oracles["GT Box + ICA"] == combined[0] and oracles["GT Box + ICA + Occ"] == combined[1]
 
 
-def overlapping(truth: PanopticSegmentation, colour: tuple[int, int, int], found: list[tuple[int, ...]]) -> Readout:
+def overlapping(
+    truth: PanopticSegmentation, colour: tuple[int, int, int], found: list[tuple[int, ...]]
+) -> UnfusedPrediction:
     """Boxes found on a picture that is red left of column 6 and of `colour` elsewhere; the second scores higher."""
     image = np.full((*truth.ids.shape, 3), colour, dtype=np.uint8)
     image[:, :6] = RED
     boxes = np.array(found)
     masks = MaskCrops(boxes, [np.ones((y2 - y1, x2 - x1), dtype=bool) for x1, y1, x2, y2 in found], truth.ids.shape)
     instances = Instances(masks, np.array([0.7, 0.9]), np.array([THING, THING]), boxes.astype(np.float32))
-    return Readout(image, instances, np.full(truth.ids.shape, SCENE_CATEGORIES[-1].id))
+    return UnfusedPrediction(image, instances, np.full(truth.ids.shape, SCENE_CATEGORIES[-1].id))
 
 
 @pytest.mark.parametrize("rule", ["appearance", "heuristic", "score"])
@@ -123,8 +125,8 @@ def test_true_order_decides_matched_pairs_and_the_papers_rule_all_others(model: 
     saved = replace(model.inference, rule=rule, stuff_area=0)
     network = SimpleNamespace(categories=SCENE_CATEGORIES, inference=saved)
 
-    def wins_left(readout: Readout, oracle: Oracle) -> bool:
-        result = _fuse(network, readout, truth, oracle)  # type: ignore[arg-type]
+    def wins_left(unfused: UnfusedPrediction, oracle: Oracle) -> bool:
+        result = _fuse(network, unfused, truth, oracle)  # type: ignore[arg-type]
         owner = next(s for s in result.segments if s.id == result.ids[4, 5])
         return owner.score == 0.7
 
@@ -141,9 +143,9 @@ def test_true_order_decides_matched_pairs_and_the_papers_rule_all_others(model: 
 @torch.inference_mode()
 def test_true_segmentation_replaces_the_argmax_only(model: BANet) -> None:
     picture = PICTURES[2]
-    readout = next(read_images(model, [picture.image]))
-    changed = _fuse(model, readout, picture.ground_truth, Oracle(segmentation=True))
-    plain = readout.fuse(model.categories, model.inference, rule="appearance")
+    (unfused,) = model.predict_unfused([picture.image])
+    changed = _fuse(model, unfused, picture.ground_truth, Oracle(segmentation=True))
+    plain = unfused.fuse(model.categories, model.inference, rule="appearance")
     owned = np.isin(plain.ids, [s.id for s in plain.segments if s.isthing])
     assert np.array_equal(changed.ids[owned], plain.ids[owned])
     semantic, truth = changed.semantic[~owned], picture.ground_truth.semantic[~owned]
@@ -158,7 +160,7 @@ def test_true_segmentation_replaces_the_argmax_only(model: BANet) -> None:
 def test_true_boxes_are_neither_moved_nor_suppressed(model: BANet) -> None:
     picture = PICTURES[2]
     truth = _Truth.of(picture.ground_truth)
-    output = model([network_input(model, picture.image)])
+    output = model([preprocess(picture.image, model.inference)])
     changed = _choose(model, output, truth, Oracle(boxes=True, classes=True), (96, 96))
     found = changed.detections[0]
     np.testing.assert_allclose(found.boxes.numpy(), truth.boxes * 120 / 96, rtol=1e-5)
@@ -174,7 +176,7 @@ def test_true_boxes_are_neither_moved_nor_suppressed(model: BANet) -> None:
 def test_classes_alone_go_to_the_boxes_that_match(model: BANet) -> None:
     picture = PICTURES[2]
     truth = _Truth.of(picture.ground_truth)
-    output = model([network_input(model, picture.image)])
+    output = model([preprocess(picture.image, model.inference)])
     found = output.detections[0]
     boxes = found.boxes.clone()
     boxes[0] = torch.as_tensor(truth.boxes[-1] * 120 / 96)
@@ -227,7 +229,7 @@ def baseline() -> BANet:
     limits = InferenceConfig(
         shorter=120, longer=160, score_threshold=0.09, max_instances=20, stuff_area=8, proposals=50
     )
-    return build_model(SCENE_CATEGORIES, plain, limits).eval()
+    return BANet(SCENE_CATEGORIES, plain, limits).eval()
 
 
 def test_figure_has_the_papers_columns_and_a_picture_a_row(model: BANet, baseline: BANet) -> None:
@@ -314,6 +316,6 @@ def test_command_draws_with_the_baseline_of_the_study(model: BANet, baseline: BA
 
 
 def test_figure_refuses_weights_of_other_classes(model: BANet) -> None:
-    other = build_model(Categories(SCENE_CATEGORIES[k] for k in range(3)), TINY.model)
+    other = BANet(Categories(SCENE_CATEGORIES[k] for k in range(3)), TINY.model)
     with pytest.raises(InputError, match="weights of --baseline: categories"):
         Figure(other, model, PICTURES)

@@ -25,15 +25,13 @@ import banet
 from banet.cli import main
 from banet.data.scenes.generate import Scenes
 from banet.engine.export import export
-from banet.engine.export.runtime import HEADER, OUTPUTS, ExportedModel, best_class, paste, read_header, write_header
+from banet.engine.export.runtime import HEADER, OUTPUTS, ExportedModel, read_header, write_header
 from banet.engine.prediction.predict import predict_files
 from banet.errors import InputError, MissingExtraError
-from banet.modeling import i2s, rpn
-from banet.modeling.banet import BANet
-from banet.modeling.build import build_model
+from banet.inference.banet import BANet
+from banet.inference.postprocess import semantic_argmax
+from banet.modeling import aggregation, rpn
 from banet.modeling.config import InferenceConfig, ModelConfig
-from banet.modeling.readout import semantic_argmax
-from banet.ops.paste import paste_masks
 from banet.panoptic import Categories, Category
 
 onnx = pytest.importorskip("onnx")
@@ -67,7 +65,7 @@ def small_model(things: int = 3, **options: Any) -> BANet:
     limits = InferenceConfig(
         shorter=96, longer=160, score_threshold=0.3, nms_threshold=0.9, stuff_area=16, proposals=200
     )
-    model = build_model(classes, config, limits).eval()
+    model = BANet(classes, config, limits).eval()
     with torch.no_grad():  # equal biases would become one in the graph
         model.box_head.classes.bias[:-1] = 0.1 * torch.arange(1, things + 1)
     return model
@@ -326,34 +324,16 @@ def test_predict_runs_in_an_environment_of_its_own(model, files, tmp_path):
 # ---------------------------------------------------------------------------------------------- the parts, in numpy
 
 
-@settings(max_examples=60)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.lists(st.floats(-40, 90), min_size=4, max_size=4),
-    st.tuples(st.integers(1, 60), st.integers(1, 60)),
-)
-def test_paste_is_that_of_torch(seed, corners, size):
-    box = np.array([min(corners[::2]), min(corners[1::2]), max(corners[::2]), max(corners[1::2])])
-    # Away from the threshold, where the order of additions would decide.
-    mask = np.random.default_rng(seed).choice([0.1, 0.9], (28, 28)).astype(np.float32)
-    ours, crop = paste(mask, box, size, threshold=0.4987)
-    (theirs,), (torch_crop,) = paste_masks(torch.from_numpy(mask)[None], torch.from_numpy(box)[None], size, 0.4987)
-    assert ours == theirs
-    assert crop.shape == tuple(torch_crop.shape)
-    assert (crop != torch_crop.numpy()).mean() <= 0.001 if crop.size else True
-
-
 @settings(max_examples=300)
 @given(
     st.integers(0, 2**32 - 1),
     st.tuples(st.integers(1, 70), st.integers(1, 70)),
     st.tuples(st.integers(1, 90), st.integers(1, 90)),
-    st.integers(1, 20),
 )
-def test_best_class_is_that_of_torch(seed, network_size, size, rows):
+def test_argmax_of_arrays_is_that_of_tensors(seed, network_size, size):
     padded = [-(-side // 32) * 8 for side in network_size]
     logits = np.random.default_rng(seed).normal(size=(4, *padded)).astype(np.float32)
-    ours = best_class(logits, network_size, size, rows)
+    ours = semantic_argmax(logits, network_size, size)
     theirs = semantic_argmax(torch.from_numpy(logits), network_size, size)
     assert ours.shape == theirs.shape == size
     assert (ours != theirs).sum() <= max(1, 0.001 * ours.size)  # where two classes are equal to the last digits
@@ -368,7 +348,7 @@ def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("cells", [1, 2, 3, 6])
 def test_pooling_under_export_is_the_same(exporting, size, cells):
     x = torch.randn(3, *size)
-    assert torch.equal(i2s._max_pool(x, cells), F.adaptive_max_pool2d(x, cells))
+    assert torch.equal(aggregation._max_pool(x, cells), F.adaptive_max_pool2d(x, cells))
 
 
 def test_suppression_under_export_is_the_same(exporting):

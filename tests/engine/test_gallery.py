@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.engine.report.gallery import LARGEST, Gallery, write_gallery
-from banet.modeling.instances import Instances
+from banet.inference.postprocess import Instances
 from banet.panoptic import Categories, MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.drawing.diff import differing_pixels
 from banet.panoptic.drawing.overlay import segment_colors

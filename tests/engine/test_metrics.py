@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from banet.data.scenes.generate import SCENE_CATEGORIES
 from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.evaluation.metrics import MaskAP, PanopticQualityMetric, StuffIoU
-from banet.modeling.readout import Instances
+from banet.inference.postprocess import Instances
 from banet.panoptic import Categories, Category, MaskCrops, PanopticQuality, PanopticSegmentation
 from banet.panoptic.metrics.quality import to_json
 

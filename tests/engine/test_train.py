@@ -306,7 +306,7 @@ def test_evaluate_writes_what_pq_scores_the_same(run: Path, split: Path, tmp_pat
 def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The truth in place of the network's word: AP, mIoU and PQ are 1, but for pasting at the network's own size."""
     from banet.engine.evaluation import evaluate as module
-    from banet.modeling.readout import Instances, Readout
+    from banet.inference.postprocess import Instances, UnfusedPrediction
     from banet.panoptic import MaskCrops
 
     pictures, model = scene_data(9, 3, 64), BANet.from_pretrained(run)
@@ -314,7 +314,7 @@ def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatc
     current = iter([pictures[i].ground_truth for i in range(3)])
     shown: list[Instances] = []
 
-    def perfect_readout(model: BANet, output: object, index: int, image: np.ndarray) -> Readout:
+    def perfect(output: object, image: np.ndarray, *unused: object) -> UnfusedPrediction:
         truth = next(current)
         things = [s for s in truth.segments if s.isthing]
         boxes = np.array([[0, 0, 64, 64]] * len(things), dtype=np.int64).reshape(-1, 4)
@@ -322,10 +322,10 @@ def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatc
         shown.append(
             Instances(masks, np.ones(len(things)), np.array([s.category_id for s in things]), boxes.astype(np.float32))
         )
-        return Readout(image, shown[-1], truth.semantic.astype(np.int64))
+        return UnfusedPrediction(image, shown[-1], truth.semantic.astype(np.int64))
 
-    monkeypatch.setattr(module, "read_out", perfect_readout)
-    monkeypatch.setattr(module, "paste_detections", lambda *_: shown[-1])
+    monkeypatch.setattr(module, "postprocess", perfect)
+    monkeypatch.setattr(module, "paste_instances", lambda *_: shown[-1])
     result = evaluate(model, pictures)
     assert result["All"]["pq"] == result["Stuff"]["rq"] == pytest.approx(1)
     assert result["ap"] == result["ap50"] == pytest.approx(1) and result["miou_stuff"] == pytest.approx(1)

@@ -29,6 +29,7 @@ from mutate import (
 from PIL import Image
 
 from banet import BANet
+from banet.checkpoint.warm_start import initialise
 from banet.data.check import check_splits, find_splits
 from banet.data.coco_panoptic import CocoPanoptic
 from banet.data.convert.cityscapes import convert_cityscapes
@@ -43,9 +44,7 @@ from banet.engine.export.runtime import read_header, write_header
 from banet.engine.options import load_recipe
 from banet.engine.prediction.fuse import fuse_files
 from banet.engine.recipe import Recipe, to_yaml
-from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, ModelConfig
-from banet.modeling.weights import initialise
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.coco.annotations import PanopticJson, load, read_categories
 from banet.panoptic.coco.png import read_ids, read_labels, write_ids
@@ -235,7 +234,7 @@ def tiny_model() -> BANet:
     """A network of the smallest backbone, with random weights."""
     torch.manual_seed(0)
     limits = InferenceConfig(shorter=32, longer=64, proposals=20, score_threshold=0.05, stuff_area=4)
-    return build_model(SCENE_CATEGORIES, TINY, limits).eval()
+    return BANet(SCENE_CATEGORIES, TINY, limits).eval()
 
 
 def _weights(folder: Path, real: Path | None) -> None:

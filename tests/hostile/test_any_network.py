@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 from readers import TINY
 
 from banet import BANet
-from banet.modeling.banet import Output
-from banet.modeling.build import build_model
+from banet.inference.postprocess import postprocess
 from banet.modeling.config import InferenceConfig, ModelConfig
-from banet.modeling.instance_head import Detections
-from banet.modeling.readout import read_out
+from banet.modeling.outputs import Detections, Output
 from banet.panoptic import RULES, Categories, Category, PanopticSegmentation
 
 SIZES = (1, 2, 3, 5, 16, 17, 31, 64, 100)
@@ -96,13 +94,6 @@ def _blobs(rng: np.random.Generator, count: int) -> np.ndarray[Any, np.dtype[np.
     return (np.hypot(y - centre[0], x - centre[1]) < radius).astype(np.float32)
 
 
-class Model:
-    """All of a network that its read-out asks for."""
-
-    def __init__(self, categories: Categories, inference: InferenceConfig) -> None:
-        self.categories, self.inference = categories, inference
-
-
 limits = st.builds(
     InferenceConfig,
     rule=st.sampled_from(list(RULES)),
@@ -132,8 +123,7 @@ def fuse_made_up(
     if seed % 5 == 0:
         image[:] = image[0, 0]  # of one colour: every pair ties
     output = made_up(rng, categories, network, count if categories.num_things else 0, kind)
-    model: Any = Model(categories, limits)
-    assert_partition(read_out(model, output, 0, image).fuse(categories, limits), size, limits)
+    assert_partition(postprocess(output.images[0], image, categories, limits).fuse(categories, limits), size, limits)
 
 
 scene = {
@@ -186,7 +176,7 @@ def network(
     """A tiny network with random weights, multiplied by `scale`."""
     torch.manual_seed(seed)
     config = ModelConfig(**{**vars(TINY), "norm": "group", "frozen_stages": 0, **parts})
-    model = build_model(classes(*numbers), config, limits).eval()
+    model = BANet(classes(*numbers), config, limits).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(scale)

@@ -24,6 +24,7 @@ from peak import GIGABYTE, peak
 from PIL import Image
 
 from banet import BANet
+from banet.checkpoint.checkpoint import read_checkpoint
 from banet.cli import main
 from banet.data.check import check_splits, find_splits
 from banet.data.coco_panoptic import CocoPanoptic
@@ -39,7 +40,6 @@ from banet.engine.prediction.fuse import fuse_files
 from banet.errors import InputError
 from banet.files.atomic import atomic_path
 from banet.files.reading import MAX_PIXELS, open_file, read_json, stream_json
-from banet.modeling.weights import read_metadata
 from banet.panoptic import Categories, Category, PanopticSegmentation, id_maps
 from banet.panoptic.coco.annotations import PanopticJson, load, read_categories
 from banet.panoptic.coco.png import read_ids, read_labels, write_ids
@@ -264,7 +264,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "convert cvat": lambda path: convert_cvat(path, path.parent, path.parent / "out"),
     "recipe": lambda path: load_recipe(str(path)),
     "weights": BANet.from_pretrained,
-    "metadata": read_metadata,
+    "metadata": read_checkpoint,
 }
 
 

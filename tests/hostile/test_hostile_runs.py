@@ -41,8 +41,8 @@ from banet.engine.training.task import TrainingTask
 from banet.engine.training.train import train
 from banet.errors import InputError
 from banet.files.outputs import RECORD
-from banet.modeling.banet import Output
 from banet.modeling.config import InferenceConfig, LossConfig
+from banet.modeling.outputs import Output
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -21,13 +21,13 @@ from readers import TINY, tiny_model
 from safetensors.torch import save, save_file
 
 from banet import BANet
+from banet.checkpoint import checkpoint
+from banet.checkpoint.warm_start import initialise
 from banet.cli import main
 from banet.data.scenes.generate import SCENE_CATEGORIES
 from banet.errors import InputError
-from banet.modeling import weights
-from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig
-from banet.modeling.weights import initialise
+from banet.modeling.network import Network
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +107,13 @@ WIDTHS = ("fpn_channels", "box_head_channels", "mask_head_channels", "i2s_channe
 def test_a_config_that_asks_for_a_giant(
     tmp_path: Path, whole: bytes, part: str, name: str, value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(*arguments: Any, **options: Any) -> BANet:
+    def build(self: Network, *arguments: Any, **options: Any) -> None:
         built.append(torch.empty(0).device.type)
-        return build_model(*arguments, **options)
+        make(self, *arguments, **options)
 
     built: list[str] = []
-    monkeypatch.setattr(weights, "build_model", build)
+    make = Network.__init__
+    monkeypatch.setattr(Network, "__init__", build)
     (tmp_path / "a.safetensors").write_bytes(rewritten(whole, option(part, name, value)))
     refused(tmp_path / "a.safetensors")
     assert set(built) <= {"meta"}, "memory was taken"
@@ -197,7 +198,7 @@ def test_other_types_of_tensors(tmp_path: Path, model: BANet) -> None:
 def metadata(model: BANet) -> dict[str, str]:
     """What `model` is saved with."""
     return {
-        "format": weights.FORMAT,
+        "format": checkpoint.FORMAT,
         "model": json.dumps(asdict(model.config)),
         "inference": json.dumps(asdict(model.inference)),
         "categories": json.dumps(model.categories.to_coco()),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from banet.data.samples import Target
-from banet.modeling.banet import BANet
-from banet.modeling.build import build_model
+from banet.inference.banet import BANet
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 from banet.panoptic import Categories, Category
 
@@ -33,7 +32,7 @@ def small_model(things: int = 3, stuff: int = 2, inference: InferenceConfig | No
     torch.manual_seed(0)
     config = ModelConfig(**{**SMALL, **options})  # type: ignore[arg-type]
     inference = inference or InferenceConfig(shorter=96, longer=160, score_threshold=0.26, stuff_area=16)
-    return build_model(categories(things, stuff), config, inference, LossConfig(roi_samples=32)).eval()
+    return BANet(categories(things, stuff), config, inference, LossConfig(roi_samples=32)).eval()
 
 
 def target(size: tuple[int, int], boxes: list[list[int]], labels: list[int], classes: int) -> Target:

@@ -12,11 +12,12 @@ from PIL import Image
 from small import categories, small_model, target
 from torch.nn import functional as F
 
-from banet.modeling import readout
-from banet.modeling.build import build_model, recompute_in_backward
+from banet.inference import postprocess
+from banet.inference.banet import BANet
+from banet.inference.postprocess import paste_instances, semantic_argmax
+from banet.modeling.composition import recompute_in_backward
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
-from banet.modeling.instance_head import Detections
-from banet.modeling.readout import paste_detections, semantic_argmax
+from banet.modeling.outputs import ImageOutput
 
 ROWS = {
     "baseline": {"s2i": False, "sim": False, "ocm": False},
@@ -48,7 +49,8 @@ def test_off_means_absent() -> None:
     names = {row: {n for n, _ in small_model(**options).named_parameters()} for row, options in ROWS.items()}
     assert not any("i2s" in n or "phi" in n or "offset" in n for n in names["baseline"])
     assert {n for n in names["sim_ocm"] - names["sim"]} == {
-        f"segmenter.i2s.{n}" for n in ("squeeze.weight", "context.weight", "context.bias", "merge.weight", "merge.bias")
+        f"segmenter.i2s.ocm.{n}"
+        for n in ("squeeze.weight", "context.weight", "context.bias", "merge.weight", "merge.bias")
     }
     assert names["sim_ocm_s2i"] - names["sim_ocm"] == {"roi_features.phi.weight", "roi_features.phi.bias"}
     assert all("offset" in n for n in names["sim_ocm_s2i_dfm"] - names["sim_ocm_s2i"])
@@ -93,7 +95,7 @@ def test_any_count_of_classes(things: int, stuff: int, images: list[torch.Tensor
     result = model.predict(np.zeros((40, 50, 3), np.uint8))
     assert {s.isthing for s in result.segments} <= ({True} if things else set()) | ({False} if stuff else set())
     with pytest.raises(ValueError, match="none"):
-        build_model(categories(0, 0))
+        BANet(categories(0, 0))
 
 
 def test_losses_and_outputs_do_not_depend_on_mode(images: list[torch.Tensor]) -> None:
@@ -136,7 +138,7 @@ def test_float_and_uint8_images_are_the_same_and_bad_ones_refused(images: list[t
 
 def test_share_of_boxes_for_the_inlay() -> None:
     segmenter = small_model().segmenter
-    counts = {n: {len(segmenter._share(torch.zeros(n, 4))) for _ in range(200)} for n in (0, 1, 2, 10)}  # type: ignore[operator]
+    counts = {n: {len(*segmenter.inlay_boxes([torch.zeros(n, 4)])) for _ in range(200)} for n in (0, 1, 2, 10)}
     assert counts[0] == {0} and counts[1] == {1} and counts[2] == {2} and counts[10] == {7, 8, 9, 10}
 
 
@@ -232,7 +234,7 @@ def test_other_rules_and_thing_pixels() -> None:
 def test_semantic_argmax_samples_the_logits_at_pixel_centres(
     network: tuple[int, int], picture: tuple[int, int], cells: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readout, "_PIXELS", 100)
+    monkeypatch.setattr(postprocess, "_PIXELS", 100)
     logits = torch.randn(4, *cells, generator=torch.Generator().manual_seed(5))
     logits = torch.nn.functional.interpolate(logits[None], (12, 16), mode="bilinear")[0]
     found = semantic_argmax(logits, network, picture)
@@ -253,22 +255,22 @@ def test_semantic_argmax_samples_the_logits_at_pixel_centres(
 
 
 def test_masks_are_pasted_where_the_picture_has_them() -> None:
-    detections = Detections(
-        boxes=torch.tensor([[10.0, 20.0, 30.0, 40.0], [1.3, 1.3, 1.4, 1.4]]),
-        scores=torch.tensor([0.9, 0.8]),
-        labels=torch.tensor([2, 0]),
-        masks=torch.ones(2, 28, 28),
+    output = ImageOutput(
+        boxes=np.array([[10.0, 20.0, 30.0, 40.0], [1.3, 1.3, 1.4, 1.4]], np.float32),
+        scores=np.array([0.9, 0.8], np.float32),
+        labels=np.array([2, 0]),
+        masks=np.ones((2, 28, 28), np.float32),
+        logits=np.zeros((5, 13, 25), np.float32),
+        size=(50, 100),
     )
-    instances = paste_detections(detections, (50, 100), (100, 200), categories())
+    instances = paste_instances(output, (100, 200), categories())
     assert instances.masks.boxes.tolist() == [[20, 40, 60, 80]]  # the empty one is dropped
     assert instances.masks.crops[0].all() and instances.masks.crops[0].shape == (40, 40)
     assert instances.labels.tolist() == [214] and instances.scores.tolist() == pytest.approx([0.9])
     # Half of the mask: probability falls to 0.5 in the middle of the box.
-    ramp = torch.linspace(1, 0, 28).expand(28, 28)[None]
-    half = replace(
-        detections, boxes=detections.boxes[:1], scores=torch.ones(1), labels=torch.zeros(1).long(), masks=ramp
-    )
-    crop = paste_detections(half, (50, 100), (50, 100), categories()).masks.crops[0]
+    ramp = np.broadcast_to(np.linspace(1, 0, 28, dtype=np.float32), (1, 28, 28))
+    half = replace(output, boxes=output.boxes[:1], scores=output.scores[:1], labels=output.labels[:1], masks=ramp)
+    crop = paste_instances(half, (50, 100), categories()).masks.crops[0]
     assert crop[:, :10].all() and not crop[:, 10:].any()
 
 
@@ -276,7 +278,7 @@ def test_gradient_of_the_final_logits_reaches_the_instance_branch(images: list[t
     model = small_model()
     targets = [target((96, 130), [[10, 10, 50, 40]], [0], 5), target((75, 64), [[5, 5, 30, 30]], [1], 5)]
     model.losses(images, targets)["loss_i2s"].backward()
-    for name in ("mask_head.convs.0.weight", "roi_features.phi.weight", "segmenter.i2s.squeeze.weight"):
+    for name in ("mask_head.convs.0.weight", "roi_features.phi.weight", "segmenter.i2s.ocm.squeeze.weight"):
         gradient = model.get_parameter(name).grad
         assert gradient is not None and F.normalize(gradient.flatten(), dim=0).norm() > 0.9, name
     assert model.get_parameter("segmenter.first.weight").grad is None

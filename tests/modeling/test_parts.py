@@ -8,19 +8,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from banet.modeling.i2s import InstanceToSemantic, InstanceToSemanticWithContext, semantic_loss
+from banet.modeling.aggregation import OCM, SIM, InstanceToSemantic, InstanceToSemanticWithContext
 from banet.modeling.instance_head import (
     BoxHead,
-    Candidates,
     MaskHead,
     RoISampler,
     mask_targets,
     select_for_ap,
     select_for_panoptic,
 )
+from banet.modeling.outputs import Candidates
 from banet.modeling.rpn import RegionProposals
 from banet.modeling.s2i import PyramidRoIs, S2IRoIs
 from banet.modeling.semantic_head import PyramidConv1x1, SemanticHead
+from banet.modeling.semantic_loss import semantic_loss
 from banet.ops.roi_inlay import roi_inlay
 
 BOXES = [torch.tensor([[3.0, 5.0, 60.5, 41.0], [20.0, 10.0, 120.0, 90.0]]), torch.tensor([[0.0, 0.0, 30.0, 64.0]])]
@@ -72,31 +73,35 @@ def test_s2i_is_phi_of_the_crop_plus_the_crop_of_the_pyramid() -> None:
 
 
 def test_sim_joins_inlay_and_semantic_features() -> None:
-    sim, semantic, f_ins = InstanceToSemantic(8, 6, 4), levels(), torch.randn(3, 8, 14, 14)
+    sim, semantic, f_ins = SIM(8, 6, 4), levels(), torch.randn(3, 8, 14, 14)
     inlay = roi_inlay(f_ins, BOXES, (24, 32), spatial_scale=0.25)
     both = torch.cat([sim.instance(inlay), F.conv2d(whole(semantic), sim.semantic.weight, sim.semantic.bias)], dim=1)
-    torch.testing.assert_close(sim(semantic, f_ins, BOXES, SIZES), F.relu(sim.mix(both)), rtol=1e-4, atol=1e-4)
+    found = InstanceToSemantic(sim)(semantic, f_ins, BOXES, SIZES)
+    torch.testing.assert_close(found, F.relu(sim.mix(both)), rtol=1e-4, atol=1e-4)
+
+
+def sim_and_ocm() -> InstanceToSemanticWithContext:
+    return InstanceToSemanticWithContext(SIM(8, 6, 4), OCM(8, 4, context_channels=3, cells=(1, 2, 3, 6)))
 
 
 def test_ocm_pools_the_valid_area_and_repeats_its_vector() -> None:
-    module = InstanceToSemanticWithContext(8, 6, 4, context_channels=3, cells=(1, 2, 3, 6))
+    module = sim_and_ocm()
     semantic, f_ins = levels(), torch.randn(3, 8, 14, 14)
-    sim = InstanceToSemantic(8, 6, 4)
-    sim.load_state_dict(module.state_dict(), strict=False)
-    inlay = module.squeeze(roi_inlay(f_ins, BOXES, (24, 32), spatial_scale=0.25))
+    sim, ocm = InstanceToSemantic(module.sim), module.ocm
+    inlay = ocm.squeeze(roi_inlay(f_ins, BOXES, (24, 32), spatial_scale=0.25))
     vectors = []
     for one, (height, width) in zip(inlay, SIZES, strict=True):
         valid = one[None, :, : -(-height // 4), : -(-width // 4)]
         pooled = [F.adaptive_max_pool2d(valid, cells).flatten() for cells in (1, 2, 3, 6)]
         assert sum(p.numel() for p in pooled) == 3 * 50
-        vectors.append(module.context(torch.cat(pooled)))
+        vectors.append(ocm.context(torch.cat(pooled)))
     tiled = torch.stack(vectors)[:, :, None, None].expand(-1, -1, 24, 32)
-    expected = module.merge(torch.cat([sim(semantic, f_ins, BOXES, SIZES), tiled], dim=1))
+    expected = ocm.merge(torch.cat([sim(semantic, f_ins, BOXES, SIZES), tiled], dim=1))
     torch.testing.assert_close(module(semantic, f_ins, BOXES, SIZES), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_ocm_does_not_see_padding() -> None:
-    module = InstanceToSemanticWithContext(8, 6, 4, context_channels=3, cells=(1, 2, 3, 6))
+    module = sim_and_ocm()
     semantic, f_ins = levels(), torch.randn(3, 8, 14, 14)
     wide = [F.pad(x, (0, 3 * (8 // 2**i), 0, 0)) for i, x in enumerate(semantic)]
     narrow = module(semantic, f_ins, BOXES, SIZES)
@@ -106,7 +111,7 @@ def test_ocm_does_not_see_padding() -> None:
 
 
 def test_no_boxes_at_all() -> None:
-    module = InstanceToSemanticWithContext(8, 6, 4, context_channels=3, cells=(1, 2, 3, 6))
+    module = sim_and_ocm()
     empty = [torch.zeros(0, 4), torch.zeros(0, 4)]
     assert module(levels(), torch.zeros(0, 8, 14, 14), empty, SIZES).isfinite().all()
 
@@ -234,7 +239,7 @@ def test_semantic_loss_is_cross_entropy_at_input_size_without_void() -> None:
 
 @pytest.mark.parametrize("strip", [1, 3000, 1 << 22])
 def test_semantic_loss_and_its_gradient_are_those_of_the_whole_map(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("banet.modeling.i2s._STRIP", strip)
+    monkeypatch.setattr("banet.modeling.semantic_loss._STRIP", strip)
     generator = torch.Generator().manual_seed(0)
     ours = torch.randn(2, 3, 9, 12, dtype=torch.float64, generator=generator).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()

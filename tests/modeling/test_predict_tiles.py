@@ -16,7 +16,7 @@ from banet.engine.export.runtime import ExportedModel
 from banet.engine.prediction import predict
 from banet.engine.prediction.predict import predict_files
 from banet.files.outputs import RECORD
-from banet.modeling.banet import BANet
+from banet.inference.banet import BANet
 from banet.modeling.config import InferenceConfig
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.coco.png import read_ids
@@ -102,8 +102,13 @@ def test_tiles_go_through_the_network_one_by_one_with_all_their_stuff(monkeypatc
     inference = InferenceConfig(shorter=64, longer=64, stuff_area=1000)
     model = exported(inference)
     sizes = []
-    read = model.read
-    monkeypatch.setattr(model, "read", lambda part: sizes.append(part.shape) or read(part))
+    predict_unfused = model.predict_unfused
+
+    def note(parts):
+        sizes.extend(part.shape for part in parts)
+        return predict_unfused(parts)
+
+    monkeypatch.setattr(model, "predict_unfused", note)
     result = model.predict(picture(100, 150), tile=64, overlap=10)
     assert sizes == [(64, 64, 3)] * len(tile_boxes((100, 150), 64, 10))
     stuff = [s for s in result.segments if not s.isthing]

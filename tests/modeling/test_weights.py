@@ -16,13 +16,12 @@ from safetensors.torch import save_file
 from small import small_model
 
 from banet import BANet
+from banet.checkpoint.warm_start import initialise
 from banet.cli import main
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, TrainConfig, to_yaml
 from banet.errors import InputError
-from banet.modeling.build import build_model
 from banet.modeling.config import InferenceConfig, ModelConfig
-from banet.modeling.weights import initialise
 from banet.panoptic import Categories, Category
 
 
@@ -90,16 +89,16 @@ def mask_rcnn() -> torch.nn.Module:
 
 def test_a_torchvision_mask_rcnn_fills_every_matching_part(tmp_path: Path, mask_rcnn: torch.nn.Module) -> None:
     torch.save(mask_rcnn.state_dict(), tmp_path / "mask_rcnn.pth")
-    model = build_model(coco_like(["dog", "person"]), ModelConfig(norm="frozen_batch"), InferenceConfig())
+    model = BANet(coco_like(["dog", "person"]), ModelConfig(norm="frozen_batch"), InferenceConfig())
     filled = initialise(model, str(tmp_path / "mask_rcnn.pth"))
-    left = {".".join(name.split(".")[:2]) for name in filled.left}
+    left = {".".join(name.split(".")[:2]) for name in filled.missing}
     assert left == {
         *(f"semantic_head.{i}" for i in (0, 2, 4)),
         "roi_features.phi", "segmenter.first", "segmenter.final", "segmenter.i2s",
     }  # fmt: skip
-    assert all("mask_head.3" in name or "num_batches_tracked" in name for name in filled.unused)  # we have three
+    assert all("mask_head.3" in name or "num_batches_tracked" in name for name in filled.unexpected)  # we have three
     text = str(filled)
-    assert "filled" in text and "semantic_head" in text and "roi_heads.mask_head" in text
+    assert "loaded" in text and "semantic_head" in text and "roi_heads.mask_head" in text
 
     rois = mask_rcnn.roi_heads
     x = torch.randn(2, 256, 7, 7)
@@ -127,17 +126,17 @@ def test_old_names_of_torchvision_are_understood(tmp_path: Path, mask_rcnn: torc
         for name, tensor in mask_rcnn.state_dict().items()
     }  # fmt: skip
     torch.save(old, tmp_path / "old.pth")
-    model = build_model(coco_like(["dog"]), ModelConfig(norm="frozen_batch"))
-    filled = set(initialise(model, str(tmp_path / "old.pth")).filled)
+    model = BANet(coco_like(["dog"]), ModelConfig(norm="frozen_batch"))
+    filled = set(initialise(model, str(tmp_path / "old.pth")).loaded)
     assert {"backbone.fpn.inner_blocks.2.0.weight", "rpn.head.conv.0.0.bias", "mask_head.convs.0.weight"} <= filled
 
 
 def test_own_classes_keep_their_box_head_at_random(tmp_path: Path, mask_rcnn: torch.nn.Module) -> None:
     torch.save(mask_rcnn.state_dict(), tmp_path / "m.pth")
-    model = build_model(coco_like(["dog", "nucleus"]), ModelConfig(norm="frozen_batch"))
+    model = BANet(coco_like(["dog", "nucleus"]), ModelConfig(norm="frozen_batch"))
     before = model.box_head.classes.weight.clone()
     filled = initialise(model, str(tmp_path / "m.pth"))
-    assert torch.equal(model.box_head.classes.weight, before) and "box_head.classes.weight" in filled.left
+    assert torch.equal(model.box_head.classes.weight, before) and "box_head.classes.weight" in filled.missing
 
 
 class Evil:
@@ -176,7 +175,7 @@ def test_own_weights_with_another_class_list_keep_the_matching_names(tmp_path: P
             Category(4, "thing 0", False),
         ]
     )
-    model = build_model(classes, source.config)
+    model = BANet(classes, source.config)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     filled = initialise(model, str(path))
     assert "classes kept: thing 2, stuff 1; at random: new, thing 0" in str(filled)
@@ -195,7 +194,7 @@ def test_rows_of_other_classes_are_never_taken_by_position(tmp_path: Path) -> No
     path = small_model(3, 2).save_pretrained(tmp_path)
     torch.manual_seed(9)
     classes = Categories([Category(i, f"other {i}", i < 4) for i in range(1, 6)])
-    model = build_model(classes, small_model(3, 2).config)
+    model = BANet(classes, small_model(3, 2).config)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     initialise(model, str(path))
     own = model.state_dict()
@@ -214,8 +213,8 @@ def test_a_backbone_alone_is_understood(tmp_path: Path, prefix: str) -> None:
     torch.save({"model": {f"{prefix}{k}": v for k, v in resnet.state_dict().items()}}, tmp_path / "resnet.pth")
     model = small_model(norm="frozen_batch")
     filled = initialise(model, str(tmp_path / "resnet.pth"))
-    assert {name.split(".")[1] for name in filled.filled} == {"body"}
-    assert not [name for name in filled.left if name.startswith("backbone.body")]
+    assert {name.split(".")[1] for name in filled.loaded} == {"body"}
+    assert not [name for name in filled.missing if name.startswith("backbone.body")]
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         theirs = resnet.eval().layer1(resnet.maxpool(resnet.relu(resnet.bn1(resnet.conv1(x)))))

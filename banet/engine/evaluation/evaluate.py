@@ -8,7 +8,7 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,11 @@ from banet.errors import InputError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.fields import id_order
 from banet.files.outputs import Outputs, weight_files
-from banet.modeling.banet import BANet
+from banet.inference.banet import BANet
+from banet.inference.postprocess import UnfusedPrediction, paste_instances, postprocess
+from banet.inference.preprocess import preprocess
 from banet.modeling.config import change_options
-from banet.modeling.readout import Readout, network_input, paste_detections, read_out
+from banet.modeling.network import Network
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
@@ -42,7 +44,7 @@ KIND = "banet evaluate"
 ZIP_STEM = "panoptic_test-dev2017_BANet_results"
 
 
-def check_categories(model: BANet, categories: Categories, source: str) -> None:
+def check_categories(model: Network, categories: Categories, source: str) -> None:
     """Refuse to measure a model on other classes than it was trained on.
 
     Raises:
@@ -69,7 +71,7 @@ class Evaluator:
         quality: What counts PQ; one that sums over processes can stand in for the plain one.
     """
 
-    model: BANet
+    model: Network
     full: bool = False
     quality: PanopticQuality | PanopticQualityMetric | None = None
 
@@ -85,13 +87,13 @@ class Evaluator:
     @torch.no_grad()
     def update(
         self, examples: Sequence[EvaluationImage]
-    ) -> Iterator[tuple[EvaluationImage, Readout, PanopticSegmentation]]:
+    ) -> Iterator[tuple[EvaluationImage, UnfusedPrediction, PanopticSegmentation]]:
         """Measure images as one batch; yield each with its outputs and its result.
 
         Raises:
             InputError: The device has too little memory for so many; says how many fit.
         """
-        inputs = [network_input(self.model, each.image) for each in examples]
+        inputs = [preprocess(each.image, self.model.inference) for each in examples]
         try:
             output = self.model(inputs)
         except Exception as error:
@@ -100,17 +102,17 @@ class Evaluator:
             output = None
         if output is None:  # out of the handler, as the error holds on to memory
             raise InputError(_too_many(self.model, inputs))
-        ap_sets = self.model.ap_detections(output) if self.full else []
-        for index, example in enumerate(examples):
-            readout = read_out(self.model, output, index, example.image)
+        ap_sets = replace(output, detections=self.model.ap_detections(output)).images if self.full else []
+        for index, (example, one) in enumerate(zip(examples, output.images, strict=True)):
+            unfused = postprocess(one, example.image, self.model.categories, self.model.inference)
             if self.full:
                 size = (example.image.shape[0], example.image.shape[1])
-                instances = paste_detections(ap_sets[index], output.sizes[index], size, self.model.categories)
+                instances = paste_instances(ap_sets[index], size, self.model.categories)
                 self.ap.update(instances, example.ground_truth)
-                self.stuff.update(readout.semantic, example.ground_truth)
-            result = readout.fuse(self.model.categories, self.model.inference)
+                self.stuff.update(unfused.semantic, example.ground_truth)
+            result = unfused.fuse(self.model.categories, self.model.inference)
             self.counts.update(result, example.ground_truth)
-            yield example, readout, result
+            yield example, unfused, result
 
     def collect(self) -> None:
         """Bring what all processes have counted to the first one."""
@@ -133,7 +135,7 @@ class Evaluator:
 
 @accept_old_names
 def evaluate(
-    model: BANet,
+    model: Network,
     data: EvaluationData,
     *,
     out: Path | None = None,
@@ -173,13 +175,13 @@ def evaluate(
         bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
         for start in range(rank * batch_size, count, world * batch_size):
             group = [data[index] for index in range(start, min(start + batch_size, count))]
-            for (example, readout, result), png in zip(evaluator.update(group), pngs[start:], strict=False):
+            for (example, unfused, result), png in zip(evaluator.update(group), pngs[start:], strict=False):
                 if writer is not None:
                     writer.add(example.image_id, example.name, result, png_name=png)
                 if page is not None:
                     shown = {"result": result}
                     page.add(
-                        example.name, example.image, shown, truth=example.ground_truth, instances=readout.instances
+                        example.name, example.image, shown, truth=example.ground_truth, instances=unfused.instances
                     )
                 bar.update()
     evaluator.collect()
@@ -209,7 +211,7 @@ def _claim(out: Path, data: EvaluationData, limit: int | None, weights: str, gal
     return Outputs(out, KIND, names, inputs=inputs, overwrite=overwrite)
 
 
-def _too_many(model: BANet, inputs: Sequence[torch.Tensor]) -> str:
+def _too_many(model: Network, inputs: Sequence[torch.Tensor]) -> str:
     """What to say of a batch that the memory does not hold: how many of its images do fit."""
     largest = sorted(inputs, key=lambda image: -image[0].numel())
     halves = [len(inputs) >> times for times in range(1, len(inputs).bit_length())]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from banet.errors import MissingExtraError
-from banet.modeling.readout import Instances
+from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.segmentation import PanopticSegmentation

@@ -24,11 +24,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from banet.data.images import list_images, to_rgb_array
-from banet.engine.export.runtime import HEADER, INPUT, OUTPUTS, import_openvino, network_image, write_header
+from banet.engine.export.runtime import HEADER, INPUT, OUTPUTS, import_openvino, write_header
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, commit
 from banet.files.outputs import Outputs, weight_files
-from banet.modeling.banet import DIVISOR, BANet, ImageBatch
+from banet.inference.banet import BANet
+from banet.inference.preprocess import preprocess_array
+from banet.modeling.network import DIVISOR, Network
+from banet.modeling.outputs import ImageBatch
 from banet.ops.deform_conv import DeformableConv2d
 
 __all__ = ["ExportFormat", "GraphModel", "Precision", "export_command", "export_model", "trace"]
@@ -66,7 +69,7 @@ class GraphModel(nn.Module):
         model: In evaluation mode.
     """
 
-    def __init__(self, model: BANet) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
 
@@ -82,7 +85,7 @@ class GraphModel(nn.Module):
         return found.boxes, found.scores, found.labels, found.masks, output.logits
 
 
-def trace(model: BANet) -> torch.export.ExportedProgram:
+def trace(model: Network) -> torch.export.ExportedProgram:
     """The network as a program of torch's own operators, for images of any height and width.
 
     Args:
@@ -111,7 +114,7 @@ def trace(model: BANet) -> torch.export.ExportedProgram:
 
 
 def export_model(
-    model: BANet,
+    model: Network,
     path: Path,
     export_format: ExportFormat,
     *,
@@ -162,7 +165,7 @@ def export_model(
             proto = _onnx(program, header)
             if precision == "int8":
                 begin("quantise")
-                proto = _quantise(proto, [network_image(to_rgb_array(one), model.inference) for one in calibration])
+                proto = _quantise(proto, [preprocess_array(to_rgb_array(one), model.inference) for one in calibration])
             begin("write")
             if export_format == "onnx":
                 with atomic_path(path) as temporary:
@@ -173,7 +176,7 @@ def export_model(
     return path
 
 
-def _check(model: BANet, export_format: ExportFormat, precision: Precision, calibration: Sequence[Path]) -> None:
+def _check(model: Network, export_format: ExportFormat, precision: Precision, calibration: Sequence[Path]) -> None:
     if (export_format, precision) not in PRECISIONS:
         known = ", ".join(p for f, p in PRECISIONS if f == export_format)
         raise InputError(f"--precision {precision}: --format {export_format} knows {known}")

@@ -30,11 +30,9 @@ from banet.modeling.config import change_options
 from banet.panoptic import PanopticSegmentation
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from banet.engine.export.runtime import ExportedModel
-    from banet.modeling.banet import BANet
-    from banet.modeling.instances import Instances, Readout
+    from banet.inference.banet import BANet
+    from banet.inference.postprocess import Instances
 
 __all__ = ["Runtime", "predict_files"]
 
@@ -147,7 +145,7 @@ def predict_files(
         counts, failures = _segment_pictures(plan, model, rule, tile, overlap, note)
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
-            return model.predict(frame, rule=rule, tile=tile, overlap=overlap)  # type: ignore[no-any-return]
+            return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
 
         failures += _segment_videos(plan, outputs, segment)
     for failure in failures:
@@ -325,11 +323,11 @@ def _segment(
 ) -> Callable[[], _Found]:
     """Runs the network on a picture, in tiles if it is larger than a tile; gives what is left to do after that."""
     if isinstance(picture, DecodedPicture) and (tile is None or max(picture.shape[:2]) <= tile):
-        readout = _read(model, picture.image)
+        (unfused,) = model.predict_unfused([to_rgb_array(picture.image)])
 
         def fuse() -> _Found:
-            result = readout.fuse(model.categories, model.inference, rule=rule)
-            return _Found(result, readout.image, result, readout.instances)
+            result = unfused.fuse(model.categories, model.inference, rule=rule)
+            return _Found(result, unfused.image, result, unfused.instances)
 
         return fuse
     result = model.predict(picture, rule=rule, tile=tile, overlap=overlap, progress=True)
@@ -361,20 +359,6 @@ def _matches(text: str) -> Sequence[str]:
     return matches
 
 
-def _read(model: BANet | ExportedModel, image: Image.Image) -> Readout:
-    """What the network says of a picture, at the picture's size."""
-    from banet.engine.export.runtime import ExportedModel
-
-    if isinstance(model, ExportedModel):
-        return model.read(to_rgb_array(image))
-    import torch
-
-    from banet.modeling.readout import read_images
-
-    with torch.inference_mode():
-        return next(read_images(model, [image]))
-
-
 def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | ExportedModel, str]:
     """The model, and where it computes."""
     suffix = {"onnx": ".onnx", "openvino": ".xml"}
@@ -390,7 +374,7 @@ def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | Exported
         known = next(name for name, ending in suffix.items() if ending == Path(weights).suffix)
         raise InputError(f"{weights}: is an exported network; add --runtime {known}")
     from banet.engine.device import pick_device
-    from banet.modeling.banet import BANet
+    from banet.inference.banet import BANet
 
     target = pick_device(device)
     return BANet.from_pretrained(weights, device=target), target.type

@@ -13,7 +13,7 @@ from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.report.gallery import write_gallery
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs, weight_files
-from banet.modeling.banet import BANet
+from banet.inference.banet import BANet
 from banet.panoptic.drawing.diff import differing_pixels, draw_diff
 from banet.panoptic.metrics.quality import format_table
 
@@ -64,15 +64,15 @@ def run_demo(
     )
     with outputs, writing as gallery:
         for index in tqdm(range(scenes), desc="demo", unit="scene"):
-            for example, readout, handled in evaluator.update([data[index]]):
-                heuristic = readout.fuse(model.categories, model.inference, rule="heuristic")
+            for example, unfused, handled in evaluator.update([data[index]]):
+                heuristic = unfused.fuse(model.categories, model.inference, rule="heuristic")
                 differ = differing_pixels(heuristic, handled)
                 gallery.add(
                     example.name,
                     example.image,
                     {handling: handled, "heuristic fusion": heuristic},
                     truth=example.ground_truth,
-                    instances=readout.instances,
+                    instances=unfused.instances,
                     changed=differ,
                 )
                 rows.append(

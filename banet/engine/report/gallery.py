@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.files.atomic import atomic_path
-from banet.modeling.instances import Instances
+from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.drawing.overlay import picture_array, segment_colors

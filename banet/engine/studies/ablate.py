@@ -25,7 +25,7 @@ from banet.engine.training.datasets import InfiniteDataset, training_set
 from banet.engine.training.train import build_for_training, train
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, write_json
-from banet.modeling.banet import BANet
+from banet.inference.banet import BANet
 from banet.modeling.config import BackboneName, RuleName
 from banet.panoptic import PanopticQuality
 from banet.panoptic.metrics.quality import to_json
@@ -286,9 +286,9 @@ def _measure(
     evaluator = Evaluator(model, full=True)
     others = {rule: PanopticQuality(model.categories) for rule in rules[1:]}
     for index in tqdm(range(len(data)), desc="measure", unit="image"):
-        for example, readout, _ in evaluator.update([data[index]]):
+        for example, unfused, _ in evaluator.update([data[index]]):
             for rule, quality in others.items():
-                quality.update(readout.fuse(model.categories, model.inference, rule=rule), example.ground_truth)
+                quality.update(unfused.fuse(model.categories, model.inference, rule=rule), example.ground_truth)
     first = evaluator.compute()
     return {rules[0]: first, **{rule: {**first, **quality.compute()} for rule, quality in others.items()}}
 

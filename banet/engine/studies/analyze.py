@@ -26,9 +26,11 @@ from banet.engine.studies.figure import Figure
 from banet.errors import InputError
 from banet.files.atomic import write_json
 from banet.files.outputs import Outputs, weight_files
-from banet.modeling.banet import BANet, Output
-from banet.modeling.instance_head import Candidates
-from banet.modeling.readout import Readout, network_input, read_out
+from banet.inference.banet import BANet
+from banet.inference.postprocess import UnfusedPrediction, postprocess
+from banet.inference.preprocess import preprocess
+from banet.modeling.network import Network
+from banet.modeling.outputs import Candidates, Output
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.metrics.quality import to_json
 from banet.panoptic.occlusion.rules import Rule, gt_order_rule, match_boxes
@@ -88,7 +90,7 @@ class _Truth:
 
 
 def analyze(
-    model: BANet, data: EvaluationData, *, limit: int | None = None, source: str = "data"
+    model: Network, data: EvaluationData, *, limit: int | None = None, source: str = "data"
 ) -> dict[str, dict[str, Any]]:
     """PQ of a model under each row of Table 4.
 
@@ -113,34 +115,36 @@ def analyze(
 
 
 @torch.inference_mode()
-def _results(model: BANet, example: EvaluationImage) -> dict[str, PanopticSegmentation]:
+def _results(model: Network, example: EvaluationImage) -> dict[str, PanopticSegmentation]:
     """Compute the result of each row for one image; the network runs once, its heads once for each set of instances."""
     truth = _Truth.of(example.ground_truth)
-    output = model([network_input(model, example.image)])
-    chosen: dict[tuple[bool, bool], Readout] = {}
+    output = model([preprocess(example.image, model.inference)])
+    chosen: dict[tuple[bool, bool], UnfusedPrediction] = {}
     results = {}
     for name, (oracle, _) in ROWS.items():
         key = (oracle.boxes, oracle.classes)
         if key not in chosen:
             changed = _choose(model, output, truth, oracle, example.image.shape[:2])
-            chosen[key] = read_out(model, changed, 0, example.image)
+            chosen[key] = postprocess(changed.images[0], example.image, model.categories, model.inference)
         results[name] = _fuse(model, chosen[key], example.ground_truth, oracle)
     return results
 
 
-def _fuse(model: BANet, readout: Readout, truth: PanopticSegmentation, oracle: Oracle) -> PanopticSegmentation:
+def _fuse(
+    model: Network, unfused: UnfusedPrediction, truth: PanopticSegmentation, oracle: Oracle
+) -> PanopticSegmentation:
     """Fuse one image with the order and the segmentation of an oracle; its instances are chosen already."""
     if oracle.segmentation:
-        readout = replace(readout, semantic=truth.semantic.astype(np.int64))
+        unfused = replace(unfused, semantic=truth.semantic.astype(np.int64))
     rule: Rule | str = "appearance"
     if oracle.order:
         true_things = _Truth.of(truth)
-        rows = match_boxes(readout.instances.boxes, true_things.boxes)
+        rows = match_boxes(unfused.instances.boxes, true_things.boxes)
         rule = gt_order_rule(truth.ids, np.append(true_things.ids, 0)[rows])
-    return readout.fuse(model.categories, model.inference, rule=rule)
+    return unfused.fuse(model.categories, model.inference, rule=rule)
 
 
-def _choose(model: BANet, output: Output, truth: _Truth, oracle: Oracle, size: tuple[int, ...]) -> Output:
+def _choose(model: Network, output: Output, truth: _Truth, oracle: Oracle, size: tuple[int, ...]) -> Output:
     """The network's output with the instances of an oracle."""
     if not (oracle.boxes or oracle.classes):
         return output
@@ -174,7 +178,7 @@ def _best(candidates: Candidates) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def ceiling(model: BANet, example: EvaluationImage) -> PanopticSegmentation:
+def ceiling(model: Network, example: EvaluationImage) -> PanopticSegmentation:
     """What a perfect network would give under the model's limits: stuff too small and instances too many are lost.
 
     Its instances have the truth's masks and classes and equal scores; its semantic map is the truth. Box suppression

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -16,8 +15,7 @@ from banet.engine.evaluation.evaluate import check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage
 from banet.errors import InputError
 from banet.files.atomic import atomic_path
-from banet.modeling.banet import BANet
-from banet.modeling.readout import read_images
+from banet.inference.banet import BANet
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.types import ImageId
@@ -85,13 +83,12 @@ class Figure:
             changes.append((steps[0], sum(steps)))
         return sorted(range(looked_at), key=lambda index: changes[index], reverse=True)[:count]
 
-    @torch.inference_mode()
     def results(
         self, example: EvaluationImage
     ) -> tuple[PanopticSegmentation, PanopticSegmentation, PanopticSegmentation]:
         """Compute what stands in the three middle columns for an image."""
-        (plain,) = read_images(self.baseline, [example.image])
-        (full,) = read_images(self.model, [example.image])
+        (plain,) = self.baseline.predict_unfused([example.image])
+        (full,) = self.model.predict_unfused([example.image])
         return (
             plain.fuse(self.baseline.categories, self.baseline.inference, rule="heuristic"),
             full.fuse(self.model.categories, self.model.inference, rule="heuristic"),

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from banet.checkpoint.checkpoint import read_checkpoint, save_checkpoint
+from banet.checkpoint.hub import model_card
 from banet.engine.recipe import TrainConfig
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path
-from banet.modeling.banet import BANet
-from banet.modeling.hub import model_card
-from banet.modeling.weights import read_metadata, save_model
+from banet.modeling.network import Network
 
 try:
     import lightning as L
@@ -111,11 +111,11 @@ class EMA(EMAWeightAveraging):
         return "Averaging"
 
     @property
-    def averaged(self) -> BANet:
+    def averaged(self) -> Network:
         """Return the network with the averaged weights."""
         assert self._average_model is not None
         module: Any = self._average_model.module
-        network: BANet = module.model
+        network: Network = module.model
         return network
 
 
@@ -143,7 +143,7 @@ class CheckpointCallback(Callback):
     def __init__(
         self,
         out: Path,
-        network: BANet,
+        network: Network,
         ema: EMA | None,
         options: TrainConfig,
         metadata: Mapping[str, str],
@@ -230,7 +230,7 @@ class CheckpointCallback(Callback):
         self._finished = True
         self._write_weights(trainer, self.out / WEIGHTS)
         if trainer.is_global_zero:
-            card = model_card(read_metadata(self.out / WEIGHTS), str(self.out), "unknown")
+            card = model_card(read_checkpoint(self.out / WEIGHTS).metadata, str(self.out), "unknown")
             with atomic_path(self.out / "README.md") as temporary:
                 temporary.write_text(card, encoding="utf-8")
 
@@ -267,7 +267,7 @@ class CheckpointCallback(Callback):
             metadata["pq"] = f"{self.latest['pq']:.2f}"
         with _whole_parameters(trainer):
             if trainer.is_global_zero:
-                save_model(network, path, metadata=metadata)
+                save_checkpoint(path, network, metadata=metadata)
 
 
 def _whole_parameters(trainer: L.Trainer) -> AbstractContextManager[None]:

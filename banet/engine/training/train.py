@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from banet.checkpoint.warm_start import initialise
 from banet.data.samples import collate
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
@@ -40,10 +41,9 @@ from banet.engine.training.task import MemoryCheck, TrainingTask
 from banet.engine.training.trainer import build_trainer
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path
-from banet.modeling.backbone import imagenet_weights
-from banet.modeling.banet import BANet
-from banet.modeling.build import build_model, recompute_in_backward
-from banet.modeling.weights import initialise
+from banet.modeling.aggregation import current_name
+from banet.modeling.composition import recompute_in_backward
+from banet.modeling.network import Network
 
 try:
     import lightning as L
@@ -57,7 +57,7 @@ __all__ = ["build_for_training", "train"]
 _say = rank_zero_only(print)
 
 
-def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> BANet:
+def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> Network:
     """Build the network of a recipe with its initial weights, and print what they are.
 
     Raises:
@@ -65,20 +65,11 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> BANet:
     """
     recipe = recipe.resolved()
     torch.manual_seed(recipe.train.seed)
-    model = build_model(dataset.categories, recipe.model, recipe.inference, recipe.loss)
+    model = Network(dataset.categories, recipe.model, recipe.inference, recipe.loss)
     init = recipe.train.init
     if init == "random":
         group = recipe.model.norm == "group"
         _say("weights: random" + ("; GroupNorm learns where batch norm statistics are missing" if group else ""))
-    elif init == "imagenet":
-        try:
-            missing = model.backbone.load_body(imagenet_weights(recipe.model.backbone))
-        except OSError as error:
-            raise InputError(
-                f"train.init: the ImageNet weights of {recipe.model.backbone} could not be downloaded ({error});"
-                " connect to the internet once, or set --train.init random"
-            ) from None
-        _say(f"weights: backbone from ImageNet ({len(missing)} tensors keep their initial values), the rest random")
     else:
         _say(f"weights: {init}\n{initialise(model, init)}")
     if recipe.model.norm == "frozen_batch" and init == "random":
@@ -154,7 +145,7 @@ def _train(
     out: Path,
     resume: str | None,
     device: torch.device,
-    model: BANet,
+    model: Network,
     dataset: PanopticDataset,
     validation: EvaluationData | None,
 ) -> Path:
@@ -220,7 +211,7 @@ def _local_batch(options: TrainConfig, world: int) -> int:
 
 
 def _announce(
-    recipe: Recipe, model: BANet, images: int, local: int, trainer: L.Trainer, device: torch.device, done: int
+    recipe: Recipe, model: Network, images: int, local: int, trainer: L.Trainer, device: torch.device, done: int
 ) -> None:
     """Print what is trained, with how many images per step, how fast and how long."""
     options = recipe.train
@@ -268,14 +259,14 @@ def _checkpoint(resume: str | None, last: Path) -> Path | None:
     return path
 
 
-def _steps_done(checkpoint: Path | None, model: BANet) -> int:
+def _steps_done(checkpoint: Path | None, model: Network) -> int:
     """Return the steps that a checkpoint has done, once it is known to be complete and of this network."""
     if checkpoint is None:
         return 0
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
         steps = int(content["global_step"])
-        theirs = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
+        theirs = {current_name(name): tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
         for name in ("pytorch-lightning_version", "callbacks", "optimizer_states", "lr_schedulers"):
             content[name]
         content["loops"]["fit_loop"]

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from banet._renamed import accept_old_names
+from banet.checkpoint.checkpoint import FILE_NAME, read_checkpoint
 from banet.errors import InputError, MissingExtraError
-from banet.modeling.weights import FILE_NAME, find_weights, read_metadata
 
 __all__ = ["model_card", "push_to_hub"]
 
 
 @accept_old_names
 def model_card(metadata: Mapping[str, str], repository: str, license: str) -> str:
-    """The card of some weights: classes, recipe, measured PQ and license.
+    """Return the card of some weights: classes, recipe, measured PQ and license.
 
     Args:
         metadata: The header of their file: `categories`, and where known `recipe`, `recipe_yaml`, `iterations`, `pq`.
@@ -81,9 +81,9 @@ def push_to_hub(weights: str | Path, repository: str, *, license: str, private: 
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise MissingExtraError("huggingface_hub", "hub") from None
-    path = find_weights(weights)
-    card = model_card(read_metadata(path), repository, license)
-    files = [CommitOperationAdd(FILE_NAME, path), CommitOperationAdd("README.md", card.encode())]
+    checkpoint = read_checkpoint(weights)
+    card = model_card(checkpoint.metadata, repository, license)
+    files = [CommitOperationAdd(FILE_NAME, checkpoint.path), CommitOperationAdd("README.md", card.encode())]
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)

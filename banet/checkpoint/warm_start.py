@@ -1,0 +1,254 @@
+"""Warm starts: a network filled from ImageNet, from COCO, or from weights of other classes, as far as they fit."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from banet.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from banet.checkpoint.fit import check_fit
+from banet.errors import InputError
+from banet.files.reading import open_file
+from banet.modeling.aggregation import current_name
+from banet.modeling.backbone import imagenet_weights
+from banet.modeling.network import Network
+
+__all__ = ["LoadReport", "initialise"]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a warm start did.
+
+    Attributes:
+        loaded: Names of the network's tensors that took a value.
+        missing: Names of those that keep their random values.
+        unexpected: Names in the checkpoint that found no place.
+        kept: Where the class lists differ, names of the classes that both have.
+        fresh: Names of the classes that start at random.
+    """
+
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    kept: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        def groups(names: list[str]) -> str:
+            parts = sorted({".".join(name.split(".")[:2]) for name in names})
+            return ", ".join(parts) or "nothing"
+
+        text = (
+            f"loaded {len(self.loaded)} tensors: {groups(self.loaded)}\n"
+            f"left {len(self.missing)} tensors at random: {groups(self.missing)}\n"
+            f"unexpected in the checkpoint: {len(self.unexpected)} tensors: {groups(self.unexpected)}"
+        )
+        if self.kept or self.fresh:
+            text += f"\nclasses kept: {', '.join(self.kept) or 'none'}; at random: {', '.join(self.fresh) or 'none'}"
+        return text
+
+
+def initialise(network: Network, init: str) -> LoadReport:
+    """Fill a network from other weights, as far as they fit.
+
+    Args:
+        network: Just built.
+        init: `imagenet` for torchvision's weights of the backbone, `coco` for the Mask R-CNN R50 that torchvision
+            publishes (both downloaded), a torchvision Mask R-CNN or ResNet checkpoint (`.pth` or `.pt`, read with
+            `weights_only`), or weights of this library (`.safetensors`, or a name), of whose classes those of the same
+            name and kind are kept.
+
+    Raises:
+        InputError: The weights cannot be read or downloaded, no tensor of them fits, or their network has another norm.
+    """
+    kept: list[str] = []
+    fresh: list[str] = []
+    if init in ("imagenet", "coco"):
+        found = _from_torchvision(network, _download(network, init))
+    elif Path(init).suffix in {".pth", ".pt"}:
+        found = _from_torchvision(network, _load_pickle(Path(init)))
+    else:
+        other = _read_weights(network, init)
+        found = _by_category(other, network)
+        if other.categories != network.categories:
+            theirs = {(c.name, c.isthing) for c in other.categories}
+            for category in network.categories:
+                (kept if (category.name, category.isthing) in theirs else fresh).append(category.name)
+    own = network.state_dict()
+    fitting = {name: tensor for name, (tensor, _) in found.items() if name in own and tensor.shape == own[name].shape}
+    if not fitting:
+        raise InputError(f"{init}: no tensor of it fits this network; check model.backbone and the widths")
+    network.load_state_dict(fitting, strict=False)
+    return LoadReport(
+        loaded=sorted(fitting),
+        missing=sorted(set(own) - set(fitting)),
+        unexpected=sorted({source for name, (_, source) in found.items() if name not in fitting}),
+        kept=tuple(kept),
+        fresh=tuple(fresh),
+    )
+
+
+def _download(network: Network, init: str) -> Mapping[str, Tensor]:
+    """Tensors that torchvision publishes, by its names."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    try:
+        if init == "imagenet":
+            return imagenet_weights(network.config.backbone)
+        state: Mapping[str, Tensor] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.get_state_dict(
+            progress=True, check_hash=True
+        )
+    except OSError as error:
+        raise InputError(
+            f"train.init {init}: torchvision's weights could not be downloaded ({error}); connect to the internet once,"
+            " give a file, or set --train.init random"
+        ) from None
+    return state
+
+
+def _read_weights(network: Network, init: str) -> Checkpoint:
+    """Weights of this library whose network has the same norm."""
+    other = read_checkpoint(init)
+    check_fit(other)
+    if other.config.norm != network.config.norm:
+        raise InputError(
+            f"{init}: its backbone has norm {other.config.norm}, this network {network.config.norm}; set --model.norm"
+            f" {other.config.norm}"
+        )
+    return other
+
+
+def _load_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint. Nothing in it is run, and no memory is taken for what it only claims to hold.
+
+    Raises:
+        InputError: It cannot be read, or holds more or other things than tensors by name.
+    """
+    with open_file(path) as stream:
+        zipped = zipfile.is_zipfile(stream)
+    try:
+        # Mapped, not read: a tensor cannot be larger than its part of the file. Files before torch 1.6 are no archives.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: refused, it holds more than tensors ({type(error).__name__})") from None
+    except Exception as error:  # a decoder may raise anything on bad data
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None
+    state = state.get("model", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
+        raise InputError(f"{path}: holds no state_dict; save model.state_dict() of a torchvision Mask R-CNN")
+    return state
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether something is a dense tensor of real numbers that are all there, none of them meant several times."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    whole = value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    return whole and not value.is_quantized and not value.is_complex()
+
+
+_Found = dict[str, tuple[Tensor, str]]
+"""Our name to the tensor and its name in the checkpoint."""
+
+_TORCHVISION_NAMES = (
+    (r"^roi_heads\.box_head\.fc6\.", "box_head.fc1."),
+    (r"^roi_heads\.box_head\.fc7\.", "box_head.fc2."),
+    (r"^roi_heads\.mask_head\.(?:0\.0|mask_fcn1)\.", "mask_head.convs.0."),
+    (r"^roi_heads\.mask_head\.(?:1\.0|mask_fcn2)\.", "mask_head.convs.2."),
+    (r"^roi_heads\.mask_head\.(?:2\.0|mask_fcn3)\.", "mask_head.convs.4."),
+    (r"^roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
+    # Older checkpoints name a convolution without the block that now holds it.
+    (r"^(backbone\.fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+)
+"""Names of torchvision's Mask R-CNN and ours; backbone, pyramid and RPN are called the same."""
+
+
+def _from_torchvision(network: Network, state: Mapping[str, Tensor]) -> _Found:
+    """Our names for a torchvision Mask R-CNN, or for a ResNet alone, whatever stands before the names of its layers.
+
+    Class rows go by the COCO names that torchvision gives its columns.
+    """
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    found: _Found = {}
+    body = _body_prefix(state)
+    for name, tensor in state.items():
+        ours = f"backbone.body.{name.removeprefix(body)}" if name.startswith(body) else name
+        for theirs, new in _TORCHVISION_NAMES:
+            ours = re.sub(theirs, new, ours)
+        found[ours] = (tensor, name)
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    columns = {name: column for column, name in enumerate(names) if not name.startswith("N/A")}
+    things = [c.name for c in network.categories if c.isthing]
+    logits = state.get("roi_heads.box_predictor.cls_score.weight")
+    if logits is not None and len(logits) == len(names) and set(things) <= set(columns):
+        rows = torch.tensor([columns[name] for name in things], dtype=torch.int64)
+        # Our background is the last column, torchvision's the first.
+        with_background = torch.cat([rows, torch.zeros(1, dtype=torch.int64)])
+        for kind in ("weight", "bias"):
+            _take(
+                found, state, f"roi_heads.box_predictor.cls_score.{kind}", f"box_head.classes.{kind}", with_background
+            )
+            _take(found, state, f"roi_heads.mask_predictor.mask_fcn_logits.{kind}", f"mask_head.masks.{kind}", rows)
+            boxes = f"roi_heads.box_predictor.bbox_pred.{kind}"
+            columns_of_boxes = (4 * rows[:, None] + torch.arange(4)).flatten()
+            _take(found, state, boxes, f"box_head.boxes.{kind}", columns_of_boxes)
+    return found
+
+
+def _body_prefix(state: Mapping[str, Tensor]) -> str:
+    """What stands before the names of a ResNet's layers: nothing in a classifier's, `module.` in some others'."""
+    first = "layer1.0.conv1.weight"
+    return next((name.removesuffix(first) for name in state if name.endswith(first)), "backbone.body.")
+
+
+def _take(found: _Found, state: Mapping[str, Tensor], theirs: str, ours: str, rows: Tensor) -> None:
+    if theirs in state:
+        found.pop(theirs, None)
+        found[ours] = (state[theirs][rows], theirs)
+
+
+def _by_category(other: Checkpoint, network: Network) -> _Found:
+    """Weights of this library; where the class lists differ, rows of classes with the same name and kind are kept."""
+    state = {current_name(name): tensor for name, tensor in other.state().items()}
+    found: _Found = {name: (tensor, name) for name, tensor in state.items()}
+    if other.categories == network.categories:
+        return found
+    own = network.state_dict()
+    keys = [(c.name, c.isthing) for c in other.categories]
+    pairs = [
+        (i, keys.index((c.name, c.isthing))) for i, c in enumerate(network.categories) if (c.name, c.isthing) in keys
+    ]
+    things = [(i, j) for i, j in pairs if i < network.categories.num_things]
+    background = (network.categories.num_things, other.categories.num_things)
+    boxes = [(4 * i + k, 4 * j + k) for i, j in things for k in range(4)]
+    rows = {
+        "segmenter.first": pairs,
+        "segmenter.final": pairs,
+        "mask_head.masks": things,
+        "box_head.classes": [*things, background],
+        "box_head.boxes": boxes,
+    }
+    for part, pair in rows.items():
+        for name in (f"{part}.weight", f"{part}.bias"):
+            if name not in own or name not in state or own[name].shape[1:] != state[name].shape[1:]:
+                continue
+            if not pair:
+                del found[name]  # where the numbers of classes agree, others' rows would fit
+            else:
+                mixed = own[name].clone()
+                here, there = (torch.tensor(side) for side in zip(*pair, strict=True))
+                mixed[here] = state[name][there].to(mixed)
+                found[name] = (mixed, name)
+    return found

@@ -1,0 +1,1 @@
+"""From images to panoptic results with a network: preprocess, predict, postprocess."""

@@ -1,0 +1,113 @@
+"""`banet.BANet`: the network with what its users call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from banet._renamed import accept_old_names
+from banet.checkpoint.checkpoint import read_checkpoint, save_checkpoint
+from banet.checkpoint.fit import check_fit
+from banet.checkpoint.hub import push_to_hub
+from banet.inference.postprocess import UnfusedPrediction, postprocess
+from banet.inference.predictor import Predictor
+from banet.inference.preprocess import preprocess
+from banet.modeling.network import Network
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["BANet"]
+
+
+class BANet(Network, Predictor):
+    """Bidirectional aggregation network for panoptic segmentation, with random weights; see `from_pretrained`.
+
+    Args:
+        categories: Things and stuff; the owner of class numbering.
+        config: What the network is made of, kept to be saved with the weights. `norm: auto` means GroupNorm here, as
+            the weights are random.
+        inference: Limits and thresholds of inference, likewise.
+        loss: Sampling and weights of the losses.
+    """
+
+    @torch.inference_mode()
+    def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
+        """Run images (H, W, 3) through the network as one batch; return what fusion needs of each."""
+        output = self([preprocess(image, self.inference) for image in images])
+        return [
+            postprocess(one, image, self.categories, self.inference)
+            for one, image in zip(output.images, images, strict=True)
+        ]
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile backbone and semantic head, which most of the time goes to, with `torch.compile`; in place.
+
+        What comes after them works on as many boxes as it finds, and is left as it is. Images of all sizes but the
+        smallest share a graph, and the names of parameters stay. On CPUs torch needs a C++ compiler for it.
+
+        Args:
+            *arguments: As of `torch.compile`.
+            **options: As of `torch.compile`; `dynamic` is True unless given.
+        """
+        for part in (self.backbone, self.semantic_head):
+            part.compile(*arguments, **{"dynamic": True, **options})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Load a model, ready for inference.
+
+        Args:
+            source: A `.safetensors` file that `save_pretrained` wrote, a folder that holds one as
+                `model.safetensors`, the name of bundled weights (`scenes`, `nuclei`), or the name of a repository on
+                the Hugging Face hub.
+            device: Where to put it.
+
+        Raises:
+            InputError: No such weights, or the file is damaged or was not written by BANet.
+        """
+        checkpoint = read_checkpoint(source)
+        check_fit(checkpoint)
+        model = cls(checkpoint.categories, checkpoint.config, checkpoint.inference)
+        model.load_state_dict(checkpoint.state())
+        return model.to(device).eval()
+
+    def save_pretrained(self, path: str | Path, *, half: bool = False, **metadata: str) -> Path:
+        """Write weights, composition, inference options and categories to one safetensors file.
+
+        Args:
+            path: The file, or a folder that gets `model.safetensors`.
+            half: Store floats in half precision.
+            **metadata: Further text that is stored beside.
+
+        Returns:
+            The file written.
+        """
+        return save_checkpoint(path, self, half=half, metadata=metadata)
+
+    @accept_old_names
+    def push_to_hub(self, repository: str, *, license: str, private: bool = False, **metadata: str) -> str:
+        """Upload to the Hugging Face hub, with a card of classes, recipe, measured PQ and license.
+
+        Args:
+            repository: `owner/name`; made if it is not there.
+            license: Identifier of the license of the weights, such as `apache-2.0`.
+            private: Whether a new repository is private.
+            **metadata: What the card tells: `recipe`, `recipe_yaml`, `iterations`, `pq`. `banet push` takes them from
+                the file that a training run wrote.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: The hub refused.
+        """
+        with TemporaryDirectory() as folder:
+            weights = save_checkpoint(folder, self, metadata=metadata)
+            return push_to_hub(weights, repository, license=license, private=private)

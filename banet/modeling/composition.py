@@ -1,0 +1,78 @@
+"""The parts of a network as a `ModelConfig` asks for them: each ablation is another composition, made here."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from banet.modeling.aggregation import OCM, SIM, InstanceToSemantic, InstanceToSemanticWithContext
+from banet.modeling.backbone import PyramidBackbone
+from banet.modeling.config import LossConfig, ModelConfig
+from banet.modeling.rpn import RegionProposals
+from banet.modeling.s2i import PyramidRoIs, S2IRoIs
+from banet.modeling.segmenters import AggregatedLogits, DirectLogits
+from banet.modeling.semantic_head import SemanticHead
+from banet.panoptic.categories import Categories
+
+__all__ = ["build_backbone", "build_roi_features", "build_rpn", "build_segmenter", "recompute_in_backward"]
+
+
+def build_backbone(config: ModelConfig) -> PyramidBackbone:
+    """Return ResNet and pyramid."""
+    return PyramidBackbone(
+        config.backbone, norm=config.norm, channels=config.fpn_channels, frozen_stages=config.frozen_stages
+    )
+
+
+def build_roi_features(config: ModelConfig) -> PyramidRoIs:
+    """Return the source of RoI features: with S2I or without."""
+    if not config.s2i:
+        return PyramidRoIs(canonical_size=config.canonical_box_size)
+    return S2IRoIs(config.semantic_channels[-1], config.fpn_channels, canonical_size=config.canonical_box_size)
+
+
+def build_rpn(config: ModelConfig, loss: LossConfig) -> RegionProposals:
+    """Return the region proposal network."""
+    return RegionProposals(
+        config.fpn_channels,
+        anchor_sizes=config.anchor_sizes,
+        anchor_ratios=config.anchor_ratios,
+        samples=loss.rpn_samples,
+        positive_iou=loss.rpn_positive_iou,
+        negative_iou=loss.rpn_negative_iou,
+    )
+
+
+def build_segmenter(categories: Categories, config: ModelConfig, loss: LossConfig) -> DirectLogits | AggregatedLogits:
+    """Return the source of semantic logits: without I2S, with SIM, or with SIM and OCM."""
+    seg_weight, i2s_weight = loss.semantic_weights(config)
+    semantic_channels, channels = config.semantic_channels[-1], config.i2s_channels
+    if not config.sim:
+        return DirectLogits(semantic_channels, len(categories), seg_weight=seg_weight)
+    sim = SIM(config.mask_head_channels, semantic_channels, channels)
+    if config.ocm:
+        cells, context_channels = config.ocm_cells, config.ocm_channels
+        ocm = OCM(config.mask_head_channels, channels, context_channels=context_channels, cells=cells)
+        i2s: InstanceToSemantic | InstanceToSemanticWithContext = InstanceToSemanticWithContext(sim, ocm)
+    else:
+        i2s = InstanceToSemantic(sim)
+    return AggregatedLogits(
+        semantic_channels,
+        len(categories),
+        i2s=i2s,
+        channels=channels,
+        seg_weight=seg_weight,
+        i2s_weight=i2s_weight,
+        inlay_share=loss.inlay_share,
+    )
+
+
+def recompute_in_backward(network: nn.Module) -> None:
+    """Make residual blocks and the semantic head keep their input only, and run twice: gradient checkpointing.
+
+    Names of parameters in the state dict stay as they are.
+    """
+    apply_activation_checkpointing(
+        network, check_fn=lambda part: isinstance(part, (BasicBlock, Bottleneck, SemanticHead))
+    )
