@@ -74,7 +74,8 @@ class LeftOut:
 
     def __str__(self) -> str:
         kept = self.objects - self.total
-        lines = [f"{self.objects:,} objects, of which {kept:,} have a pixel" + ("; left out:" if self.counts else "")]
+        read = f"{self.objects:,} object{'s' * (self.objects != 1)} read, {kept:,} with a pixel"
+        lines = [read + ("; left out:" if self.counts else "")]
         for kind, count in self.counts.most_common():
             more = ", ..." if count > _NAMED else ""
             lines.append(f"  {count:,} {kind}: {', '.join(self.named[kind])}{more}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -114,9 +115,15 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 def as_number(value: object) -> float | None:
     """Return a number of a file as a float, also one that is written as a text, such as "12.5"; None for all else."""
-    if isinstance(value, str) and _DECIMAL.fullmatch(value.strip()):
-        value = float(value)
-    return float(value) if is_number(value) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value.strip()):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+    return number if math.isfinite(number) else None
 
 
 def is_box(value: object) -> TypeGuard[list[int | float]]:

@@ -172,7 +172,7 @@ def test_the_command_reports_and_refuses(tmp_path: Path, capsys: pytest.CaptureF
     line = f"data convert coco --images {tmp_path} --instances {path} --overlaps score --out {tmp_path}/out"
     assert main(line.split()) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "15 objects, of which 1 have a pixel; left out:" and said[-1] == f"{tmp_path}/out/panoptic.json"
+    assert said[0] == "15 objects read, 1 with a pixel; left out:" and said[-1] == f"{tmp_path}/out/panoptic.json"
     assert len(said) == 2 + len(WITHOUT_A_PIXEL)
     assert said[1].startswith("  9 no outline: annotations[1] (id 71) of x.png, ") and said[1].endswith(", ...")
     assert main([*line.replace("/out", "/strict").split(), "--strict"]) == 2
@@ -181,7 +181,7 @@ def test_the_command_reports_and_refuses(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_callers_without_a_report_get_a_warning(tmp_path: Path) -> None:
     picture(tmp_path / "x.png")
-    with pytest.warns(UserWarning, match=r"2 objects, of which 1 have a pixel; left out:\n  1 no outline"):
+    with pytest.warns(UserWarning, match=r"2 objects read, 1 with a pixel; left out:\n  1 no outline"):
         convert_coco(tmp_path, coco(tmp_path, [SQUARE], []), tmp_path / "out")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -210,7 +210,7 @@ def test_instances_without_a_pixel_are_reported_or_refused(files, capsys):
         fuse(files, strict=True)
     line = f"fuse --instances {files.instances} --semantic {files.semantic} --images {files.images} --json {files.json}"
     assert main([*line.split(), "--out", str(files.root / "other"), "--stuff-area", "50"]) == 0
-    assert "11 objects, of which 8 have a pixel; left out:\n  1 no outline: [1] of 0" in capsys.readouterr().err
+    assert "11 objects read, 8 with a pixel; left out:\n  1 no outline: [1] of 0" in capsys.readouterr().err
 
 
 def rename(files, names):

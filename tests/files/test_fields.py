@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from banet.errors import InputError
-from banet.files.fields import id_order, image_id_of, read_flag, read_image_id
+from banet.files.fields import as_number, id_order, image_id_of, read_flag, read_image_id
 from banet.files.names import safe_join
 
 
@@ -79,3 +79,16 @@ def test_backslashes_separate_where_no_file_has_them_in_its_name(tmp_path):
 def test_no_separator_leads_out(tmp_path, name):
     with pytest.raises(InputError):
         safe_join(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(7, 7), (-0.5, -0.5), ("12.5", 12.5), (" -3 ", -3), ("+.5e2", 50), ("4.", 4), (10**18, 1e18)]
+    + [
+        (value, None)
+        for value in (None, True, "", "x", "nan", "inf", "1e999", "0x1", "1_0", "٣", "1,5", [], {}, 10**400)
+    ]
+    + [(float("nan"), None), (float("inf"), None)],
+)
+def test_numbers_and_texts_of_numbers(value, number):
+    assert as_number(value) == number
