@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["NAMES", "VALUES", "accept_old_names", "current_options", "current_value", "current_words"]
+__all__ = ["NAMES", "VALUES", "accept_old_names", "current_options", "current_value", "current_words", "old_attribute"]
 
 NAMES: Mapping[str, Mapping[str, str]] = {
     "InferenceConfig": {"score": "score_threshold", "nms": "nms_threshold", "instances": "max_instances"},
@@ -47,7 +47,7 @@ def accept_old_names(target: _Target) -> _Target:
     if isinstance(target, type):
         target.__init__ = accept_keywords(target.__init__, names)  # type: ignore[misc]
         for old, new in names.items():
-            setattr(target, old, _old_attribute(old, new))
+            setattr(target, old, old_attribute(old, new))
         return target
     return accept_keywords(target, names)
 
@@ -65,7 +65,9 @@ def accept_keywords(function: _Target, names: Mapping[str, str]) -> _Target:
     return renaming  # type: ignore[return-value]
 
 
-def _old_attribute(old: str, new: str) -> property:
+def old_attribute(old: str, new: str) -> property:
+    """Return a property that reads an attribute or method by its new name, with a warning."""
+
     def read(owner: Any) -> Any:
         _warn(old, new, 2)
         return getattr(owner, new)

@@ -4,7 +4,7 @@
 
 DIR holds `coco_panoptic`, `coco_instances`, `camvid` and `dsb2018`; kinds whose folder is missing are left out, and
 what is drawn (`scenes`, `leaves of one colour`) needs none. Two masks of a pair have equal scores and come in random
-order; a tie counts a half. Intervals (95 %) come from drawing pictures again. Beside `colour-contour`, whose weights
+order; a tie counts a half. Intervals (95 %) come from drawing pictures again. Beside `color-contour`, whose weights
 were fitted on such pairs, stands a column with weights fitted without the picture that they are measured on. Another
 seed draws other scenes, leaves and collages, and takes other street frames and fluorescence.
 """
@@ -40,7 +40,7 @@ from banet.panoptic.occlusion import cues as all_cues
 from banet.panoptic.occlusion.rules import Pairs, Procedure
 
 CUES = tuple(all_cues.WEIGHTS)
-REFITTED = "colour-contour, refitted"
+REFITTED = "color-contour, refitted"
 FOLDERS = {
     "coco panoptic (leak)": ["coco_panoptic"],
     "coco polygons (leak)": ["coco_instances", "coco_panoptic"],
@@ -232,7 +232,7 @@ def tabulate(report: Report, results: dict[str, Any], rules: Sequence[str]) -> N
         kinds = np.array([one["kind"] for one in pairs])
         pictures = np.array([one["picture"] for one in pairs])
         hits = {rule: np.array([one["right"][rule] for one in pairs]) for rule in rules}
-        if "colour-contour" in rules:
+        if "color-contour" in rules:
             hits[REFITTED] = refit(np.array([one["cues"] for one in pairs]), kinds, pictures)
         same = np.array([one["same"] for one in pairs])
         small = np.array([one["small"] for one in pairs])

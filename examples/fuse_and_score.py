@@ -15,7 +15,7 @@ from banet.panoptic import PanopticQuality, fuse_panoptic
 
 count, rng = int(sys.argv[1]) if len(sys.argv) > 1 else 5, np.random.default_rng(0)
 scenes = Scenes(seed=3, length=count)
-quality = {rule: PanopticQuality(SCENE_CATEGORIES) for rule in ("heuristic", "appearance", "colour-contour")}
+quality = {rule: PanopticQuality(SCENE_CATEGORIES) for rule in ("heuristic", "appearance", "color-contour")}
 for index in range(count):
     image, truth = scenes.read(index)
     masks = make_scene(3, index).masks  # (N, H, W), hidden parts included

@@ -633,15 +633,15 @@ def test_in_a_browser_drop_hover_switch_and_download(tab, server, model, tmp_pat
 def test_in_a_browser_quick_clicks_are_answered_in_order(tab):
     tab.evaluate("""() => {
         document.querySelector("[data-example='0']").click();
-        for (const rule of ["area", "score", "colour-contour"])
+        for (const rule of ["area", "score", "color-contour"])
             document.querySelector(`input[value="${rule}"]`).click();
         document.querySelector("[data-example='1']").click();
     }""")
     tab.locator("figcaption b").get_by_text("scene_2.png").wait_for(timeout=120_000)
-    assert titles(tab)[1:3] == ["colour-contour", "heuristic"]
+    assert titles(tab)[1:3] == ["color-contour", "heuristic"]
     tab.locator("fieldset").nth(1).get_by_label("area").click()
     tab.wait_for_function("document.querySelectorAll('figcaption b')[2].textContent === 'area'", timeout=120_000)
-    assert titles(tab)[:2] == ["scene_2.png", "colour-contour"]
+    assert titles(tab)[:2] == ["scene_2.png", "color-contour"]
 
 
 def test_in_a_browser_a_slow_request_is_not_overtaken(tab):

@@ -78,9 +78,9 @@ def test_fuse_and_score_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows] == ["heuristic", "appearance", "colour-contour"]
+    assert [row[0] for row in rows] == ["heuristic", "appearance", "color-contour"]
     quality = {row[0]: float(row[-1]) for row in rows}
-    assert 0 < quality["heuristic"] < quality["colour-contour"] <= 100  # full masks: the order is what is scored
+    assert 0 < quality["heuristic"] < quality["color-contour"] <= 100  # full masks: the order is what is scored
 
 
 def test_train_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

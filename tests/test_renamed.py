@@ -6,16 +6,26 @@ import inspect
 import json
 import warnings
 from dataclasses import asdict, fields, replace
+from typing import get_args
 
+import numpy as np
 import pytest
 
 from banet._renamed import NAMES, VALUES, accept_keywords, current_options, current_value, current_words
 from banet.cli import main
 from banet.commands import find_command
+from banet.commands.fuse import Fuse
+from banet.data.scenes.generate import make_scene
 from banet.engine.options import load_recipe
+from banet.engine.prediction.fuse import fuse_files
 from banet.engine.recipe import Recipe, TrainConfig, to_yaml
+from banet.engine.studies.ablate import _metrics_path
 from banet.errors import InputError
 from banet.modeling.config import InferenceConfig, change_options, read_options
+from banet.panoptic import RULES, MaskCrops, fuse_panoptic, resolve_occlusions
+from banet.panoptic.defaults import RuleName
+from banet.panoptic.occlusion import cues, rules
+from banet.panoptic.occlusion.resolve import make_disjoint
 
 CLASSES = {"InferenceConfig": InferenceConfig, "TrainConfig": TrainConfig}
 ODD = {"score": 0.25, "nms": 0.75, "instances": 7, "batch": 12}
@@ -144,3 +154,55 @@ def test_rules_have_one_old_name_each():
         ]
         assert current_options("InferenceConfig", {"rule": old}, warn=False) == {"rule": new}
     assert current_value("area") == "area" and current_value(len) is len
+
+
+def test_the_old_name_of_a_rule_is_accepted_everywhere_and_is_not_an_entry(tmp_path):
+    scene = make_scene(3, 1)
+    count = len(scene.masks)
+    expected = resolve_occlusions(scene.masks, np.ones(count), scene.image, rule="color-contour")
+    assert not VALUES.keys() & set(RULES) and len(RULES) == len(set(RULES.values())) == len(get_args(RuleName))
+    assert set(RULES) == set(get_args(RuleName))
+    with pytest.warns(DeprecationWarning, match="^colour-contour is now called color-contour") as said:
+        owners = resolve_occlusions(scene.masks, np.ones(count), scene.image, rule="colour-contour")
+    assert said[0].filename == __file__
+    np.testing.assert_array_equal(owners, expected)
+    with pytest.warns(DeprecationWarning) as said:
+        assert InferenceConfig(rule="colour-contour") == InferenceConfig(rule="color-contour")
+    assert said[0].filename == __file__
+    with pytest.warns(DeprecationWarning):
+        assert RULES["colour-contour"] is RULES["color-contour"]
+    with pytest.raises(KeyError):
+        RULES["nothing"]
+    assert read_options(InferenceConfig, {"rule": "colour-contour"}).rule == "color-contour"
+    file = tmp_path / "mine.yaml"
+    file.write_text("inference: {rule: colour-contour}\n")
+    with pytest.warns(DeprecationWarning, match="colour-contour"):
+        assert load_recipe(str(file)).inference.rule == "color-contour"
+    line = ["--images", "i", "--instances", "a", "--out", "o", "--overlaps", "colour-contour"]
+    assert find_command("data convert coco").parse("data convert coco", line).overlaps == "color-contour"
+    assert find_command("predict").parse("predict", ["a.jpg", "--rule=colour-contour"]).rule == "color-contour"
+
+
+def test_old_names_of_the_rules_module_warn():
+    with pytest.warns(DeprecationWarning, match="color_contour"):
+        assert rules.colour_contour is rules.color_contour
+    with pytest.warns(DeprecationWarning, match="local_color"):
+        assert cues.local_colour is cues.local_color
+    masks = MaskCrops(np.array([[0, 0, 2, 2]] * 2), [np.ones((2, 2), bool)] * 2, (2, 2))
+    pairs = rules.Pairs.of(masks, np.array([0.5, 0.6]), np.full((2, 2, 3), 7, np.uint8))
+    with pytest.warns(DeprecationWarning, match="colours is now called colors"):
+        np.testing.assert_array_equal(pairs.colours(np.array([0])), np.full((3, 1), 7.0))
+
+
+def test_defaults_of_fusion_stand_once():
+    for function in (resolve_occlusions, make_disjoint, fuse_panoptic, fuse_files):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in ("overlap_threshold", "removal_threshold", "stuff_area", "rule"):
+                assert parameter.default == getattr(InferenceConfig, name) == getattr(Fuse, name)
+
+
+def test_studies_of_older_versions_go_on(tmp_path):
+    assert _metrics_path(tmp_path, "color-contour") == tmp_path / "metrics_color-contour.json"
+    (tmp_path / "metrics_colour-contour.json").write_text("{}")
+    assert _metrics_path(tmp_path, "color-contour") == tmp_path / "metrics_colour-contour.json"
+    assert _metrics_path(tmp_path, "area") == tmp_path / "metrics_area.json"

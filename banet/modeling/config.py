@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from banet._renamed import accept_old_names, current_options
+from banet._renamed import accept_old_names, current_options, current_value
 from banet.errors import InputError
+from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE, STUFF_AREA, RuleName
 
 __all__ = [
     "STRIDES",
@@ -30,7 +31,6 @@ _LONGEST_SIDE = 8192
 _MOST = 64  # anchors a place, and levels of OCM's pyramid
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "dcn101"]
-RuleName = Literal["appearance", "appearance-pixel", "colour-contour", "score", "area", "heuristic"]
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,15 @@ class InferenceConfig:
     ap_score: float = 0.05
     ap_nms: float = 0.5
     ap_instances: int = 100
-    rule: RuleName = "appearance"
-    overlap_threshold: float = 0.2
-    removal_threshold: float = 0.5
-    stuff_area: int = 4096
+    rule: RuleName = RULE
+    overlap_threshold: float = OVERLAP_THRESHOLD
+    removal_threshold: float = REMOVAL_THRESHOLD
+    stuff_area: int = STUFF_AREA
     thing_pixels: Literal["void", "best_stuff"] = "void"
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
+        object.__setattr__(self, "rule", current_value(self.rule, stacklevel=5))
         thresholds = ("score_threshold", "nms_threshold", "overlap_threshold", "removal_threshold")
         for name in (*thresholds, "proposal_nms", "ap_score", "ap_nms"):
             if not 0 <= getattr(self, name) <= 1:

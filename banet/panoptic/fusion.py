@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.panoptic.categories import VOID, Categories, Category
+from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE, STUFF_AREA
 from banet.panoptic.id_maps import measure_runs, runs
 from banet.panoptic.occlusion.resolve import OcclusionHandler
 from banet.panoptic.occlusion.rules import rank_by_score
@@ -28,12 +29,12 @@ def fuse_panoptic(
     image: Any,
     *,
     categories: Categories | Iterable[Category | Mapping[str, Any]],
-    rule: RuleLike = "appearance",
-    stuff_area: int = 4096,
+    rule: RuleLike = RULE,
+    stuff_area: int = STUFF_AREA,
     thing_pixels: Literal["void", "best_stuff"] = "void",
     stuff_semantic: Any = None,
-    overlap_threshold: float = 0.2,
-    removal_threshold: float = 0.5,
+    overlap_threshold: float = OVERLAP_THRESHOLD,
+    removal_threshold: float = REMOVAL_THRESHOLD,
     class_indices: bool = False,
 ) -> PanopticSegmentation:
     """Lay instances, freed of overlaps by `resolve_occlusions`, over the stuff of a semantic map.

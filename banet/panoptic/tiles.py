@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.panoptic.categories import Categories
+from banet.panoptic.defaults import REMOVAL_THRESHOLD
 from banet.panoptic.id_maps import runs
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
@@ -68,7 +69,7 @@ def segment_tiles(
     tile: int,
     overlap: int | None = None,
     stuff_area: int = 0,
-    removal_threshold: float = 0.5,
+    removal_threshold: float = REMOVAL_THRESHOLD,
     progress: Callable[[list[Box]], Iterable[Box]] = iter,
 ) -> PanopticSegmentation:
     """Segment an image tile by tile, and join the results; see `merge_tiles`.
@@ -103,7 +104,7 @@ def merge_tiles(
     size: Size,
     *,
     stuff_area: int = 0,
-    removal_threshold: float = 0.5,
+    removal_threshold: float = REMOVAL_THRESHOLD,
 ) -> PanopticSegmentation:
     """Join the results of overlapping tiles to one.
 

@@ -229,7 +229,7 @@ def test_coco_overlaps_are_refused_unless_a_rule_is_given(tmp_path: Path) -> Non
     _coco(tmp_path)
     args = (tmp_path / "images", tmp_path / "instances.json")
     refused(lambda: convert_coco(*args, tmp_path / "out"), tmp_path / "out", "overlap", "annotation", "--overlaps")
-    for rule in ("appearance", "colour-contour", "score"):
+    for rule in ("appearance", "color-contour", "score"):
         convert_coco(*args, tmp_path / rule, overlaps=rule)
         for result in read_back(tmp_path / rule).values():
             assert all(segment.isthing for segment in result.segments)

@@ -118,10 +118,10 @@ def test_figures_stand_in_for_weights_and_only_what_has_neither_is_trained(
     for name in ("table2.md", "table2.csv", "rules.md", "rules.csv"):
         assert (out / name).read_text() == (study / name).read_text()
     assert (out / "table2.png").stat().st_size > 5000
-    # The colour-contour rule is in no row: its absence asks for no training. That of the heuristic does.
-    (out / "sim" / "seed4" / "metrics_colour-contour.json").unlink()
+    # The color-contour rule is in no row: its absence asks for no training. That of the heuristic does.
+    (out / "sim" / "seed4" / "metrics_color-contour.json").unlink()
     ablate(STUDY, out, seeds=[4], device="cpu")
-    assert trained == [] and "| sim | colour-contour | - |" in (out / "rules.md").read_text()
+    assert trained == [] and "| sim | color-contour | - |" in (out / "rules.md").read_text()
     (out / "sim_ocm" / "seed4" / "metrics_heuristic.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         ablate(STUDY, out, seeds=[4], device="cpu")

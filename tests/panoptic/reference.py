@@ -35,7 +35,7 @@ def winner_of(pair, shared, sets, scores, image, means, rule):
             return a if difference > 0 else b
     elif rule == "area" and len(sets[a]) != len(sets[b]):
         return min(pair, key=lambda n: len(sets[n]))
-    elif rule == "colour-contour":
+    elif rule == "color-contour":
         difference = reference_cues.margin(sets[a], sets[b], image)
         if difference != 0:
             return a if difference > 0 else b

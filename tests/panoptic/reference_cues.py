@@ -1,4 +1,4 @@
-"""The rule "colour-contour" written down slowly, for pictures so small that nothing is scaled down or sampled."""
+"""The rule "color-contour" written down slowly, for pictures so small that nothing is scaled down or sampled."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def margin(first, second, image):
     def ratio(a, b):
         return math.log(a + 1e-3) - math.log(b + 1e-3)
 
-    local_colour = mean(ratio(local(p, 0), local(p, 1)) for p in both) if all(near) else 0.0
+    local_color = mean(ratio(local(p, 0), local(p, 1)) for p in both) if all(near) else 0.0
 
     def clamp(p):
         """The pixel of the window that stands for one beyond it."""
@@ -106,5 +106,5 @@ def margin(first, second, image):
     sides = across_against_along(near[1]), across_against_along(near[0])
     edge = 0.0 if None in sides else sides[0] - sides[1]
     own_share = math.log(len(own[1]) / len(second) + 0.05) - math.log(len(own[0]) / len(first) + 0.05)
-    total = 1.5 * local_colour + 4.0 * edge + 0.8 * own_share
+    total = 1.5 * local_color + 4.0 * edge + 0.8 * own_share
     return total if abs(total) > 1e-6 else 0.0

@@ -1,4 +1,4 @@
-"""The rule "colour-contour": its cues one by one, what it may not depend on, and where it abstains."""
+"""The rule "color-contour": its cues one by one, what it may not depend on, and where it abstains."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from banet.data.scenes.generate import make_scene
 from banet.panoptic import MaskCrops, resolve_occlusions
-from banet.panoptic.occlusion.cues import Overlap, edge, local_colour, log_odds, own_share
-from banet.panoptic.occlusion.rules import Pairs, appearance, colour_contour
+from banet.panoptic.occlusion.cues import Overlap, edge, local_color, log_odds, own_share
+from banet.panoptic.occlusion.rules import Pairs, appearance, color_contour
 
 RED, BLUE, GREEN = (180, 40, 40), (40, 60, 170), (70, 150, 60)
 
@@ -25,7 +25,7 @@ def overlap_of(masks, image):
 def margins(masks, image, scores=None):
     masks = np.stack(masks)
     scores = np.full(len(masks), 0.5) if scores is None else scores
-    return colour_contour(Pairs.of(MaskCrops.from_masks(masks), scores, image))
+    return color_contour(Pairs.of(MaskCrops.from_masks(masks), scores, image))
 
 
 def two_discs(size=80, front=0, colours=(RED, BLUE), noise=3.0, seed=0):
@@ -84,10 +84,10 @@ def test_a_pair_does_not_depend_on_the_other_objects(seed, random):
     random.shuffle(turn)
     pairs = Pairs.of(MaskCrops.from_masks(masks), np.full(4, 0.5), image)
     alone = [margins(masks[[i, j]], image)[0] for i, j in zip(pairs.i, pairs.j, strict=True)]
-    np.testing.assert_array_equal(colour_contour(pairs), alone)
+    np.testing.assert_array_equal(color_contour(pairs), alone)
     scores = rng.random(4)
-    owner = resolve_occlusions(masks, scores, image, rule="colour-contour")
-    turned = resolve_occlusions(masks[turn], scores[turn], image, rule="colour-contour")
+    owner = resolve_occlusions(masks, scores, image, rule="color-contour")
+    turned = resolve_occlusions(masks[turn], scores[turn], image, rule="color-contour")
     np.testing.assert_array_equal(np.append(turn, -1)[turned], owner)
 
 
@@ -116,7 +116,7 @@ def test_every_cue_sees_a_plain_case(front, size, grey):
         image = np.repeat(image[..., :1], 3, axis=2)
     overlap = overlap_of(masks, image)
     sign = 1 if front == 0 else -1
-    for cue in (local_colour, edge, log_odds):
+    for cue in (local_color, edge, log_odds):
         assert sign * cue(overlap) > 0.5, cue.__name__
 
 
@@ -168,7 +168,7 @@ def test_a_narrow_picture():
 def test_needs_an_image():
     masks, _ = two_discs()
     with pytest.raises(ValueError, match="image is None"):
-        resolve_occlusions(np.stack(masks), [0.5, 0.6], None, rule="colour-contour")
+        resolve_occlusions(np.stack(masks), [0.5, 0.6], None, rule="color-contour")
 
 
 def test_finds_the_order_of_scenes():
@@ -183,7 +183,7 @@ def test_finds_the_order_of_scenes():
         owners = [scene.ids[scene.masks[i] & scene.masks[j]] for i, j in zip(pairs.i, pairs.j, strict=True)]
         shown = np.array([np.mean(owner == n + 1) >= 0.5 for owner, n in zip(owners, front, strict=True)])
         pairs, truth = pairs.where(shown), np.where(front == pairs.i, 1, -1)[shown]
-        right.extend(np.sign(colour_contour(pairs)) == truth)
+        right.extend(np.sign(color_contour(pairs)) == truth)
         paper.extend(np.sign(appearance(pairs)) == truth)
     assert len(right) > 40
     assert np.mean(right) >= 0.98

@@ -470,7 +470,7 @@ def test_image_may_be_left_out_where_it_is_not_looked_at():
             resolve_occlusions(masks, scores, None, rule=rule), resolve_occlusions(masks, scores, image, rule=rule)
         )
     apart = np.eye(3, dtype=bool)[:, :, None]
-    for rule in ("appearance", "colour-contour", "appearance-pixel", gt_order_rule(np.zeros((9, 9), int), [0] * 8)):
+    for rule in ("appearance", "color-contour", "appearance-pixel", gt_order_rule(np.zeros((9, 9), int), [0] * 8)):
         for some in (masks, masks[:0]):  # before anything is decided: with no pair to decide, too
             with pytest.raises(ValueError, match=r"image is None: .*'score', 'area', 'heuristic'"):
                 resolve_occlusions(some, scores[: len(some)], None, rule=rule)

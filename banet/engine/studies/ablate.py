@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from banet._renamed import VALUES
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import Evaluator, check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, open_validation
@@ -35,7 +36,7 @@ __all__ = ["COLUMNS", "RULES", "TABLES", "Row", "ablate", "collect", "network_na
 COLUMNS = (
     "PQ", "SQ", "RQ", "PQ^Th", "SQ^Th", "RQ^Th", "PQ^St", "SQ^St", "RQ^St", "AP", "mIoU^St",
 )  # fmt: skip
-RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "colour-contour")
+RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "color-contour")
 """Each network is measured under all of these; the rows of the tables need the first two."""
 NEUTRAL = {
     "data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every", "train.seed",
@@ -244,7 +245,9 @@ def _folder(out: Path, network: str, seed: int) -> Path:
 
 
 def _metrics_path(folder: Path, rule: RuleName) -> Path:
-    return folder / f"metrics_{rule}.json"
+    names = [rule, *(old for old, new in VALUES.items() if new == rule)]  # studies of older versions go on
+    paths = [folder / f"metrics_{name}.json" for name in names]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _row_recipe(recipe: Recipe, row: Row, seed: int) -> Recipe:

@@ -32,6 +32,7 @@ from banet.inference.preprocess import preprocess
 from banet.modeling.network import Network
 from banet.modeling.outputs import Candidates, Output
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
+from banet.panoptic.defaults import RULE
 from banet.panoptic.metrics.quality import to_json
 from banet.panoptic.occlusion.rules import Rule, gt_order_rule, match_boxes
 from banet.types import ImageId
@@ -136,7 +137,7 @@ def _fuse(
     """Fuse one image with the order and the segmentation of an oracle; its instances are chosen already."""
     if oracle.segmentation:
         unfused = replace(unfused, semantic=truth.semantic.astype(np.int64))
-    rule: Rule | str = "appearance"
+    rule: Rule | str = RULE
     if oracle.order:
         true_things = _Truth.of(truth)
         rows = match_boxes(unfused.instances.boxes, true_things.boxes)

@@ -1,4 +1,4 @@
-"""What the image and the masks say about which object is in front; the rule "colour-contour" adds it up.
+"""What the image and the masks say about which object is in front; the rule "color-contour" adds it up.
 
 Everything is signed: above 0 speaks for the first object, below 0 for the second, and exchanging the two exchanges the
 sign exactly. "Own" pixels of an object are those that the other one does not claim.
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet._moved import renamed
 from banet.types import Box
 
-__all__ = ["WEIGHTS", "Overlap", "edge", "local_colour", "log_odds", "own_share"]
+__all__ = ["WEIGHTS", "Overlap", "edge", "local_color", "log_odds", "own_share"]
 
-WEIGHTS = {"local_colour": 1.5, "edge": 4.0, "own_share": 0.8}
+WEIGHTS = {"local_color": 1.5, "edge": 4.0, "own_share": 0.8}
 """Log odds per unit of each cue: logistic regression without intercept over pairs of many kinds of images, rounded."""
 
 _SIDE = 128
@@ -45,7 +46,7 @@ class Overlap:
     """Two objects where they overlap, and around it, scaled down to at most 128 pixels per side.
 
     Attributes:
-        colour: (h, w, 3) CIE Lab.
+        color: (h, w, 3) CIE Lab.
         both: (h, w) what both claim.
         first: (h, w) what only the first claims.
         second: (h, w) what only the second claims.
@@ -53,7 +54,7 @@ class Overlap:
         fractions: the fraction of each object's pixels that are its own.
     """
 
-    colour: _Floats
+    color: _Floats
     both: _Mask
     first: _Mask
     second: _Mask
@@ -79,8 +80,8 @@ class Overlap:
         window = image[y1:y2, x1:x2]
         masks = [_window(b, crop, (x1, y1, x2, y2)) for b, crop in zip(boxes, crops, strict=True)]
         factor = -(-max(window.shape[:2]) // _SIDE)
-        colour = _shrink(window, factor)
-        if (colour == colour[0, 0]).all():
+        color = _shrink(window, factor)
+        if (color == color[0, 0]).all():
             return None
         both = _shrink(masks[0] & masks[1], factor)
         there = both >= 0.5
@@ -88,7 +89,7 @@ class Overlap:
             there = both > 0
         first, second = ((_shrink(mask, factor) >= 0.5) & ~there for mask in masks)
         return cls(
-            colour=_lab(colour),
+            color=_lab(color),
             both=there,
             first=first & ~second,
             second=second & ~first,
@@ -100,26 +101,26 @@ class Overlap:
 def log_odds(overlap: Overlap) -> float:
     """Return how likely the first object is in front: the weighted sum of all cues."""
     return (
-        WEIGHTS["local_colour"] * local_colour(overlap)
+        WEIGHTS["local_color"] * local_color(overlap)
         + WEIGHTS["edge"] * edge(overlap)
         + WEIGHTS["own_share"] * own_share(overlap)
     )
 
 
-def local_colour(overlap: Overlap) -> float:
+def local_color(overlap: Overlap) -> float:
     """Return which object's own pixels nearby have the overlap's colors: above 0 the first's.
 
     For pixels of the overlap, the density of their colour among own pixels of either object, near ones counting more
     (Gaussian in colour and in distance); the mean log ratio of the two densities.
     """
     pixels = _spread(np.argwhere(overlap.both), _OVERLAP_SAMPLES)
-    colour = overlap.colour[pixels[:, 0], pixels[:, 1]]
+    color = overlap.color[pixels[:, 0], pixels[:, 1]]
     density = []
     for mask in (overlap.first, overlap.second):
         near = _spread(np.argwhere(mask), _LOCAL_SAMPLES)
         if not len(near):
             return 0.0
-        similarity = np.exp(_square_distances(colour, overlap.colour[near[:, 0], near[:, 1]]) / (-2 * _BANDWIDTH**2))
+        similarity = np.exp(_square_distances(color, overlap.color[near[:, 0], near[:, 1]]) / (-2 * _BANDWIDTH**2))
         far = _square_distances(pixels.astype(np.float64), near.astype(np.float64))
         far -= far.min(axis=1, keepdims=True)
         weight = np.exp(far / (-2 * overlap.reach**2))
@@ -135,7 +136,7 @@ def edge(overlap: Overlap) -> float:
     In 3 x 3 pixels, the energy (squared gradient of the colour) across the contour over that along it; the mean of half
     the log ratio over either contour; the difference of the two. Texture, strong as it may be, runs in all directions.
     """
-    xx, yy, xy = _gradient_products(overlap.colour)
+    xx, yy, xy = _gradient_products(overlap.color)
     total = _sums(xx + yy, 1) + _FAINT
     grown = _grow(overlap.both)
     means = []
@@ -243,10 +244,13 @@ def _slope(values: _Floats) -> tuple[_Floats, _Floats]:
     return padded[2:, 1:-1] - padded[:-2, 1:-1], padded[1:-1, 2:] - padded[1:-1, :-2]
 
 
-def _gradient_products(colour: _Floats) -> tuple[_Floats, _Floats, _Floats]:
+def _gradient_products(color: _Floats) -> tuple[_Floats, _Floats, _Floats]:
     """Return squared gradients of (h, w, 3) to the right, down, and their product, summed over the channels (Sobel)."""
-    padded = np.pad(colour, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    padded = np.pad(color, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 8
     columns = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 8
     right, down = rows[:, 2:] - rows[:, :-2], columns[2:] - columns[:-2]
     return (right * right).sum(axis=-1), (down * down).sum(axis=-1), (right * down).sum(axis=-1)
+
+
+__getattr__ = renamed(__name__, {"local_colour": "local_color"})

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.panoptic.adapters import find_adapter, read_detections
+from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE
 from banet.panoptic.occlusion.rules import Pairs, Procedure, Rule, find_rule, remove_hidden
 from banet.panoptic.validation import MaskCrops, as_input_type, check_instances
 from banet.types import RuleLike
@@ -44,9 +45,9 @@ def resolve_occlusions(
     scores: Any = None,
     image: Any = None,
     *,
-    rule: RuleLike = "appearance",
-    overlap_threshold: float = 0.2,
-    removal_threshold: float = 0.5,
+    rule: RuleLike = RULE,
+    overlap_threshold: float = OVERLAP_THRESHOLD,
+    removal_threshold: float = REMOVAL_THRESHOLD,
 ) -> Any:
     """Decide which object owns each pixel that overlapping masks claim.
 
@@ -110,9 +111,9 @@ def make_disjoint(
     image: Any = None,
     *,
     scores: Any = None,
-    rule: RuleLike = "appearance",
-    overlap_threshold: float = 0.2,
-    removal_threshold: float = 0.5,
+    rule: RuleLike = RULE,
+    overlap_threshold: float = OVERLAP_THRESHOLD,
+    removal_threshold: float = REMOVAL_THRESHOLD,
 ) -> Any:
     """Return what another library found in one image with disjoint masks, in the library's own type.
 

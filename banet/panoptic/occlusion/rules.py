@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from banet._moved import renamed
+from banet._renamed import current_value, old_attribute
+from banet.panoptic.defaults import RuleName
 from banet.panoptic.occlusion.cues import Overlap, log_odds
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.validation import MaskCrops, to_numpy
@@ -22,7 +25,7 @@ __all__ = [
     "Rule",
     "appearance",
     "area",
-    "colour_contour",
+    "color_contour",
     "find_rule",
     "gt_order_rule",
     "logit_rule",
@@ -102,7 +105,7 @@ class Pairs:
         ]
         return (x1, y1, x2, y2), cuts[0] & cuts[1]
 
-    def colours(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    def colors(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return RGB of pixels given as flat indices (M,): (3, M) float64. ValueError where there is no image."""
         if self.image is None:
             raise ValueError(_NO_IMAGE)
@@ -124,12 +127,15 @@ class Pairs:
         """Sum a quantity over each mask, as `overlap_sums`: (C, N) float64, 0 for objects that are in no pair."""
         return self._of_masks(self.regions.sums(of, self._claimed()))
 
-    def colour_sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def color_sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return sums of RGB over each mask, (3, N), and of RGB scaled to length 1 over each overlap, (3, P)."""
         deep = self.regions.depths() > 1
-        shallow = self.regions.sums(self.colours, self._claimed() & ~deep)
-        both = self.regions.sums(lambda pixels: np.concatenate([rgb := self.colours(pixels), _unit(rgb)]), deep)
+        shallow = self.regions.sums(self.colors, self._claimed() & ~deep)
+        both = self.regions.sums(lambda pixels: np.concatenate([rgb := self.colors(pixels), _unit(rgb)]), deep)
         return self._of_masks(shallow + both[:3]), self._of_overlaps(both[3:])
+
+    colours = old_attribute("colours", "colors")
+    colour_sums = old_attribute("colour_sums", "color_sums")
 
     def _claimed(self) -> NDArray[np.bool_]:
         """Return the regions, (R,) bool, of objects that are in a pair."""
@@ -189,7 +195,7 @@ def appearance(pairs: Pairs) -> NDArray[np.float64]:
     As the mean of f(x, O) over X is the dot product of the mean unit colour of X and the unit mean colour of O, a pair
     needs three sums. Black has cosine 0 with everything. On a grey image every pair is a tie.
     """
-    whole, over = pairs.colour_sums()
+    whole, over = pairs.color_sums()
     toward = _unit(whole)
     margin: NDArray[np.float64] = ((toward[:, pairs.i] - toward[:, pairs.j]) * over).sum(axis=0) / pairs.overlap
     margin[np.abs(margin) <= TIE] = 0
@@ -207,7 +213,7 @@ def area(pairs: Pairs) -> NDArray[np.int64]:
 
 
 @needs_image
-def colour_contour(pairs: Pairs) -> NDArray[np.float64]:
+def color_contour(pairs: Pairs) -> NDArray[np.float64]:
     """Compare colors and contours around the overlap; not from the paper, and without anything learnt.
 
     The margin is a sum of log odds (`cues`): whose own pixels near the overlap have the overlap's colours; along
@@ -496,14 +502,14 @@ class _Stack:
 def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
     """Return the pixels of the regions `wanted` (R,), and how much each resembles each of its claimants."""
     regions = pairs.regions
-    toward = _unit(pairs.mask_sums(pairs.colours))
+    toward = _unit(pairs.mask_sums(pairs.colors))
     stacks = []
     for some, claimants in regions.by_depth():
         row = np.full(len(regions.sizes), -1, dtype=np.int64)
         row[some] = np.arange(len(some))
         pixels, region = regions.pixels(wanted & (row >= 0))
         claimed = claimants[row[region]]
-        unit = _unit(pairs.colours(pixels))
+        unit = _unit(pairs.colors(pixels))
         similarity = np.stack([(unit * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
         stacks.append(_Stack(pixels, region, np.full(len(pixels), len(pairs.areas)), claimed, similarity))
     return stacks
@@ -517,15 +523,22 @@ def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
+heuristic = Procedure(_heuristic)
+appearance_pixel = Procedure(_appearance_pixel, needs_image=True)
+
+
+class _Rules(dict[str, "Rule | Procedure"]):
+    """Rules by name. An old name is not an entry, but finds the rule, with a warning."""
+
+    def __missing__(self, name: str) -> Rule | Procedure:
+        known = current_value(name, stacklevel=3)
+        if known not in self:
+            raise KeyError(name)
+        return self[known]
+
+
 RULES: Mapping[str, Rule | Procedure] = MappingProxyType(
-    {
-        "appearance": appearance,
-        "score": score,
-        "area": area,
-        "colour-contour": colour_contour,
-        "heuristic": Procedure(_heuristic),
-        "appearance-pixel": Procedure(_appearance_pixel, needs_image=True),
-    }
+    _Rules({name: globals()[name.replace("-", "_")] for name in get_args(RuleName)})
 )
 """What `rule` may name. A rule decides the occluded pairs only, and all others go by score; a procedure decides all."""
 
@@ -540,6 +553,7 @@ def find_rule(rule: RuleLike, has_image: bool = True) -> Rule | Procedure:
     Raises:
         ValueError: the name is unknown, `rule` is neither of the three, or it needs an image where there is none.
     """
+    rule = current_value(rule, stacklevel=5)
     if isinstance(rule, str) and rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; there are {', '.join(map(repr, RULES))}")
     found = RULES[rule] if isinstance(rule, str) else rule
@@ -552,3 +566,6 @@ def find_rule(rule: RuleLike, has_image: bool = True) -> Rule | Procedure:
             f"the rule {name!r} looks at the image, but image is None: give it, or a rule that does without ({blind})"
         )
     return found
+
+
+__getattr__ = renamed(__name__, {"colour_contour": "color_contour"})

@@ -1,0 +1,19 @@
+"""Names of the occlusion rules, and default values of fusion. Free of numpy, as the command line's help shows them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+__all__ = ["OVERLAP_THRESHOLD", "REMOVAL_THRESHOLD", "RULE", "STUFF_AREA", "RuleName"]
+
+RuleName = Literal["appearance", "appearance-pixel", "color-contour", "score", "area", "heuristic"]
+"""The rules of `banet.panoptic.RULES`; each is a function or procedure of `occlusion.rules`, with `_` for `-`."""
+
+RULE: RuleName = "appearance"
+"""The paper's rule."""
+OVERLAP_THRESHOLD = 0.2
+"""Fraction of either mask above which a pair counts as occluded (the paper's)."""
+REMOVAL_THRESHOLD = 0.5
+"""Lost fraction above which an instance is removed (the paper's)."""
+STUFF_AREA = 4096
+"""A stuff class with fewer pixels left becomes void (the paper's, for COCO)."""
