@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import TINY, with_train
+from processes import command, launcher, run
 from safetensors.torch import load_file
-from tiny import TINY, command, launcher, run, with_train
 
 from banet import BANet
 from banet.cli import main

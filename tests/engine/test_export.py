@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factories import blocks, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -42,30 +43,13 @@ SIZES = [(96, 130), (75, 64), (64, 64), (33, 257)]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def picture(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Blocks of colour, for a picture that is not the same everywhere."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), dtype=np.uint8)
-    return coarse.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
-
-
-def small_model(things: int = 3, **options: Any) -> BANet:
+def varied_model(things: int = 3, **options: Any) -> BANet:
     """Random weights, five classes of which three are things."""
-    torch.manual_seed(0)
-    config = ModelConfig(
-        backbone="resnet18",
-        fpn_channels=32,
-        semantic_channels=(32, 32, 16),
-        box_head_channels=64,
-        mask_head_channels=32,
-        i2s_channels=16,
-        anchor_sizes=(16, 32, 64, 128, 224),
-        **options,
-    )
     classes = Categories([Category(9 - i, f"class {i}", i < things) for i in range(5)])
     limits = InferenceConfig(
         shorter=96, longer=160, score_threshold=0.3, nms_threshold=0.9, stuff_area=16, proposals=200
     )
-    model = BANet(classes, config, limits).eval()
+    model = small_model(inference=limits, classes=classes, **options)
     with torch.no_grad():  # equal biases would become one in the graph
         model.box_head.classes.bias[:-1] = 0.1 * torch.arange(1, things + 1)
     return model
@@ -86,7 +70,7 @@ def assert_same(ours: Any, theirs: Any) -> None:
 
 @pytest.fixture(scope="module")
 def model() -> BANet:
-    return small_model()
+    return varied_model()
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +119,15 @@ def test_the_runtimes_say_what_torch_says(model, files, tmp_path, kind, count):
         for _ in range(60):  # the fewer, the stronger the background
             with torch.no_grad():
                 bias[-1] = (low + high) / 2
-            found = len(in_torch(model, picture(SIZES[0]))[1])
+            found = len(in_torch(model, blocks(*SIZES[0]))[1])
             if found == count:
                 break
             low, high = ((low + high) / 2, high) if found > count else (low, (low + high) / 2)
         assert found == count
         exported = shifted(model, files, bias[-1].item(), tmp_path, kind)
-        assert_same(exported(picture(SIZES[0])), in_torch(model, picture(SIZES[0])))
+        assert_same(exported(blocks(*SIZES[0])), in_torch(model, blocks(*SIZES[0])))
         for seed, size in enumerate(SIZES[1:], start=1):
-            assert_same(exported(picture(size, seed)), in_torch(model, picture(size, seed)))
+            assert_same(exported(blocks(*size, seed)), in_torch(model, blocks(*size, seed)))
     finally:
         with torch.no_grad():
             bias.copy_(before)
@@ -186,12 +170,12 @@ def test_torch_export_says_what_torch_says(model, files):
     assert read_header(extra[HEADER], files["torch-export"]) == (model.categories, model.inference)
     for size in SIZES:
         with torch.inference_mode():
-            said = program(torch.from_numpy(picture(size)).permute(2, 0, 1)[None])
-        assert_same([part.numpy() for part in said], in_torch(model, picture(size)))
+            said = program(torch.from_numpy(blocks(*size)).permute(2, 0, 1)[None])
+        assert_same([part.numpy() for part in said], in_torch(model, blocks(*size)))
 
 
 def test_tracing_leaves_the_network_as_it_was(model, program):
-    assert_same(in_torch(model, picture(SIZES[0])), in_torch(small_model(), picture(SIZES[0])))
+    assert_same(in_torch(model, blocks(*SIZES[0])), in_torch(varied_model(), blocks(*SIZES[0])))
 
 
 def test_the_graph_has_standard_operators_and_named_axes_and_tells_nothing_of_this_machine(files):
@@ -213,7 +197,7 @@ def test_the_graph_has_standard_operators_and_named_axes_and_tells_nothing_of_th
 
 
 def test_smaller_numbers_make_a_smaller_file_that_says_nearly_the_same(model, files, tmp_path):
-    image = picture((96, 130))
+    image = blocks(96, 130)
     Image.fromarray(image).save(tmp_path / "a.png")
     proto = onnx.load(files["onnx"])
     with pytest.MonkeyPatch.context() as patch:
@@ -243,7 +227,7 @@ def test_predict_gives_the_panoptic_result_of_torch(model, files, size, thing_pi
     exported.inference = options
     before, model.inference = model.inference, options
     try:
-        ours, theirs = exported.predict(picture(size)), model.predict(picture(size))
+        ours, theirs = exported.predict(blocks(*size)), model.predict(blocks(*size))
     finally:
         model.inference = before
     assert np.array_equal(ours.ids, theirs.ids)
@@ -253,10 +237,10 @@ def test_predict_gives_the_panoptic_result_of_torch(model, files, size, thing_pi
 
 def test_predict_resizes_as_torch_within_a_grey_level(model, files):
     exported = ExportedModel.open(files["onnx"])
-    ours, theirs = (one.predict(picture((201, 317))) for one in (exported, model))
+    ours, theirs = (one.predict(blocks(201, 317)) for one in (exported, model))
     assert ours.ids.shape == theirs.ids.shape == (201, 317)
     assert (ours.ids > 0).mean() == pytest.approx((theirs.ids > 0).mean(), abs=0.02)
-    assert isinstance(exported.predict([picture((96, 96))] * 2), list)
+    assert isinstance(exported.predict([blocks(96, 96)] * 2), list)
 
 
 BLOCK = """
@@ -282,16 +266,16 @@ def without_torch(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_predict_runs_where_there_is_no_torch(model, files, tmp_path):
-    Image.fromarray(picture((96, 128))).save(tmp_path / "a.png")
+    Image.fromarray(blocks(96, 128)).save(tmp_path / "a.png")
     done = without_torch("predict", "--runtime", "onnx", files["onnx"], tmp_path / "a.png", "--out", tmp_path / "o")
     assert done.returncode == 0, done.stderr
     assert "1 of 1 pictures segmented" in done.stdout
-    model.predict(picture((96, 128))).save(tmp_path / "torch.png")
+    model.predict(blocks(96, 128)).save(tmp_path / "torch.png")
     assert np.array_equal(np.array(Image.open(tmp_path / "o" / "a.png")), np.array(Image.open(tmp_path / "torch.png")))
 
 
 def test_a_command_that_needs_torch_says_so(tmp_path):
-    Image.fromarray(picture((96, 128))).save(tmp_path / "a.png")
+    Image.fromarray(blocks(96, 128)).save(tmp_path / "a.png")
     done = without_torch("predict", "--weights", "scenes", tmp_path / "a.png", "--out", tmp_path / "o")
     assert done.returncode == 2
     assert done.stderr == "banet: error: this command needs PyTorch: pip install torch torchvision\n"
@@ -308,7 +292,7 @@ def test_predict_runs_in_an_environment_of_its_own(model, files, tmp_path):
     subprocess.run([*pip, "--no-deps", str(REPOSITORY)], check=True, timeout=600)
     needed = ["numpy", "pillow", "jsonargparse[signatures]", "PyYAML", "tqdm", "onnxruntime"]
     subprocess.run([*pip, *needed], check=True, timeout=600)
-    Image.fromarray(picture((96, 128))).save(tmp_path / "a.png")
+    Image.fromarray(blocks(96, 128)).save(tmp_path / "a.png")
     done = subprocess.run(
         [str(python), "-m", "banet", "predict", "--runtime", "onnx", str(files["onnx"]), "a.png", "--out", "o"],
         cwd=tmp_path,
@@ -317,7 +301,7 @@ def test_predict_runs_in_an_environment_of_its_own(model, files, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    model.predict(picture((96, 128))).save(tmp_path / "torch.png")
+    model.predict(blocks(96, 128)).save(tmp_path / "torch.png")
     assert np.array_equal(np.array(Image.open(tmp_path / "o" / "a.png")), np.array(Image.open(tmp_path / "torch.png")))
 
 
@@ -402,7 +386,7 @@ def test_headers_of_other_versions_are_refused(model):
     ],
 )
 def test_a_runtime_runs_its_own_files(tmp_path, weights, options, said):
-    Image.fromarray(picture((20, 20))).save(tmp_path / "a.png")
+    Image.fromarray(blocks(20, 20)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=said):
         predict_files(weights, [str(tmp_path / "a.png")], tmp_path, **options)
 
@@ -416,10 +400,10 @@ def test_what_cannot_be_exported_is_said_before_any_work(monkeypatch, tmp_path, 
     with pytest.raises(InputError, match="--calibration: give some pictures"):
         export.export_model(model, tmp_path / "m.onnx", "onnx", precision="int8")
     with pytest.raises(InputError, match="know stuff only"):
-        export.export_model(small_model(things=0), tmp_path / "m.onnx", "onnx")
+        export.export_model(varied_model(things=0), tmp_path / "m.onnx", "onnx")
     pytest.importorskip("openvino")
     with pytest.raises(InputError, match="no deformable convolution"):
-        export.export_model(small_model(deformable=True), tmp_path / "m.xml", "openvino")
+        export.export_model(varied_model(deformable=True), tmp_path / "m.xml", "openvino")
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path, model):

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import TINY, with_train
+from processes import command
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny import TINY, command, with_train
 
 from banet.cli import main
 from banet.engine.recipe import Recipe

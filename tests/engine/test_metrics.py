@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from factories import line, segmentation
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
 from banet.engine.evaluation.evaluation_data import scene_data
@@ -87,9 +88,7 @@ def truth_of(
     stretches: list[tuple[int, int]], classes: dict[int, int], crowd: tuple[int, ...] = ()
 ) -> PanopticSegmentation:
     """A map of ten rows whose columns are (columns, id) from left to right."""
-    row = [number for length, number in stretches for _ in range(length)]
-    infos = [{"id": i, "category_id": c, "iscrowd": i in crowd} for i, c in classes.items()]
-    return PanopticSegmentation.from_ids(np.tile(row, (10, 1)), infos, CATEGORIES)
+    return segmentation(np.tile(line(*stretches), (10, 1)), classes, crowd, CATEGORIES)
 
 
 def instances_of(width: int, *found: tuple[int, int, int, float]) -> Instances:

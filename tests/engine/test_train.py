@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import TINY, with_train
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import TINY, with_train
 
 from banet import BANet
 from banet.data.samples import Sample

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import categories, small_model, target
 from PIL import Image
-from small import categories, small_model, target
 from torch.nn import functional as F
 
 from banet.inference import postprocess

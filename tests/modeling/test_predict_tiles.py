@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import blocks, categories, small_model
 from PIL import Image
-from small import categories, small_model
 
 from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
 from banet.engine.export.runtime import ExportedModel
@@ -26,11 +26,6 @@ from banet.panoptic.tiles import merge_tiles, tile_boxes
 @pytest.fixture
 def model() -> ExportedModel:
     return exported(InferenceConfig(shorter=64, longer=96, stuff_area=16))
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-    return coarse.repeat(8, 0).repeat(8, 1)[:height, :width].copy()
 
 
 def exported(inference: InferenceConfig) -> ExportedModel:
@@ -61,7 +56,7 @@ def test_one_tile_changes_nothing(stuff_area, thing_pixels):
     options = {"shorter": 96, "longer": 160, "stuff_area": stuff_area, "thing_pixels": thing_pixels}
     model = exported(InferenceConfig(**options))
     for size in [(96, 130), (61, 40)]:
-        image = picture(*size)
+        image = blocks(*size)
         plain = model.predict(image, rule="score")
         for tile in (max(size), 4000):
             assert same(model.predict(image, rule="score", tile=tile), plain)
@@ -73,7 +68,7 @@ def test_nor_does_it_with_a_network_of_torch():
             shorter=64, longer=96, proposals_per_level=20, proposals=30, score_threshold=0.26, stuff_area=9
         )
     )
-    image = picture(60, 80)
+    image = blocks(60, 80)
     plain = model.predict(image)
     assert any(s.isthing for s in plain.segments)
     assert same(model.predict(image, tile=80), plain)
@@ -81,7 +76,7 @@ def test_nor_does_it_with_a_network_of_torch():
 
 
 def test_every_kind_of_image_and_lists_of_them_may_come_in_tiles(model, tmp_path):
-    image = picture(90, 150)
+    image = blocks(90, 150)
     Image.fromarray(image).save(tmp_path / "a.png")
     np.save(tmp_path / "a.npy", image)
     expected = model.predict(image, tile=64, overlap=16)
@@ -109,7 +104,7 @@ def test_tiles_go_through_the_network_one_by_one_with_all_their_stuff(monkeypatc
         return predict_unfused(parts)
 
     monkeypatch.setattr(model, "predict_unfused", note)
-    result = model.predict(picture(100, 150), tile=64, overlap=10)
+    result = model.predict(blocks(100, 150), tile=64, overlap=10)
     assert sizes == [(64, 64, 3)] * len(tile_boxes((100, 150), 64, 10))
     stuff = [s for s in result.segments if not s.isthing]
     assert stuff and all(s.area >= 1000 for s in stuff)
@@ -118,12 +113,12 @@ def test_tiles_go_through_the_network_one_by_one_with_all_their_stuff(monkeypatc
 
 def test_overlap_must_fit(model):
     with pytest.raises(ValueError, match="overlap must be at least 1 and less than the tile of 64"):
-        model.predict(picture(90, 150), tile=64, overlap=64)
+        model.predict(blocks(90, 150), tile=64, overlap=64)
 
 
 def test_predict_writes_the_same_files_where_one_tile_holds_the_picture(model, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
-    image = Image.fromarray(picture(90, 150))
+    image = Image.fromarray(blocks(90, 150))
     image.save(tmp_path / "a.png")
     for out, tile in (("plain", None), ("tile", 150), ("tiles", 64)):
         assert predict_files("w", [str(tmp_path / "a.png")], tmp_path / out, tile=tile, gallery=out == "tiles") == 0
@@ -140,7 +135,7 @@ def test_predict_writes_the_same_files_where_one_tile_holds_the_picture(model, t
 def test_overlays_of_large_pictures_are_reduced(model, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
     monkeypatch.setattr(predict, "_OVERLAY_SIDE", 400)
-    array = picture(70, 1300)
+    array = blocks(70, 1300)
     Image.fromarray(array).save(tmp_path / "a.png")
     predict_files("w", [str(tmp_path / "a.png")], tmp_path / "out", tile=500)
     assert read_ids(tmp_path / "out" / "a.png").shape == (70, 1300)
@@ -155,7 +150,7 @@ def test_in_tiles_there_is_one_picture_at_a_time(model, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "_picture", lambda *a: events.append("read") or read(*a))
     monkeypatch.setattr(PanopticSegmentation, "save", lambda *a, **k: (save(*a, **k), events.append("saved"))[0])
     for name in "ab":
-        Image.fromarray(picture(64, 100)).save(tmp_path / f"{name}.png")
+        Image.fromarray(blocks(64, 100)).save(tmp_path / f"{name}.png")
     predict_files("w", [str(tmp_path)], tmp_path / "out", tile=64)
     assert events == ["read", "saved", "read", "saved"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from factories import small_model
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.torch import save_file
-from small import small_model
 
 from banet import BANet
 from banet.checkpoint.warm_start import initialise

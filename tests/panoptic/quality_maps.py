@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
+import factories
 from hypothesis import strategies as st
 
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.segmentation import PanopticSegmentation
 
 A, B, SKY = 1, 7, 40
 CATEGORIES = Categories([Category(A, "a", True), Category(B, "b", True), Category(SKY, "sky", False)])
 
 
 def segmentation(rows, classes, crowd=(), categories=CATEGORIES):
-    """`classes`: {id: category id} in the order of the records."""
-    infos = [{"id": i, "category_id": c, "iscrowd": i in crowd} for i, c in classes.items()]
-    return PanopticSegmentation.from_ids(np.atleast_2d(np.array(rows)), infos, categories)
-
-
-def line(*stretches):
-    """A map of one row: line((3, 1), (2, 0)) is 1 1 1 0 0."""
-    return [value for length, value in stretches for _ in range(length)]
+    return factories.segmentation(rows, classes, crowd, categories)
 
 
 @st.composite

@@ -10,9 +10,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import reference_quality as reference
+from factories import line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quality_maps import CATEGORIES, SKY, A, B, image_pairs, line, segmentation
+from quality_maps import CATEGORIES, SKY, A, B, image_pairs, segmentation
 
 from banet.data.scenes.generate import make_scene, write_coco
 from banet.errors import InputError

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from factories import segmentation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -386,8 +387,8 @@ def test_load_refuses(tmp_path, measured):
 
 
 def result_of(ids):
-    infos = [{"id": i, "category_id": 1, "score": 0.5} for i in np.unique(ids).tolist() if i]
-    return PanopticSegmentation.from_ids(np.array(ids), infos, CATEGORIES)
+    found = [i for i in np.unique(ids).tolist() if i]
+    return segmentation(ids, dict.fromkeys(found, 1), categories=CATEGORIES, scores=dict.fromkeys(found, 0.5))
 
 
 def test_writer_round_trip(tmp_path):

@@ -4,14 +4,13 @@ import colorsys
 
 import numpy as np
 import pytest
+from factories import PERSON_SKY_TIE
 from PIL import Image
 
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.drawing import overlay as drawing
 from banet.panoptic.drawing.overlay import segment_colors
 from banet.panoptic.segmentation import PanopticSegmentation, Segment
-
-CATEGORIES = Categories([Category(1, "person", True), Category(5, "sky", False), Category(300, "tie", True)])
 
 
 def scene(height: int, width: int) -> PanopticSegmentation:
@@ -26,7 +25,7 @@ def scene(height: int, width: int) -> PanopticSegmentation:
         {"id": 3, "category_id": 5},
     ]
     present = set(np.unique(ids))
-    return PanopticSegmentation.from_ids(ids, [info for info in infos if info["id"] in present], CATEGORIES)
+    return PanopticSegmentation.from_ids(ids, [info for info in infos if info["id"] in present], PERSON_SKY_TIE)
 
 
 def squares(rows: int, side: int, gap: int, category_id: int = 1) -> PanopticSegmentation:
@@ -37,7 +36,7 @@ def squares(rows: int, side: int, gap: int, category_id: int = 1) -> PanopticSeg
         y, x = pitch * (k // rows) + gap // 2, pitch * (k % rows) + gap // 2
         ids[y : y + side, x : x + side] = k + 1
     things = [{"id": k + 1, "category_id": category_id, "score": 0.5} for k in range(rows * rows)]
-    return PanopticSegmentation.from_ids(ids, [*things, {"id": rows * rows + 1, "category_id": 5}], CATEGORIES)
+    return PanopticSegmentation.from_ids(ids, [*things, {"id": rows * rows + 1, "category_id": 5}], PERSON_SKY_TIE)
 
 
 @pytest.fixture
@@ -97,7 +96,7 @@ def test_draw_shows_classes_instances_void_outlines_and_labels(labels):
     assert np.abs(void - void[..., :1]).max() <= 1  # and grey
     assert [text for _, text in labels] == ["person 80%", "sky", "person 90%"]
     # The same class has the same colour in another result.
-    other = PanopticSegmentation.from_ids(np.full((200, 300), 9), [{"id": 9, "category_id": 5}], CATEGORIES)
+    other = PanopticSegmentation.from_ids(np.full((200, 300), 9), [{"id": 9, "category_id": 5}], PERSON_SKY_TIE)
     assert np.array_equal(np.array(other.draw(np.full((200, 300), 128, np.uint8)))[190, 290], sky)
 
 
@@ -113,8 +112,8 @@ def test_ids_without_a_segment_are_drawn_as_void():
     ids = np.ones((40, 40), np.int32)
     ids[:, 20:] = 77
     one = Segment(1, 5, False, None, 800, (0, 0, 20, 40))
-    stray = PanopticSegmentation(ids, [one], CATEGORIES)
-    void = PanopticSegmentation(np.where(ids == 77, 0, ids), [one], CATEGORIES)
+    stray = PanopticSegmentation(ids, [one], PERSON_SKY_TIE)
+    void = PanopticSegmentation(np.where(ids == 77, 0, ids), [one], PERSON_SKY_TIE)
     image = np.full((40, 40), 128, np.uint8)
     assert np.array_equal(np.array(stray.draw(image))[:, 22:], np.array(void.draw(image))[:, 22:])
 
@@ -122,7 +121,7 @@ def test_ids_without_a_segment_are_drawn_as_void():
 def test_shades_stay_near_the_colour_of_the_class():
     result = squares(4, 10, 4)
     colors = segment_colors(result.segments, result.categories)
-    assert tuple(colors[0]) == CATEGORIES.by_id(1).color and tuple(colors[-1]) == CATEGORIES.by_id(5).color
+    assert tuple(colors[0]) == PERSON_SKY_TIE.by_id(1).color and tuple(colors[-1]) == PERSON_SKY_TIE.by_id(5).color
     hues = np.array([colorsys.rgb_to_hls(*(color / 255))[0] for color in colors[:-1]])
     turned = (hues - hues[0] + 0.5) % 1 - 0.5
     assert np.abs(turned).max() < 0.05
@@ -137,7 +136,7 @@ def test_labels_are_inside_and_apart(labels, height, width, rows):
     result = squares(rows, 60, 8)
     y, x = np.arange(height) * len(result.ids) // height, np.arange(width) * len(result.ids) // width
     infos = [{"id": s.id, "category_id": s.category_id, "score": s.score} for s in result.segments]
-    PanopticSegmentation.from_ids(result.ids[y[:, None], x], infos, CATEGORIES).draw(np.zeros((height, width)))
+    PanopticSegmentation.from_ids(result.ids[y[:, None], x], infos, PERSON_SKY_TIE).draw(np.zeros((height, width)))
     boxes = np.array([box for box, _ in labels]).reshape(-1, 4)
     assert (boxes >= 0).all() and (boxes <= [width, height, width, height]).all()
     for k, (x0, y0, x1, y1) in enumerate(boxes):
@@ -149,7 +148,7 @@ def test_a_small_thing_is_named_beside_it(labels):
     ids = np.full((300, 400), 2)
     ids[140:160, 195:215] = 1
     infos = [{"id": 1, "category_id": 1, "score": 0.5}, {"id": 2, "category_id": 5}]
-    PanopticSegmentation.from_ids(ids, infos, CATEGORIES).draw(np.zeros((300, 400)))
+    PanopticSegmentation.from_ids(ids, infos, PERSON_SKY_TIE).draw(np.zeros((300, 400)))
     ((x0, y0, x1, y1),) = [box for box, text in labels if text == "person 50%"]
     assert y1 <= 140 and y1 > 130 and x0 < 205 < x1 and y0 > 100
 
@@ -174,10 +173,10 @@ def test_legend_names_what_occurs():
     def shown(color):
         return (strip == color).all(axis=1).any()
 
-    assert shown(CATEGORIES.by_id(1).color) and shown(CATEGORIES.by_id(5).color)
-    assert not shown(CATEGORIES.by_id(300).color)
+    assert shown(PERSON_SKY_TIE.by_id(1).color) and shown(PERSON_SKY_TIE.by_id(5).color)
+    assert not shown(PERSON_SKY_TIE.by_id(300).color)
     assert shown((168, 168, 168))  # void
-    full = PanopticSegmentation.from_ids(np.full((400, 600), 9), [{"id": 9, "category_id": 5}], CATEGORIES)
+    full = PanopticSegmentation.from_ids(np.full((400, 600), 9), [{"id": 9, "category_id": 5}], PERSON_SKY_TIE)
     assert not (np.array(full.draw(legend=True))[400:] == (168, 168, 168)).all(axis=2).any()
 
 
@@ -201,7 +200,7 @@ def test_names_beyond_ascii_or_a_line_and_very_long_ones_are_drawn():
 
 @pytest.mark.parametrize("legend", [False, True])
 def test_a_picture_of_no_pixels(legend):
-    assert PanopticSegmentation(np.zeros((0, 5), np.int32), [], CATEGORIES).draw(legend=legend).size == (5, 0)
+    assert PanopticSegmentation(np.zeros((0, 5), np.int32), [], PERSON_SKY_TIE).draw(legend=legend).size == (5, 0)
 
 
 def test_draw_uses_its_own_image_and_leaves_it_alone():

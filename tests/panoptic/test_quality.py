@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference_quality as reference
+from factories import line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quality_maps import CATEGORIES, SKY, A, B, image_pairs, line, segmentation
+from quality_maps import CATEGORIES, SKY, A, B, image_pairs, segmentation
 
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category

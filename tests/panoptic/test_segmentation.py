@@ -6,17 +6,16 @@ import types
 
 import numpy as np
 import pytest
+from factories import PERSON_SKY_TIE, segmentation
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from banet.errors import InputError
-from banet.panoptic.categories import VOID, Categories, Category
+from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.id_maps import ids_to_rgb, measure_ids, rgb_to_ids, runs
 from banet.panoptic.segmentation import PanopticSegmentation, Segment
-
-CATEGORIES = Categories([Category(1, "person", True), Category(5, "sky", False), Category(300, "tie", True)])
 
 any_ids = hnp.arrays(
     np.int32,
@@ -32,7 +31,7 @@ def small() -> PanopticSegmentation:
         {"id": 2, "category_id": 300, "score": 0.5, "iscrowd": 1},
         {"id": 3, "category_id": 5},
     ]
-    return PanopticSegmentation.from_ids(ids, infos, CATEGORIES)
+    return PanopticSegmentation.from_ids(ids, infos, PERSON_SKY_TIE)
 
 
 @given(any_ids)
@@ -92,8 +91,8 @@ def test_from_ids_counts_from_the_map():
 @given(any_ids)
 def test_semantic_is_a_lookup(ids):
     values = [int(v) for v in np.unique(ids) if v]
-    classes = {v: CATEGORIES[k % 3].id for k, v in enumerate(values)}
-    result = PanopticSegmentation.from_ids(ids, [{"id": v, "category_id": c} for v, c in classes.items()], CATEGORIES)
+    classes = {v: PERSON_SKY_TIE[k % 3].id for k, v in enumerate(values)}
+    result = segmentation(ids, classes)
     expected = [[classes.get(v, VOID) for v in row] for row in ids.tolist()]
     assert result.semantic.tolist() == expected
 
@@ -101,7 +100,7 @@ def test_semantic_is_a_lookup(ids):
 def test_map_and_records_must_agree():
     with pytest.raises(ValueError, match=r"map without a segment: 3, 8; segments without a pixel in the map: 4"):
         PanopticSegmentation.from_ids(
-            np.array([[3, 8, 1]]), [{"id": 1, "category_id": 1}, {"id": 4, "category_id": 1}], CATEGORIES
+            np.array([[3, 8, 1]]), [{"id": 1, "category_id": 1}, {"id": 4, "category_id": 1}], PERSON_SKY_TIE
         )
     result = small()
     result.segments = result.segments[:2]
@@ -122,14 +121,14 @@ def test_map_and_records_must_agree():
 )
 def test_bad_arguments(ids, segments, message):
     with pytest.raises(ValueError, match=message):
-        PanopticSegmentation(ids, segments, CATEGORIES)
+        PanopticSegmentation(ids, segments, PERSON_SKY_TIE)
 
 
 def test_bad_types():
     with pytest.raises(TypeError, match="integers"):
-        PanopticSegmentation(np.zeros((2, 2)), [], CATEGORIES)
+        PanopticSegmentation(np.zeros((2, 2)), [], PERSON_SKY_TIE)
     with pytest.raises(TypeError, match="Segment objects"):
-        PanopticSegmentation(np.zeros((2, 2), int), [{"id": 1}], CATEGORIES)
+        PanopticSegmentation(np.zeros((2, 2), int), [{"id": 1}], PERSON_SKY_TIE)
 
 
 def test_to_coco():
@@ -179,7 +178,7 @@ def test_save(tmp_path):
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["images"] == [{"id": 4, "file_name": "photo.jpg", "width": 4, "height": 2}]
     assert content["annotations"] == [result.to_coco(4, "out.png")]
-    assert Categories.from_coco(content["categories"]) == CATEGORIES
+    assert Categories.from_coco(content["categories"]) == PERSON_SKY_TIE
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.png"]
 
 

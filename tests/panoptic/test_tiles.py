@@ -4,6 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from factories import segmentation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,10 +27,7 @@ sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
 def result_of(ids, classes, scores=None):
     """A result with the ids that occur; `classes` and `scores` by id."""
     found = sorted(set(np.unique(ids).tolist()) - {0})
-    scores = scores or {}
-    return PanopticSegmentation.from_ids(
-        ids, [{"id": i, "category_id": classes[i], "score": scores.get(i)} for i in found], CATEGORIES
-    )
+    return segmentation(ids, {i: classes[i] for i in found}, categories=CATEGORIES, scores=scores)
 
 
 def objects_of(result):
