@@ -32,7 +32,7 @@ from banet.errors import InputError, MissingExtraError
 from banet.inference.banet import BANet
 from banet.inference.postprocess import semantic_argmax
 from banet.modeling import aggregation, rpn
-from banet.modeling.config import InferenceConfig, ModelConfig
+from banet.modeling.config import InferenceConfig
 from banet.panoptic import Categories, Category
 
 onnx = pytest.importorskip("onnx")
