@@ -30,8 +30,18 @@ _FLAGS: dict[tuple[type, Any], bool] = {
 }
 
 
-def read_integer(entry: Mapping[str, Any], key: str, where: str, low: int, high: int = 2**63 - 1) -> int:
+def read_integer(
+    entry: Mapping[str, Any], key: str, where: str, low: int, high: int = 2**63 - 1, *, texts: bool = False
+) -> int:
     """Return the integer `entry[key]`, which must be in `low`..`high`.
+
+    Args:
+        entry: the object.
+        key: name of the field.
+        where: file and place of the object, for the error.
+        low: least value.
+        high: largest value.
+        texts: also accept digits as a text, as some tools write sizes.
 
     Raises:
         InputError: it is missing, not an integer, or out of range.
@@ -39,6 +49,8 @@ def read_integer(entry: Mapping[str, Any], key: str, where: str, low: int, high:
     if key not in entry:
         raise InputError(f"'{key}' is missing", where=where, hint="add it")
     value = entry[key]
+    if texts and isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+        value = int(value)
     if type(value) is not int or not low <= value <= high:
         bounds = f"in {low}..{high}" if high < 2**63 - 1 or (type(value) is int and value > high) else f">= {low}"
         raise InputError(f"must be an integer {bounds}, not {shown(value)}", where=f"{where}.{key}")

@@ -17,7 +17,7 @@ from banet import BANet
 from banet.cli import main
 from banet.data.samples import Sample
 from banet.data.scenes.generate import write_coco
-from banet.engine.evaluation.evaluate import evaluate
+from banet.engine.evaluation.evaluate import _join, evaluate
 from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, SplitConfig
@@ -127,3 +127,13 @@ def test_two_processes_measure_each_picture_once(tmp_path: Path) -> None:
     assert len(measured) == 1 and alone["All"]["pq"] > 0.3
     for column, subset in (("val/pq", "All"), ("val/pq_th", "Things"), ("val/pq_st", "Stuff")):
         assert float(measured[0][column]) == pytest.approx(100 * to_json(alone)[subset]["pq"], abs=1e-4)
+
+
+def test_parts_of_several_processes_are_joined_whatever_their_ids(tmp_path: Path) -> None:
+    for name, ids in (("a", ["b", 5]), ("b", ["5", -1, "a"])):
+        content = {"images": [{"id": i} for i in ids], "annotations": [{"image_id": i} for i in ids], "categories": []}
+        (tmp_path / name).write_text(json.dumps(content))
+    _join([tmp_path / "a", tmp_path / "b"], tmp_path / "panoptic.json")
+    joined = json.loads((tmp_path / "panoptic.json").read_text())
+    assert [one["id"] for one in joined["images"]] == [-1, 5, "5", "a", "b"]
+    assert [one["image_id"] for one in joined["annotations"]] == [-1, 5, "5", "a", "b"]

@@ -273,6 +273,8 @@ SEGMENT = ("annotations", 0, "segments_info", 0)
         (put("images", 0, "width"), r"images\[0\]: 'width' is missing"),
         (put("images", 0, "height", value=0), r"images\[0\]\.height: must be an integer >= 1"),
         (put("images", 0, "height", value=2.5), r"images\[0\]\.height: must be an integer >= 1"),
+        (put("images", 0, "height", value="2.0"), r"images\[0\]\.height: must be an integer >= 1"),
+        (put("images", 0, "height", value="0"), r"images\[0\]\.height: must be an integer >= 1"),
         (put("annotations", 0, value=[]), r"annotations\[0\]: must be an object"),
         (put("annotations", 0, "image_id"), r"annotations\[0\]: 'image_id' is missing"),
         (put("annotations", 0, "image_id", value=None), r"annotations\[0\]\.image_id: must be an integer"),
@@ -315,6 +317,14 @@ def test_fields_that_nothing_reads_do_not_refuse_a_file(tmp_path, field, value):
     plain = content()
     plain["annotations"][0]["segments_info"][0].pop(field, None)
     assert read(tmp_path, data).annotations == read(tmp_path, plain).annotations
+
+
+def test_sizes_may_be_texts(tmp_path):
+    data = content()
+    plain = read(tmp_path, data).images
+    for image in data["images"]:
+        image["width"], image["height"] = str(image["width"]), str(image["height"])
+    assert read(tmp_path, data).images == plain
 
 
 def test_ids_of_images_are_opaque(tmp_path):

@@ -243,7 +243,7 @@ def read_image_info(entry: Any, where: str) -> ImageInfo:
     """
     image_id = read_image_id(read_object(entry, where), "id", where)
     name = _file_name(entry, where)
-    width, height = read_integer(entry, "width", where, 1), read_integer(entry, "height", where, 1)
+    width, height = (read_integer(entry, side, where, 1, texts=True) for side in ("width", "height"))
     if width * height > MAX_PIXELS:
         raise InputError(
             f"says {width} x {height}, more than {MAX_PIXELS} pixels", where=where, hint="correct it or cut it up"
