@@ -64,6 +64,7 @@ RENAMED = {
     "Filled": "LoadReport",
     "Readout": "UnfusedPrediction",
     "Disputes": "OverlapReport",
+    "RULES": "STUDY_RULES",
     "changed_hands": "differing_pixels",
     "draw_changes": "draw_diff",
     "find_disputes": "report_overlaps",

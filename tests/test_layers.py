@@ -136,6 +136,15 @@ def test_the_checker_sees_circles(tmp_path, monkeypatch):
     assert import_circles() == []
 
 
+def test_each_class_has_a_name_of_its_own():
+    homes: dict[str, list[str]] = {}
+    for path in (path for path in FILES if room(path) != "commands"):  # a command is called like what it runs
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
 def test_panoptic_names_no_torch_at_all():
     found = [
         f"{path.name}:{line} {name}"

@@ -243,29 +243,24 @@ def from_ultralytics(result: Any) -> LibraryResult:
     height, width = (int(v) for v in result.orig_shape[:2])
     boxes = result.boxes
     given = None if result.masks is None else getattr(result.masks, "data", None)
+    picture = getattr(result, "orig_img", None)
+    image = None if picture is None or is_torch(picture) else picture[..., ::-1]
     if given is None:
         others = (boxes, result.masks, getattr(result, "obb", None), getattr(result, "probs", None))
         if any(each is not None and len(each) for each in others):
             raise check.fault("these Ultralytics results have no masks: predict with a segmentation model")
         nothing = np.zeros(0)
-        return LibraryResult(np.zeros((0, height, width), bool), nothing, nothing, None, lambda kept, masks: result)
+        return LibraryResult(np.zeros((0, height, width), bool), nothing, nothing, image, lambda kept, masks: result)
     masks = check.masks("masks.data", given)
     scores = check.numbers("boxes.conf", getattr(boxes, "conf", None), len(masks), "fiu")
     labels = check.numbers("boxes.cls", getattr(boxes, "cls", None), len(masks), "fiu")
-    picture = getattr(result, "orig_img", None)
 
     def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> Any:
         new = result[as_input_type(kept, given)]
         new.update(masks=_as(masks, given))
         return new
 
-    return LibraryResult(
-        _without_padding(masks, height, width),
-        scores,
-        labels,
-        None if picture is None or is_torch(picture) else picture[..., ::-1],
-        rebuild,
-    )
+    return LibraryResult(_without_padding(masks, height, width), scores, labels, image, rebuild)
 
 
 def from_hf(result: Mapping[str, Any]) -> LibraryResult:

@@ -131,24 +131,12 @@ class PanopticSegmentation:
             image_id: id of the image in the JSON's `images`.
             file_name: name of the PNG that holds the id map.
         """
-        infos: list[dict[str, Any]] = []
-        for segment in self.segments:
-            info: dict[str, Any] = {
-                "id": segment.id,
-                "category_id": segment.category_id,
-                "iscrowd": int(segment.iscrowd),
-                "area": segment.area,
-                "bbox": list(segment.bbox),
-            }
-            if segment.score is not None:
-                info["score"] = segment.score
-            infos.append(info)
         annotation: dict[str, Any] = {}
         if image_id is not None:
             annotation["image_id"] = image_id
         if file_name is not None:
             annotation["file_name"] = file_name
-        annotation["segments_info"] = infos
+        annotation["segments_info"] = [segment.to_coco() for segment in self.segments]
         return annotation
 
     def to_hf(self) -> dict[str, Any]:

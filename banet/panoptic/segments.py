@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Segment"]
 
@@ -31,3 +32,14 @@ class Segment:
     area: int = 0
     bbox: tuple[int, int, int, int] = (0, 0, 0, 0)
     iscrowd: bool = False
+
+    def to_coco(self) -> dict[str, Any]:
+        """Return the segment as an entry of `segments_info` in a COCO panoptic JSON."""
+        info: dict[str, Any] = {
+            "id": self.id,
+            "category_id": self.category_id,
+            "iscrowd": int(self.iscrowd),
+            "area": self.area,
+            "bbox": list(self.bbox),
+        }
+        return info if self.score is None else {**info, "score": self.score}

@@ -162,7 +162,9 @@ def merge_tiles(
     ids = np.zeros(len(kept), dtype=np.int32)
     ids[kept] = np.arange(1, kept.sum() + 1)
     found = [
-        {"id": ids[code], "category_id": classes[code - 1], "score": scores[code - 1] if code <= len(scores) else None}
+        Segment(
+            int(ids[code]), classes[code - 1], code <= len(scores), scores[code - 1] if code <= len(scores) else None
+        )
         for code in np.flatnonzero(kept).tolist()
     ]
     return PanopticSegmentation.from_ids(mosaic.paint(alive, ids), found, categories)

@@ -23,7 +23,7 @@ from banet.engine.evaluation.evaluate import evaluate
 from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.recipe import Recipe, to_yaml
 from banet.engine.studies import ablate as module
-from banet.engine.studies.ablate import COLUMNS, RULES, TABLES, ablate, collect, network_name, to_markdown
+from banet.engine.studies.ablate import COLUMNS, STUDY_RULES, TABLES, ablate, collect, network_name, to_markdown
 from banet.errors import InputError
 from banet.panoptic.metrics.quality import to_json
 
@@ -78,7 +78,7 @@ def test_each_network_is_trained_once_and_measured_under_every_rule(study: Path)
     runs = sorted(str(p.parent.relative_to(study)) for p in study.glob("*/*/model.safetensors"))
     assert runs == sorted(f"{name}/seed4" for name in NETWORKS)
     files = {str(p.relative_to(study)) for p in study.glob("*/*/metrics_*.json")}
-    assert files == {f"{name}/seed4/metrics_{rule}.json" for name in NETWORKS for rule in RULES}
+    assert files == {f"{name}/seed4/metrics_{rule}.json" for name in NETWORKS for rule in STUDY_RULES}
     table = collect(STUDY, study, TWO, [4])
     assert all(0 <= value[0] <= 100 for row in table.values() for value in row.values())
     rules = {BANet.from_pretrained(study / name / "seed4").inference.rule for name in NETWORKS[:4]}
@@ -88,8 +88,8 @@ def test_each_network_is_trained_once_and_measured_under_every_rule(study: Path)
 
 def test_one_pass_gives_what_evaluate_gives_under_each_rule() -> None:
     model, pictures = BANet.from_pretrained("scenes"), scene_data(27, 1, 256)
-    measured = module._measure(model, pictures, RULES, "scenes")
-    assert len({result["Things"]["pq"] for result in measured.values()}) == len(RULES)  # the rules do differ here
+    measured = module._measure(model, pictures, STUDY_RULES, "scenes")
+    assert len({result["Things"]["pq"] for result in measured.values()}) == len(STUDY_RULES)  # the rules do differ here
     for rule, result in measured.items():
         model.inference = replace(model.inference, rule=rule)
         wanted = evaluate(model, pictures)
@@ -175,7 +175,7 @@ def figures(tmp_path: Path) -> Path:
         for place, name in enumerate(NETWORKS[: 5 - seed]):
             folder = tmp_path / name / f"seed{seed}"
             folder.mkdir(parents=True)
-            for gain, rule in enumerate(RULES):
+            for gain, rule in enumerate(STUDY_RULES):
                 pq = 0.3 + 0.1 * seed + 0.01 * place + 0.02 * gain
                 (folder / f"metrics_{rule}.json").write_text(json.dumps(metrics(pq, pq - 0.05)))
     return tmp_path
@@ -202,7 +202,7 @@ def test_tables_have_mean_spread_and_the_papers_figures(figures: Path) -> None:
     rules = (figures / "rules.md").read_text().splitlines()
     # The gain is the same for both seeds, whatever the spread of the seeds themselves.
     assert next(r for r in rules if "| sim | appearance |" in r).endswith("| +2.0 ± 0.0 | +2.0 ± 0.0 |")
-    assert len(list(csv.DictReader((figures / "rules.csv").open()))) == 9 * len(RULES)
+    assert len(list(csv.DictReader((figures / "rules.csv").open()))) == 9 * len(STUDY_RULES)
 
 
 def test_plot_shows_gains_beside_the_papers(figures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,23 @@ from banet.panoptic.occlusion.rules import find_rule, looks_at_image
 from banet.panoptic.segments import Segment
 from banet.panoptic.validation import MaskCrops
 
-__all__ = ["FAIL", "Report", "Shape", "categories_of_names", "ellipse", "joined", "layer_shapes", "outlined", "turned"]
+__all__ = [
+    "FAIL",
+    "ReportLeftOut",
+    "Shape",
+    "categories_of_names",
+    "ellipse",
+    "joined",
+    "layer_shapes",
+    "outlined",
+    "turned",
+]
 
 FAIL = "fail"
 """What to do about overlaps, beside the names of occlusion rules: refuse them."""
 
 
-Report = Callable[[str, str], None]
+ReportLeftOut = Callable[[str, str], None]
 """Called with why an object has no pixel, and its place in its file."""
 
 
@@ -76,7 +86,7 @@ def layer_shapes(
     picture: Path,
     size: tuple[int, int],
     overlaps: str,
-    report: Report,
+    report: ReportLeftOut,
     ground: tuple[NDArray[np.int32], Mapping[int, Segment]] | None = None,
 ) -> tuple[NDArray[np.int32], dict[int, Segment]]:
     """Return the id map of shapes that may overlap, and what its ids are.

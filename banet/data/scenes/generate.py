@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from banet.data.scenes.stuff import STUFF_NAMES, Floats, Ground, compose_stuff, dim
-from banet.data.scenes.things import SHAPES, Patch, Pose, Shape, render
+from banet.data.scenes.things import SHAPES, Patch, Pose, Sprite, render
 from banet.files.atomic import atomic_path, write_json
 from banet.files.outputs import Outputs
 from banet.panoptic.categories import Categories, Category
@@ -100,7 +100,7 @@ class _Thing:
     """A thing before it is painted; larger depth is nearer to us."""
 
     name: str
-    shape: Shape
+    shape: Sprite
     pose: Pose
     depth: float
     parent: _Thing | None = None
@@ -499,7 +499,8 @@ def write_scenes(
             write_ids(out / "panoptic" / name, scene.ids)
             height, width = scene.ids.shape
             images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-            panoptic.append({"image_id": image_id, "file_name": name, "segments_info": _infos(scene)})
+            infos = [segment.to_coco() for segment in scene.segments]
+            panoptic.append({"image_id": image_id, "file_name": name, "segments_info": infos})
             amodal += _full_masks(scene, image_id, len(amodal) + 1)
             if progress is not None:
                 progress(image_id)
@@ -509,20 +510,6 @@ def write_scenes(
         write_json(out / "instances_amodal.json", {**head, "annotations": amodal, "categories": things})
         write_json(out / "panoptic.json", {**head, "annotations": panoptic, "categories": classes})
     return out / "panoptic.json"
-
-
-def _infos(scene: Scene) -> list[dict[str, Any]]:
-    """The segments of a scene as `segments_info` of COCO panoptic."""
-    return [
-        {
-            "id": segment.id,
-            "category_id": segment.category_id,
-            "area": segment.area,
-            "bbox": list(segment.bbox),
-            "iscrowd": int(segment.iscrowd),
-        }
-        for segment in scene.segments
-    ]
 
 
 def _full_masks(scene: Scene, image_id: int, first: int) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Sprite:
     """A thing in its own units, and the named points where other things can be fastened.
 
     Attributes:
@@ -110,7 +110,7 @@ class Patch:
     mask: NDArray[np.bool_]
 
 
-def render(rng: np.random.Generator, shape: Shape, pose: Pose, size: tuple[int, int], light: float) -> Patch | None:
+def render(rng: np.random.Generator, shape: Sprite, pose: Pose, size: tuple[int, int], light: float) -> Patch | None:
     """Paint a shape into the part of a picture of `size` (H,W) that it covers; None where that is nothing.
 
     Args:
@@ -235,7 +235,7 @@ def _pale(rng: np.random.Generator) -> Floats:
 # Shapes. The origin is where the thing stands, hangs or is held; one unit is its height, or its width for flat things.
 
 
-def person(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def person(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A standing figure: legs, torso with a shirt, arms, head, hair."""
     skin = hsv(rng.uniform(0.05, 0.09), rng.uniform(0.3, 0.6), rng.uniform(0.4, 0.98))
     shirt = _pale(rng) if rng.random() < 0.25 else _vivid(rng)
@@ -270,10 +270,10 @@ def person(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
     ]
     if rng.random() < 0.3:
         parts.insert(0, Part([_ellipse(0, -0.9, 0.082, 0.1)], hair))
-    return Shape(parts, {"collar": (0.0, -0.825), "chest": (0.0, -0.6), "hand": hands[1], "head": (0.0, -0.98)}, shirt)
+    return Sprite(parts, {"collar": (0.0, -0.825), "chest": (0.0, -0.6), "hand": hands[1], "head": (0.0, -0.98)}, shirt)
 
 
-def tie(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def tie(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A knot and a blade that widens and ends in a point; hangs from its origin, one unit long."""
     color = _vivid(rng, unlike)
     if unlike is not None and np.ptp(unlike) < 30 and rng.random() < 0.25:  # a dark one on a white shirt
@@ -281,10 +281,10 @@ def tie(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
     blade = _polygon((-0.07, 0.14), (0.07, 0.14), (0.155, 0.84), (0.0, 1.0), (-0.155, 0.84))
     pattern = Pattern("stripes", np.asarray(color * 0.55 + 90, np.float32), 0.26, 0.8) if rng.random() < 0.45 else None
     knot = _polygon((-0.12, 0.0), (0.12, 0.0), (0.075, 0.16), (-0.075, 0.16))
-    return Shape([Part([blade], color, pattern), Part([knot], color * np.float32(0.75))], color=color)
+    return Sprite([Part([blade], color, pattern), Part([knot], color * np.float32(0.75))], color=color)
 
 
-def umbrella(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def umbrella(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A canopy of coloured panels on a thin pole; one unit wide, held at its origin."""
     first = _vivid(rng, unlike)
     second = _pale(rng) if rng.random() < 0.5 else np.asarray(first * 0.65, np.float32)
@@ -300,10 +300,10 @@ def umbrella(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         scallop = [((left + right) / 2, -0.545)]
         parts.append(Part([_polygon(*down, *scallop, *up)], second if number % 2 else first))
     parts.append(Part([_box(-0.012, -0.9, 0.012, -0.84)], pole))
-    return Shape(parts, color=first)
+    return Sprite(parts, color=first)
 
 
-def ball(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def ball(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A ball with panels, a band or plain; one unit across, lies on its origin."""
     base = _vivid(rng, unlike) if rng.random() < 0.75 else hsv(0.1, 0.05, 0.97)
     second = hsv(0.1, 0.03, 0.97) if np.ptp(base) > 40 else hsv(rng.random(), 0.2, 0.15)
@@ -321,10 +321,10 @@ def ball(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
     else:  # a band
         c, s = np.cos(turn), np.sin(turn)
         parts.append(Part(_line((-0.47 * c, -0.5 - 0.47 * s), (0.47 * c, -0.5 + 0.47 * s), width=0.2), second))
-    return Shape(parts, color=base, glossy=0.8)
+    return Sprite(parts, color=base, glossy=0.8)
 
 
-def kite(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def kite(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A diamond of four colours with a long string and bows; one unit high, its origin is where the spars cross."""
     colors = [_vivid(rng), _pale(rng)] if rng.random() < 0.5 else [_vivid(rng), _vivid(rng)]
     top, right, low, left = (0.0, -0.42), (0.34, 0.0), (0.0, 0.62), (-0.34, 0.0)
@@ -341,10 +341,10 @@ def kite(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         Part([_polygon(right, low, (0, 0)), _polygon(left, top, (0, 0))], colors[1]),
         Part([*_line(top, low, width=0.022), *_line(left, right, width=0.022)], colors[0] * np.float32(0.4)),
     ]
-    return Shape(parts, color=colors[0])
+    return Sprite(parts, color=colors[0])
 
 
-def cup(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def cup(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A mug with a handle and an open rim; one unit high, stands on its origin."""
     color = _vivid(rng, unlike) if rng.random() < 0.75 else _pale(rng)
     band = (
@@ -360,10 +360,10 @@ def cup(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         Part([_ellipse(0, -0.93, 0.42, 0.12)], np.asarray(color * 0.5 + 110, np.float32)),
         Part([_ellipse(0, -0.92, 0.33, 0.08)], hsv(0.06, 0.6, rng.uniform(0.2, 0.4))),
     ]
-    return Shape(parts, {}, color)
+    return Sprite(parts, {}, color)
 
 
-def chair(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def chair(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A chair with thin legs and a slatted back; one unit high, stands on its origin."""
     wood = _vivid(rng)
     if rng.random() < 0.6:
@@ -384,10 +384,10 @@ def chair(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         Part([_polygon((-0.24, -0.52), (0.19, -0.52), (0.31, -0.42), (-0.31, -0.42))], seat),
         Part([_box(-0.31, -0.42, 0.31, -0.37)], seat * np.float32(0.7)),
     ]
-    return Shape(parts, {"seat": (0.0, -0.46)}, seat)
+    return Sprite(parts, {"seat": (0.0, -0.46)}, seat)
 
 
-def table(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def table(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A table seen from a little above; one unit wide, stands on its origin."""
     wood = _pale(rng)
     if rng.random() < 0.7:
@@ -402,10 +402,10 @@ def table(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         Part([_box(-0.5, -0.4, 0.5, -0.33)], wood * np.float32(0.72)),
         Part([_polygon((-0.38, -0.56), (0.38, -0.56), (0.5, -0.4), (-0.5, -0.4))], wood, cloth),
     ]
-    return Shape(parts, {"left": (-0.28, -0.47), "middle": (0.02, -0.5), "right": (0.28, -0.45)}, wood)
+    return Sprite(parts, {"left": (-0.28, -0.47), "middle": (0.02, -0.5), "right": (0.28, -0.45)}, wood)
 
 
-def book(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def book(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A book, shut (title, spine, edge of the pages) or open (lines); one unit high, stands on its origin."""
     cover = _vivid(rng, unlike)
     paper, ink = hsv(0.12, 0.1, 0.97), hsv(0.6, 0.2, 0.3)
@@ -414,7 +414,7 @@ def book(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         pages = [_polygon((0, -0.86), (x, -0.92), (x, -0.08), (0, -0.02)) for x in (-0.62, 0.62)]
         fold = _box(-0.02, -0.86, 0.02, -0.02)
         back = Part([_box(-0.68, -0.96, 0.68, 0.0)], cover)
-        return Shape([back, Part(pages, paper), Part([fold, *lines], ink)], color=cover)
+        return Sprite([back, Part(pages, paper), Part([fold, *lines], ink)], color=cover)
     title = [_box(-0.12, -0.78, 0.26, -0.68), _box(-0.06, -0.6, 0.2, -0.54)]
     parts = [
         Part(
@@ -424,10 +424,10 @@ def book(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         Part([_box(-0.36, -1.0, -0.24, 0.0)], cover * np.float32(0.6)),
         Part(title, paper),
     ]
-    return Shape(parts, color=cover)
+    return Sprite(parts, color=cover)
 
 
-def car(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
+def car(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
     """A car from the side; one unit long, stands on its origin."""
     paint = _vivid(rng) if rng.random() < 0.7 else _pale(rng)
     roof = rng.uniform(-0.43, -0.36)
@@ -449,10 +449,10 @@ def car(rng: np.random.Generator, unlike: Floats | None = None) -> Shape:
         Part([_ellipse(0.465, -0.19, 0.025, 0.02)], hsv(0.15, 0.4, 1.0)),
         Part([_ellipse(-0.48, -0.21, 0.018, 0.022)], hsv(0.0, 0.9, 0.9)),
     ]
-    return Shape(parts, {}, paint)
+    return Sprite(parts, {}, paint)
 
 
-SHAPES: dict[str, Callable[[np.random.Generator, Floats | None], Shape]] = {
+SHAPES: dict[str, Callable[[np.random.Generator, Floats | None], Sprite]] = {
     "person": person,
     "car": car,
     "umbrella": umbrella,

@@ -28,6 +28,7 @@ from banet.files.names import DistinctNames
 from banet.files.outputs import Outputs, Record, is_output, weight_files
 from banet.modeling.config import change_options
 from banet.panoptic import PanopticSegmentation
+from banet.panoptic.id_maps import find_ids
 
 if TYPE_CHECKING:
     from banet.engine.export.runtime import ExportedModel
@@ -339,12 +340,8 @@ def _segment(
 def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
     """A result of every so many rows and columns, without the segments that fall between them."""
     ids = result.ids[::factor, ::factor]
-    left = set(np.unique(ids).tolist())
-    segments = [
-        {"id": each.id, "category_id": each.category_id, "score": each.score}
-        for each in result.segments
-        if each.id in left
-    ]
+    left = set(find_ids(ids).tolist())
+    segments = [segment for segment in result.segments if segment.id in left]
     return PanopticSegmentation.from_ids(ids, segments, result.categories)
 
 

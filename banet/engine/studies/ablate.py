@@ -31,12 +31,12 @@ from banet.modeling.config import BackboneName, RuleName
 from banet.panoptic import PanopticQuality
 from banet.panoptic.metrics.quality import to_json
 
-__all__ = ["COLUMNS", "RULES", "TABLES", "Row", "ablate", "collect", "network_name", "to_markdown"]
+__all__ = ["COLUMNS", "STUDY_RULES", "TABLES", "Row", "ablate", "collect", "network_name", "to_markdown"]
 
 COLUMNS = (
     "PQ", "SQ", "RQ", "PQ^Th", "SQ^Th", "RQ^Th", "PQ^St", "SQ^St", "RQ^St", "AP", "mIoU^St",
 )  # fmt: skip
-RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "color-contour")
+STUDY_RULES: tuple[RuleName, ...] = ("heuristic", "appearance", "color-contour")
 """Each network is measured under all of these; the rows of the tables need the first two."""
 NEUTRAL = {
     "data.root", "data.workers", "train.checkpoint_every", "train.val_every", "train.log_every", "train.seed",
@@ -161,7 +161,7 @@ class _Run:
 
     def measure(self, device: str) -> None:
         """Write the figures that are missing."""
-        missing = [rule for rule in RULES if not _metrics_path(self.folder, rule).is_file()]
+        missing = [rule for rule in STUDY_RULES if not _metrics_path(self.folder, rule).is_file()]
         if missing:
             model = BANet.from_pretrained(self.folder, device=pick_device(device))
             measured = _measure(model, open_validation(self.recipe.data), missing, self.recipe.name)
@@ -401,11 +401,13 @@ def _rules(recipe: Recipe, out: Path, rows: Sequence[Row], seeds: Sequence[int])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["network", "rule", "seed", *COLUMNS])
     for network in dict.fromkeys(network_name(recipe, row) for row in rows):
-        base = _columns(out, network, RULES[0], seeds)
-        for rule in RULES:
+        base = _columns(out, network, STUDY_RULES[0], seeds)
+        for rule in STUDY_RULES:
             columns = _columns(out, network, rule, seeds)
             figures = [_spread(columns[column]) for column in shown]
-            gains = [_spread(_gains(columns[c], base[c]), "+") if rule != RULES[0] else "" for c in ("PQ", "PQ^Th")]
+            gains = [
+                _spread(_gains(columns[c], base[c]), "+") if rule != STUDY_RULES[0] else "" for c in ("PQ", "PQ^Th")
+            ]
             lines.append(f"| {network} | {rule} | {' | '.join([*figures, *gains])} |")
             for position, seed in enumerate(seeds):
                 if not math.isnan(columns["PQ"][position]):
