@@ -263,6 +263,8 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
             "tile": None,
             "overlap": None,
             "frames": False,
+            "bit_depth": None,
+            "page": None,
             "overwrite": False,
         },
     )

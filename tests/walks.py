@@ -22,7 +22,7 @@ from PIL import Image
 import banet
 from banet.data.scenes.generate import Scenes
 from banet.engine.recipe import DataConfig, SplitConfig
-from banet.engine.training.datasets import InfiniteDataset, training_set
+from banet.engine.training.datasets import InfiniteDataset, sample_depth, training_set
 from banet.panoptic import resolve_occlusions
 from banet.panoptic.coco.writer import CocoPanopticWriter
 
@@ -49,7 +49,9 @@ def sample_to_loss(folder: Path) -> Callable[[], object]:
         writer.add(1, "image.png", ground_truth)
     split = SplitConfig(images="images", panoptic="panoptic", json="panoptic.json")
     data = DataConfig(kind="coco", root=str(folder), train=split, shorter=(128,), longer=128)
-    draws = InfiniteDataset(training_set(data), seed=0)
+    dataset = training_set(data)
+    sample_depth(dataset)  # once per data set, as a training does
+    draws = InfiniteDataset(dataset, seed=0)
     model = banet.BANet.from_pretrained("scenes").train()
 
     def step() -> object:

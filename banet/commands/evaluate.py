@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from banet.commands.base import Command, options_of
 from banet.commands.shared import (
     Count,
+    DepthOptions,
     DeviceOptions,
     Folder,
     FusionOptions,
@@ -24,7 +25,7 @@ __all__ = ["Evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DeviceOptions, OverwriteOptions, Command):
+class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
     """Measure PQ, AP of masks and mIoU of stuff.
 
     Options of inference that are not given are those that were saved with the weights.
@@ -39,8 +40,8 @@ class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DeviceOptions, Over
 
     usage: ClassVar[str] = (
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery] [--overwrite]]\n"
-        "                      [--score SCORE] [--rule RULE] [--batch N] [--limit N] [--device DEVICE]\n"
-        "                      [--inference.OPTION VALUE ...]"
+        "                      [--score SCORE] [--rule RULE] [--batch N] [--limit N] [--bit-depth auto|BITS]\n"
+        "                      [--device DEVICE] [--inference.OPTION VALUE ...]"
     )
     saved_defaults: ClassVar[bool] = True
 
@@ -60,15 +61,15 @@ class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DeviceOptions, Over
         recipe = load_recipe(self.config) if self.config else None
         from banet.engine.evaluation.evaluate import evaluate_command
 
-        score = {"score_threshold": self.score}
-
+        short = {"score_threshold": self.score, "bit_depth": self.bit_depth}
+        given = {name: value for name, value in short.items() if value is not None}
         evaluate_command(
             self.weights,
             recipe=recipe,
             split=split,
             out=Path(self.out) if self.out else None,
             rule=self.rule,
-            inference_overrides=self.inference if self.score is None else {**self.inference, **score},
+            inference_overrides={**self.inference, **given},
             batch_size=self.batch,
             limit=self.limit,
             device=self.device,

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from banet.commands.base import Argument, Command
-from banet.commands.shared import DeviceOptions, Folder, FusionOptions, OverwriteOptions, Pixels, Weights
+from banet.commands.base import Argument, Command, Value
+from banet.commands.shared import DepthOptions, DeviceOptions, Folder, FusionOptions, OverwriteOptions, Pixels, Weights
 from banet.errors import InputError
 
 __all__ = ["Predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(FusionOptions, DeviceOptions, OverwriteOptions, Command):
+class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
     """Segment images and videos; writes id PNG, JSON and an overlay per image, an overlay per video.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
@@ -34,12 +34,13 @@ class Predict(FusionOptions, DeviceOptions, OverwriteOptions, Command):
         tile: Cut larger images and frames into tiles of this side; objects are joined over the seams.
         overlap: With --tile: what neighbours share at least; default: a quarter of the tile.
         frames: With videos: also write id PNG and JSON of each frame to NAME_frames.
+        page: The page or frame, from 1, of files that have several; all writes NAME_pageN of each. Default: the first.
     """
 
     usage: ClassVar[str] = (
         "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
-        "                     [--frames] [--score SCORE] [--rule RULE] [--device DEVICE]\n"
-        "                     [--runtime torch|onnx|openvino] [--overwrite]"
+        "                     [--frames] [--page N|all] [--bit-depth auto|BITS] [--score SCORE] [--rule RULE]\n"
+        "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite]"
     )
 
     inputs: Annotated[list[str], Argument("INPUT")]
@@ -50,6 +51,7 @@ class Predict(FusionOptions, DeviceOptions, OverwriteOptions, Command):
     tile: Pixels | None = None
     overlap: Pixels | None = None
     frames: bool = False
+    page: Annotated[Literal["all"] | int, Value("N|all")] | None = None
 
     def run(self) -> int:
         """Segment; the status is 1 where an input failed."""
@@ -58,6 +60,8 @@ class Predict(FusionOptions, DeviceOptions, OverwriteOptions, Command):
             weights, *inputs = inputs
         if weights is None:
             raise InputError("missing: --weights")
+        if isinstance(self.page, int) and self.page < 1:
+            raise InputError(f"--page {self.page}: pages count from 1")
         from banet.engine.prediction.predict import predict_files
 
         failed = predict_files(
@@ -72,6 +76,8 @@ class Predict(FusionOptions, DeviceOptions, OverwriteOptions, Command):
             tile=self.tile,
             overlap=self.overlap,
             frames=self.frames,
+            bit_depth=self.bit_depth,
+            page=self.page,
             overwrite=self.overwrite,
         )
         return 1 if failed else 0

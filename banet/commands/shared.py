@@ -11,10 +11,12 @@ from banet.commands.base import Argument, Command, Value
 from banet.engine.recipe import SplitConfig, recipe_names
 from banet.errors import InputError
 from banet.modeling.config import RuleName
+from banet.types import BitDepth
 
 __all__ = [
     "Area",
     "Count",
+    "DepthOptions",
     "DeviceOptions",
     "File",
     "Folder",
@@ -74,6 +76,18 @@ class DeviceOptions(Command):
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthOptions(Command):
+    """The option of commands that read images for a network.
+
+    Attributes:
+        bit_depth: Bits that samples of 16-bit images use, 8 to 16; auto finds one number for all images. Default: the
+            one saved with the weights or in the recipe, else auto.
+    """
+
+    bit_depth: Annotated[BitDepth, Value("auto|BITS")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

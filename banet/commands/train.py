@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from banet.commands.base import Command, Value, options_of
-from banet.commands.shared import Count, DeviceOptions, Folder, RecipeFile, require_config
+from banet.commands.shared import Count, DepthOptions, DeviceOptions, Folder, RecipeFile, require_config
 from banet.engine.recipe import Recipe, to_yaml
 
 __all__ = ["Train"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(DeviceOptions, Command):
+class Train(DepthOptions, DeviceOptions, Command):
     """Train a network from a recipe.
 
     Every option of the recipe can be given here and replaces the file's value. Lists are written
@@ -39,7 +39,7 @@ class Train(DeviceOptions, Command):
 
     usage: ClassVar[str] = (
         "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH]\n"
-        "                   [--init NAME|FILE] [--batch N] [--device DEVICE]"
+        "                   [--init NAME|FILE] [--batch N] [--bit-depth auto|BITS] [--device DEVICE]"
     )
 
     config: RecipeFile | None = None
@@ -54,7 +54,7 @@ class Train(DeviceOptions, Command):
         """Train, or print the recipe."""
         from banet.engine.options import load_recipe
 
-        short = {"train.init": self.init, "train.batch_size": self.batch}
+        short = {"train.init": self.init, "train.batch_size": self.batch, "inference.bit_depth": self.bit_depth}
         given = {name: value for name, value in short.items() if value is not None}
         recipe = load_recipe(require_config(self.config), {**self.recipe, **given})
         if self.print_config:

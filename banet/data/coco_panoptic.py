@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from banet.data.images import to_rgb_array
+from banet.data.images import find_depth, to_rgb_array
 from banet.data.panoptic_index import PanopticIndex
 from banet.data.samples import AnnotatedImage, Sample, Transform, sample_of
 from banet.errors import InputError
 from banet.files.names import safe_join
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import load_ids
+from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.segmentation import PanopticSegmentation
-from banet.types import ImageId
+from banet.types import BitDepth, ImageId
 
 __all__ = ["CocoPanoptic"]
 
@@ -33,6 +34,8 @@ class CocoPanoptic(Dataset[Sample]):
         panoptic: folder of the id PNGs.
         json: the JSON with `images`, `annotations` and `categories`.
         transform: what is done to each image and its id map (see `banet.data.transforms`), or None.
+        bit_depth: bits that samples of 16-bit images use; `auto` finds one number for all images before the first one
+            is read (see `banet.data.images.find_depth`).
 
     Attributes:
         categories: the classes.
@@ -50,6 +53,7 @@ class CocoPanoptic(Dataset[Sample]):
         panoptic: str | os.PathLike[str],
         json: str | os.PathLike[str],
         transform: Transform | None = None,
+        bit_depth: BitDepth = "auto",
     ) -> None:
         self.images, self.panoptic, self.transform = Path(images), Path(panoptic), transform
         for folder, field in ((self.images, "images"), (self.panoptic, "panoptic")):
@@ -63,6 +67,7 @@ class CocoPanoptic(Dataset[Sample]):
         if not self.image_ids:
             raise InputError("'annotations' is empty", where=json, hint="a dataset needs at least one annotated image")
         self.categories: Categories = self.index.categories
+        self.set_bit_depth(bit_depth)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -72,6 +77,19 @@ class CocoPanoptic(Dataset[Sample]):
         return sample_of(
             self.read_annotated(index), self.categories, self.image_ids[index], self.file_name(index), self.transform
         )
+
+    def set_bit_depth(self, bit_depth: BitDepth | SampleDepth) -> None:
+        """Read 16-bit images with samples of so many bits."""
+        self._bit_depth = bit_depth
+        self._depth: SampleDepth | None = None
+
+    @property
+    def depth(self) -> SampleDepth:
+        """How many bits samples of 16-bit images use."""
+        if self._depth is None:
+            names = (self.file_name(index) for index in range(len(self)))
+            self._depth = find_depth((self.images / name for name in names), self._bit_depth)
+        return self._depth
 
     def file_name(self, index: int) -> str:
         """The picture's file name, as the JSON has it."""
@@ -98,7 +116,7 @@ class CocoPanoptic(Dataset[Sample]):
         """
         info, annotation = self.index.image(index), self.index.annotation(index)
         path = safe_join(self.images, info.file_name, f"{self.index.path}: images[].file_name")
-        image = to_rgb_array(path)
+        image = to_rgb_array(path, self.depth)
         ids = load_ids(annotation, self.panoptic, image=info)
         height, width = image.shape[:2]
         if ids.shape != (height, width):

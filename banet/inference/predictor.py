@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from banet.data.images import to_rgb_array
+from banet.data.images import find_depth, to_rgb_array
 from banet.data.images.large import Picture
 from banet.inference.postprocess import UnfusedPrediction
 from banet.modeling.config import InferenceConfig
 from banet.panoptic import Categories, PanopticSegmentation
+from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.tiles import segment_tiles
-from banet.types import Box, ImageLike, RuleLike
+from banet.types import BitDepth, Box, ImageLike, RuleLike
 
 __all__ = ["Predictor"]
 
@@ -47,6 +48,7 @@ class Predictor(ABC):
         tile: int | None = None,
         overlap: int | None = None,
         progress: bool = False,
+        bit_depth: BitDepth | None = None,
     ) -> PanopticSegmentation: ...
 
     @overload
@@ -59,6 +61,7 @@ class Predictor(ABC):
         tile: int | None = None,
         overlap: int | None = None,
         progress: bool = False,
+        bit_depth: BitDepth | None = None,
     ) -> list[PanopticSegmentation]: ...
 
     def predict(
@@ -70,12 +73,13 @@ class Predictor(ABC):
         tile: int | None = None,
         overlap: int | None = None,
         progress: bool = False,
+        bit_depth: BitDepth | None = None,
     ) -> PanopticSegmentation | list[PanopticSegmentation]:
         """Return the panoptic segmentation of images, at their own size.
 
         Args:
-            image: A path, a PIL image, a numpy array (H, W, 3) or (H, W), a tensor (3, H, W), uint8 or float in
-                0..255, or a list or tuple of these.
+            image: A path, a PIL image, a numpy array (H, W, 3), (H, W, 4) or (H, W), a tensor (3, H, W) or (4, H, W),
+                uint8, uint16 or float in 0..255, or a list or tuple of these. Alpha is left out.
             rule: Occlusion rule, a name in `banet.panoptic.RULES` or a function; by default the one saved with the
                 weights.
             batch_size: Images that go through the network together; with tiles they go one by one.
@@ -84,27 +88,36 @@ class Predictor(ABC):
                 changed by it. An image may then also be what is cut by rows and columns, such as a memory map.
             overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
             progress: Show a bar over the tiles of an image.
+            bit_depth: Bits that samples of 16-bit images use, 8 to 16; `auto` finds one number for all images of the
+                call. By default what is saved with the weights, else `auto`.
 
         Returns:
             A `banet.panoptic.PanopticSegmentation`, or a list of them for a list.
 
         Raises:
-            InputError: A file is not an image.
+            InputError: A file is not an image, or samples do not fit into `bit_depth`.
             ValueError: An array has another shape or range, or `overlap` is not in 1 .. `tile` - 1.
         """
         many = isinstance(image, (list, tuple))
         images: list[Any] = list(image) if many else [image]  # type: ignore[arg-type]
+        depth = find_depth(images, bit_depth or self.inference.bit_depth)
         results: list[PanopticSegmentation] = []
         if tile is not None:
-            results = [self._predict_tiles(one, rule, tile, overlap, progress) for one in images]
+            results = [self._predict_tiles(one, rule, tile, overlap, progress, depth) for one in images]
             images = []
         for start in range(0, len(images), batch_size):
-            arrays = [to_rgb_array(one) for one in images[start : start + batch_size]]
+            arrays = [to_rgb_array(one, depth) for one in images[start : start + batch_size]]
             results += [one.fuse(self.categories, self.inference, rule=rule) for one in self.predict_unfused(arrays)]
         return results if many else results[0]
 
     def _predict_tiles(
-        self, image: Any, rule: RuleLike | None, tile: int, overlap: int | None, progress: bool
+        self,
+        image: Any,
+        rule: RuleLike | None,
+        tile: int,
+        overlap: int | None,
+        progress: bool,
+        depth: SampleDepth,
     ) -> PanopticSegmentation:
         """Segment an image tile by tile; every tile is resized as an image is, small stuff is judged on the whole."""
         every_stuff = replace(self.inference, stuff_area=0)
@@ -119,7 +132,7 @@ class Predictor(ABC):
 
         return segment_tiles(
             segment,
-            image if ready else to_rgb_array(image),
+            image if ready else to_rgb_array(image, depth),
             tile=tile,
             overlap=overlap,
             stuff_area=self.inference.stuff_area,

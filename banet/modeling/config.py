@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from banet._renamed import accept_old_names, current_options, current_value
 from banet.errors import InputError
 from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE, STUFF_AREA, RuleName
+from banet.types import BitDepth
 
 __all__ = [
     "STRIDES",
@@ -133,6 +135,8 @@ class InferenceConfig:
         removal_threshold: lost share above which an instance is removed.
         stuff_area: a stuff class with fewer pixels left becomes void.
         thing_pixels: what a pixel becomes that no instance owns and whose best class is a thing.
+        bit_depth: bits that samples of 16-bit images use, 8 to 16; `auto` finds out, once for all images of a call or
+            data set. Training saves what it found.
     """
 
     shorter: int = 800
@@ -152,6 +156,7 @@ class InferenceConfig:
     removal_threshold: float = REMOVAL_THRESHOLD
     stuff_area: int = STUFF_AREA
     thing_pixels: Literal["void", "best_stuff"] = "void"
+    bit_depth: BitDepth = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -169,6 +174,8 @@ class InferenceConfig:
             raise ValueError(f"inference.longer: {self.longer} is less than inference.shorter, {self.shorter}")
         if self.longer > _LONGEST_SIDE:
             raise ValueError(f"inference.longer: must be at most {_LONGEST_SIDE}, not {self.longer}")
+        if self.bit_depth != "auto" and not 8 <= self.bit_depth <= 16:
+            raise ValueError(f"inference.bit_depth: must be auto or 8 to 16, not {self.bit_depth}")
         if self.stuff_area < 0:
             raise ValueError(f"inference.stuff_area: must not be negative, not {self.stuff_area}")
 
@@ -265,6 +272,8 @@ def read_options(kind: type[_Options], saved: Any) -> _Options:
 
 
 def _is_of(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_of(value, each) for each in get_args(hint))
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
     if get_origin(hint) is tuple:

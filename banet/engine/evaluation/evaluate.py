@@ -159,6 +159,7 @@ def evaluate(
         InputError: Other classes, or a damaged file.
     """
     check_categories(model, data.categories, source)
+    data.set_bit_depth(model.inference.bit_depth)
     evaluator = Evaluator(model, full=True)
     pngs = _pngs(data, limit)
     count = len(pngs)

@@ -14,8 +14,9 @@ from banet.data.scenes.generate import Scenes
 from banet.engine.recipe import DataConfig, Recipe, SplitConfig
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
+from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.segmentation import PanopticSegmentation
-from banet.types import ImageId
+from banet.types import BitDepth, ImageId
 
 __all__ = ["EvaluationData", "EvaluationImage", "choose_data", "open_split", "open_validation", "scene_data"]
 
@@ -67,6 +68,11 @@ class EvaluationData:
             yield Path(self.dataset.index.path)
         for index in range(len(self)):
             yield from self.dataset.files(index)
+
+    def set_bit_depth(self, bit_depth: BitDepth | SampleDepth) -> None:
+        """Read 16-bit images with samples of so many bits, as the model's options say."""
+        if isinstance(self.dataset, CocoPanoptic):
+            self.dataset.set_bit_depth(bit_depth)
 
     def __getitem__(self, index: int) -> EvaluationImage:
         """Read image `index` and its ground truth.

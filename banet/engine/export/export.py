@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from banet.data.images import list_images, to_rgb_array
+from banet.data.images import find_depth, list_images, to_rgb_array
 from banet.engine.export.runtime import HEADER, INPUT, OUTPUTS, import_openvino, write_header
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, commit
@@ -165,7 +165,9 @@ def export_model(
             proto = _onnx(program, header)
             if precision == "int8":
                 begin("quantise")
-                proto = _quantise(proto, [preprocess_array(to_rgb_array(one), model.inference) for one in calibration])
+                depth = find_depth(calibration, model.inference.bit_depth)
+                samples = [preprocess_array(to_rgb_array(one, depth), model.inference) for one in calibration]
+                proto = _quantise(proto, samples)
             begin("write")
             if export_format == "onnx":
                 with atomic_path(path) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,19 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from banet.data.images import list_images, read_image, to_rgb_array
+from banet.data.images import ImageList, find_depth, find_images, page_count, read_image, to_rgb_array
 from banet.data.images.large import DecodedPicture, Picture, open_picture
 from banet.engine.device import is_out_of_memory
 from banet.engine.prediction.pipeline import Pipeline
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
 from banet.engine.report.gallery import write_gallery
-from banet.errors import InputError, MissingExtraError, printable
+from banet.errors import InputError, InputWarning, MissingExtraError, printable
 from banet.files.atomic import atomic_path
 from banet.files.names import DistinctNames
 from banet.files.outputs import Outputs, Record, is_output, weight_files
 from banet.modeling.config import change_options
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.id_maps import find_ids
+from banet.panoptic.sample_depth import SampleDepth
+from banet.types import BitDepth
 
 if TYPE_CHECKING:
     from banet.engine.export.runtime import ExportedModel
@@ -46,19 +49,29 @@ _OVERLAY_SIDE = 4096
 """Pixels of the longer side to which the overlay of a picture in tiles is reduced: bounds the memory."""
 
 
+class _Item(NamedTuple):
+    """A picture, or a page of a file of several, and the name of its outputs; without `page` it is the first."""
+
+    path: Path
+    name: str
+    page: int | None = None
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What goes in and what comes out, known before anything is computed.
 
     Attributes:
-        pictures: Path and name of outputs of each picture.
+        pictures: What is to be segmented.
+        unreadable: A line for each folder with pictures that are of no format that is read.
         videos: Source and name of outputs of each video and camera.
         out: Folder of the outputs.
         gallery: Whether there is a page of all pictures.
         frames: Whether frames of videos are kept.
     """
 
-    pictures: list[tuple[Path, str]]
+    pictures: list[_Item]
+    unreadable: list[str]
     videos: list[tuple[str, str]]
     out: Path
     gallery: bool
@@ -70,12 +83,12 @@ class _Plan:
         Raises:
             InputError: See `Outputs`.
         """
-        files = {f"{name}{suffix}": path for path, name in self.pictures for suffix in _PICTURE_OUTPUTS}
+        files = {f"{one.name}{suffix}": one.path for one in self.pictures for suffix in _PICTURE_OUTPUTS}
         sources: dict[str, Path | None] = {**files}
         sources |= {f"{name}_overlay.mp4": _file_of(source) for source, name in self.videos}
         if self.gallery and self.pictures:
             sources["gallery.html"] = None
-        read = [path for path, _ in self.pictures] + [file for source, _ in self.videos if (file := _file_of(source))]
+        read = [one.path for one in self.pictures] + [file for source, _ in self.videos if (file := _file_of(source))]
         return Outputs(
             self.out,
             KIND,
@@ -99,6 +112,8 @@ def predict_files(
     tile: int | None = None,
     overlap: int | None = None,
     frames: bool = False,
+    bit_depth: BitDepth | None = None,
+    page: int | Literal["all"] | None = None,
     overwrite: bool = False,
 ) -> int:
     """Segment pictures and videos; a bad one does not keep the others from being done.
@@ -119,10 +134,15 @@ def predict_files(
         tile: Side in pixels of the tiles that larger pictures and frames are cut into; see `BANet.predict`.
         overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
         frames: Also write the id map and records of each frame of a video, to the folder `NAME_frames`.
+        bit_depth: Bits that samples of 16-bit pictures use, in place of those saved with the weights; `auto` finds one
+            number for all pictures.
+        page: The page or frame, from 1, of files that have several; `all` makes each a picture of its own, with outputs
+            `NAME_pageN`. By default the first, with a note.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Returns:
-        How many pictures and videos could not be done; each is named on standard error.
+        How many pictures and videos could not be done; each is named on standard error, as are pictures in folders that
+        are of no format that is read.
 
     Raises:
         InputError: No picture is found, an output would replace a file of the user's (see `Outputs`), the weights
@@ -132,48 +152,69 @@ def predict_files(
     """
     if overlap is not None and (tile is None or not 1 <= overlap < tile):
         raise InputError(f"--overlap {overlap}: must be at least 1 and less than --tile")
-    plan = _plan(inputs, out, gallery, frames)
+    plan = _plan(inputs, out, gallery, frames, page)
     outputs = plan.claim(weights, overwrite)
     model, place = _open(weights, runtime, device)
     if score_threshold is not None:
         _set_score_threshold(model, score_threshold)
+    depth = find_depth((item.path for item in plan.pictures), bit_depth or model.inference.bit_depth)
     things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
     stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
     print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
     out.mkdir(parents=True, exist_ok=True)
     with outputs:
         note = f"{weights}, occlusion rule {rule or model.inference.rule}" if gallery else ""
-        counts, failures = _segment_pictures(plan, model, rule, tile, overlap, note)
+        counts, failures = _segment_pictures(plan, model, depth, rule, tile, overlap, note)
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
 
         failures += _segment_videos(plan, outputs, segment)
+    failures += plan.unreadable
     for failure in failures:
         print(f"banet: error: {failure}", file=sys.stderr)
     kinds = [kind for kind, some in (("pictures", plan.pictures), ("videos", plan.videos)) if some]
     total = len(plan.pictures) + len(plan.videos)
     found = f" ({count_things(counts)} in all)" if plan.pictures else ""
-    print(f"{total - len(failures)} of {total} {' and '.join(kinds)} segmented{found}: {out}")
+    print(f"{total - len(failures) + len(plan.unreadable)} of {total} {' and '.join(kinds)} segmented{found}: {out}")
     return len(failures)
 
 
-def _plan(inputs: list[str], out: Path, gallery: bool, frames: bool) -> _Plan:
+def _plan(inputs: list[str], out: Path, gallery: bool, frames: bool, page: int | Literal["all"] | None) -> _Plan:
     videos = [name for text in inputs if is_video(text) for name in _matches(text)]
     pictures = [text for text in inputs if not is_video(text)]
     if videos:
         load_av()
     elif frames:
         raise InputError("--frames: goes with videos; give one, or leave it out")
-    paths = _without_outputs(list_images(pictures), pictures) if pictures or not videos else []
+    images = find_images(pictures) if pictures or not videos else ImageList()
+    for line in images.skipped:
+        warnings.warn(line, InputWarning, stacklevel=2)
+    paths = _without_outputs(images.paths, pictures)
     names, video_names = DistinctNames(*_PICTURE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames")
     return _Plan(
-        [(path, names.choose(path.name)) for path in paths],
+        [item for path in paths for item in _pages(path, names, page)],
+        images.unreadable,
         [(video, _video_name(video, out, video_names)) for video in videos],
         out,
         gallery,
         frames,
     )
+
+
+def _pages(path: Path, names: DistinctNames, page: int | Literal["all"] | None) -> list[_Item]:
+    """What is to be segmented of a file."""
+    if page is None:
+        return [_Item(path, names.choose(path.name))]
+    try:
+        count = page_count(path)
+    except (InputError, MissingExtraError):  # the reader says why
+        count = 1
+    if page != "all":
+        return [_Item(path, names.choose(path.name), page - 1 if count > 1 else None)]
+    if count == 1:
+        return [_Item(path, names.choose(path.name))]
+    return [_Item(path, names.choose(f"{path.stem}_page{n + 1}{path.suffix}"), n) for n in range(count)]
 
 
 def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
@@ -203,7 +244,13 @@ def _file_of(source: str) -> Path | None:
 
 
 def _segment_pictures(
-    plan: _Plan, model: BANet | ExportedModel, rule: str | None, tile: int | None, overlap: int | None, note: str
+    plan: _Plan,
+    model: BANet | ExportedModel,
+    depth: SampleDepth,
+    rule: str | None,
+    tile: int | None,
+    overlap: int | None,
+    note: str,
 ) -> tuple[Counter[str], list[str]]:
     """Segment the pictures, and write and print what was found: things by class, and the errors of those not done."""
     counts: Counter[str] = Counter()
@@ -214,16 +261,18 @@ def _segment_pictures(
             pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
             page = stack.enter_context(pages)
 
-        def read(item: tuple[Path, str]) -> Picture:
-            with _enough_memory(item[0]):
-                return _picture(item[0], tile)
+        def read(item: _Item) -> Picture:
+            with _enough_memory(item.path):
+                if tile is not None:
+                    return open_picture(item.path, bit_depth=depth, page=item.page)
+                return DecodedPicture(read_image(item.path, bit_depth=depth, page=item.page))
 
-        def run(item: tuple[Path, str], picture: Picture) -> Callable[[], _Found]:
-            with _enough_memory(item[0]):
+        def run(item: _Item, picture: Picture) -> Callable[[], _Found]:
+            with _enough_memory(item.path):
                 return _segment(model, picture, rule, tile, overlap)
 
-        def write(item: tuple[Path, str], fuse: Callable[[], _Found]) -> tuple[str, Counter[str]]:
-            path, name = item
+        def write(item: _Item, fuse: Callable[[], _Found]) -> tuple[str, Counter[str]]:
+            path, name = item.path, item.name
             found = fuse()
             found.result.save(plan.out / f"{name}.png", file_name=path.name)
             jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
@@ -237,14 +286,15 @@ def _segment_pictures(
         # In tiles pictures are large: there is only one at a time.
         pipeline = Pipeline(read, run, write, failures=(InputError, MissingExtraError), overlap=tile is None)
         steps = pipeline.process(plan.pictures)
-        for (path, _), done in tqdm(
+        for item, done in tqdm(
             steps, desc="predict", unit="image", total=len(plan.pictures), disable=not plan.pictures
         ):
             if isinstance(done, Exception):
                 failures.append(str(done))
             else:
                 words, things = done
-                tqdm.write(printable(f"{path}: {words}"))
+                page_note = "" if item.page is None else f" (page {item.page + 1})"
+                tqdm.write(printable(f"{item.path}{page_note}: {words}"))
                 counts += things
     return counts, failures
 
@@ -313,10 +363,6 @@ class _Found(NamedTuple):
     image: NDArray[np.uint8]
     shown: PanopticSegmentation
     instances: Instances | None
-
-
-def _picture(path: Path, tile: int | None) -> Picture:
-    return DecodedPicture(read_image(path)) if tile is None else open_picture(path)
 
 
 def _segment(

@@ -285,6 +285,7 @@ def _measure(
 ) -> dict[RuleName, dict[str, Any]]:
     """All figures under each rule, from one pass of the network; AP and mIoU, which no rule changes, beside each."""
     check_categories(model, data.categories, source)
+    data.set_bit_depth(model.inference.bit_depth)
     model.inference = replace(model.inference, rule=rules[0])
     evaluator = Evaluator(model, full=True)
     others = {rule: PanopticQuality(model.categories) for rule in rules[1:]}
@@ -460,7 +461,7 @@ def _estimate(runs: Sequence[_Run], device: str) -> None:
 
 def _step_seconds(recipe: Recipe, device: torch.device) -> float:
     """Median of three training steps after a first one, loading included."""
-    dataset = training_set(recipe.data)
+    dataset = training_set(recipe.data, recipe.inference.bit_depth)
     without_weights = replace(recipe, train=replace(recipe.train, init="random"), model=recipe.resolved().model)
     model = build_for_training(without_weights, dataset).to(device)
     draws, batch = InfiniteDataset(dataset, recipe.train.seed), recipe.train.batch_size

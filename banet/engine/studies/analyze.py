@@ -284,6 +284,7 @@ def analyze_command(
         )
     ]
     model = BANet.from_pretrained(weights, device=target)
+    data.set_bit_depth(model.inference.bit_depth)
     drawing = None
     if figure is not None:  # before the long part, as there may be something wrong with it
         plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)

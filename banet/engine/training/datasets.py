@@ -18,6 +18,8 @@ from banet.data.transforms import train_transform
 from banet.engine.recipe import DataConfig
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
+from banet.panoptic.sample_depth import SampleDepth
+from banet.types import BitDepth
 
 __all__ = [
     "ErrorsAsItems",
@@ -25,6 +27,7 @@ __all__ = [
     "InfiniteSampler",
     "PanopticDataset",
     "raise_if_bad",
+    "sample_depth",
     "training_set",
     "unlearnable",
 ]
@@ -41,8 +44,8 @@ class PanopticDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-def training_set(data: DataConfig) -> PanopticDataset:
-    """Open the samples to learn from.
+def training_set(data: DataConfig, bit_depth: BitDepth = "auto") -> PanopticDataset:
+    """Open the samples to learn from; of 16-bit images with samples of so many bits.
 
     Raises:
         InputError: The data set is missing, damaged or empty.
@@ -63,8 +66,14 @@ def training_set(data: DataConfig) -> PanopticDataset:
         dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, size, transform=transform)
     else:
         root, split = Path(data.root), data.train
-        dataset = CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform=transform)
+        dataset = CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform, bit_depth)
     return CopyPaste(dataset, data.copy_paste) if data.copy_paste else dataset
+
+
+def sample_depth(dataset: PanopticDataset) -> SampleDepth:
+    """Return how many bits samples of 16-bit images use; without `bits` where nothing had to be found."""
+    source = dataset.dataset if isinstance(dataset, CopyPaste) else dataset
+    return source.depth if isinstance(source, CocoPanoptic) else SampleDepth()
 
 
 def unlearnable(dataset: PanopticDataset) -> list[str]:

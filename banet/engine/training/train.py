@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from banet.engine.training.datasets import (
     InfiniteDataset,
     InfiniteSampler,
     PanopticDataset,
+    sample_depth,
     training_set,
     unlearnable,
 )
@@ -44,6 +46,7 @@ from banet.files.atomic import atomic_path
 from banet.modeling.aggregation import current_name
 from banet.modeling.composition import recompute_in_backward
 from banet.modeling.network import Network
+from banet.panoptic.sample_depth import SampleDepth
 
 try:
     import lightning as L
@@ -101,8 +104,11 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
     recipe = recipe.resolved()
     _refuse_another_run(out, resume)
     target = pick_device(device)
-    dataset = training_set(recipe.data)
-    validation = _validation(recipe.data) if measure else None
+    dataset = training_set(recipe.data, recipe.inference.bit_depth)
+    depth = sample_depth(dataset)
+    if depth.bits is not None:  # saved with the weights
+        recipe = replace(recipe, inference=replace(recipe.inference, bit_depth=depth.bits))
+    validation = _validation(recipe.data, depth) if measure else None
     model = build_for_training(recipe, dataset)
     if recipe.train.gradient_checkpointing:
         recompute_in_backward(model)
@@ -115,13 +121,15 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
         return _train(recipe, out, resume, target, model, dataset, validation)
 
 
-def _validation(data: DataConfig) -> EvaluationData | None:
+def _validation(data: DataConfig, depth: SampleDepth) -> EvaluationData | None:
     if data.kind == "coco" and not data.val.json:
         return None
     try:
-        return open_validation(data)
+        validation = open_validation(data)
     except InputError as error:
         raise InputError(f"{error}; or set --data.val.json '' to train without a measurement") from None
+    validation.set_bit_depth(depth)
+    return validation
 
 
 @contextmanager
