@@ -371,6 +371,21 @@ def test_predictions_need_annotations_only_and_may_be_in_any_order(folders):
     assert to_json(score_folders(gt_json, gt_dir, pred_json, pred_dir)) == expected
 
 
+def test_ids_of_images_may_be_texts(folders):
+    _, _, gt_json, gt_dir, pred_json, pred_dir = folders
+    expected = to_json(score_folders(gt_json, gt_dir, pred_json, pred_dir))
+
+    def change(content):
+        for image in content["images"]:
+            image["id"] = f"frankfurt_000000_{image['id']:06}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"frankfurt_000000_{annotation['image_id']:06}"
+
+    for path in (gt_json, pred_json):
+        edit(path, change)
+    assert to_json(score_folders(gt_json, gt_dir, pred_json, pred_dir)) == expected
+
+
 def test_folder_errors_are_one_line(folders, tmp_path):
     _, _, gt_json, gt_dir, pred_json, pred_dir = folders
 

@@ -22,7 +22,7 @@ __all__ = ["read_ids", "read_labels", "write_ids"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-_RUNS = 3  # zlib's strategy for runs of equal bytes, of which id maps consist: a third faster, and no larger
+_RUNS = 3  # zlib's strategy for runs of equal bytes, of which id maps consist: a quarter faster, files of like size
 _ROWS = 256  # of an id map that are coded at a time: bounds the memory
 
 
