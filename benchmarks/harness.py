@@ -157,7 +157,7 @@ def peak() -> int:
 
 
 def forget_peak() -> None:
-    """Let `peak` count from now on: a new process has its parent's."""
+    """Let `peak` count from now on."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -180,19 +180,27 @@ def own_process(script: str, *arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
 
 
+_ALONE = """
+import json, resource, subprocess, sys, time
+begin = time.perf_counter()
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+seconds = time.perf_counter() - begin
+print(json.dumps([status, seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024]))
+"""
+"""A small process between: Linux counts what the parent of a new process holds to the peak of that process."""
+
+
 def run_program(command: Sequence[str]) -> tuple[float, int]:
     """Run a program silently; return its seconds and its peak memory in bytes.
 
     Raises:
         SystemExit: it fails.
     """
-    begin = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}")
-    return time.perf_counter() - begin, usage.ru_maxrss * 1024
+    between = [sys.executable, "-c", _ALONE, *command]
+    status, seconds, most = json.loads(subprocess.run(between, check=True, stdout=subprocess.PIPE).stdout)
+    if status:
+        raise SystemExit(f"{' '.join(command)}: ended with {status}")
+    return seconds, most
 
 
 # -------------------------------------------------------------------------------------------------------------- machine
