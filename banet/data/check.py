@@ -1,13 +1,14 @@
-"""What is wrong with data sets in COCO panoptic format, and how to mend it. Needs no torch.
+"""What is wrong with data sets in COCO panoptic format, and how to fix it. Needs no torch.
 
 Only what is certain is a finding. What may be meant so (the same name in two splits, files that the JSON does not
-list) is a note. The JSON is read piece by piece and pictures one at a time, so that the size of a data set is no limit.
+list) is a note. The JSON is read piece by piece and images one at a time, so that data sets may be of any size.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -55,13 +56,19 @@ class Finding:
             `duplicate` or `leak`.
         where: file and field.
         what: what is wrong there.
-        mend: what to do about it.
+        hint: how to fix it.
     """
 
     kind: str
     where: str
     what: str
-    mend: str
+    hint: str
+
+    @property
+    def mend(self) -> str:
+        """Deprecated name of `hint`."""
+        warnings.warn("Finding.mend is now Finding.hint; the old name works until version 0.3", DeprecationWarning, 2)
+        return self.hint
 
 
 @dataclass
@@ -96,7 +103,7 @@ class Report:
         for kind, count in Counter(finding.kind for finding in self.findings).items():
             lines.append(f"\n{kind}: {count:,}")
             those = [finding for finding in self.findings if finding.kind == kind]
-            lines += [f"  {one.where}: {one.what}\n    mend: {one.mend}" for one in those[:_SHOWN]]
+            lines += [f"  {one.where}: {one.what}\n    hint: {one.hint}" for one in those[:_SHOWN]]
             if count > _SHOWN:
                 lines.append(f"  ... and {count - _SHOWN:,} more; --report FILE has them all")
         total = len(self.findings)
@@ -168,7 +175,7 @@ class _Check:
         self.split, self.report = split, report
         for folder, option in ((split.images, "--images"), (split.panoptic, "--panoptic")):
             if not folder.is_dir():
-                raise InputError("is no folder", where=folder, hint=f"give the right one with {option}")
+                raise InputError("is not a folder", where=folder, hint=f"give the right one with {option}")
         self.images: dict[ImageId, ImageInfo] = {}
         self.pixels: dict[bytes, str] = {}  # digest of a picture -> its name
         self.looks: dict[str, bytes] = {}  # name of a picture -> its pixels at 8 x 8
@@ -207,8 +214,8 @@ class _Check:
         self.by_category: Counter[int] = Counter()
         self.crowds: Counter[int] = Counter()
 
-    def add(self, kind: str, where: str, what: str, mend: str) -> None:
-        self.report.findings.append(Finding(kind, printable(where), printable(what), mend))
+    def add(self, kind: str, where: str, what: str, hint: str) -> None:
+        self.report.findings.append(Finding(kind, printable(where), printable(what), hint))
 
     def error(self, kind: str, error: InputError) -> None:
         """Note an error."""
@@ -263,8 +270,8 @@ class _Check:
                 self._segments(annotation, where, ids, entry["segments_info"])
         bare = [info.file_name for image_id, info in self.images.items() if image_id not in seen]
         if bare:
-            mend = "annotate them or remove them from 'images'"
-            self.add("annotation", f"{self.split.json}: images", f"without an annotation: {_some(bare)}", mend)
+            hint = "annotate them or remove them from 'images'"
+            self.add("annotation", f"{self.split.json}: images", f"without an annotation: {_some(bare)}", hint)
         self._unlisted(maps)
         self._only_crowds()
         named = {} if self.categories is None else {c.name: self.by_category[c.id] for c in self.categories}
@@ -327,8 +334,8 @@ class _Check:
             self.add("size", where, f"are {info.width}x{info.height}, but {path} is {size}", "correct one of them")
         if shape is not None and ids.shape != shape:
             turned = ids.shape == shape[::-1]
-            mend = "turn the PNG: the picture's EXIF data turn it" if turned else "make them the same size"
-            self.add("size", str(path), f"is {size}, but its picture is {shape[1]}x{shape[0]}", mend)
+            hint = "turn the PNG: the picture's EXIF data turn it" if turned else "make them the same size"
+            self.add("size", str(path), f"is {size}, but its picture is {shape[1]}x{shape[0]}", hint)
 
     def _segments(
         self, annotation: Annotation, where: str, ids: NDArray[np.int32], entries: Sequence[Mapping[str, Any]]
@@ -339,11 +346,11 @@ class _Check:
         listed = {segment.id for segment in annotation.segments}
         path = self.split.panoptic / annotation.file_name
         if unlisted := sorted(place.keys() - listed):
-            mend = "list them in segments_info, or set the pixels to 0"
-            self.add("ids", str(path), f"pixels have ids that the JSON does not list: {_some(unlisted)}", mend)
+            hint = "list them in segments_info, or set the pixels to 0"
+            self.add("ids", str(path), f"pixels have ids that the JSON does not list: {_some(unlisted)}", hint)
         if absent := sorted(listed - place.keys()):
-            mend = "remove them, or write the PNG anew"
-            self.add("ids", f"{where}.segments_info", f"segments without a pixel in {path}: {_some(absent)}", mend)
+            hint = "remove them, or write the PNG anew"
+            self.add("ids", f"{where}.segments_info", f"segments without a pixel in {path}: {_some(absent)}", hint)
         wrong_areas, wrong_boxes = [], []
         for segment, entry in zip(annotation.segments, entries, strict=True):
             row = place.get(segment.id)
@@ -375,9 +382,9 @@ def _compare(first: _Check, second: _Check, report: Report) -> None:
     """What two splits share, and should not."""
     names = first.split.name, second.split.name
     if None not in (first.categories, second.categories) and first.categories != second.categories:
-        mend = "give both splits the same categories; networks are trained and measured by them"
+        hint = "give both splits the same categories; networks are trained and measured by them"
         report.findings.append(
-            Finding("categories", str(second.split.json), f"differ from those of {first.split.json}", mend)
+            Finding("categories", str(second.split.json), f"differ from those of {first.split.json}", hint)
         )
     leaked: set[str] = set()
     for digest in first.pixels.keys() & second.pixels.keys():
@@ -395,7 +402,7 @@ def _compare(first: _Check, second: _Check, report: Report) -> None:
         if those:
             both = f"{len(those):,} images of {names[0]} and of {names[1]}"
             report.notes.append(
-                f"{both} have the same {kind}, which alone is no fault: {_some(sorted(those, key=id_order), 3)}"
+                f"{both} have the same {kind}, which alone is not a fault: {_some(sorted(those, key=id_order), 3)}"
             )
 
 

@@ -46,7 +46,7 @@ def open_file(path: StrPath) -> BinaryIO:
         if stat.S_ISDIR(mode):
             raise InputError("is a folder, not a file", where=file, hint="check the path")
         if not stat.S_ISREG(mode):
-            raise InputError("is no regular file", where=file, hint="copy what it holds to one")
+            raise InputError("is not a regular file", where=file, hint="copy what it holds to one")
         stream = file.open("rb")
     except FileNotFoundError as error:
         raise InputError("does not exist", where=file, hint="check the path") from error
@@ -55,7 +55,7 @@ def open_file(path: StrPath) -> BinaryIO:
             f"cannot be read ({error.strerror})", where=file, hint="check its path and permissions"
         ) from error
     except UnicodeEncodeError as error:
-        raise InputError("is no name that a file can have", where=file, hint="check the path") from error
+        raise InputError("is not a name that a file can have", where=file, hint="check the path") from error
     if not os.fstat(stream.fileno()).st_size:
         stream.close()
         raise InputError("is empty (0 bytes)", where=file, hint="write it again or leave it out")
@@ -259,7 +259,7 @@ class _Reader:
             raise InputError(
                 f"holds an item of more than {_LONGEST_ITEM:,} characters", where=self.file, hint="split it up"
             )
-        # Twice as much at a time where one item fills the window, lest it be decoded too often.
+        # Twice as much at a time where one item fills the window, so that it is not decoded too often.
         chunk = "" if self.ended else self.stream.read(max(_CHUNK, len(self.text) - self.at))
         if not chunk:
             self.ended = True

@@ -1,4 +1,4 @@
-"""`banet data check`: clean sets are clean, and every kind of damage is found, named, and given a mend."""
+"""`banet data check`: clean sets are clean, and every kind of damage is found, named, and given a hint."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _picture(root: Path, row: int = 0, split: str = "train") -> Path:
 
 def kinds(root: Path) -> list[str]:
     report = check_splits(find_splits(root))
-    assert all(one.where and one.what and one.mend and "\n" not in str(one) for one in report.findings)
+    assert all(one.where and one.what and one.hint and "\n" not in str(one) for one in report.findings)
     return [one.kind for one in report.findings]
 
 
@@ -182,12 +182,12 @@ def test_the_same_name_is_a_leak_where_it_looks_the_same(root: Path) -> None:
     assert [(one.kind, one.where) for one in report.findings] == [("leak", str(new))]
 
 
-def test_findings_end_with_1_and_are_shown_with_their_mend(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_end_with_1_and_are_shown_with_their_hint(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _edit(root, lambda c: [s.update(area=5) for a in c["annotations"] for s in a["segments_info"]])
     assert main(["data", "check", str(root)]) == 1
     shown = capsys.readouterr().out
     assert "annotations[0].segments_info.area" in shown
-    assert "mend: write the counted one" in shown
+    assert "hint: write the counted one" in shown
     assert "3 findings" in shown
     images, panoptic, file = (str(root / "train" / name) for name in ("images", "panoptic", "panoptic.json"))
     assert main(["data", "check", "--images", images, "--panoptic", panoptic, "--json", file]) == 1
@@ -220,7 +220,7 @@ def test_cocos_own_layout(root: Path, tmp_path: Path) -> None:
         (["nowhere"], "holds neither panoptic.json"),
         (["--images", "a", "--json", "b"], "say what to check"),
         (["{root}", "--images", "a"], "2 splits"),
-        (["{root}/train", "--images", "nowhere"], "nowhere: is no folder"),
+        (["{root}/train", "--images", "nowhere"], "nowhere: is not a folder"),
         (["{root}", "--config", "coco_r50_1x"], "say what to check"),
     ],
 )

@@ -176,7 +176,7 @@ def test_bad_maps(tmp_path: Path) -> None:
     refused(lambda: convert_maps(*args, instances=tmp_path / "instances"), out, "no instance map")
     (tmp_path / "images" / "a" / "x.png").rename(tmp_path / "images" / "a" / "y.png")
     refused(lambda: convert_maps(*args), out, "no picture of this name")
-    refused(lambda: convert_maps(tmp_path / "no", *args[1:]), out, "is no folder")
+    refused(lambda: convert_maps(tmp_path / "no", *args[1:]), out, "is not a folder")
 
 
 # ------------------------------------------------------------------------------------------------------- COCO instances
@@ -516,4 +516,4 @@ def test_cvat_without_area_or_file(tmp_path: Path) -> None:
     said = "annotations.xml: polyline 5 (road), image sub/x.jpg", "without an area (polyline)", "--strict"
     refused(lambda: convert_cvat(file, images, out, stuff=["ground"], left_out=strict), out, *said)
     refused(lambda: convert_cvat(tmp_path / "no.xml", images, out), out, "no.xml")
-    refused(lambda: convert_cvat(file, tmp_path / "no", out), out, "is no folder")
+    refused(lambda: convert_cvat(file, tmp_path / "no", out), out, "is not a folder")

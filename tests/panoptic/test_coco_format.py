@@ -84,7 +84,7 @@ def test_16_bit_rgb_is_refused(tmp_path):
 
 def test_jpeg_named_png_is_refused(tmp_path):
     Image.new("RGB", (3, 2)).save(tmp_path / "map.png", format="JPEG")
-    with pytest.raises(InputError, match="no PNG"):
+    with pytest.raises(InputError, match="is not a PNG"):
         read_ids(tmp_path / "map.png")
 
 

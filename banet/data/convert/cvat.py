@@ -74,7 +74,7 @@ def convert_cvat(
     """
     file = Path(annotations)
     if not Path(images).is_dir():
-        raise InputError(f"--images {images}: is no folder; give the folder of pictures")
+        raise InputError(f"--images {images}: is not a folder; give the folder of pictures")
     labels: set[str] = set()
     total = 0
     for image in _images(file):
@@ -144,7 +144,7 @@ def _images(file: Path) -> Iterator[ElementTree.Element]:
                 elif element.tag == "track":
                     raise InputError(f"{file}: holds tracks of a video; export it as 'CVAT for images 1.1'")
                 elif since > _MOST_SHAPES:
-                    raise InputError(f"{file}: holds a picture of more than {_MOST_SHAPES:,} shapes; leave some out")
+                    raise InputError(f"{file}: holds an image of more than {_MOST_SHAPES:,} shapes; leave some out")
     except InputError:
         raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # also for an encoding that there is not

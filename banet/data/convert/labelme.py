@@ -73,7 +73,7 @@ def convert_labelme(
     """
     root = Path(annotations)
     if not root.is_dir():
-        raise InputError(f"--annotations {root}: is no folder; give the folder of Labelme's JSONs")
+        raise InputError(f"--annotations {root}: is not a folder; give the folder of Labelme's JSONs")
     files = sorted(path for path in root.rglob("*.json") if not path.name.startswith("."))
     if not files:
         raise InputError(f"--annotations {root}: holds no JSON; give the folder of Labelme's JSONs")

@@ -176,7 +176,7 @@ def from_classes(
     unknown = sorted({int(label) for label in pairs[0]} - known - {int(i) for i in categories.ids})
     if unknown:
         raise InputError(
-            f"{file}: has the label {', '.join(map(str, unknown[:10]))}, which is no category's id;"
+            f"{file}: has the label {', '.join(map(str, unknown[:10]))}, which is not the id of a category;"
             " add it to --categories, or to --void to leave it out"
         )
     identity: dict[tuple[int, int], int] = {}
@@ -202,7 +202,7 @@ def find_pictures(folder: str | os.PathLike[str], field: str = "--images") -> di
     """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"{field} {root}: is no folder; give the folder of the files")
+        raise InputError(f"{field} {root}: is not a folder; give the folder of the files")
     found: dict[str, str] = {}
     for path in sorted(_files(root)):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):

@@ -64,7 +64,7 @@ def _pillow_formats() -> tuple[str, ...]:
 def identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
     """Return the image that a file holds, or None. Pillow's own limit on its size, a global, does not count."""
     stream.seek(0)
-    head = stream.read(16)
+    head = stream.read(16).ljust(16, b"\0")  # Pillow unpacks fields of it unasked
     for name in _pillow_formats():
         factory, accept = Image.OPEN[name]
         accepted = accept is None or accept(head)

@@ -254,7 +254,9 @@ def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> t
     if category_id not in classes:
         raise InputError(f"{where}.category_id: {category_id} is unknown; give the classes with --json or --categories")
     if not classes.isthing(category_id):
-        raise InputError(f"{where}.category_id: {category_id} is {classes.by_id(category_id).name}, which is no thing")
+        raise InputError(
+            f"{where}.category_id: {category_id} is {classes.by_id(category_id).name}, which is not a thing"
+        )
     score = entry.get("score")
     if "score" not in entry:
         raise InputError(f"{where}.score: is missing; give results of a detector, not annotations")

@@ -88,7 +88,7 @@ def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Calla
         head = stream.read(26)
         if head[:8] != _PNG_SIGNATURE:
             raise InputError(
-                "is no PNG", where=file, hint="id and label maps must be PNG, since other formats change the ids"
+                "is not a PNG", where=file, hint="id and label maps must be PNG, since other formats change the ids"
             )
         if len(head) < 26:
             raise InputError("is truncated", where=file, hint="write it again")

@@ -106,7 +106,7 @@ def encode_rle(mask: Any) -> dict[str, Any]:
         {"size": [H, W], "counts": text}.
 
     Raises:
-        ValueError: it is no such mask.
+        ValueError: it is not such a mask.
     """
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype != np.bool_:
