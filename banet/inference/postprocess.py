@@ -52,8 +52,8 @@ class UnfusedPrediction:
     Attributes:
         image: (H, W, 3) uint8.
         instances: The panoptic instances.
-        semantic: (H, W) category id of the best class of each pixel.
-        stuff_semantic: (H, W) category id of the best stuff class, where the options ask for it.
+        semantic: (H, W) class index of the best class of each pixel.
+        stuff_semantic: (H, W) class index of the best stuff class, where the options ask for it.
     """
 
     image: NDArray[np.uint8]
@@ -74,7 +74,7 @@ class UnfusedPrediction:
         return fuse_panoptic(
             self.instances.masks,
             self.instances.scores,
-            self.instances.labels,
+            categories.indices_of(self.instances.labels),
             self.semantic,
             self.image,
             categories=categories,
@@ -82,6 +82,7 @@ class UnfusedPrediction:
             stuff_area=options.stuff_area,
             thing_pixels="void" if self.stuff_semantic is None else options.thing_pixels,  # without any stuff
             stuff_semantic=self.stuff_semantic,
+            class_indices=True,
             overlap_threshold=options.overlap_threshold,
             removal_threshold=options.removal_threshold,
         )
@@ -104,8 +105,8 @@ def postprocess(
     stuff = None
     if options.thing_pixels == "best_stuff" and categories.num_stuff:
         first = categories.num_things
-        stuff = categories.ids_of(semantic_argmax(output.logits[first:], output.size, size) + first)
-    return UnfusedPrediction(image, instances, categories.ids_of(best), stuff)
+        stuff = semantic_argmax(output.logits[first:], output.size, size) + first
+    return UnfusedPrediction(image, instances, best, stuff)
 
 
 def paste_instances(output: ImageOutput, size: Size, categories: Categories) -> Instances:

@@ -143,15 +143,15 @@ def test_stuff_iou_counted_by_hand() -> None:
     truth = truth_of([(6, 7), (2, 1), (2, 0)], {7: SKY, 1: A})
     row = [SKY] * 4 + [A] + [SEA] + [SKY] + [A] + [SKY] * 2
     metric = StuffIoU(CATEGORIES)
-    metric.update(np.tile(np.array(row), (10, 1)), truth)
+    metric.update(CATEGORIES.indices_of(np.tile(np.array(row), (10, 1))), truth)
     # Sky: 4 columns hit, 2 missed, 1 too many (on the thing); its columns on void do not count, nor does the sea.
     assert metric.compute() == pytest.approx(4 / 7, abs=1e-12)
-    metric.update(np.full((10, 4), SKY), truth_of([(4, 2)], {2: SEA}))
+    metric.update(CATEGORIES.indices_of(np.full((10, 4), SKY)), truth_of([(4, 2)], {2: SEA}))
     assert metric.compute() == pytest.approx((4 / 11 + 0 / 5) / 2, abs=1e-12)  # over the data set, not by picture
 
 
 def test_stuff_iou_is_nan_without_stuff() -> None:
     metric = StuffIoU(CATEGORIES)
     assert math.isnan(metric.compute())
-    metric.update(np.full((10, 4), SKY), truth_of([(4, 1)], {1: A}))
+    metric.update(CATEGORIES.indices_of(np.full((10, 4), SKY)), truth_of([(4, 1)], {1: A}))
     assert math.isnan(metric.compute())

@@ -322,7 +322,7 @@ def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatc
         shown.append(
             Instances(masks, np.ones(len(things)), np.array([s.category_id for s in things]), boxes.astype(np.float32))
         )
-        return UnfusedPrediction(image, shown[-1], truth.semantic.astype(np.int64))
+        return UnfusedPrediction(image, shown[-1], model.categories.indices_of(truth.semantic))
 
     monkeypatch.setattr(module, "postprocess", perfect)
     monkeypatch.setattr(module, "paste_instances", lambda *_: shown[-1])

@@ -161,9 +161,8 @@ class StuffIoU:
         self.matrix = MulticlassConfusionMatrix(max(len(categories), 2), ignore_index=VOID)
 
     def update(self, semantic: NDArray[np.int64], truth: PanopticSegmentation) -> None:
-        """Add one image: (H, W) category ids, and its truth."""
-        predicted = torch.from_numpy(self.categories.indices_of(semantic))
-        self.matrix.update(predicted, torch.from_numpy(self.categories.indices_of(truth.semantic)))
+        """Add one image: (H, W) class indices, and its ground truth."""
+        self.matrix.update(torch.from_numpy(semantic), torch.from_numpy(self.categories.indices_of(truth.semantic)))
 
     def merge(self, other: StuffIoU) -> None:
         """Add another one's counts."""

@@ -136,7 +136,7 @@ def _fuse(
 ) -> PanopticSegmentation:
     """Fuse one image with the order and the segmentation of an oracle; its instances are chosen already."""
     if oracle.segmentation:
-        unfused = replace(unfused, semantic=truth.semantic.astype(np.int64))
+        unfused = replace(unfused, semantic=model.categories.indices_of(truth.semantic))
     rule: Rule | str = RULE
     if oracle.order:
         true_things = _Truth.of(truth)
