@@ -69,7 +69,9 @@ def _notes() -> Iterator[None]:
             others(message, category, *place, **more)
         elif (text := printable(str(message))) not in seen:
             seen.add(text)
-            print(f"banet: note: {text}", file=sys.stderr)
+            bars = sys.modules.get("tqdm")  # whose lines the note must not cut
+            write = print if bars is None else bars.tqdm.write
+            write(f"banet: note: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", InputWarning)

@@ -48,10 +48,10 @@ class InputWarning(UserWarning):
 class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message gives the install command."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"this needs {package}, not installed: pip install 'banet-panoptic[{extra}]' (in a checkout: '.[{extra}]')"
-        )
+    def __init__(self, package: str, extra: str, *, where: str | os.PathLike[str] = "") -> None:
+        place = f"{printable(os.fspath(where))}: " if where else ""
+        install = f"pip install 'banet-panoptic[{extra}]' (in a checkout: '.[{extra}]')"
+        super().__init__(f"{place}this needs {package}, not installed: {install}")
 
 
 def printable(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, ImageFile
@@ -88,6 +89,6 @@ def is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
-def heif_error() -> MissingExtraError:
+def heif_error(where: Path) -> MissingExtraError:
     """Return the error that names what reads HEIC images."""
-    return MissingExtraError("pillow-heif", "heic")
+    return MissingExtraError("pillow-heif", "heic", where=where)

@@ -27,6 +27,7 @@ _MOST_SCANS = 100
 
 _MOST_CHUNKS = 100_000  # of a PNG that are looked at
 _LARGEST_CHUNK = 1 << 20  # bytes, of those that are read: as Pillow's limit on text
+_ROWS = 256  # that are taken from a decoded image at a time
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 
 # TIFF tags.
@@ -71,7 +72,7 @@ class ImageSource:
         if picture is None:
             self.stream.seek(0)
             if is_heif(self.stream.read(16)):
-                raise heif_error()
+                raise heif_error(self.name)
             raise InputError(
                 "is not a picture, or is damaged, or of a kind that is not read",
                 where=self.name,
@@ -198,10 +199,18 @@ class ImageSource:
         # Pillow takes one byte of two; asked for the other order of bytes, it takes the other one.
         order = _NATIVE if rawmode[-1] == "N" else rawmode[-1]
         kind = rawmode[:-1].replace("a", "A")
-        both: NDArray[np.uint16] = np.asarray(self._load(kind + order)).astype(np.uint16)
-        both <<= 8
-        both |= np.asarray(self._load(kind + ("B" if order == "L" else "L")))
-        return _divided(both) if rawmode.startswith("RGBa") else both[..., :3]
+        channels = 4 if rawmode.startswith("RGBa") else 3
+        width, height = self._picture.size
+        samples: NDArray[np.uint16] = np.empty((height, width, channels), np.uint16)
+        halves = samples.view(np.uint8).reshape(height, width, channels, 2)
+        high = 1 if _NATIVE == "L" else 0  # where it is in memory
+        for half, raw in ((high, order), (1 - high, "B" if order == "L" else "L")):
+            picture = self._load(kind + raw)
+            for top in range(0, height, _ROWS):  # bounds the memory
+                band = picture.crop((0, top, width, min(top + _ROWS, height)))
+                halves[top : top + _ROWS, ..., half] = np.asarray(band)[..., :channels]
+            del picture
+        return _divided(samples) if channels == 4 else samples
 
     def _netpbm(self, offset: int, maximum: int) -> NDArray[np.uint16]:
         width, height = self._picture.size
@@ -254,6 +263,7 @@ class ImageSource:
         else:
             white = SampleDepth.of(bit_depth).white(int(samples.max(initial=0)), self.stated_white, self.name)
             values = to_8_bits(samples, white, inverted=self.is_inverted)
+            del samples  # as images may be large
             picture = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).convert("RGB")
         return picture if self.orientation == 1 else turn(picture, self.orientation)
 
