@@ -1,12 +1,21 @@
-"""Trainings in processes of their own."""
+"""Trainings and other commands in processes of their own."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from banet.cli import main
 from banet.engine.recipe import Recipe, to_yaml
 
 
@@ -32,3 +41,46 @@ def environment() -> dict[str, str]:
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+
+
+def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process of its own, forked from one that has loaded torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["banet.engine.training.train"])
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def run_together(arguments: list[str], processes: int, said: Path) -> str:
+    """Run `banet` in several processes, with the environment that torchrun gives them; return what they print.
+
+    torchrun itself loads torch anew in each of them, which takes longer than all the rest; one test does it.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said.mkdir()
+    members = [start(_member, arguments, rank, processes, port, said / str(rank)) for rank in range(processes)]
+    try:
+        while any(member.is_alive() for member in members) and not any(member.exitcode for member in members):
+            time.sleep(0.05)
+    finally:
+        for member in members:  # where one failed, the others wait for it
+            member.kill()
+            member.join()
+    texts = [(said / str(rank)).read_text() for rank in range(processes)]
+    assert [member.exitcode for member in members] == [0] * processes, "\n".join(texts)
+    return "".join(texts)
+
+
+def _member(arguments: list[str], rank: int, world: int, port: int, said: Path) -> None:
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    os.environ.update({name: str(value) for name, value in numbers.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test", OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    rank_zero_only.rank = rank  # which Lightning has read when it was loaded
+    with said.open("w", buffering=1) as file:
+        sys.stdout = sys.stderr = file
+        status = main(arguments)
+    os._exit(status)

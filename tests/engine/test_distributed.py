@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from factories import TINY, with_train
-from processes import command, launcher, run
+from processes import command, run, run_together
 from safetensors.torch import load_file
 
 from banet import BANet
@@ -59,9 +59,8 @@ def assert_same_steps(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Ten
 
 def test_two_processes_step_along_the_mean_of_their_gradients(tmp_path: Path) -> None:
     recipe = with_train(ONE_SIZE, optimizer="sgd", lr=0.02, ema=0.0, iterations=STEPS, checkpoint_every=STEPS)
-    done = run(command(recipe, tmp_path / "out", processes=2))
-    assert done.returncode == 0, done.stderr
-    assert "batch: 2 in all, 1 per device" in done.stdout and done.stdout.count("iterations:") == 1
+    said = run_together(command(recipe, tmp_path / "out")[3:], 2, tmp_path / "said")
+    assert "batch: 2 in all, 1 per device" in said and said.count("iterations:") == 1
     start = build_for_training(recipe, training_set(recipe.data))
     assert_same_steps(mean_of_single_images(recipe), load_file(tmp_path / "out" / "model.safetensors"), start)
 
@@ -101,9 +100,8 @@ def test_two_processes_evaluate_as_one_does(tmp_path: Path, batch: str) -> None:
     options = ["--images", str(data / "images"), "--panoptic", str(data / "panoptic")]
     options += ["--json", str(data / "panoptic.json"), "--device", "cpu", "--batch", batch, "--inference.shorter", "96"]
     assert main(["evaluate", "scenes", *options, "--out", str(tmp_path / "one")]) == 0
-    done = run([*launcher(2), "banet", "evaluate", "scenes", *options, "--out", str(tmp_path / "two")])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("AP_mask") == 1 and "2 x cpu" in done.stdout
+    said = run_together(["evaluate", "scenes", *options, "--out", str(tmp_path / "two")], 2, tmp_path / "said")
+    assert said.count("AP_mask") == 1 and "2 x cpu" in said
     for name in ("metrics.json", "panoptic.json"):
         one, two = (json.loads((tmp_path / folder / name).read_text()) for folder in ("one", "two"))
         assert_same(one, two, name)
@@ -118,8 +116,7 @@ def test_two_processes_measure_each_picture_once(tmp_path: Path) -> None:
         scenes, init="scenes", iterations=1, batch_size=2, lr=0.0, weight_decay=0.0, val_every=1, ema=0.0
     )
     recipe = replace(recipe, data=replace(recipe.data, val_scenes=3, workers=0))
-    done = run(command(recipe, tmp_path / "out", processes=2))
-    assert done.returncode == 0, done.stderr
+    run_together(command(recipe, tmp_path / "out")[3:], 2, tmp_path / "said")
     model = BANet.from_pretrained("scenes")
     alone = evaluate(model, scene_data(2, 3, 256))
     with (tmp_path / "out" / "log" / "metrics.csv").open() as file:

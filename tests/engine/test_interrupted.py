@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import errno
-import multiprocessing
 import os
 import random
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from factories import TINY, with_train
-from processes import command
+from processes import command, start
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -33,15 +30,6 @@ from banet.errors import InputError
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 MEASURED = replace(with_train(TINY, iterations=8, val_every=3), data=replace(TINY.data, val_scenes=1))
-
-
-def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
-    """A process of its own, forked from one that has loaded torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["banet.engine.training.train"])
-    process = context.Process(target=target, args=arguments)
-    process.start()
-    return process
 
 
 def go_on(recipe: Recipe, out: Path) -> None:

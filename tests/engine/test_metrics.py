@@ -70,7 +70,7 @@ def _count(rank: int, folder: str) -> None:
 
 
 def test_two_processes_count_each_image_once(tmp_path: Path) -> None:
-    mp.spawn(_count, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(_count, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     for rank in (0, 1):
         assert pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) == expected()
 
