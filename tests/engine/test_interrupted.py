@@ -7,6 +7,7 @@ import errno
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -30,6 +31,25 @@ from banet.errors import InputError
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 MEASURED = replace(with_train(TINY, iterations=8, val_every=3), data=replace(TINY.data, val_scenes=1))
+
+
+UNMEASURED = with_train(MEASURED, val_every=0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(MEASURED, out, device="cpu")
+    return out
+
+
+@pytest.fixture(scope="module")
+def unmeasured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run that is measured at its end only."""
+    out = tmp_path_factory.mktemp("unmeasured") / "run"
+    train(UNMEASURED, out, device="cpu")
+    return out
 
 
 def go_on(recipe: Recipe, out: Path) -> None:
@@ -119,11 +139,9 @@ def test_killed_at_random_moments_a_run_goes_on_as_if_undisturbed(
         assert_same_run(tmp_path / f"run{run}", tmp_path / "whole")
 
 
-def test_killed_in_the_midst_of_saving_the_checkpoint_before_is_whole(tmp_path: Path) -> None:
-    recipe = with_train(MEASURED, val_every=0)
-    train(recipe, tmp_path / "whole", device="cpu")
+def test_killed_in_the_midst_of_saving_the_checkpoint_before_is_whole(tmp_path: Path, unmeasured: Path) -> None:
     out = tmp_path / "killed"
-    process = start(go_on_and_hang_while_saving, recipe, out, 2)
+    process = start(go_on_and_hang_while_saving, UNMEASURED, out, 2)
     while len(list((out / "checkpoints").glob("*"))) < 2 or step_saved(out) < 4:
         assert process.is_alive()
         time.sleep(0.05)
@@ -133,24 +151,24 @@ def test_killed_in_the_midst_of_saving_the_checkpoint_before_is_whole(tmp_path: 
     assert step_saved(out) == 4
     half = [p for p in (out / "checkpoints").iterdir() if p.name != "last.ckpt"]
     assert len(half) == 1 and half[0].name.startswith(".last")
-    train(recipe, out, resume="auto", device="cpu")
+    train(UNMEASURED, out, resume="auto", device="cpu")
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["last.ckpt"]
-    assert_same_run(out, tmp_path / "whole")
+    assert_same_run(out, unmeasured)
 
 
-def test_a_run_killed_before_its_weights_were_written_writes_them(tmp_path: Path) -> None:
-    train(MEASURED, tmp_path / "whole", device="cpu")
-    train(MEASURED, tmp_path / "again", device="cpu")
-    (tmp_path / "again" / "model.safetensors").unlink()
-    train(MEASURED, tmp_path / "again", resume="auto", device="cpu")
-    assert_same_run(tmp_path / "again", tmp_path / "whole")
+def test_a_run_killed_before_its_weights_were_written_writes_them(tmp_path: Path, whole: Path) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(whole, again)
+    (again / "model.safetensors").unlink()
+    (again / "README.md").unlink()
+    train(MEASURED, again, resume="auto", device="cpu")
+    assert_same_run(again, whole)
+    assert (again / "README.md").read_text().replace(str(again), str(whole)) == (whole / "README.md").read_text()
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unmeasured: Path
 ) -> None:
-    recipe = with_train(MEASURED, val_every=0)
-    train(recipe, tmp_path / "whole", device="cpu")
     calls = iter(range(2))
 
     def full(number: int) -> None:
@@ -161,11 +179,11 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(checkpointing.os, "fsync", full)
         with pytest.raises(InputError, match=r"No space left.*last\.ckpt is whole; make room .* --resume auto") as said:
-            train(recipe, out, device="cpu")
+            train(UNMEASURED, out, device="cpu")
     assert "\n" not in str(said.value) and not (out / "model.safetensors").exists()
     assert step_saved(out) == 4 and [p.name for p in (out / "checkpoints").iterdir()] == ["last.ckpt"]
-    train(recipe, out, resume="auto", device="cpu")
-    assert_same_run(out, tmp_path / "whole")
+    train(UNMEASURED, out, resume="auto", device="cpu")
+    assert_same_run(out, unmeasured)
 
 
 def test_the_command_says_in_one_line_that_a_file_does_not_fit(tmp_path: Path) -> None:

@@ -112,9 +112,16 @@ def test_a_folder_with_a_run_is_not_overwritten(run: Path) -> None:
         train(TINY, run, resume=str(run / "nothing.ckpt"), device="cpu")
 
 
-def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(TINY, whole, device="cpu", resume="auto")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    train(TINY, out, device="cpu", resume="auto")
+    return out
+
+
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path, whole: Path) -> None:
+    parts = tmp_path / "parts"
     # The schedule must be that of the whole run, so the first part ends by its checkpoint.
     train(with_train(TINY, iterations=2), parts, device="cpu")
     train(TINY, parts, resume="auto", device="cpu")
@@ -127,11 +134,10 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_after_its_step_and_goes_on(
-    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    parts = tmp_path / "parts"
     recipe = with_train(TINY, checkpoint_every=100)
-    train(recipe, whole, device="cpu")
     step = TrainingTask.training_step
 
     def interrupted(self: TrainingTask, batch: list[Sample], batch_index: int) -> torch.Tensor:
