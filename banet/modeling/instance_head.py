@@ -14,6 +14,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remo
 from banet.modeling.outputs import Candidates, Detections
 from banet.modeling.rpn import SMOOTH_L1_BETA
 from banet.modeling.s2i import BOX_SIZE
+from banet.ops.bilinear import bin_samples, linear_taps
 
 __all__ = [
     "BoxHead",
@@ -232,23 +233,20 @@ def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MAS
         (K, size, size) float, 0 or 1.
     """
     height, width = instances.shape
-    grid = (torch.arange(2 * size, device=boxes.device) + 0.5) / (2 * size)
+    # Boxes lie inside the map, whose border's value holds beyond the outermost pixels' centres.
+    y = (bin_samples(boxes[:, 1], boxes[:, 3], size) - 0.5).clamp(0, height - 1)
+    x = (bin_samples(boxes[:, 0], boxes[:, 2], size) - 0.5).clamp(0, width - 1)
+    (ys, y_weights), (xs, x_weights) = linear_taps(y, height), linear_taps(x, width)
 
-    def taps(low: Tensor, high: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices of the two neighbours and the weight of the second, (K, 2 size); boxes lie inside the map."""
-        position = low[:, None] + (high - low)[:, None] * grid - 0.5
-        position = position.clamp(0, length - 1)
-        first = position.floor()
-        return first.long(), (first.long() + 1).clamp(max=length - 1), position - first
+    def line(tap: int) -> Tensor:
+        """Samples (K, 2 size, 2 size) of the own mask in one of the two rows next to each."""
+        left, right = (
+            (instances[ys[:, :, None, tap], xs[:, None, :, side]] == rows[:, None, None]) * x_weights[:, None, :, side]
+            for side in range(2)
+        )
+        return left + right
 
-    y0, y1, wy = taps(boxes[:, 1], boxes[:, 3], height)
-    x0, x1, wx = taps(boxes[:, 0], boxes[:, 2], width)
-
-    def own(y: Tensor, x: Tensor) -> Tensor:
-        return (instances[y[:, :, None], x[:, None, :]] == rows[:, None, None]).to(boxes.dtype)
-
-    wx, wy = wx[:, None, :], wy[:, :, None]
-    samples = (own(y0, x0) * (1 - wx) + own(y0, x1) * wx) * (1 - wy) + (own(y1, x0) * (1 - wx) + own(y1, x1) * wx) * wy
+    samples = line(0) * y_weights[:, :, None, 0] + line(1) * y_weights[:, :, None, 1]
     return (F.avg_pool2d(samples[:, None], 2)[:, 0] >= 0.5).to(boxes.dtype)
 
 

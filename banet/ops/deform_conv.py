@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from banet.ops.bilinear import linear_taps
+
 __all__ = ["DeformableConv2d"]
 
 _FAR = 60_000.0
@@ -80,8 +82,8 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
         at_x = torch.arange(out_width, device=x.device) * self.stride[1] - self.padding[1]
         y = offset_y + (at_y[:, None, None] + tap // kernel_x * self.dilation[0])
         x_ = offset_x + (at_x[:, None] + tap % kernel_x * self.dilation[1])
-        row, row_weight = _between(y.reshape(-1, len(tap)), height)
-        column, column_weight = _between(x_.reshape(-1, len(tap)), width)
+        row, row_weight = linear_taps(y.reshape(-1, len(tap)), height)
+        column, column_weight = linear_taps(x_.reshape(-1, len(tap)), width)
         image = torch.arange(batch, device=x.device).repeat_interleave(out_height * out_width)
         row = row + height * image[:, None, None]
         table = x.permute(0, 2, 3, 1).reshape(-1, channels)
@@ -107,12 +109,3 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
         else:
             results = [strip(*part) for part in strips]
         return torch.cat(results).view(batch, out_height, out_width, self.out_channels).permute(0, 3, 1, 2)
-
-
-def _between(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The two pixels of one axis that each position lies between, and their weights; outside the map they are zero."""
-    first = position.detach().floor()
-    share = position - first
-    pixel = torch.stack([first, first + 1], -1)
-    weight = torch.stack([1 - share, share], -1) * ((pixel >= 0) & (pixel <= length - 1))
-    return pixel.clamp(0, length - 1).to(torch.int64), weight

@@ -9,6 +9,8 @@ import torchvision.ops
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from banet.ops.bilinear import bin_samples, linear_taps
+
 __all__ = ["PyramidRoIAlign", "box_levels", "roi_align"]
 
 
@@ -164,14 +166,10 @@ def _taps(start: Tensor, stop: Tensor, bins: int, length: int) -> tuple[Tensor, 
 
     As in torchvision, samples up to one pixel off the map take its border's value, those further off count nothing.
     """
-    sample = (torch.arange(2 * bins, dtype=start.dtype, device=start.device) + 0.5) / (2 * bins)
-    position = start[:, None] + (stop - start)[:, None] * sample
+    position = bin_samples(start, stop, bins)
     inside = (position >= -1) & (position <= length)
-    position = torch.where(inside, position, 0.0).clamp(0, length - 1)
-    first = position.floor()
-    second = position - first
-    pixel = torch.stack([first, (first + 1).clamp(max=length - 1)], 2).to(torch.int64)
-    weight = torch.stack([1 - second, second], 2) * (0.5 * inside[..., None])
+    pixel, weight = linear_taps(torch.where(inside, position, 0.0).clamp(0, length - 1), length)
+    weight = weight * (0.5 * inside[..., None])
     return pixel.view(-1, bins, 4), weight.view(-1, bins, 4)
 
 

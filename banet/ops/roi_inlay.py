@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from banet.ops.bilinear import linear_taps, linear_weights
+from banet.panoptic.resampling import sample_positions
+
 __all__ = ["RoIInlay", "roi_inlay", "roi_upsample"]
 
 
@@ -156,7 +159,7 @@ def _axes(coordinates: Tensor, bins: tuple[int, int], size: tuple[int, int]) -> 
         owner = np.repeat(np.arange(len(count)), count)
         pixel = np.arange(len(owner)) - begin[owner] + first[axis][owner].astype(np.int64)
         offset = pixel.astype(boxes.dtype) - start[owner]
-        position = (offset * (bins[axis] / (stop[owner] - start[owner])) - 0.5).clip(0, bins[axis] - 1)
+        position = sample_positions(offset, bins[axis] / (stop[owner] - start[owner]), bins[axis])
         low = np.floor(position).clip(max=max(bins[axis] - 2, 0))
         arrays = (count, begin, owner, pixel, low.astype(np.int64), position - low)
         axes.append(_Axis(*(torch.from_numpy(array).to(coordinates.device) for array in arrays)))
@@ -443,9 +446,7 @@ def _axis_dense(start: Tensor, stop: Tensor, bins: int, length: int) -> tuple[Te
     inside = (pixel >= start) & (pixel < stop) & torch.isfinite(start) & torch.isfinite(stop)
     size = torch.where(inside, stop - start, 1.0)
     position = torch.where(inside, (pixel - start) / size * bins - 0.5, 0.0).clamp(0, bins - 1)
-    bin_index = torch.arange(bins, device=start.device, dtype=start.dtype)
-    weights = (1 - (position[:, :, None] - bin_index).abs()).clamp(min=0)
-    return weights * inside[:, :, None], inside
+    return linear_weights(position, bins) * inside[:, :, None], inside
 
 
 def _combine_dense(features: Tensor, rows: Tensor, columns: Tensor, sizes: list[int]) -> Tensor:
@@ -487,13 +488,10 @@ def _axis_spread(start: Tensor, stop: Tensor, bins: int, length: int) -> tuple[T
     start, stop = torch.where(finite, start, 0.0)[:, None], torch.where(finite, stop, 0.0)[:, None]
     centre = torch.arange(bins, device=start.device, dtype=start.dtype) + 0.5
     point = start + centre * ((stop - start) / bins)
-    low = point.floor()
-    fraction = point - low
-    pixel = torch.stack([low, low + 1], 2)
-    weights = torch.stack([1 - fraction, fraction], 2)
-    weights = weights / weights.square().sum(2, keepdim=True)
-    inside = (pixel >= 0) & (pixel < length) & finite[:, None, None]
-    return torch.where(inside, pixel, 0.0).to(torch.int64), torch.where(inside, weights, 0.0)
+    pixel, weights = linear_taps(point, length)
+    fraction = point - point.floor()
+    divisor = (1 - fraction).square() + fraction.square()
+    return pixel, weights / divisor[..., None] * finite[:, None, None]
 
 
 def _spread(features: Tensor, coordinates: Tensor, sizes: list[int], output_size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 __all__ = ["linear_taps", "linear_weights", "paste_mask", "sample_positions"]
 
 
-def sample_positions(offsets: NDArray[np.floating], scale: float, count: int) -> NDArray[np.float64]:
+def sample_positions(
+    offsets: NDArray[np.floating], scale: float | NDArray[np.floating], count: int
+) -> NDArray[np.floating]:
     """Return where points lie among the samples: 0 is the first, `count` - 1 the last.
 
     Args:
@@ -20,7 +22,7 @@ def sample_positions(offsets: NDArray[np.floating], scale: float, count: int) ->
         scale: Bins per unit of the offsets; one number, or (P,).
         count: Number of samples.
     """
-    positions: NDArray[np.float64] = (offsets * scale - 0.5).clip(0, count - 1)
+    positions: NDArray[np.floating] = (offsets * scale - 0.5).clip(0, count - 1)
     return positions
 
 
@@ -34,7 +36,7 @@ def linear_taps(
     return first.astype(np.int64), second.astype(np.int64), (positions - first).astype(np.float32)
 
 
-def linear_weights(offsets: NDArray[np.floating], scale: float, count: int) -> NDArray[np.float64]:
+def linear_weights(offsets: NDArray[np.floating], scale: float, count: int) -> NDArray[np.floating]:
     """Return the weight of each sample at each point, (P, count); see `sample_positions`."""
     positions = sample_positions(offsets, scale, count)
     return (1 - np.abs(positions[:, None] - np.arange(count))).clip(min=0)
@@ -66,7 +68,7 @@ def paste_mask(
     return (left, top, right, bottom), resampled >= threshold
 
 
-def _pixels_inside(start: float, stop: float, bins: int, length: int) -> tuple[int, int, NDArray[np.float64]]:
+def _pixels_inside(start: float, stop: float, bins: int, length: int) -> tuple[int, int, NDArray[np.floating]]:
     """First and last (exclusive) pixel whose centre is in [start, stop), and the weights (pixels, bins)."""
     first = int(np.clip(np.ceil(start - 0.5), 0, length))
     last = int(np.clip(np.ceil(stop - 0.5), first, length))
