@@ -39,7 +39,8 @@ def linear_taps(
 def linear_weights(offsets: NDArray[np.floating], scale: float, count: int) -> NDArray[np.floating]:
     """Return the weight of each sample at each point, (P, count); see `sample_positions`."""
     positions = sample_positions(offsets, scale, count)
-    return (1 - np.abs(positions[:, None] - np.arange(count))).clip(min=0)
+    weights: NDArray[np.floating] = (1 - np.abs(positions[:, None] - np.arange(count))).clip(min=0)
+    return weights
 
 
 def paste_mask(

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import small_model
 from safetensors.torch import load_file, save_file
-from small import small_model
 
 from banet import BANet
 from banet.checkpoint.checkpoint import packaged_weights, read_checkpoint
