@@ -18,7 +18,7 @@ from PIL import Image
 from banet.cli import main
 from banet.commands import COMMANDS
 from banet.engine.options import load_recipe
-from banet.engine.recipe import Recipe, SplitConfig, recipe_names, to_yaml
+from banet.engine.recipe import Recipe, SplitConfig, find_recipe, recipe_names, to_yaml
 from banet.errors import InputError, MissingExtraError
 
 
@@ -167,7 +167,8 @@ def test_train_passes_the_recipe_with_the_options_on_top(engine):
     assert recipe.train.lr == 0.5
     assert recipe.data.shorter == (640, 800)
     assert out == Path("runs/coco_r50_1x")
-    assert options == {"resume": None, "device": "auto"}
+    config = find_recipe("coco_r50_1x")
+    assert options == {"resume": None, "device": "auto", "config": config, "overwrite": False}
 
 
 def test_train_takes_a_file_and_its_run_options(engine, tmp_path):
@@ -179,7 +180,7 @@ def test_train_takes_a_file_and_its_run_options(engine, tmp_path):
     (recipe, out), options = calls["train"]
     assert (recipe.name, recipe.train.lr, recipe.train.precision, recipe.model.sim) == ("mine", 0.25, "16", False)
     assert out == Path("here")
-    assert options == {"resume": "auto", "device": "cpu"}
+    assert options == {"resume": "auto", "device": "cpu", "config": file, "overwrite": False}
 
 
 def test_init_is_short_for_train_init(engine):

@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from banet.commands.base import Command, Value, options_of
-from banet.commands.shared import Count, DepthOptions, DeviceOptions, Folder, RecipeFile, require_config
-from banet.engine.recipe import Recipe, to_yaml
+from banet.commands.shared import (
+    Count,
+    DepthOptions,
+    DeviceOptions,
+    Folder,
+    OverwriteOptions,
+    RecipeFile,
+    require_config,
+)
+from banet.engine.recipe import Recipe, find_recipe, to_yaml
 
 __all__ = ["Train"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(DepthOptions, DeviceOptions, Command):
+class Train(DepthOptions, DeviceOptions, OverwriteOptions, Command):
     """Train a network from a recipe.
 
     Every option of the recipe can be given here and replaces the file's value. Lists are written
@@ -39,7 +47,7 @@ class Train(DepthOptions, DeviceOptions, Command):
 
     usage: ClassVar[str] = (
         "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH]\n"
-        "                   [--init NAME|FILE] [--batch N] [--bit-depth auto|BITS] [--device DEVICE]"
+        "                   [--init NAME|FILE] [--batch N] [--bit-depth auto|BITS] [--device DEVICE] [--overwrite]"
     )
 
     config: RecipeFile | None = None
@@ -62,5 +70,12 @@ class Train(DepthOptions, DeviceOptions, Command):
             return 0
         from banet.engine.training.train import train
 
-        train(recipe, Path(self.out or f"runs/{recipe.name}"), resume=self.resume, device=self.device)
+        train(
+            recipe,
+            Path(self.out or f"runs/{recipe.name}"),
+            resume=self.resume,
+            device=self.device,
+            config=find_recipe(require_config(self.config)),
+            overwrite=self.overwrite,
+        )
         return 0

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from banet.errors import InputError
 from banet.types import StrPath
 
-__all__ = ["Guard", "atomic_path", "commit", "guards", "write_json"]
+__all__ = ["Guard", "atomic_path", "commit", "guards", "is_temporary", "write_json"]
 
 
 class Guard(Protocol):
@@ -64,6 +65,11 @@ def atomic_path(path: StrPath, *, grows: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: StrPath) -> bool:
+    """Whether a file has a name that `atomic_path` gives to files that are not finished."""
+    return re.fullmatch(r"\..{0,32}\.\d+-\d+\.tmp(\..*)?", Path(path).name, re.S) is not None
 
 
 def commit(temporary: Path, target: Path, *, grows: bool = False) -> None:

@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_weights_recipe_log_and_checkpoints(run: Path) -> None:
-    kept = {p.name for p in run.iterdir() if p.name != ".lock"}
+    kept = {p.name for p in run.iterdir() if p.name not in (".lock", RECORD)}
     assert kept == {"model.safetensors", "best.safetensors", "recipe.yaml", "log", "checkpoints", "README.md"}
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     # Measured after the last iteration, so the best weights are the last, averaged ones.

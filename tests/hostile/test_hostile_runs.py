@@ -307,7 +307,7 @@ def test_training_stopped_at_once(
     assert last_error(capsys).endswith("last.ckpt is whole: go on with --resume auto")
     assert signal.getsignal(signal.SIGINT) is before
     assert torch.load(tmp_path / "out" / LAST, weights_only=True)["global_step"] == 2
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", "recipe.yaml", "checkpoints"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {".lock", RECORD, "recipe.yaml", "checkpoints"}
 
     monkeypatch.setattr("banet.engine.training.train.build_for_training", lambda *_: signal.raise_signal(signal.SIGINT))
     assert main(arguments("train", given, tmp_path / "other")) == 130

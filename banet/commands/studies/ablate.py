@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from banet.commands.base import Command, options_of
-from banet.commands.shared import DeviceOptions, Folder, RecipeFile, Seeds, require_config
-from banet.engine.recipe import Recipe
+from banet.commands.shared import DeviceOptions, Folder, OverwriteOptions, RecipeFile, Seeds, require_config
+from banet.engine.recipe import Recipe, find_recipe
 
 __all__ = ["Ablate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablate(DeviceOptions, Command):
+class Ablate(DeviceOptions, OverwriteOptions, Command):
     """Train and measure the rows of the paper's Tables 2 and 3; goes on where it was stopped.
 
     Every option of the recipe can be given here too, as for `banet train`.
@@ -31,7 +31,7 @@ class Ablate(DeviceOptions, Command):
 
     usage: ClassVar[str] = (
         "--config NAME|FILE [--any.option VALUE ...] [--table 2|3|all] [--seeds '[N, ...]'] [--out DIR]\n"
-        "                    [--dry-run] [--device DEVICE]"
+        "                    [--dry-run] [--device DEVICE] [--overwrite]"
     )
 
     config: RecipeFile | None = None
@@ -49,5 +49,14 @@ class Ablate(DeviceOptions, Command):
         from banet.engine.studies.ablate import ablate
 
         out = Path(self.out or f"runs/ablate_{recipe.name}")
-        ablate(recipe, out, table=self.table, seeds=self.seeds, device=self.device, dry_run=self.dry_run)
+        ablate(
+            recipe,
+            out,
+            table=self.table,
+            seeds=self.seeds,
+            device=self.device,
+            dry_run=self.dry_run,
+            config=find_recipe(require_config(self.config)),
+            overwrite=self.overwrite,
+        )
         return 0

@@ -23,9 +23,11 @@ from banet.engine.evaluation.evaluation_data import EvaluationData, open_validat
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, to_yaml
 from banet.engine.training.datasets import InfiniteDataset, training_set
+from banet.engine.training.run_folder import RECIPE, claim_run, data_files, is_own_recipe, is_written
 from banet.engine.training.train import build_for_training, train
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, write_json
+from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
 from banet.modeling.config import BackboneName, RuleName
 from banet.panoptic import PanopticQuality
@@ -33,6 +35,7 @@ from banet.panoptic.metrics.quality import to_json
 
 __all__ = ["COLUMNS", "STUDY_RULES", "TABLES", "Row", "ablate", "collect", "network_name", "to_markdown"]
 
+KIND = "banet ablate"
 COLUMNS = (
     "PQ", "SQ", "RQ", "PQ^Th", "SQ^Th", "RQ^Th", "PQ^St", "SQ^St", "RQ^St", "AP", "mIoU^St",
 )  # fmt: skip
@@ -177,6 +180,8 @@ def ablate(
     seeds: Sequence[int] = (0, 1, 2),
     device: str = "auto",
     dry_run: bool = False,
+    config: Path | None = None,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Train each distinct network of the tables once a seed, measure it under all rules, and write the tables.
 
@@ -192,6 +197,8 @@ def ablate(
         seeds: Of the training.
         device: `auto`, `cpu`, `cuda` or `mps`.
         dry_run: Only print what would be trained and how long that may take, from a few timed steps.
+        config: The recipe's file, where it has one.
+        overwrite: Also replace files that no part of this study wrote, but never an input.
 
     Returns:
         The Markdown tables; none for a dry run.
@@ -210,25 +217,44 @@ def ablate(
     if dry_run:
         _estimate(runs, device)
         return []
+    outputs = _claim(recipe, out, tables, config, overwrite)
+    waiting = [run for run in runs if not (run.trained or run.measured)]
+    for run in waiting:
+        claim_run(run.recipe, run.folder, resume="auto", overwrite=overwrite)
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out / "recipe.yaml") as temporary:
-        temporary.write_text(to_yaml(recipe), encoding="utf-8")
-    for run in runs:
-        if not (run.trained or run.measured):
-            print(f"\n{run.network}, seed {run.recipe.train.seed}")
-            train(run.recipe, run.folder, resume="auto", device=device, measure=False)
-            run.measure(device)
-            _report(recipe, out, tables, seeds)
-        elif run.trained:
-            run.measure(device)
-    written = _report(recipe, out, tables, seeds)
-    for number, lines in tables.items():
-        title = f"{recipe.name}, Table {number}: gain over {lines[0].name}"
-        _plot(collect(recipe, out, lines, seeds), lines, out / f"table{number}.png", title)
+    with outputs:
+        if not is_written(out / RECIPE, recipe):
+            _write(out / RECIPE, to_yaml(recipe))
+        for run in runs:
+            if run in waiting:
+                print(f"\n{run.network}, seed {run.recipe.train.seed}")
+                train(run.recipe, run.folder, resume="auto", device=device, measure=False, overwrite=overwrite)
+                run.measure(device)
+                _report(recipe, out, tables, seeds)
+            elif run.trained:
+                run.measure(device)
+        written = _report(recipe, out, tables, seeds)
+        for number, lines in tables.items():
+            title = f"{recipe.name}, Table {number}: gain over {lines[0].name}"
+            _plot(collect(recipe, out, lines, seeds), lines, out / f"table{number}.png", title)
     for path in written:
         print(f"\n{path.read_text(encoding='utf-8')}")
     print(f"written: {out}/" + ", ".join(path.name for path in written) + ", their .csv, and .png of the tables")
     return written
+
+
+def _claim(
+    recipe: Recipe, out: Path, tables: Mapping[str, Sequence[Row]], config: Path | None, overwrite: bool
+) -> Outputs:
+    """Check what a study writes beside its runs."""
+    names = ["rules.md", "rules.csv", *(f"table{n}.{suffix}" for n in tables for suffix in ("md", "csv", "png"))]
+    if not is_written(out / RECIPE, recipe):
+        names.append(RECIPE)
+    files, folders = data_files(recipe)
+    files += weight_files(recipe.train.init)
+    if config is not None and not is_own_recipe(config, out, KIND):
+        files.append(config)
+    return Outputs(out, KIND, names, inputs=files, folders=folders, overwrite=overwrite)
 
 
 def _runs(recipe: Recipe, out: Path, rows: Sequence[Row], seed: int) -> list[_Run]:

@@ -17,8 +17,9 @@ import torch
 from banet.checkpoint.checkpoint import read_checkpoint, save_checkpoint
 from banet.checkpoint.hub import model_card
 from banet.engine.recipe import TrainConfig
+from banet.engine.training.run_folder import LAST
 from banet.errors import InputError, MissingExtraError
-from banet.files.atomic import atomic_path
+from banet.files.atomic import atomic_path, is_temporary
 from banet.modeling.network import Network
 
 try:
@@ -32,7 +33,6 @@ except ImportError:
 
 __all__ = ["EMA", "AtomicCheckpoints", "CheckpointCallback", "Interrupted", "locked", "out_of_space", "saved"]
 
-LAST = Path("checkpoints") / "last.ckpt"
 BEST = "best.safetensors"
 WEIGHTS = "model.safetensors"
 
@@ -51,7 +51,7 @@ def locked(out: Path) -> Iterator[None]:
     except ImportError:  # Windows has no such lock
         yield
         return
-    with (out / ".lock").open("w") as file:
+    with (out / ".lock").open("a") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -60,7 +60,8 @@ def locked(out: Path) -> Iterator[None]:
             ) from None
         for folder in (out, (out / LAST).parent):
             for left in folder.glob(".*.tmp.*"):
-                left.unlink(missing_ok=True)
+                if is_temporary(left):
+                    left.unlink(missing_ok=True)
         yield
 
 

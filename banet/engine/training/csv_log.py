@@ -73,7 +73,10 @@ class CsvLog(Logger):
         else:
             rows = self._read() if self._rows is None else self._rows
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            with (
+                atomic_path(self.path, grows=True) as temporary,
+                temporary.open("w", newline="", encoding="utf-8") as file,
+            ):
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows([*rows, *self._pending])

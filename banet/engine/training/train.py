@@ -22,7 +22,6 @@ from banet.engine.evaluation.evaluation_data import EvaluationData, open_validat
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig, to_yaml
 from banet.engine.training.checkpointing import (
     EMA,
-    LAST,
     WEIGHTS,
     CheckpointCallback,
     Interrupted,
@@ -39,6 +38,7 @@ from banet.engine.training.datasets import (
     training_set,
     unlearnable,
 )
+from banet.engine.training.run_folder import LAST, RECIPE, claim_run, is_written
 from banet.engine.training.task import MemoryCheck, TrainingTask
 from banet.engine.training.trainer import build_trainer
 from banet.errors import InputError, MissingExtraError
@@ -80,7 +80,16 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> Network:
     return model
 
 
-def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str = "auto", measure: bool = True) -> Path:
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: str | None = None,
+    device: str = "auto",
+    measure: bool = True,
+    config: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Train as a recipe says, in this process or, started by torchrun or SLURM, in many.
 
     Args:
@@ -91,6 +100,8 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
             that checkpoint.
         device: `auto`, `cpu`, `cuda` or `mps`.
         measure: Whether to measure PQ on the validation split, at the end and as often as `train.val_every` says.
+        config: The recipe's file, where it has one: an input, which is not replaced.
+        overwrite: Also replace files that no part of this run wrote, but never an input.
 
     Returns:
         The weights.
@@ -103,6 +114,7 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
     """
     recipe = recipe.resolved()
     _refuse_another_run(out, resume)
+    outputs = claim_run(recipe, out, resume=resume, config=config, overwrite=overwrite)
     target = pick_device(device)
     dataset = training_set(recipe.data, recipe.inference.bit_depth)
     depth = sample_depth(dataset)
@@ -117,7 +129,7 @@ def train(recipe: Recipe, out: Path, *, resume: str | None = None, device: str =
     for line in unlearnable(dataset):
         _say(f"warning: {line}")
     out.mkdir(parents=True, exist_ok=True)
-    with _errors_in_one_line(out), _lock(out) or nullcontext():
+    with _errors_in_one_line(out), outputs, _lock(out) or nullcontext():
         return _train(recipe, out, resume, target, model, dataset, validation)
 
 
@@ -170,8 +182,8 @@ def _train(
     trainer = build_trainer(recipe, out, device, callbacks, done=done, measured=measured)
     local = _local_batch(options, trainer.world_size)
     _announce(recipe, model, len(dataset), local, trainer, device, done)
-    if trainer.is_global_zero:
-        with atomic_path(out / "recipe.yaml") as temporary:
+    if trainer.is_global_zero and not is_written(out / RECIPE, recipe):
+        with atomic_path(out / RECIPE) as temporary:
             temporary.write_text(to_yaml(recipe), encoding="utf-8")
     task = TrainingTask(model, recipe, len(validation) if validation is not None else 0)
     draws = InfiniteSampler(done * options.batch_size, trainer.global_rank, trainer.world_size)
