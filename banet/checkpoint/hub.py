@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from banet._renamed import accept_old_names
 from banet.checkpoint.checkpoint import FILE_NAME, read_checkpoint
 from banet.errors import InputError, MissingExtraError
+from banet.files.outputs import RECORD, Entry, Record, digest_of
 
 __all__ = ["model_card", "push_to_hub"]
+
+CARD = "README.md"
+KIND = "banet push"
 
 
 @accept_old_names
@@ -60,7 +67,9 @@ def model_card(metadata: Mapping[str, str], repository: str, license: str) -> st
 
 
 @accept_old_names
-def push_to_hub(weights: str | Path, repository: str, *, license: str, private: bool = False) -> str:
+def push_to_hub(
+    weights: str | Path, repository: str, *, license: str, private: bool = False, overwrite: bool = False
+) -> str:
     """Upload weights and their card.
 
     Args:
@@ -68,12 +77,14 @@ def push_to_hub(weights: str | Path, repository: str, *, license: str, private: 
         repository: `owner/name`; made if it is not there.
         license: See `model_card`.
         private: Whether a new repository is private.
+        overwrite: Also replace a card and weights that this function did not upload, or that were changed since.
 
     Returns:
         The address of the commit.
 
     Raises:
-        InputError: No such weights, or the hub refused them.
+        InputError: No such weights, a file of the repository would be replaced that may not be, or the hub refused
+            them.
         MissingExtraError: huggingface_hub is not installed.
     """
     try:
@@ -83,11 +94,55 @@ def push_to_hub(weights: str | Path, repository: str, *, license: str, private: 
         raise MissingExtraError("huggingface_hub", "hub") from None
     checkpoint = read_checkpoint(weights)
     card = model_card(checkpoint.metadata, repository, license)
-    files = [CommitOperationAdd(FILE_NAME, checkpoint.path), CommitOperationAdd("README.md", card.encode())]
+    files = [CommitOperationAdd(FILE_NAME, checkpoint.path), CommitOperationAdd(CARD, card.encode())]
+    files.append(CommitOperationAdd(RECORD, _record(checkpoint.path, card)))
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
+        if not overwrite:
+            _check_repository(api, repository)
         return str(api.create_commit(repository, files, commit_message="Weights and card").commit_url)
+    except InputError:
+        raise
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{repository}: the hub did not take the weights: {reason}; see `hf auth login`") from None
+
+
+def _check_repository(api: Any, repository: str) -> None:
+    """Ask that a repository holds no card and no weights but those that its record names (see `Outputs`).
+
+    Raises:
+        InputError: It holds others.
+    """
+    there = {info.path: info for info in api.get_paths_info(repository, [CARD, FILE_NAME, RECORD])}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in {CARD, RECORD} & there.keys():
+            api.hf_hub_download(repository, name, local_dir=folder)
+        record = Record(folder)
+        changed = []
+        if CARD in there and record.find(CARD, KIND) is None:
+            changed.append(CARD)
+        if FILE_NAME in there:
+            digest = getattr(there[FILE_NAME].lfs, "sha256", None)
+            if digest not in {entry.sha256 for entry in record.entries.get(FILE_NAME, ()) if entry.kind == KIND}:
+                changed.append(FILE_NAME)
+    if changed:
+        raise InputError(
+            f"exists already and was not written by `{KIND}`, or was changed since",
+            where=f"{repository}: {' and '.join(changed)}",
+            hint="choose another repository, or add --overwrite",
+        )
+
+
+def _record(weights: Path, card: str) -> bytes:
+    """The record of what is uploaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Record(folder)
+        with weights.open("rb") as stream:
+            size = weights.stat().st_size
+            record.append(FILE_NAME, Entry(KIND, size, digest_of(stream, size)))
+        text = card.encode()
+        record.append(CARD, Entry(KIND, len(text), digest_of(io.BytesIO(text), len(text))))
+        record.close()
+        return record.path.read_bytes()

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from banet.commands.base import Argument, Command, Value
-from banet.commands.shared import WeightsArgument
+from banet.commands.shared import OverwriteOptions, WeightsArgument
 
 __all__ = ["Push"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Push(WeightsArgument, Command):
+class Push(WeightsArgument, OverwriteOptions, Command):
     """Upload weights to the Hugging Face hub, with a card of classes, recipe, PQ and license.
 
     Attributes:
@@ -29,5 +29,8 @@ class Push(WeightsArgument, Command):
         """Upload, and print the address."""
         from banet.checkpoint.hub import push_to_hub
 
-        print(push_to_hub(self.weights, self.repository, license=self.license, private=self.private))
+        address = push_to_hub(
+            self.weights, self.repository, license=self.license, private=self.private, overwrite=self.overwrite
+        )
+        print(address)
         return 0

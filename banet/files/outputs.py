@@ -25,7 +25,7 @@ from banet.files.atomic import guards
 from banet.files.names import name_key
 from banet.types import StrPath
 
-__all__ = ["RECORD", "Entry", "Outputs", "Record", "is_output", "output_file", "weight_files"]
+__all__ = ["RECORD", "Entry", "Outputs", "Record", "digest_of", "is_output", "output_file", "weight_files"]
 
 RECORD = ".banet-outputs.jsonl"
 """Name of the record in a folder of outputs."""
@@ -134,7 +134,7 @@ class Record:
             for entry in reversed(entries):
                 if entry.size == size or (entry.grows and entry.size < size):
                     stream.seek(0)
-                    if _digest(stream, entry.size) == entry.sha256:
+                    if digest_of(stream, entry.size) == entry.sha256:
                         return entry
         return None
 
@@ -269,7 +269,7 @@ class Outputs:
             self._check(name)
         with temporary.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            entry = Entry(self.kind, size, _digest(stream, size), self._sources.get(name), grows)
+            entry = Entry(self.kind, size, digest_of(stream, size), self._sources.get(name), grows)
         self._record.append(name, entry)
         os.replace(temporary, target)
         self._seen[name] = _signature(target)
@@ -488,8 +488,8 @@ def _line(name: str, entry: Entry) -> str:
     )
 
 
-def _digest(stream: BinaryIO, size: int) -> str:
-    """SHA-256 of the next `size` bytes, or of as many as there are."""
+def digest_of(stream: BinaryIO, size: int) -> str:
+    """Return the SHA-256, hexadecimal, of the next `size` bytes, or of as many as there are."""
     digest = hashlib.sha256()
     while size > 0 and (chunk := stream.read(min(size, _CHUNK))):
         digest.update(chunk)

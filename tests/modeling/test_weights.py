@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -258,8 +260,20 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, bytes]]:
             oid="1",
         )
 
+    def get_paths_info(self: object, repo_id: str, paths: list[str]) -> list[SimpleNamespace]:
+        files = repositories[repo_id]
+        digests = {
+            name: SimpleNamespace(sha256=hashlib.sha256(files[name]).hexdigest()) for name in paths if name in files
+        }
+        return [SimpleNamespace(path=name, lfs=digest) for name, digest in digests.items()]
+
+    def hf_hub_download(self: object, repo_id: str, filename: str, *, local_dir: str) -> None:
+        (Path(local_dir) / filename).write_bytes(repositories[repo_id][filename])
+
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    monkeypatch.setattr(HfApi, "get_paths_info", get_paths_info)
+    monkeypatch.setattr(HfApi, "hf_hub_download", hf_hub_download)
     return repositories
 
 
@@ -291,6 +305,23 @@ def test_pushed_weights_come_back_with_a_card_that_tells_all(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     loaded = BANet.from_pretrained("me/street.v2").state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_pushing_replaces_only_what_was_pushed(
+    name: str, hub: dict[str, dict[str, bytes]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["push", str(tmp_path), "me/mine", "--license", "mit"]
+    small_model().save_pretrained(tmp_path, recipe="one")
+    hub["me/mine"] = {name: b"theirs"}
+    assert main(command) == 2
+    assert f"me/mine: {name}: exists already" in capsys.readouterr().err and hub["me/mine"] == {name: b"theirs"}
+    assert main([*command, "--overwrite"]) == 0 and hub["me/mine"][name] != b"theirs"
+    small_model().save_pretrained(tmp_path, recipe="two")
+    assert main(command) == 0 and b"two" in hub["me/mine"]["README.md"]
+    hub["me/mine"][name] += b"edited"
+    before = dict(hub["me/mine"])
+    assert main(command) == 2 and hub["me/mine"] == before
 
 
 def test_a_model_pushes_itself_and_says_when_nothing_was_measured(hub: dict[str, dict[str, bytes]]) -> None:

@@ -223,9 +223,9 @@ def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
     records: dict[Path, Record] = {}
     left = [path for path in paths if path in single or not is_output(path, KIND, records)]
     if not left and paths:
-        raise InputError(f"{paths[0].parent}: holds no pictures but results of `{KIND}`; give the pictures")
+        raise InputError(f"{paths[0].parent}: holds no images but results of `{KIND}`; give the images")
     if len(left) < len(paths):
-        print(f"left out, as `{KIND}` wrote them: {len(paths) - len(left)} pictures")
+        print(f"left out, as `{KIND}` wrote them: {len(paths) - len(left)} images")
     return left
 
 
