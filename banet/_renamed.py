@@ -106,7 +106,8 @@ def current_options(
         if name in done:
             raise ValueError(f"{group}{name}: is given by its old name too; keep one")
         if name != key and warn:
-            _warn(f"{source}{': ' * bool(source)}{group}{key}", f"{group}{name}", 2)
+            where = f"{source}: " if source else ""
+            _warn(f"{where}{group}{key}", f"{group}{name}", 2)
         if isinstance(value, dict) and name in _GROUPS:
             value = current_options(_GROUPS[name], value, source=source, group=f"{name}.", warn=warn)
         done[name] = current_value(value, warn=warn) if name == "rule" else value

@@ -107,7 +107,7 @@ class Report:
             if count > _SHOWN:
                 lines.append(f"  ... and {count - _SHOWN:,} more; --report FILE has them all")
         total = len(self.findings)
-        lines.append(f"\n{total:,} finding{'s' * (total != 1)}" if total else "nothing found")
+        lines.append(f"\n{total:,} finding{'' if total == 1 else 's'}" if total else "nothing found")
         return "\n".join(lines)
 
 

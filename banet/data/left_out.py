@@ -74,7 +74,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         kept = self.objects - self.total
-        read = f"{self.objects:,} object{'s' * (self.objects != 1)} read, {kept:,} with a pixel"
+        read = f"{self.objects:,} object{'' if self.objects == 1 else 's'} read, {kept:,} with a pixel"
         lines = [read + ("; left out:" if self.counts else "")]
         for kind, count in self.counts.most_common():
             more = ", ..." if count > _NAMED else ""

@@ -283,7 +283,7 @@ class _Reader:
 
 
 def _wanted(fields: Sequence[str], bare: bool) -> str:
-    return "a list, or " * bare + "an object with " + ", ".join(f"'{field}'" for field in fields)
+    return ("a list, or " if bare else "") + "an object with " + ", ".join(f"'{field}'" for field in fields)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

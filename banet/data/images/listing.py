@@ -133,10 +133,10 @@ def _unreadable_lines(text: str, paths: Sequence[Path]) -> list[str]:
     lines = []
     if others:
         heic = any(path.suffix.lower() in SUFFIXES for path in others)
-        hint = "convert them to PNG or JPEG" + ", or install 'banet-panoptic[heic]' for HEIC" * heic
+        hint = "convert them to PNG or JPEG" + (", or install 'banet-panoptic[heic]' for HEIC" if heic else "")
         lines.append(f"{text}: cannot read {_counted(others)}: not of a format that is read; {hint}")
     if dangling:
-        names = ", ".join(path.name for path in dangling[:3]) + ", ..." * (len(dangling) > 3)
+        names = ", ".join(path.name for path in dangling[:3]) + (", ..." if len(dangling) > 3 else "")
         lines.append(f"{text}: cannot read {_counted(dangling)}: links to files that do not exist ({names})")
     return lines
 

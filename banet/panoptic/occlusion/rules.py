@@ -129,9 +129,14 @@ class Pairs:
 
     def color_sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return sums of RGB over each mask, (3, N), and of RGB scaled to length 1 over each overlap, (3, P)."""
+
+        def plain_and_scaled(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+            rgb = self.colors(pixels)
+            return np.concatenate([rgb, _unit(rgb)])
+
         deep = self.regions.depths() > 1
         shallow = self.regions.sums(self.colors, self._claimed() & ~deep)
-        both = self.regions.sums(lambda pixels: np.concatenate([rgb := self.colors(pixels), _unit(rgb)]), deep)
+        both = self.regions.sums(plain_and_scaled, deep)
         return self._of_masks(shallow + both[:3]), self._of_overlaps(both[3:])
 
     colours = old_attribute("colours", "colors")
