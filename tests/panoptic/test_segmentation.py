@@ -192,3 +192,19 @@ def test_save_refuses(tmp_path):
     with pytest.raises(ValueError, match="without a segment"):
         wrong.save(tmp_path / "out.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"), [(np.bool_(True), True), (np.int64(0), False), ("0", False), ("true", True), (None, False)]
+)
+def test_flags_of_crowds(value, flag):
+    result = PanopticSegmentation.from_ids([[1]], [{"id": 1, "category_id": 1, "iscrowd": value}], ONE_CLASS)
+    assert result.segments[0].iscrowd is flag
+
+
+def test_what_is_not_a_flag_of_crowds():
+    with pytest.raises(ValueError, match=r"segment 1\.iscrowd: must be 0 or 1, not 2"):
+        PanopticSegmentation.from_ids([[1]], [{"id": 1, "category_id": 1, "iscrowd": 2}], ONE_CLASS)
+
+
+ONE_CLASS = [{"id": 1, "name": "cup", "isthing": 1}]
