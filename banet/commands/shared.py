@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from banet.commands.base import Argument, Command, Value
 from banet.engine.recipe import SplitConfig, recipe_names
 from banet.errors import InputError
 from banet.modeling.config import RuleName
-from banet.types import BitDepth
+from banet.types import BitDepth, Progress
 
 __all__ = [
     "Area",
@@ -157,7 +157,7 @@ def require_config(config: str | None) -> str:
 
 
 @contextmanager
-def progress(name: str, unit: str = "image") -> Iterator[Callable[[int, int], None]]:
+def progress(name: str, unit: str = "image") -> Iterator[Progress]:
     """Show a bar that is moved by calls with how many are done and how many there are."""
     from tqdm import tqdm
 

@@ -7,7 +7,6 @@ list) is a note. The JSON is read piece by piece and images one at a time, so th
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import Annotation, ImageInfo, read_annotation, read_image_info
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import measure_ids
-from banet.types import ImageId
+from banet.types import ImageId, Progress, StrPath
 
 __all__ = ["Finding", "Report", "Split", "check_splits", "find_splits"]
 
@@ -111,7 +110,7 @@ class Report:
         return "\n".join(lines)
 
 
-def find_splits(folder: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> list[Split]:
+def find_splits(folder: StrPath, images: StrPath | None = None) -> list[Split]:
     """The splits in a folder: what `banet data` writes, such folders side by side, or COCO's own layout.
 
     Args:
@@ -144,7 +143,7 @@ def find_splits(folder: str | os.PathLike[str], images: str | os.PathLike[str] |
     return splits
 
 
-def check_splits(splits: Sequence[Split], progress: Callable[[int, int], None] | None = None) -> Report:
+def check_splits(splits: Sequence[Split], progress: Progress | None = None) -> Report:
     """Looks at every field and every pixel of data sets, and for what they share.
 
     Args:

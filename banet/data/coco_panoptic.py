@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import load_ids
 from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.segmentation import PanopticSegmentation
-from banet.types import BitDepth, ImageId
+from banet.types import BitDepth, ImageId, StrPath
 
 __all__ = ["CocoPanoptic"]
 
@@ -49,9 +48,9 @@ class CocoPanoptic(Dataset[Sample]):
 
     def __init__(
         self,
-        images: str | os.PathLike[str],
-        panoptic: str | os.PathLike[str],
-        json: str | os.PathLike[str],
+        images: StrPath,
+        panoptic: StrPath,
+        json: StrPath,
         transform: Transform | None = None,
         bit_depth: BitDepth = "auto",
     ) -> None:

@@ -9,7 +9,6 @@ shared memory.
 from __future__ import annotations
 
 import json
-import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import Annotation, ImageInfo, add_image, read_annotation
 from banet.panoptic.segments import Segment
-from banet.types import ImageId
+from banet.types import ImageId, StrPath
 
 __all__ = ["PanopticIndex"]
 
@@ -139,7 +138,7 @@ class PanopticIndex:
         ]
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> PanopticIndex:
+    def read(cls, path: StrPath) -> PanopticIndex:
         """Read and check a JSON piece by piece.
 
         Raises:

@@ -6,7 +6,6 @@ stuff, or a group that nobody separated, which becomes a crowd. Labels that do n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import read_labels
 from banet.panoptic.segments import Segment
-from banet.types import Progress
+from banet.types import Progress, StrPath
 
 __all__ = ["CATEGORIES", "convert_cityscapes"]
 
@@ -50,9 +49,7 @@ _LABELS = 34  # 0..33; the licence plate's -1 is in no instance map
 _SUFFIX = "_gtFine_instanceIds.png"
 
 
-def convert_cityscapes(
-    root: str | os.PathLike[str], split: str, out: str | os.PathLike[str], progress: Progress | None = None
-) -> Path:
+def convert_cityscapes(root: StrPath, split: str, out: StrPath, progress: Progress | None = None) -> Path:
     """Converts one split.
 
     Args:

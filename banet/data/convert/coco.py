@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,18 +20,18 @@ from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import ImageInfo, add_image, read_categories
 from banet.panoptic.coco.png import read_labels
-from banet.types import ImageId, Progress
+from banet.types import ImageId, Progress, StrPath
 
 __all__ = ["convert_coco"]
 
 
 def convert_coco(
-    images: str | os.PathLike[str],
-    instances: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    images: StrPath,
+    instances: StrPath,
+    out: StrPath,
     *,
-    stuff: str | os.PathLike[str] | None = None,
-    categories: str | os.PathLike[str] | None = None,
+    stuff: StrPath | None = None,
+    categories: StrPath | None = None,
     overlaps: str = FAIL,
     void: Sequence[int] = (),
     left_out: LeftOut | None = None,

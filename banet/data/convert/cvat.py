@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from banet.files.names import safe_join
 from banet.files.reading import open_file
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop, fill_runs
-from banet.types import Progress
+from banet.types import Progress, StrPath
 
 __all__ = ["convert_cvat"]
 
@@ -40,12 +39,12 @@ _LONGEST_LIST = 1 << 24  # characters of an outline or of run lengths
 
 
 def convert_cvat(
-    annotations: str | os.PathLike[str],
-    images: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    annotations: StrPath,
+    images: StrPath,
+    out: StrPath,
     *,
     stuff: Collection[str] = (),
-    categories: str | os.PathLike[str] | None = None,
+    categories: StrPath | None = None,
     ignore: Collection[str] = (),
     overlaps: str = FAIL,
     left_out: LeftOut | None = None,

@@ -22,7 +22,7 @@ from banet.files.names import forward
 from banet.files.reading import read_json
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop
-from banet.types import Progress
+from banet.types import Progress, StrPath
 
 __all__ = ["convert_labelme"]
 
@@ -40,12 +40,12 @@ _CORNERS: dict[str, tuple[int, ...]] = {
 
 
 def convert_labelme(
-    annotations: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    annotations: StrPath,
+    out: StrPath,
     *,
-    images: str | os.PathLike[str] | None = None,
+    images: StrPath | None = None,
     stuff: Collection[str] = (),
-    categories: str | os.PathLike[str] | None = None,
+    categories: StrPath | None = None,
     ignore: Collection[str] = (),
     overlaps: str = FAIL,
     left_out: LeftOut | None = None,

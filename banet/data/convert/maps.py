@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,18 +21,18 @@ from banet.files.reading import open_file
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.png import read_ids, read_labels
-from banet.types import Progress
+from banet.types import Progress, StrPath
 
 __all__ = ["ade20k_categories", "convert_ade20k", "convert_maps"]
 
 
 def convert_maps(
-    images: str | os.PathLike[str],
-    labels: str | os.PathLike[str],
-    categories: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    images: StrPath,
+    labels: StrPath,
+    categories: StrPath,
+    out: StrPath,
     *,
-    instances: str | os.PathLike[str] | None = None,
+    instances: StrPath | None = None,
     void: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> Path:
@@ -80,9 +79,7 @@ def convert_maps(
     return write_panoptic(out, truths(), classes, len(label_maps), progress)
 
 
-def convert_ade20k(
-    root: str | os.PathLike[str], split: str, out: str | os.PathLike[str], progress: Progress | None = None
-) -> Path:
+def convert_ade20k(root: StrPath, split: str, out: StrPath, progress: Progress | None = None) -> Path:
     """Converts one split of ADEChallengeData2016 with its instances.
 
     Args:

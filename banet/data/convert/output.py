@@ -54,7 +54,7 @@ class ConvertedImage:
 
 
 def write_panoptic(
-    out: str | os.PathLike[str],
+    out: StrPath,
     truths: Iterable[ConvertedImage],
     categories: Categories,
     total: int,
@@ -116,7 +116,7 @@ def write_panoptic(
 
 
 def claim_panoptic(
-    out: str | os.PathLike[str],
+    out: StrPath,
     *,
     inputs: Iterable[StrPath] = (),
     folders: Iterable[StrPath] = (),
@@ -194,7 +194,7 @@ def from_classes(
     return np.repeat(table[place.reshape(-1)], lengths).reshape(labels.shape), segments
 
 
-def find_pictures(folder: str | os.PathLike[str], field: str = "--images") -> dict[str, str]:
+def find_pictures(folder: StrPath, field: str = "--images") -> dict[str, str]:
     """The pictures in a folder and its folders: path without suffix -> path, both relative to it, with /; in order.
 
     Raises:
@@ -218,7 +218,7 @@ def _files(root: Path) -> Iterator[Path]:
     return (path for path in root.rglob("*") if path.is_file())
 
 
-def name_in(folder: str | os.PathLike[str], picture: Path) -> str:
+def name_in(folder: StrPath, picture: Path) -> str:
     """Return the name of a picture relative to the folder of pictures, with `/` between its parts."""
     return picture.relative_to(folder).as_posix()
 

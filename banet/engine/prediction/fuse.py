@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,13 +30,13 @@ from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
 from banet.panoptic.fusion import fuse_panoptic
 from banet.panoptic.occlusion.rules import Procedure, Rule
 from banet.panoptic.validation import MaskCrops
-from banet.types import ImageId
+from banet.types import ImageId, Progress, StrPath
 
 __all__ = ["Fused", "fuse_files"]
 
 KIND = "banet fuse"
 
-_StrPath = str | os.PathLike[str]
+_StrPath = StrPath
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def fuse_files(
     removal_threshold: float = InferenceConfig.removal_threshold,
     stuff_area: int = InferenceConfig.stuff_area,
     strict: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Fused:
     """Fuses the instances of a COCO results JSON with label maps into a COCO panoptic folder.

@@ -21,6 +21,7 @@ from banet.engine.training.run_folder import LAST
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, is_temporary
 from banet.modeling.network import Network
+from banet.types import StrPath
 
 try:
     import lightning as L
@@ -86,9 +87,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
     file is copied, not renamed, and a killed process can leave half of it.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: StrPath, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`.
 
         Raises:
