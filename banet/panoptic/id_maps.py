@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.types import Box
+
 __all__ = [
     "MAX_SEGMENT_ID",
     "as_ids",
@@ -23,6 +25,8 @@ __all__ = [
     "measure_runs",
     "rgb_to_ids",
     "runs",
+    "sum_by",
+    "tight_box",
 ]
 
 MAX_SEGMENT_ID = 2**24 - 1
@@ -261,3 +265,16 @@ def as_ids(ids: Any) -> NDArray[np.int32]:
     if array.ndim != 2:
         raise ValueError(f"ids must have shape (H, W), not {array.shape}")
     return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def sum_by(index: NDArray[Any], weights: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Return the sums (length,) of integer weights by index; exact, as float64 holds every count of pixels."""
+    return np.bincount(index, weights=weights, minlength=length).astype(np.int64)
+
+
+def tight_box(mask: NDArray[np.bool_]) -> Box:
+    """Return the tight box of a mask (H, W); zeros where it has no pixel."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from banet.panoptic.categories import Categories
 from banet.panoptic.defaults import REMOVAL_THRESHOLD
-from banet.panoptic.id_maps import runs
+from banet.panoptic.id_maps import runs, sum_by
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
 from banet.types import Box, Size
@@ -369,9 +369,9 @@ class _Mosaic:
         claimed = np.zeros(total, dtype=np.int64)
         for rank in range(rows.shape[1]):
             fresh = (rows[:, :rank] != rows[:, rank : rank + 1]).all(axis=1)
-            claimed += _count(rows[fresh, rank], pixels[fresh], total)
+            claimed += sum_by(rows[fresh, rank], pixels[fresh], total)
         winner = rows[:, 0].copy()
-        owned = _count(winner, pixels, total)
+        owned = sum_by(winner, pixels, total)
         alive = np.ones(total, dtype=bool)
         while objects:
             lost = np.where(alive, 1 - owned / claimed.clip(min=1), 0)[1 : objects + 1]
@@ -381,7 +381,7 @@ class _Mosaic:
             alive[worst], owned[worst] = False, 0
             hit = np.flatnonzero(winner == worst)
             winner[hit] = rows[hit, alive[rows[hit]].argmax(axis=1)]
-            owned += _count(winner[hit], pixels[hit], total)
+            owned += sum_by(winner[hit], pixels[hit], total)
         return alive, owned
 
     def _survey(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -401,7 +401,7 @@ class _Mosaic:
             lists.append(rows)
             counts.append(np.concatenate([pixels[codes], lengths]))
         rows, which = np.unique(np.concatenate(lists), axis=0, return_inverse=True)
-        return rows, _count(which.reshape(-1), np.concatenate(counts), len(rows))
+        return rows, sum_by(which.reshape(-1), np.concatenate(counts), len(rows))
 
     def paint(self, alive: NDArray[np.bool_], ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the id map (H, W), given which codes are left and the id of each code, 0 for one that is not."""
@@ -412,8 +412,3 @@ class _Mosaic:
             codes.reshape(-1)[disputed] = ranked[first, np.arange(len(disputed))]
             canvas[cell[1] : cell[3], cell[0] : cell[2]] = ids[codes]
         return canvas
-
-
-def _count(codes: NDArray[Any], pixels: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Return the sums of pixels by code; exact, as float64 holds every count of pixels."""
-    return np.bincount(codes, weights=pixels, minlength=total).astype(np.int64)

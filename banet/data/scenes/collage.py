@@ -31,6 +31,7 @@ from banet.panoptic.categories import MAX_CATEGORY_ID, Categories, Category
 from banet.panoptic.coco.annotations import ImageInfo, add_image
 from banet.panoptic.coco.rle import decode_crop
 from banet.panoptic.coco.runs import Crop
+from banet.panoptic.id_maps import tight_box
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
 from banet.types import ImageId
@@ -154,16 +155,16 @@ class InstanceSet:
         size = np.count_nonzero(mask)
         if size < _SMALLEST // 2:
             return None
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        left, top, right, bottom = tight_box(mask)
         for other, one in enumerate(self.by_image[image_id]):
             x, y, w, h = one["bbox"]
-            apart = x > columns[-1] + 1 or y > rows[-1] + 1 or x + w < columns[0] or y + h < rows[0]
+            apart = x > right or y > bottom or x + w < left or y + h < top
             if other == place or apart:
                 continue
             if np.count_nonzero(mask & self.mask(image_id, other)) > _COVERED * size:
                 return None
-        y1, y2 = max(0, rows[0] - 4), rows[-1] + 5
-        x1, x2 = max(0, columns[0] - 4), columns[-1] + 5
+        y1, y2 = max(0, top - 4), bottom + 4
+        x1, x2 = max(0, left - 4), right + 4
         image = self.picture(image_id)
         if image.shape[:2] != mask.shape:
             name = self.images[image_id].file_name

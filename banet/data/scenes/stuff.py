@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from banet.panoptic.id_maps import tight_box
+
 __all__ = ["STUFF_NAMES", "Ground", "compose_stuff"]
 
 Floats = NDArray[np.float32]
@@ -315,9 +317,9 @@ def compose_stuff(rng: np.random.Generator, h: int, w: int) -> Ground:
     image = np.empty((h, w, 3), np.float32)
     for index in (index for index, count in enumerate(counts) if count):
         region = labels == index
-        rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
-        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        texture = TEXTURES[int(index)](rng, int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1)
+        x1, y1, x2, y2 = tight_box(region)
+        box = slice(y1, y2), slice(x1, x2)
+        texture = TEXTURES[int(index)](rng, y2 - y1, x2 - x1)
         for channel in range(3):
             np.copyto(image[box][..., channel], texture[..., channel], where=region[box])
         if index == ROAD:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.panoptic.id_maps import tight_box
+
 __all__ = ["Crop", "fill_runs", "union"]
 
 
@@ -30,10 +32,9 @@ class Crop(NamedTuple):
     @classmethod
     def of(cls, pixels: NDArray[np.bool_], left: int = 0, top: int = 0) -> Crop:
         """Cut a mask (h, w), whose first pixel is (left, top), to its box; the pixels are a view."""
-        rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
-        if not len(rows):
+        x1, y1, x2, y2 = tight_box(pixels)
+        if x1 == x2:
             return cls.empty()
-        y1, y2, x1, x2 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
         return cls((left + x1, top + y1, left + x2, top + y2), pixels[y1:y2, x1:x2])
 
     @property

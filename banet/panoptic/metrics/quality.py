@@ -23,7 +23,7 @@ from banet.files.names import safe_join
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import Annotation, PanopticJson
 from banet.panoptic.coco.png import read_ids
-from banet.panoptic.id_maps import bands, runs
+from banet.panoptic.id_maps import bands, runs, sum_by
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.types import Progress, StrPath
 
@@ -402,11 +402,11 @@ def _match(prediction: _Side, truth: _Side) -> Match:
     row, column, inter = _overlaps(truth, prediction)
 
     # Index 0 is void on either side; the k-th segment is k + 1.
-    truth_area = np.bincount(row, weights=inter, minlength=rows).astype(np.int64)
-    area = np.bincount(column, weights=inter, minlength=columns).astype(np.int64)
+    truth_area = sum_by(row, inter, rows)
+    area = sum_by(column, inter, columns)
     _all_present(truth, truth_area)
     _all_present(prediction, area)
-    on_void = _scatter(columns, column, inter, row == 0)
+    on_void = sum_by(column[row == 0], inter[row == 0], columns)
 
     both = (row > 0) & (column > 0)
     r, c, overlap = row[both] - 1, column[both] - 1, inter[both]
@@ -428,7 +428,7 @@ def _match(prediction: _Side, truth: _Side) -> Match:
         crowd_of = np.array([crowd_row.get(int(k), -1) for k in prediction.classes], dtype=np.int64)
         own = (column > 0) & (row > 0)
         own[own] = crowd_of[column[own] - 1] == row[own]
-        excused += _scatter(columns, column, inter, own)[1:]
+        excused += sum_by(column[own], inter[own], columns)[1:]
     false_alarm = unmatched & (2 * excused <= area[1:])
     return Match(
         ground_truth=r,
@@ -485,12 +485,6 @@ def _pairs(
         present, place = np.unique(keys, return_inverse=True)
         count = np.bincount(place, weights=lengths, minlength=len(present))
     return present // columns, present % columns, count.astype(np.int64)
-
-
-def _scatter(
-    size: int, index: NDArray[np.int64], value: NDArray[np.int64], where: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    return np.bincount(index[where], weights=value[where], minlength=size).astype(np.int64)
 
 
 def _all_present(side: _Side, areas: NDArray[np.int64]) -> None:

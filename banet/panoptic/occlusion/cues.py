@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet._moved import renamed
+from banet.panoptic.id_maps import tight_box
 from banet.types import Box
 
 __all__ = ["WEIGHTS", "Overlap", "edge", "local_color", "log_odds", "own_share"]
@@ -70,13 +71,12 @@ class Overlap:
         (a1, b1, a2, b2), (c1, d1, c2, d2) = boxes
         box = max(a1, c1), max(b1, d1), min(a2, c2), min(b2, d2)
         shared = _window(boxes[0], crops[0], box) & _window(boxes[1], crops[1], box)
-        rows, columns = np.flatnonzero(shared.any(axis=1)), np.flatnonzero(shared.any(axis=0))
+        left, top, right, bottom = tight_box(shared)
         size = int(np.count_nonzero(shared))
         root = float(np.sqrt(size))
         pad = int(max(6, 0.6 * root))
-        x1, y1 = max(0, box[0] + int(columns[0]) - pad), max(0, box[1] + int(rows[0]) - pad)
-        x2 = min(image.shape[1], box[0] + int(columns[-1]) + 1 + pad)
-        y2 = min(image.shape[0], box[1] + int(rows[-1]) + 1 + pad)
+        x1, y1 = max(0, box[0] + left - pad), max(0, box[1] + top - pad)
+        x2, y2 = min(image.shape[1], box[0] + right + pad), min(image.shape[0], box[1] + bottom + pad)
         window = image[y1:y2, x1:x2]
         masks = [_window(b, crop, (x1, y1, x2, y2)) for b, crop in zip(boxes, crops, strict=True)]
         factor = -(-max(window.shape[:2]) // _SIDE)

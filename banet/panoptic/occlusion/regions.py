@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.panoptic.id_maps import sum_by
 from banet.panoptic.validation import MaskCrops
 
 __all__ = ["Regions"]
@@ -72,7 +73,7 @@ class Regions:
         distinct = np.unique(sums)
         labels = np.searchsorted(distinct, sums[:-1])
         starts, lengths = bounds[:-1], np.diff(bounds)
-        sizes = _count(labels, lengths, len(distinct))
+        sizes = sum_by(labels, lengths, len(distinct))
 
         # One run per region is enough to see who claims it.
         example = np.zeros(len(distinct), dtype=np.int64)
@@ -89,7 +90,7 @@ class Regions:
 
     def areas(self, count: int) -> NDArray[np.int64]:
         """Return the pixels of each of the `count` masks, (N,) int64."""
-        return _count(self.claims_object, self.sizes[self.claims_region], count)
+        return sum_by(self.claims_object, self.sizes[self.claims_region], count)
 
     def pairs(self, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Every two of `count` objects that share a pixel.
@@ -102,10 +103,10 @@ class Regions:
         for region, combination in self._combinations(count):
             code, index = np.unique(combination, return_inverse=True)
             codes.append(code)
-            overlaps.append(_count(index, self.sizes[region], len(code)))
+            overlaps.append(sum_by(index, self.sizes[region], len(code)))
         code, index = np.unique(np.concatenate(codes), return_inverse=True)
         i, j = np.divmod(code, max(1, count))
-        return i, j, _count(index, np.concatenate(overlaps), len(code))
+        return i, j, sum_by(index, np.concatenate(overlaps), len(code))
 
     def pair_sums(
         self, values: NDArray[np.float64], i: NDArray[np.int64], j: NDArray[np.int64], count: int
@@ -203,7 +204,7 @@ class Regions:
 
     def owned(self, owner: NDArray[np.int64], count: int) -> NDArray[np.int64]:
         """Return the pixels that each of `count` objects owns, given the owner of each region: (N,) int64."""
-        return _count(owner + 1, self.sizes, count + 1)[1:]
+        return sum_by(owner + 1, self.sizes, count + 1)[1:]
 
     def paint(self, owner: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the owner of each pixel, (H, W) int32, given that of each region (R,)."""
@@ -263,8 +264,3 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
     ranges: NDArray[np.int64] = np.repeat(starts - ends + lengths, lengths)
     ranges += np.arange(len(ranges))
     return ranges
-
-
-def _count(index: NDArray[np.int64], weight: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Return integer sums by index; exact, as float64 holds every count of pixels."""
-    return np.bincount(index, weights=weight, minlength=length).astype(np.int64)
