@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet._renamed import accept_old_names
-from banet.data.images import list_images, to_rgb_array
+from banet.data.images import find_depth, list_images, to_rgb_array
 from banet.data.left_out import LeftOut
 from banet.errors import InputError, shown
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
@@ -150,10 +150,11 @@ def fuse_files(
     found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score_threshold)
     if elsewhere and not found:
         raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
+    depth = find_depth(sources)
     target, count, left_out = Path(out), 0, LeftOut(strict=strict)
     with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
         for done, (picture, path, png) in enumerate(zip(pictures, sources, pngs, strict=True), start=1):
-            image = to_rgb_array(path)
+            image = to_rgb_array(path, depth)
             size = (image.shape[0], image.shape[1])
             if picture.size is not None and picture.size != size:
                 raise InputError(
