@@ -78,7 +78,7 @@ class Categories:
 
     Raises:
         ValueError: two categories have the same id.
-        TypeError: something in `categories` is no `Category`.
+        TypeError: something in `categories` is not a `Category`.
     """
 
     __slots__ = ("_categories", "_ids", "_index", "_num_things", "_table")

@@ -144,8 +144,8 @@ class Breakdown:
 def crowding(ids: NDArray[np.int32], segments: Sequence[int], isthing: Sequence[bool]) -> NDArray[np.float64]:
     """Return how closely other things stand around each thing: the fraction of its box that other things own.
 
-    A stand-in for the hidden share where only the panoptic map is known. It does not tell who hides whom: a thing in
-    front of another one is as crowded as the one behind it.
+    A stand-in for the hidden fraction where only the panoptic map is known. It does not tell which object hides which:
+    a thing in front of another one is as crowded as the one behind it.
 
     Args:
         ids: (H, W) id map.
