@@ -12,6 +12,7 @@ from pathlib import Path
 
 from banet.data.images.formats import OTHER_SUFFIXES, SUFFIXES, readable_suffixes
 from banet.errors import InputError, InputWarning
+from banet.files.outputs import RECORD
 
 __all__ = ["ImageList", "find_images", "list_images"]
 
@@ -77,7 +78,7 @@ def _search(text: str, path: Path, images: ImageList) -> list[Path]:
         suffix = entry.suffix.lower()
         if suffix in known and not _is_hidden(entry) and os.path.isfile(entry):
             matches.append(entry)
-        elif not os.path.isdir(entry):
+        elif not os.path.isdir(entry) and entry.name != RECORD:
             is_image = not _is_hidden(entry) and suffix in SUFFIXES | OTHER_SUFFIXES
             (unreadable if is_image else others).append(entry)
     lines = _unreadable_lines(text, unreadable)
