@@ -66,8 +66,8 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 T = TypeVar("T")
 Answer: TypeAlias = "tuple[Visit, dict[str, Any], str, str]"
-"""The visit after a question, what the page shows, and its two rules, lest those on the page be of a lost visit or an
-older answer."""
+"""The visit after a question, what the page shows, and its two rules, since those on the page may be of a lost visit or
+an older answer."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Visit:
-    """What the server knows of a visitor: two rules and, once there is one, what the network says of a picture.
+    """What the server knows of a visitor: two rules and, once there is one, the unfused results of an image.
 
     Attributes:
         rule: the rule chosen.
@@ -407,12 +407,12 @@ class Gate:
 
 
 def web_app(page: Page, host: str) -> ASGIApp:
-    """The page as an ASGI application.
+    """Return the page as an ASGI application.
 
     Args:
         page: What answers.
-        host: Address that the server listens on. On a loopback address only its names are served, lest another site's
-            name be made to point here.
+        host: Address that the server listens on. On a loopback address only its names are served, since another
+            site's name can be made to point here.
     """
     gradio = gr.mount_gradio_app(
         FastAPI(openapi_url=None),

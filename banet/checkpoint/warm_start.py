@@ -136,7 +136,7 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
     with open_file(path) as stream:
         zipped = zipfile.is_zipfile(stream)
     try:
-        # Mapped, not read: a tensor cannot be larger than its part of the file. Files before torch 1.6 are no archives.
+        # Mapped, not read: a tensor cannot exceed its part of the file. Files before torch 1.6 are not archives.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: refused, it holds more than tensors ({type(error).__name__})") from None

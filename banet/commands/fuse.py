@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Area, Count, File, Folder, OverwriteOptions, Score, Share, progress
+from banet.commands.shared import Area, Count, File, Folder, Fraction, OverwriteOptions, Score, progress
 from banet.modeling.config import InferenceConfig, RuleName
 
 __all__ = ["Fuse"]
@@ -38,7 +38,7 @@ class Fuse(OverwriteOptions, Command):
         nms: Suppress boxes, whatever their class; by default none.
         top: Most instances per image.
         overlap_threshold: Overlap above which a pair is occluded.
-        removal_threshold: Lost share above which an instance is removed.
+        removal_threshold: Lost fraction above which an instance is removed.
         stuff_area: Smaller stuff becomes void.
         strict: Refuse instances without a pixel, which are otherwise left out and reported.
     """
@@ -46,7 +46,7 @@ class Fuse(OverwriteOptions, Command):
     usage: ClassVar[str] = (
         "--instances FILE --semantic DIR --images DIR --out DIR [--json FILE] [--categories FILE] [--rule RULE]\n"
         "                  [--score SCORE] [--nms IOU] [--top N] [--stuff-area PIXELS]\n"
-        "                  [--overlap-threshold SHARE] [--removal-threshold SHARE] [--strict] [--overwrite]"
+        "                  [--overlap-threshold FRACTION] [--removal-threshold FRACTION] [--strict] [--overwrite]"
     )
 
     instances: File
@@ -59,8 +59,8 @@ class Fuse(OverwriteOptions, Command):
     score: Score = InferenceConfig.score_threshold
     nms: Annotated[float, Value("IOU")] | None = None
     top: Count = InferenceConfig.max_instances
-    overlap_threshold: Share = InferenceConfig.overlap_threshold
-    removal_threshold: Share = InferenceConfig.removal_threshold
+    overlap_threshold: Fraction = InferenceConfig.overlap_threshold
+    removal_threshold: Fraction = InferenceConfig.removal_threshold
     stuff_area: Area = InferenceConfig.stuff_area
     strict: bool = False
 

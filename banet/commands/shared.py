@@ -20,6 +20,7 @@ __all__ = [
     "DeviceOptions",
     "File",
     "Folder",
+    "Fraction",
     "FusionOptions",
     "Ids",
     "Inputs",
@@ -31,7 +32,6 @@ __all__ = [
     "Score",
     "Seed",
     "Seeds",
-    "Share",
     "SplitOptions",
     "Weights",
     "WeightsArgument",
@@ -48,7 +48,7 @@ Pixels = Annotated[int, Value("PIXELS", least=1)]
 Area = Annotated[int, Value("PIXELS", least=0)]
 Seed = Annotated[int, Value("N", least=0)]
 Score = Annotated[float, Value("SCORE")]
-Share = Annotated[float, Value("SHARE")]
+Fraction = Annotated[float, Value("FRACTION")]
 Ids = Annotated[list[int], Value("'[ID, ...]'")]
 Inputs = Annotated[list[str], Value("'[INPUT, ...]'")]
 Names = Annotated[list[str], Value("'[NAME, ...]'")]

@@ -25,7 +25,7 @@ __all__ = ["CocoPanoptic"]
 class CocoPanoptic(Dataset[Sample]):
     """A map-style dataset over the annotations of a COCO panoptic JSON, in the file's order.
 
-    Crowd segments are no row of the target's boxes, but keep their class in `semantic`. Images without things are
+    Crowd segments are not rows of the target's boxes, but keep their class in `semantic`. Images without things are
     samples like any other. Entries of `images` without an annotation are not in the dataset.
 
     Args:

@@ -39,7 +39,7 @@ def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tupl
     """Puts segments of one image in front of another.
 
     A pixel of a chosen segment takes colour and id with it and hides what was there, be it thing, stuff, crowd or void;
-    every other pixel stays as it is. What is hidden as a whole is no segment any more.
+    every other pixel stays as it is. What is hidden as a whole is no longer a segment.
 
     Args:
         under: the image that is pasted on; not changed. (3,H,W).

@@ -101,8 +101,8 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     """Read a recipe.
 
     Args:
-        source: The name of a recipe that comes with the package, or a YAML file. A recipe that gives itself no name
-            takes the file's.
+        source: The name of a recipe that comes with the package, or a YAML file. A recipe without a name takes
+            the file's.
         overrides: Values by dotted option that replace the file's, such as `{"train.lr": 0.01}`. A `train.batch_size`
             among them takes the file's schedule along (`TrainConfig.at_batch`), but for options given here too.
 

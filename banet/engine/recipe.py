@@ -21,7 +21,7 @@ class SplitConfig:
     """One split of a data set in COCO panoptic format.
 
     Attributes:
-        images: Folder of pictures.
+        images: Folder of images.
         panoptic: Folder of id PNGs.
         json: The panoptic JSON.
     """
@@ -47,8 +47,8 @@ class DataConfig:
         longer: Most pixels of its longer side.
         scale: Range of a random factor that sides are multiplied by in place of `shorter`; 0, 0 resizes to `shorter`.
         flip: Probability of a horizontal flip.
-        flip_vertical: Probability of a vertical flip, for pictures that have no up and down.
-        crop: Range of the share of each side that a random crop keeps; 1, 1 does not crop.
+        flip_vertical: Probability of a vertical flip, for images without an up and down.
+        crop: Range of the fraction of each side that a random crop keeps; 1, 1 does not crop.
         crop_size: Side of a random square window in place of `crop`, in pixels after resizing; 0 crops by `crop`.
         color_jitter: Strength of random changes of brightness, contrast and saturation, 0 to 1.
         copy_paste: Probability that things of another training image are pasted on one; 0 pastes nothing.
@@ -118,7 +118,7 @@ class TrainConfig:
         momentum: Of SGD.
         weight_decay: Of the weights of convolutions and linear layers; biases and norms have none with `adamw`.
         warmup: Iterations of linear warm-up.
-        warmup_factor: Share of `lr` that warm-up starts from.
+        warmup_factor: Fraction of `lr` that warm-up starts from.
         schedule: `steps` divides by ten at `milestones`; `cosine` falls to zero.
         milestones: Iterations at which `steps` divides.
         clip: Largest norm of the gradient; 0 does not clip.
@@ -131,7 +131,7 @@ class TrainConfig:
         val_every: Iterations between measurements on the validation split; 0 measures at the end only.
         log_every: Iterations between lines of the log.
         seed: Of weights, order and augmentation.
-        devices: Processes a machine, one a device; 0 takes all GPUs or one CPU, or what torchrun or SLURM started.
+        devices: Processes per machine, one per device; 0 takes all GPUs or one CPU, or what torchrun or SLURM started.
         nodes: Machines; 0 takes what torchrun or SLURM started, else one.
         strategy: How processes share the work: `ddp` copies the network to each, `fsdp` shards it (GPUs only).
         loggers: Where the log goes: `csv`, `tensorboard`, `wandb`.
@@ -183,19 +183,19 @@ class TrainConfig:
             raise ValueError("train.ema: sharded weights have no average; set train.ema 0 or train.strategy ddp")
 
     def at_batch(self, batch: int, *, accumulate: int | None = None, keep: Collection[str] = ()) -> TrainConfig:
-        """The same training at another batch: as many images seen, the learning rate in proportion.
+        """Return the same training at another batch size: as many images seen, the learning rate in proportion.
 
         Iterations, milestones and the intervals of measuring and saving shrink as the batch grows, and the average of
         the weights reaches over as many images. Warm-up grows with the square root of a larger batch, and keeps its
         iterations at a smaller one (both this project's choice).
 
         Args:
-            batch: Images a step.
-            accumulate: Passes a step; by default as many as before.
+            batch: Images per step.
+            accumulate: Passes per step; by default as many as before.
             keep: Options that stay as they are.
 
         Raises:
-            ValueError: The batch is below 1, or does not go with `accumulate`.
+            ValueError: The batch is below 1, or does not fit `accumulate`.
         """
         other = replace(self, batch_size=batch, accumulate=accumulate or self.accumulate)
         factor = batch / self.batch_size
@@ -223,7 +223,7 @@ class Recipe:
     Attributes:
         name: What the run is called.
         model: What the network is made of.
-        inference: How it is read out.
+        inference: How its outputs are postprocessed.
         loss: Sampling and weights of the losses.
         data: Where samples come from.
         train: Optimisation.
@@ -237,7 +237,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def resolved(self) -> Recipe:
-        """The recipe with `model.norm: auto` replaced by what it means for `train.init`.
+        """Return the recipe with `model.norm: auto` replaced by what it means for `train.init`.
 
         Raises:
             InputError: `train.init` names weights of this library that cannot be read.
@@ -257,13 +257,13 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     folder = resources.files("banet") / "configs"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
 def find_recipe(name: str) -> Path:
-    """The YAML file of a recipe.
+    """Return the YAML file of a recipe.
 
     Args:
         name: The name of a recipe that comes with the package, or a path.
@@ -281,7 +281,7 @@ def find_recipe(name: str) -> Path:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The recipe as YAML that `banet train --config` reads back."""
+    """Return the recipe as YAML that `banet train --config` reads back."""
     import yaml
 
     text: str = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False)

@@ -1,6 +1,6 @@
-"""What a network is made of, how it is trained and how it is read out: frozen options, free of torch.
+"""What a network is made of, how it is trained and how its outputs are postprocessed: frozen options, free of torch.
 
-The defaults are the paper's values for COCO where it gives them, and this project's choices where it is silent.
+The defaults are the paper's values for COCO, and this project's choices where the paper is silent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STRIDES = (4, 8, 16, 32, 64)
 """Strides of P2..P6; F_S and the semantic logits have the first."""
 
 _LONGEST_SIDE = 8192
-_MOST = 64  # anchors a place, and levels of OCM's pyramid
+_MOST = 64  # anchors per location, and levels of OCM's pyramid
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "dcn101"]
 
@@ -54,7 +54,7 @@ class ModelConfig:
         mask_head_channels: width of the mask head's three convolutions, hence of F_ins.
         i2s_channels: width of SIM, of OCM's vector and of F_I2S.
         ocm_channels: E, channels that OCM pools.
-        ocm_cells: cells a side of OCM's adaptive max-pooling pyramid.
+        ocm_cells: cells per side of OCM's adaptive max-pooling pyramid.
         anchor_sizes: side in input pixels of the square anchor of P2..P6.
         anchor_ratios: height / width of the anchors.
         canonical_box_size: side in input pixels of the box whose features come from level 4.
@@ -115,24 +115,24 @@ class ModelConfig:
 @accept_old_names
 @dataclass(frozen=True)
 class InferenceConfig:
-    """How a network is read out. Saved with the weights.
+    """How the outputs of a network are postprocessed. Saved with the weights.
 
     Attributes:
         shorter: length in pixels that the shorter side of an image is resized to.
         longer: most pixels of the longer side after resizing.
         scale: factor that sides are multiplied by in place of `shorter`; 0 resizes to `shorter`.
         proposals_per_level: RPN boxes of each level that enter non-maximum suppression.
-        proposals: RPN boxes of an image that reach the box head.
+        proposals: RPN boxes per image that reach the box head.
         proposal_nms: IoU of the RPN's non-maximum suppression.
         score_threshold: panoptic instances score above this.
         nms_threshold: IoU of the class-agnostic box suppression among panoptic instances.
         max_instances: most panoptic instances per image.
         ap_score: the separate set for AP scores above this.
         ap_nms: IoU of the per-class suppression of the AP set.
-        ap_instances: most instances of an image in the AP set.
+        ap_instances: most instances per image in the AP set.
         rule: occlusion rule or procedure that makes instances disjoint.
-        overlap_threshold: share of either mask above which a pair counts as occluded.
-        removal_threshold: lost share above which an instance is removed.
+        overlap_threshold: fraction of either mask above which a pair counts as occluded.
+        removal_threshold: lost fraction above which an instance is removed.
         stuff_area: a stuff class with fewer pixels left becomes void.
         thing_pixels: what a pixel becomes that no instance owns and whose best class is a thing.
         bit_depth: bits that samples of 16-bit images use, 8 to 16; `auto` finds out, once for all images of a call or
@@ -185,15 +185,15 @@ class LossConfig:
     """Sampling and weights of the seven losses.
 
     Attributes:
-        rpn_samples: anchors of an image in the RPN losses, at most half of them positive.
+        rpn_samples: anchors per image in the RPN losses, at most half of them positive.
         rpn_positive_iou: anchors from this IoU with a box are positive.
         rpn_negative_iou: anchors below this IoU with every box are negative.
         proposals_per_level: RPN boxes of each level that enter non-maximum suppression in training.
-        proposals: RPN boxes of an image in training.
-        roi_samples: boxes of an image in the box losses.
+        proposals: RPN boxes per image in training.
+        roi_samples: boxes per image in the box losses.
         roi_positive_share: most of them that are positive; these enter the mask loss too.
         roi_iou: proposals from this IoU with a box are positive.
-        inlay_share: range of the share of ground-truth boxes that feed RoIInlay in training.
+        inlay_share: range of the fraction of ground-truth boxes that feed RoIInlay in training.
         seg_weight: weight of the loss of the first semantic logits; None takes the paper's for the composition.
         i2s_weight: weight of the loss of the final semantic logits; None takes the paper's for the composition.
     """
@@ -220,7 +220,7 @@ class LossConfig:
             raise ValueError(f"loss.inlay_share: must be an increasing pair in 0..1, not {self.inlay_share}")
 
     def semantic_weights(self, model: ModelConfig) -> tuple[float, float]:
-        """Weights of the losses of first and final semantic logits.
+        """Return the weights of the losses of first and final semantic logits.
 
         Returns:
             (lambda_s, lambda_i): 0.2, 0.3; deformable 0.1, 0.2; without I2S 0.5, 0; deformable without I2S 0.3, 0

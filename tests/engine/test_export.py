@@ -243,6 +243,25 @@ def test_predict_resizes_as_torch_within_a_grey_level(model, files):
     assert isinstance(exported.predict([blocks(96, 96)] * 2), list)
 
 
+def test_the_threshold_of_an_exported_graph_can_only_be_raised(model, files, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture((96, 128))).save(tmp_path / "in" / "a.png")
+    best = float(model.predict_unfused([picture((96, 128))])[0].instances.scores.max())
+
+    def scores(threshold: float | None) -> list[float]:
+        arguments = (str(files["onnx"]), [str(tmp_path / "in" / "a.png")], tmp_path / "out")
+        assert predict_files(*arguments, runtime="onnx", rule="score", score_threshold=threshold) == 0
+        segments = json.loads((tmp_path / "out" / "a.json").read_text())["annotations"][0]["segments_info"]
+        return [segment["score"] for segment in segments if "score" in segment]
+
+    assert max(scores(None)) == max(scores(best - 1e-3)) == pytest.approx(best, abs=1e-4)
+    assert scores(best + 1e-3) == []
+    with pytest.raises(InputError, match=r"--score 0\.1: the exported graph leaves out scores up to 0\.3; give more"):
+        scores(0.1)
+    with pytest.raises(InputError, match=r"score_threshold: must lie in 0\.\.1, not 1\.5"):
+        scores(1.5)
+
+
 BLOCK = """
 import sys
 class Block:

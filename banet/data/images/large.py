@@ -113,7 +113,7 @@ class LargePicture:
                 image = image.autorot()
             if image.format not in ("uchar", "ushort"):
                 raise InputError(
-                    "its pixels are no whole numbers", where=self.path, hint="save it with 8 or 16 bits per channel"
+                    "its pixels are not whole numbers", where=self.path, hint="save it with 8 or 16 bits per channel"
                 )
             self._white = 255
             if image.format == "ushort":

@@ -213,7 +213,7 @@ def _claim(out: Path, data: EvaluationData, limit: int | None, weights: str, gal
 
 
 def _too_many(model: Network, inputs: Sequence[torch.Tensor]) -> str:
-    """What to say of a batch that the memory does not hold: how many of its images do fit."""
+    """Return the error of a batch that does not fit into the memory: how many of its images do fit."""
     largest = sorted(inputs, key=lambda image: -image[0].numel())
     halves = [len(inputs) >> times for times in range(1, len(inputs).bit_length())]
     fits = first_that_fits(halves, lambda count: model(largest[:count]))

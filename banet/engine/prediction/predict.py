@@ -368,7 +368,7 @@ class _Found(NamedTuple):
 def _segment(
     model: BANet | ExportedModel, picture: Picture, rule: str | None, tile: int | None, overlap: int | None
 ) -> Callable[[], _Found]:
-    """Runs the network on a picture, in tiles if it is larger than a tile; gives what is left to do after that."""
+    """Run the network on a picture, in tiles if it is larger than a tile, and return what is left to do after that."""
     if isinstance(picture, DecodedPicture) and (tile is None or max(picture.shape[:2]) <= tile):
         (unfused,) = model.predict_unfused([to_rgb_array(picture.image)])
 
@@ -384,7 +384,7 @@ def _segment(
 
 
 def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
-    """A result of every so many rows and columns, without the segments that fall between them."""
+    """Return a result of every `factor`-th row and column, without the segments that fall between them."""
     ids = result.ids[::factor, ::factor]
     left = set(find_ids(ids).tolist())
     segments = [segment for segment in result.segments if segment.id in left]
@@ -403,7 +403,7 @@ def _matches(text: str) -> Sequence[str]:
 
 
 def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | ExportedModel, str]:
-    """The model, and where it computes."""
+    """Return the model, and the name of its device."""
     suffix = {"onnx": ".onnx", "openvino": ".xml"}
     if runtime != "torch":
         from banet.engine.export.runtime import ExportedModel

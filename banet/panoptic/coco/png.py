@@ -36,7 +36,8 @@ def read_ids(path: StrPath) -> NDArray[np.int32]:
         (H, W) int32, 0 = void.
 
     Raises:
-        InputError: missing, a folder, empty, truncated, no PNG, or one whose pixels are no ids (grey, palette, 16-bit).
+        InputError: missing, a folder, empty, truncated, not a PNG, or one whose pixels are not ids (grey, palette,
+            16-bit).
     """
     return _read_png(Path(path), _ids_fault, _decode)
 
@@ -51,7 +52,7 @@ def read_labels(path: StrPath) -> tuple[NDArray[np.int32], int]:
         (H, W) int32, and the largest value that such a file can hold.
 
     Raises:
-        InputError: missing, a folder, empty, truncated, no PNG, or one of colours.
+        InputError: missing, a folder, empty, truncated, not a PNG, or one of colours.
     """
     return _read_png(Path(path), _labels_fault, _decode_labels)
 

@@ -306,7 +306,7 @@ def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "
 
     Raises:
         ValueError: an unknown `combine`; from the rule: other than N objects, logits that have neither the image's
-            size nor their box's, or that are no real numbers, or not finite in an overlap.
+            size nor their box's, or that are not real numbers, or not finite in an overlap.
     """
     if combine not in ("sum", "gated"):
         raise ValueError(f"combine must be 'sum' or 'gated', not {combine!r}")
