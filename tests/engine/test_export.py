@@ -245,8 +245,8 @@ def test_predict_resizes_as_torch_within_a_grey_level(model, files):
 
 def test_the_threshold_of_an_exported_graph_can_only_be_raised(model, files, tmp_path):
     (tmp_path / "in").mkdir()
-    Image.fromarray(picture((96, 128))).save(tmp_path / "in" / "a.png")
-    best = float(model.predict_unfused([picture((96, 128))])[0].instances.scores.max())
+    Image.fromarray(blocks(96, 128)).save(tmp_path / "in" / "a.png")
+    best = float(model.predict_unfused([blocks(96, 128)])[0].instances.scores.max())
 
     def scores(threshold: float | None) -> list[float]:
         arguments = (str(files["onnx"]), [str(tmp_path / "in" / "a.png")], tmp_path / "out")
