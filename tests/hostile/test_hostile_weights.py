@@ -339,5 +339,5 @@ def test_the_tiny_network_of_these_tests(model: BANet, whole: bytes, tmp_path: P
     loaded = BANet.from_pretrained(tmp_path / "a.safetensors")
     assert (loaded.config.fpn_channels, loaded.categories) == (TINY.fpn_channels, SCENE_CATEGORIES)
     torch.save(model.state_dict(), tmp_path / "a.pth")
-    assert not initialise(tiny_model(), str(tmp_path / "a.pth")).left
+    assert not initialise(tiny_model(), str(tmp_path / "a.pth")).missing
     assert InferenceConfig().longer <= 8192
