@@ -39,7 +39,7 @@ class DataConfig:
         kind: `coco` reads the splits below; `scenes` draws procedural scenes at run time.
         root: Folder that relative paths of the splits start from.
         train: The split to learn from.
-        val: The split to measure on.
+        val: The split to measure on; with an empty `json` nothing is measured.
         scene_size: Side of a scene in pixels.
         train_scenes: How many different scenes to learn from.
         val_scenes: How many scenes to measure on; never the ones learnt from.
@@ -128,7 +128,8 @@ class TrainConfig:
             more in the backward pass: less memory, more time, the same gradients.
         accumulate: Forward passes whose gradients make one step; `batch_size` is divided among them.
         checkpoint_every: Iterations between checkpoints.
-        val_every: Iterations between measurements on the validation split; 0 measures at the end only.
+        val_every: Iterations between measurements on the validation split, besides the one at the end; 0 measures at
+            the end only.
         log_every: Iterations between lines of the log.
         seed: Of weights, order and augmentation.
         devices: Processes per machine, one per device; 0 takes all GPUs or one CPU, or what torchrun or SLURM started.
