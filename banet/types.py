@@ -1,4 +1,4 @@
-"""Types that several packages share. Importing this module loads neither torch nor Pillow."""
+"""Types that several packages share. Importing this module loads neither torch nor numpy nor Pillow."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 __all__ = [
@@ -58,7 +57,7 @@ class ProcedureLike(Protocol):
 ImageLike: TypeAlias = "StrPath | Image | NDArray[Any] | TensorLike"
 """An image: a file, a Pillow image, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W) or (4, H, W)."""
 
-RuleLike: TypeAlias = str | Callable[[Any], NDArray[Any]] | ProcedureLike
+RuleLike: TypeAlias = "str | Callable[[Any], NDArray[Any]] | ProcedureLike"
 """An occlusion rule: a name in `RULES`, a function of the occluded pairs (`Pairs`) that returns one margin per pair, or
 a procedure."""
 

@@ -77,6 +77,12 @@ def test_help_is_quick_and_complete(name):
         assert all(command in done.stdout for command in COMMANDS)
 
 
+def test_the_list_of_commands_loads_neither_numpy_nor_the_option_parser():
+    code = "import sys; from banet.cli import main; main(['--help']); print({'numpy', 'jsonargparse'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.endswith("set()\n")
+
+
 def test_help_of_train_tells_every_option_and_what_it_means(capsys):
     with pytest.raises(SystemExit) as end:
         main(["train", "--help"])
