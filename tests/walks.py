@@ -4,15 +4,19 @@
 
 A step is the first call of a function or method of `banet` that comes from another file. Of a class only the first
 method is listed. Not listed, as parts of the step that calls them: names with a leading underscore (private helpers,
-`__init__` and other special methods but `__getitem__`), properties, nested functions, lambdas, comprehensions.
+`__init__` and other special methods but `__getitem__`), properties, nested functions, lambdas, comprehensions; and
+kernels: functions of a module that imports nothing else of the project than `BASICS`. A reader of the step that calls
+a kernel needs its name and its docstring only, as with a function of numpy.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 
@@ -28,6 +32,7 @@ from banet.panoptic.coco.writer import CocoPanopticWriter
 
 PACKAGE = Path(banet.__file__).parent
 PAGE = PACKAGE.parent / "ARCHITECTURE.md"
+BASICS = {"banet.errors", "banet.types", "banet._renamed", "banet.panoptic.defaults"}
 BEGIN, END = "<!-- walks: python tests/walks.py -->\n", "<!-- end of walks -->\n"
 
 
@@ -105,11 +110,23 @@ def trace(call: Callable[[], object]) -> list[tuple[str, str]]:
     for code in entered:
         name, file = names.get(code, ""), Path(code.co_filename).relative_to(PACKAGE).as_posix()
         owner = name.rpartition(".")[0]
-        if name and (owner, file) not in classes:
+        if name and (owner, file) not in classes and not is_kernel(PACKAGE / file):
             steps.append((name, file))
         if owner:
             classes.add((owner, file))
     return steps
+
+
+@cache
+def is_kernel(file: Path) -> bool:
+    """Return whether a module imports nothing of the project but `BASICS`, inside its functions either."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add("banet." if node.level else str(node.module))
+    return not {name for name in imported if name.split(".")[0] == "banet"} - BASICS
 
 
 def named_functions() -> dict[CodeType, str]:
