@@ -17,20 +17,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from banet.data.images import resized_size
+from banet.data.images.resizing import resize_bilinear, resize_image, resized_size
 
 __all__ = ["CropShare", "Resize", "eval_transform", "resize_image", "resized_size", "train_transform"]
-
-
-def resize_image(image: Tensor, shorter: int, longer: int, scale: float = 0.0) -> Tensor:
-    """An image (3,H,W), uint8 or float, at `resized_size`: exactly as `eval_transform` resizes it."""
-    size = resized_size(int(image.shape[-2]), int(image.shape[-1]), shorter, longer, scale)
-    return _bilinear(image, size)
-
-
-def _bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
-    resized: Tensor = F.resize(image, list(size), interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-    return resized
 
 
 class Resize(v2.Transform):  # type: ignore[misc]
@@ -75,7 +64,7 @@ class Resize(v2.Transform):  # type: ignore[misc]
             rows, columns = (_nearest(old, new) for old, new in zip(inpt.shape[-2:], size, strict=True))
             ids = inpt.as_subclass(Tensor).numpy()  # whose `take` is six times faster than torch's indexing
             return tv_tensors.wrap(torch.from_numpy(ids.take(columns, -1).take(rows, -2)), like=inpt)
-        return _bilinear(inpt, size)
+        return resize_bilinear(inpt, size)
 
 
 def _nearest(old: int, new: int) -> NDArray[np.int64]:

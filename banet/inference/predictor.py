@@ -100,7 +100,8 @@ class Predictor(ABC):
         """
         many = isinstance(image, (list, tuple))
         images: list[Any] = list(image) if many else [image]  # type: ignore[arg-type]
-        depth = find_depth(images, bit_depth or self.inference.bit_depth)
+        depth = SampleDepth.of(bit_depth or self.inference.bit_depth)
+        depth = replace(depth, warns=True) if len(images) == 1 else find_depth(images, depth)
         results: list[PanopticSegmentation] = []
         if tile is not None:
             results = [self._predict_tiles(one, rule, tile, overlap, progress, depth) for one in images]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from banet.data.images import resized_size
+from banet.data.images.resizing import resize_image, resized_size
 from banet.modeling.config import InferenceConfig
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ __all__ = ["preprocess", "preprocess_array"]
 def preprocess(image: NDArray[np.uint8], options: InferenceConfig) -> Tensor:
     """Resize an image (H, W, 3) as the options say: (3, h, w) uint8."""
     import torch
-
-    from banet.data.transforms import resize_image
 
     return resize_image(torch.from_numpy(image).permute(2, 0, 1), options.shorter, options.longer, options.scale)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError
+from banet.errors import InputError, InputWarning
 from banet.types import BitDepth
 
-__all__ = ["BIT_DEPTHS", "SampleDepth", "guess_bit_depth", "to_8_bits"]
+__all__ = ["BIT_DEPTHS", "SampleDepth", "guess_bit_depth", "to_8_bits", "warn_of_guess"]
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Numbers of bits that samples of 16-bit images are taken to use: the fewest that hold the largest one."""
@@ -24,6 +25,16 @@ def guess_bit_depth(maximum: int) -> int:
     return next(bits for bits in BIT_DEPTHS if maximum < 1 << bits)
 
 
+def warn_of_guess(bits: int, stacklevel: int = 2) -> None:
+    """Tell what was found with a warning (`InputWarning`)."""
+    warnings.warn(
+        f"16-bit images: samples are taken to use {bits} bits, as the largest one shows; "
+        "set --bit-depth (bit_depth in Python) if they use another number",
+        InputWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
 @dataclass(frozen=True)
 class SampleDepth:
     """How many bits the samples of 16-bit images use, hence which value is white.
@@ -34,10 +45,12 @@ class SampleDepth:
     Attributes:
         bits: 8 to 16, or None where each image decides.
         given: `bits` is what the caller gives, not what was found.
+        warns: an image whose largest sample decides is told with a warning (`InputWarning`).
     """
 
     bits: int | None = None
     given: bool = False
+    warns: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers of bits that samples of 16 bits cannot have."""
@@ -73,6 +86,8 @@ class SampleDepth:
             return whole
         if stated is not None and maximum <= stated:
             return stated
+        if self.warns and self.bits is None:
+            warn_of_guess(guess_bit_depth(maximum))
         return max(whole, 1) if maximum <= whole else (1 << guess_bit_depth(maximum)) - 1
 
 

@@ -264,6 +264,25 @@ def test_one_answer_for_all_images_of_a_call(tmp_path: Path) -> None:
     assert find_depth(files, 14) == SampleDepth(14, given=True)
 
 
+def test_an_image_alone_tells_what_all_images_of_a_call_would(tmp_path: Path) -> None:
+    """Reading it finds the number of bits that looking for it finds, with the same warning or none."""
+    write_png(tmp_path / "stated.png", deep(12), bits=12)
+    write_png(tmp_path / "denied.png", deep(16), bits=12)
+    write_png(tmp_path / "dark.png", deep(12) // 40)
+    write_png(tmp_path / "black.png", deep(12) * 0)
+    write_tiff(tmp_path / "inverted.tif", 4095 - deep(12)[..., 0], photometric=0)
+    Image.fromarray(COLORS).save(tmp_path / "flat.png")
+    grey = Image.fromarray(deep(12)[..., 0])
+    for image in (*sorted(tmp_path.iterdir()), grey, deep(12), deep(12)[..., 0] // 40, deep(12) * 0, COLORS):
+        with warnings.catch_warnings(record=True) as expected:
+            warnings.simplefilter("always")
+            rgb = to_rgb_array(image, find_depth([image]))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            assert np.array_equal(to_rgb_array(image, SampleDepth(warns=True)), rgb)
+        assert [str(one.message) for one in told] == [str(one.message) for one in expected]
+
+
 def test_bits_that_cannot_be(tmp_path: Path) -> None:
     write_png(tmp_path / "a.png", deep(14))
     with pytest.raises(InputError, match=r"a\.png: holds samples up to 16383, more than 12 bits; give another"):

@@ -13,7 +13,7 @@ from PIL import Image
 import banet
 from banet.cli import main
 from banet.data.coco_panoptic import CocoPanoptic
-from banet.data.images import find_images, formats, list_images
+from banet.data.images import find_images, formats, list_images, reading
 from banet.data.scenes.generate import Scenes, write_coco
 from banet.engine.evaluation.evaluate import evaluate_command
 from banet.engine.evaluation.evaluation_data import open_split
@@ -103,6 +103,20 @@ def test_predict_of_deep_files_and_arrays(tmp_path: Path, scene: np.ndarray) -> 
         assert same(found[0], expected_dark) and same(found[1], expected)
     assert same(model.predict(deep(dark, 12), bit_depth=12), expected_dark)
     assert same(model.predict(deep(scene, 12), tile=64, overlap=16), model.predict(scene, tile=64, overlap=16))
+
+
+def test_an_image_alone_is_opened_once(tmp_path: Path, scene: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    read = reading.open_file
+    monkeypatch.setattr(reading, "open_file", lambda path: (opened.append(path), read(path))[1])
+    model = banet.BANet.from_pretrained("scenes")
+    path = tmp_path / "a.png"
+    Image.fromarray(deep(scene[..., 0], 12)).save(path)
+    for options in ({}, {"tile": 64, "overlap": 16}):
+        opened.clear()
+        with pytest.warns(InputWarning, match="12 bits") as told:
+            model.predict(path, **options)
+        assert opened == [path] and len(told) == 1
 
 
 def test_predict_tells_the_bits_once_and_takes_others(

@@ -8,9 +8,9 @@ from banet.data.images.reading import (
     page_count,
     picture_size,
     read_image,
-    resized_size,
     to_rgb_array,
 )
+from banet.data.images.resizing import resized_size
 from banet.files.reading import MAX_PIXELS
 
 __all__ = [

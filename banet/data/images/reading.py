@@ -17,7 +17,7 @@ from banet.data.images.source import ImageSource
 from banet.errors import InputError, InputWarning, MissingExtraError
 from banet.files.reading import MAX_PIXELS, open_file
 from banet.panoptic.pixels import deep_samples, rgb_array
-from banet.panoptic.sample_depth import SampleDepth, guess_bit_depth
+from banet.panoptic.sample_depth import SampleDepth, guess_bit_depth, warn_of_guess
 from banet.panoptic.validation import color_samples, is_torch
 from banet.types import BitDepth, Size, StrPath
 
@@ -27,7 +27,6 @@ __all__ = [
     "page_count",
     "picture_size",
     "read_image",
-    "resized_size",
     "to_rgb_array",
 ]
 
@@ -161,12 +160,7 @@ def find_depth(images: Iterable[Any], bit_depth: BitDepth | SampleDepth | None =
     if highest < 0:
         return depth
     bits = guess_bit_depth(highest)
-    warnings.warn(
-        f"16-bit images: samples are taken to use {bits} bits, as the largest one shows; "
-        "set --bit-depth (bit_depth in Python) if they use another number",
-        InputWarning,
-        stacklevel=2,
-    )
+    warn_of_guess(bits)
     return SampleDepth(bits)
 
 
@@ -196,19 +190,3 @@ def _source_maximum(source: ImageSource) -> int:
         return -1
     maximum = int(samples.max(initial=0))
     return -1 if source.stated_white is not None and maximum <= source.stated_white else maximum
-
-
-def resized_size(height: int, width: int, shorter: int, longer: int, scale: float = 0.0) -> tuple[int, int]:
-    """The size (H,W) of an image whose shorter side becomes `shorter`, or less so that the longer one is ≤ `longer`.
-
-    With a `scale` above 0 the sides are multiplied by that, whatever `shorter`, or by less because of `longer`.
-    """
-    low, high = min(height, width), max(height, width)
-    if scale:
-        factor = min(scale, longer / high)
-        return max(1, round(height * factor)), max(1, round(width * factor))
-    if shorter * high > longer * low:
-        other, side = max(1, round(longer * low / high)), longer
-    else:
-        other, side = shorter, min(longer, round(shorter * high / low))
-    return (other, side) if height <= width else (side, other)
