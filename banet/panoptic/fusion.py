@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE, STUFF_AREA
 from banet.panoptic.id_maps import measure_runs, runs
+from banet.panoptic.occlusion.ranking import rank_by_score
 from banet.panoptic.occlusion.resolve import OcclusionHandler
-from banet.panoptic.occlusion.rules import rank_by_score
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
 from banet.panoptic.validation import check_instances, to_numpy

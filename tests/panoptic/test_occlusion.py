@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banet.panoptic import RULES, MaskCrops, gt_order_rule, logit_rule, match_boxes, needs_image, resolve_occlusions
+from banet.panoptic.occlusion.ranking import lock_in
 from banet.panoptic.occlusion.regions import Regions
-from banet.panoptic.occlusion.resolve import lock_in
 from banet.panoptic.occlusion.rules import Pairs, Procedure, looks_at_image
 
 COLOURS = np.array(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from banet.panoptic.adapters import find_adapter, read_detections
 from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE
-from banet.panoptic.occlusion.rules import Pairs, Procedure, Rule, find_rule, remove_hidden
+from banet.panoptic.occlusion.ranking import lock_in, remove_hidden
+from banet.panoptic.occlusion.rules import Pairs, Procedure, Rule, find_rule
 from banet.panoptic.validation import MaskCrops, as_input_type, check_instances
 from banet.types import RuleLike
 
@@ -232,50 +232,3 @@ def _margins(rule: Callable[[Pairs], Any], pairs: Pairs) -> NDArray[np.float64]:
     if np.isnan(margin).any():
         raise ValueError("the rule returned a margin that is not a number")
     return margin.astype(np.float64)
-
-
-def lock_in(order: list[int], arrows: Iterable[tuple[int, int]], likely: Iterable[list[int]] = ()) -> list[list[int]]:
-    """Take arrows one by one, and set aside each that would close a cycle with those taken before (ranked pairs).
-
-    Args:
-        order: the nodes 0 .. N-1 in any order; on return every taken arrow points from an earlier node to a later one.
-            What was taken does not depend on it, but the closer it is to the outcome, the faster.
-        arrows: (from, to), in the order in which they are to be taken.
-        likely: paths that may stand against arrows, as returned for a similar case; these are tried first.
-
-    Returns:
-        For each arrow a -> b that was set aside, a path b .. a of taken arrows that it would have closed.
-    """
-    rank = [0] * len(order)
-    for at, node in enumerate(order):
-        rank[node] = at
-    taken: list[list[int]] = [[] for _ in order]
-    known = {(path[-1], path[0]): path for path in likely}
-    against = []
-    for head, tail in arrows:
-        if rank[head] > rank[tail]:  # else there is no path from tail to head, as paths lead only to later nodes
-            path = known.get((head, tail), [])
-            if path and all(after in taken[node] for node, after in pairwise(path)):
-                against.append(path)
-                continue
-            begin, end = rank[tail], rank[head]
-            source = {tail: tail}  # of each node reached from tail, the node before it
-            stack = [tail]
-            while stack and head not in source:
-                node = stack.pop()
-                for after in taken[node]:
-                    if rank[after] <= end and after not in source:
-                        source[after] = node
-                        stack.append(after)
-            if head in source:
-                path = [head]
-                while path[-1] != tail:
-                    path.append(source[path[-1]])
-                against.append(path[::-1])
-                continue
-            stretch = order[begin : end + 1]  # move what tail leads to, in the order it has, behind head
-            order[begin : end + 1] = [n for n in stretch if n not in source] + [n for n in stretch if n in source]
-            for at in range(begin, end + 1):
-                rank[order[at]] = at
-        taken[head].append(tail)
-    return against

@@ -14,6 +14,7 @@ from banet._moved import renamed
 from banet._renamed import current_value, old_attribute
 from banet.panoptic.defaults import RuleName
 from banet.panoptic.occlusion.cues import Overlap, log_odds
+from banet.panoptic.occlusion.ranking import rank_by_score, remove_hidden
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.validation import MaskCrops, to_numpy
 from banet.types import Box, RuleLike
@@ -32,8 +33,6 @@ __all__ = [
     "looks_at_image",
     "match_boxes",
     "needs_image",
-    "rank_by_score",
-    "remove_hidden",
     "score",
 ]
 
@@ -42,7 +41,6 @@ TIE = 1e-6
 
 _NO_IMAGE = "this rule looks at the image, but image is None"
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -376,46 +374,6 @@ def match_boxes(boxes: Any, truth_boxes: Any, threshold: float = 0.5) -> NDArray
     iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     best = iou.argmax(axis=1)
     return np.where(iou.max(axis=1) >= threshold, best, -1).astype(np.int64)
-
-
-def rank_by_score(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the rank of each object in descending order of score, ties by lower index: (N,) int64, 0 .. N-1."""
-    rank = np.empty(len(scores), dtype=np.int64)
-    rank[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    return rank
-
-
-def remove_hidden(
-    decide: Callable[[NDArray[np.bool_]], tuple[T, NDArray[np.int64]]],
-    areas: NDArray[np.int64],
-    scores: NDArray[np.float64],
-    threshold: float,
-) -> T:
-    """Remove objects that are nearly hidden, one at a time, until none is left.
-
-    An object is nearly hidden when it loses more than `threshold` of its area (section 3.4). Out first goes the one
-    that loses the largest fraction (our choice: the paper does not say in which order), of equals the one with the
-    lower score, then that of the higher index. An empty mask loses nothing.
-
-    Args:
-        decide: shares out the pixels among the objects that are left, (N,) bool; gives a result and the pixels that
-            each object owns, (N,) int64.
-        areas: (N,) pixels of each mask.
-        scores: (N,).
-        threshold: the fraction.
-
-    Returns:
-        The last result of `decide`.
-    """
-    left = np.ones(len(areas), dtype=bool)
-    while True:
-        result, owned = decide(left)
-        lost = np.where(left, areas - owned, 0)
-        hidden = np.flatnonzero(lost > threshold * areas)
-        if not len(hidden):
-            return result
-        fraction = lost[hidden] / areas[hidden]
-        left[hidden[np.lexsort((-hidden, scores[hidden], -fraction))[0]]] = False
 
 
 def _heuristic(pairs: Pairs, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:
