@@ -36,7 +36,6 @@ _LONGEST = 1 << 14  # bytes of one line
 _KEPT = 2  # entries per file that a rewritten record keeps: the file, and what was about to replace it
 _CHUNK = 1 << 20
 
-_Signature: TypeAlias = tuple[int, int, int, int, int]
 _Key: TypeAlias = tuple[int, int] | str
 
 
@@ -198,8 +197,8 @@ class Outputs:
 
     Making one checks all of them, before anything is computed: a name that is taken must be that of a file of ours (see
     the module), or `overwrite` must be given; an input is never replaced, however its path is spelled. As a context
-    manager it then sees to every file that `atomic_path` writes in the folder: what changed since the check is checked
-    again, and each file is recorded.
+    manager it then sees to every file that `atomic_path` writes in the folder: it is checked again, as files may have
+    come or changed meanwhile, and recorded.
 
     Args:
         folder: The folder; made by whoever writes.
@@ -234,7 +233,6 @@ class Outputs:
         self._inputs = _Inputs(inputs, folders)
         self._sources = {name: self._relative(s) for name, s in names.items()} if isinstance(names, Mapping) else {}
         self._names = set(names)
-        self._seen: dict[str, _Signature | None] = {}
         self._written: set[str] = set()
         self._trees = tuple(trees)
         self._check_folder()
@@ -264,7 +262,9 @@ class Outputs:
             InputError: Meanwhile a file got that name that may not be replaced.
         """
         name = self._name(os.path.abspath(target))
-        if _signature(target) != self._seen.get(name):
+        try:
+            self._check(name)
+        except InputError:  # another process of the same command may have written it, and recorded that
             self._record.read()
             self._check(name)
         with temporary.open("rb") as stream:
@@ -272,7 +272,6 @@ class Outputs:
             entry = Entry(self.kind, size, digest_of(stream, size), self._sources.get(name), grows)
         self._record.append(name, entry)
         os.replace(temporary, target)
-        self._seen[name] = _signature(target)
         self._written.add(name)
 
     def ours(self, name: str) -> bool:
@@ -326,12 +325,11 @@ class Outputs:
                 )
 
     def _check(self, name: str) -> None:
-        """Ask that a name may be written to, and remember what has it."""
+        """Ask that a name may be written to."""
         target, another = self.folder / name, f"choose another {self.option}"
         try:
             status = os.lstat(target)
         except FileNotFoundError:
-            self._seen[name] = None
             return
         except OSError as error:  # such as a file where a folder of the name should be
             raise InputError(f"cannot be written ({error.strerror})", where=target, hint=another) from error
@@ -348,7 +346,6 @@ class Outputs:
                 problem = f"is the result of another input, {entry.source or 'generated data'}"
             if problem:
                 raise InputError(problem, where=target, hint=f"{another}, or add --overwrite")
-        self._seen[name] = _sign(status)
 
     def _files_in(self, tree: str) -> Iterator[str]:
         for folder, _, files in os.walk(self.folder / tree):
@@ -495,18 +492,6 @@ def digest_of(stream: BinaryIO, size: int) -> str:
         digest.update(chunk)
         size -= len(chunk)
     return digest.hexdigest()
-
-
-def _signature(path: Path) -> _Signature | None:
-    """What changes when a file is changed or replaced; None where there is none."""
-    try:
-        return _sign(os.lstat(path))
-    except OSError:
-        return None
-
-
-def _sign(status: os.stat_result) -> _Signature:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _keys(path: Path) -> set[_Key]:

@@ -103,7 +103,7 @@ def test_bad_files_are_named(tmp_path, image, monkeypatch):
         with pytest.raises(InputError, match=r"no.png: "):
             read(tmp_path / "no.png")
     Image.fromarray(np.ones((5, 5), dtype=np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(InputError, match="no whole numbers"):
+    with pytest.raises(InputError, match="not whole numbers"):
         LargePicture(tmp_path / "float.tif")
 
 

@@ -289,7 +289,7 @@ def test_ids_that_are_texts(model: BANet, baseline: BANet, monkeypatch: pytest.M
     figure = Figure(baseline, model, PICTURES, "scenes")
     monkeypatch.setattr(type(PICTURES.dataset), "image_ids", ["5", "a b", 5, "007", 7])
     assert figure.find([5, "5", "a b", "007", 7]) == [2, 0, 1, 3, 4]
-    with pytest.raises(InputError, match="--picture-ids: 70: scenes has no picture"):
+    with pytest.raises(InputError, match="--picture-ids: 70: scenes has no image"):
         figure.find([70])
 
 

@@ -407,7 +407,7 @@ def test_headers_of_other_versions_are_refused(model):
 def test_a_runtime_runs_its_own_files(tmp_path, weights, options, said):
     Image.fromarray(blocks(20, 20)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=said):
-        predict_files(weights, [str(tmp_path / "a.png")], tmp_path, **options)
+        predict_files(weights, [str(tmp_path / "a.png")], tmp_path / "out", **options)
 
 
 def test_what_cannot_be_exported_is_said_before_any_work(monkeypatch, tmp_path, model):

@@ -15,6 +15,7 @@ from banet.engine.prediction import predict, video
 from banet.engine.prediction.video import is_video, segment_video
 from banet.errors import InputError, MissingExtraError
 from banet.files.outputs import RECORD
+from banet.modeling.config import InferenceConfig
 from banet.panoptic import Categories, PanopticSegmentation
 
 av = pytest.importorskip("av")
@@ -254,6 +255,7 @@ def test_other_threads_may_segment_too(tmp_path):
 
 class Model:
     categories = CATEGORIES
+    inference = InferenceConfig()
 
     def predict(self, image, *, rule=None, tile=None, overlap=None, progress=False):
         return threshold(image)

@@ -42,6 +42,7 @@ from banet.engine.training.train import train
 from banet.errors import InputError
 from banet.files.outputs import RECORD
 from banet.modeling.config import InferenceConfig, LossConfig
+from banet.modeling.network import Network
 from banet.modeling.outputs import Output
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -292,9 +293,9 @@ def test_training_stopped_at_once(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A second Ctrl-C; and one before the first iteration."""
-    real, calls = BANet.losses, iter(range(3))
+    real, calls = Network.losses, iter(range(3))
 
-    def losses(self: BANet, *given: Any) -> Any:
+    def losses(self: Network, *given: Any) -> Any:
         if next(calls, None) is None:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
@@ -302,7 +303,7 @@ def test_training_stopped_at_once(
 
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(BANet, "losses", losses)
+        patch.setattr(Network, "losses", losses)
         assert main(arguments("train", given, tmp_path / "out")) == 130
     assert last_error(capsys).endswith("last.ckpt is whole: go on with --resume auto")
     assert signal.getsignal(signal.SIGINT) is before
@@ -358,15 +359,15 @@ def holding(images: int, real: Callable[..., Any]) -> Callable[..., Any]:
 def test_training_says_how_many_images_fit(
     place: str, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = BANet.losses
+    real = Network.losses
 
-    def losses(self: BANet, images: Any, targets: Any) -> Any:
+    def losses(self: Network, images: Any, targets: Any) -> Any:
         found = real(self, images, targets)
         if len(images) > 2:
             found["loss_seg"].register_hook(lambda _: no_memory())
         return found
 
-    monkeypatch.setattr(BANet, "losses", holding(2, real) if place == "forward" else losses)
+    monkeypatch.setattr(Network, "losses", holding(2, real) if place == "forward" else losses)
     line = arguments("train", given, tmp_path / "out")
     assert main(line) == 2
     said = last_error(capsys)
@@ -379,7 +380,7 @@ def test_training_says_how_many_images_fit(
 def test_training_says_where_not_even_one_fits(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(BANet, "losses", holding(0, BANet.losses))
+    monkeypatch.setattr(Network, "losses", holding(0, Network.losses))
     assert main(arguments("train", given, tmp_path / "out")) == 2
     assert "does not hold one image of 61x63; set --train.gradient_checkpointing true" in last_error(capsys)
 

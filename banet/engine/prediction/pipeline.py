@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -40,11 +40,14 @@ class Pipeline(Generic[Item, Loaded, Computed, Done]):
         self.read, self.run, self.write = read, run, write
         self.failures, self.overlap = failures, overlap
 
-    def process(self, items: Iterable[Item]) -> Iterator[tuple[Item, Done | Exception]]:
-        """Yield each item, in order, with what `write` returned for it, or with its failure."""
+    def process(self, items: Iterable[Item]) -> Generator[tuple[Item, Done | Exception], None, None]:
+        """Yield each item, in order, with what `write` returned for it, or with its failure.
+
+        Closing the generator waits for the threads.
+        """
         return self._overlapping(items) if self.overlap else self._one_by_one(items)
 
-    def _one_by_one(self, items: Iterable[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+    def _one_by_one(self, items: Iterable[Item]) -> Generator[tuple[Item, Done | Exception], None, None]:
         for item in items:
             try:
                 computed = self.run(item, self.read(item))
@@ -55,7 +58,7 @@ class Pipeline(Generic[Item, Loaded, Computed, Done]):
                 del computed
                 yield item, done
 
-    def _overlapping(self, items: Iterable[Item]) -> Iterator[tuple[Item, Done | Exception]]:
+    def _overlapping(self, items: Iterable[Item]) -> Generator[tuple[Item, Done | Exception], None, None]:
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             coming = ((item, reader.submit(self.read, item)) for item in items)
             following = next(coming, None)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -285,7 +285,8 @@ def _segment_pictures(
 
         # In tiles pictures are large: there is only one at a time.
         pipeline = Pipeline(read, run, write, failures=(InputError, MissingExtraError), overlap=tile is None)
-        steps = pipeline.process(plan.pictures)
+        # Closed at the end, which waits for its threads: after Ctrl-C, too, no file is left half written.
+        steps = stack.enter_context(closing(pipeline.process(plan.pictures)))
         for item, done in tqdm(
             steps, desc="predict", unit="image", total=len(plan.pictures), disable=not plan.pictures
         ):
