@@ -13,14 +13,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from banet.ops.bilinear import upsample_to
 from banet.ops.deform_conv import DeformableConv2d
 
-__all__ = ["PyramidConv1x1", "SemanticHead", "upsample_to"]
-
-
-def upsample_to(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear interpolation (align_corners=False) of (B, C, h, w) to (B, C, *size)."""
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+__all__ = ["PyramidConv1x1", "SemanticHead"]
 
 
 class SemanticHead(nn.Sequential):

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from banet.modeling.config import STRIDES
-from banet.modeling.semantic_head import upsample_to
+from banet.ops.bilinear import upsample_to
 from banet.panoptic.categories import VOID
 
 __all__ = ["semantic_loss"]

@@ -1,4 +1,4 @@
-"""Bilinear sampling of tensors, one axis at a time: the two pixels next to each position, and their weights.
+"""Bilinear sampling of tensors: the two pixels next to each position along an axis, their weights, and whole maps.
 
 `banet.panoptic.resampling` is the same for numpy arrays.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-__all__ = ["bin_samples", "linear_taps", "linear_weights"]
+__all__ = ["bin_samples", "linear_taps", "linear_weights", "upsample_to"]
 
 
 def linear_taps(position: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -45,3 +46,8 @@ def bin_samples(start: Tensor, stop: Tensor, bins: int) -> Tensor:
     """
     fraction = (torch.arange(2 * bins, dtype=start.dtype, device=start.device) + 0.5) / (2 * bins)
     return start[:, None] + (stop - start)[:, None] * fraction
+
+
+def upsample_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps ``(B, C, h, w)`` at another size, ``(B, C, *size)``, by pixel centres (``align_corners=False``)."""
+    return x if x.shape[-2:] == size else interpolate(x, size=size, mode="bilinear", align_corners=False)
