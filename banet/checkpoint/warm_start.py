@@ -24,6 +24,10 @@ from banet.modeling.network import Network
 __all__ = ["LoadReport", "initialise"]
 
 
+_COUNTER = ".num_batches_tracked"
+"""Of batch norm; frozen ones have no use for it, so that it is not reported as unexpected."""
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What a warm start did.
@@ -91,7 +95,9 @@ def initialise(network: Network, init: str) -> LoadReport:
     return LoadReport(
         loaded=sorted(fitting),
         missing=sorted(set(own) - set(fitting)),
-        unexpected=sorted({source for name, (_, source) in found.items() if name not in fitting}),
+        unexpected=sorted(
+            {source for name, (_, source) in found.items() if name not in fitting and not source.endswith(_COUNTER)}
+        ),
         kept=tuple(kept),
         fresh=tuple(fresh),
     )
