@@ -31,7 +31,7 @@ from banet.panoptic import resolve_occlusions
 from banet.panoptic.coco.writer import CocoPanopticWriter
 
 PACKAGE = Path(banet.__file__).parent
-PAGE = PACKAGE.parent / "ARCHITECTURE.md"
+PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 BASICS = {"banet.errors", "banet.types", "banet._renamed", "banet.panoptic.defaults"}
 BEGIN, END = "<!-- walks: python tests/walks.py -->\n", "<!-- end of walks -->\n"
 
