@@ -153,6 +153,6 @@ function showResults(element, props, watch) {
     const { fault } = props.value;
     if (fault === undefined) show(props.value);
     const gone = root.querySelector(".banet-grid") ? "This picture is no longer held; drop it again." : "";
-    document.querySelector(".banet-fault").textContent = fault === undefined ? "" : fault || gone;
+    document.querySelector(".banet-fault").textContent = fault === undefined ? props.value.note : fault || gone;
   });
 }

@@ -17,6 +17,7 @@ import json
 import logging
 import re
 import socket
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -41,13 +42,14 @@ from PIL import Image
 from banet.data.images import decode_image
 from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
 from banet.engine.device import pick_device
-from banet.errors import InputError
+from banet.errors import InputError, InputWarning
 from banet.inference.banet import BANet
 from banet.inference.postprocess import UnfusedPrediction
 from banet.modeling.config import RuleName
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.drawing.diff import differing_pixels, draw_diff
 from banet.panoptic.id_maps import ids_to_rgb, runs
+from banet.panoptic.sample_depth import SampleDepth
 
 __all__ = ["Gate", "Limits", "Page", "serve", "web_app"]
 
@@ -100,6 +102,7 @@ class Visit:
         other: the one that it is compared with.
         name: the picture's file name.
         size: its width and height as it came.
+        note: what was guessed or left out as it was read.
         unfused: all that fusion needs of it.
     """
 
@@ -107,6 +110,7 @@ class Visit:
     other: str = "heuristic"
     name: str = ""
     size: tuple[int, int] = (0, 0)
+    note: str = ""
     unfused: UnfusedPrediction | None = None
 
 
@@ -142,17 +146,21 @@ class Page:
                 data = base64.b64decode(content, validate=True)
             except binascii.Error:
                 raise InputError(f"{name}: did not arrive whole; drop it again") from None
-            picture = decode_image(data, name, max_pixels=self.limits.pixels)
+            depth = replace(SampleDepth.of(self.model.inference.bit_depth), warns=True)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always", InputWarning)
+                picture = decode_image(data, name, max_pixels=self.limits.pixels, bit_depth=depth)
         except InputError as error:
             return self._answer(visit, {"fault": str(error)})
-        return self._segment(visit, name, picture)
+        note = "; ".join(str(one.message) for one in told if issubclass(one.category, InputWarning))
+        return self._segment(replace(visit, note=note), name, picture)
 
     def example(self, visit: Visit, event: gr.EventData) -> Answer:
         """Segment one of the examples."""
         index = _field(event, "index", int)
         if not 0 <= index < len(self.examples):
             raise _foreign()
-        return self._segment(visit, f"scene_{index + 1}.png", self.examples[index].copy())
+        return self._segment(replace(visit, note=""), f"scene_{index + 1}.png", self.examples[index].copy())
 
     def choose_rule(self, visit: Visit, event: gr.EventData) -> Answer:
         """Fuse again by another rule; the network does not run."""
@@ -178,8 +186,9 @@ class Page:
         """What the page shows of a picture.
 
         Returns:
-            `name`; `size`, width and height; `original`, the same before the picture was reduced; `picture`, a JPEG;
-            `results` of the two rules, see `_describe`; and `changes` between them: `image`, a JPEG, and `pixels`.
+            `name`; `note`, see `Visit`; `size`, width and height; `original`, the same before the picture was reduced;
+            `picture`, a JPEG; `results` of the two rules, see `_describe`; and `changes` between them: `image`, a JPEG,
+            and `pixels`.
         """
         rules = (visit.rule, visit.other)
         results = [unfused.fuse(self.model.categories, self.model.inference, rule=rule) for rule in rules]
@@ -187,6 +196,7 @@ class Page:
         height, width = differ.shape
         return {
             "name": visit.name,
+            "note": visit.note,
             "size": [width, height],
             "original": list(visit.size),
             "picture": _jpeg(Image.fromarray(unfused.image)),

@@ -142,6 +142,20 @@ def test_the_network_runs_once_a_picture(page, visit, model, monkeypatch):
     assert first["results"][0]["ids"] != second["results"][0]["ids"]
 
 
+def test_what_is_guessed_or_left_out_of_a_picture_is_told(page, visit):
+    pages = [Image.fromarray(np.full((20, 30), value, np.uint8)) for value in (0, 90, 200)]
+    several = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    visit, shown, *_ = page.upload(visit, event(name="a.tif", content=content(several)))
+    assert shown["note"] == "a.tif: the first of 3 pages or frames is read, the others are left out"
+    _, shown, *_ = page.choose_rule(visit, event(value="score"))
+    assert "the first of 3 pages" in shown["note"]
+    deep = encoded(np.full((20, 30), 3000, np.uint16))
+    visit, shown, *_ = page.upload(visit, event(name="a.png", content=content(deep)))
+    assert "taken to use 12 bits" in shown["note"]
+    _, shown, *_ = page.upload(visit, event(name="b.png", content=content(encoded(pages[1]))))
+    assert shown["note"] == ""
+
+
 def test_an_answer_agrees_with_predict_and_its_files_with_each_other(app, page, visit, model, tmp_path):
     from banet.panoptic.drawing.diff import differing_pixels
 

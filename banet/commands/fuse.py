@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from banet.commands.base import Command, Value
 from banet.commands.shared import Area, Count, File, Folder, Fraction, OverwriteOptions, Score, progress
 from banet.modeling.config import InferenceConfig, RuleName
+from banet.types import BitDepth
 
 __all__ = ["Fuse"]
 
@@ -41,12 +42,14 @@ class Fuse(OverwriteOptions, Command):
         removal_threshold: Lost fraction above which an instance is removed.
         stuff_area: Smaller stuff becomes void.
         strict: Refuse instances without a pixel, which are otherwise left out and reported.
+        bit_depth: Bits that samples of 16-bit images use, 8 to 16; auto finds one number for all images.
     """
 
     usage: ClassVar[str] = (
         "--instances FILE --semantic DIR --images DIR --out DIR [--json FILE] [--categories FILE] [--rule RULE]\n"
         "                  [--score SCORE] [--nms IOU] [--top N] [--stuff-area PIXELS]\n"
-        "                  [--overlap-threshold FRACTION] [--removal-threshold FRACTION] [--strict] [--overwrite]"
+        "                  [--overlap-threshold FRACTION] [--removal-threshold FRACTION] [--strict]\n"
+        "                  [--bit-depth auto|BITS] [--overwrite]"
     )
 
     instances: File
@@ -63,6 +66,7 @@ class Fuse(OverwriteOptions, Command):
     removal_threshold: Fraction = InferenceConfig.removal_threshold
     stuff_area: Area = InferenceConfig.stuff_area
     strict: bool = False
+    bit_depth: Annotated[BitDepth, Value("auto|BITS")] = "auto"
 
     def run(self) -> int:
         """Fuse, and print how many images and instances."""

@@ -11,7 +11,7 @@ from PIL import Image
 from banet.cli import main
 from banet.data.images import list_images
 from banet.data.scenes.collage import InstanceSet, make_collage, write_collages
-from banet.errors import InputError
+from banet.errors import InputError, InputWarning
 from banet.panoptic.coco.annotations import PanopticJson, load
 from banet.panoptic.coco.rle import decode_segmentation
 
@@ -125,7 +125,6 @@ def test_covered_and_cut_off_instances_are_left_where_they_are(instance_set):
     [
         (lambda c: c.pop("images"), "'images' is missing"),
         (lambda c: c["annotations"][0].update(image_id=1), "image_id 1 is not in images"),
-        (lambda c: c["annotations"][0].pop("bbox"), "bbox or area is missing"),
         (lambda c: c.update(annotations=[]), "nothing to cut out"),
         (lambda c: [one.update(segmentation=3) for one in c["annotations"]], "segmentation: must be"),
         (lambda c: [one.pop("segmentation") for one in c["annotations"]], "segmentation: is missing"),
@@ -139,6 +138,44 @@ def test_bad_files_are_told_in_one_line(instance_set, change, message):
     with pytest.raises(InputError, match=message) as caught:
         write_collages(instance_set / "out", InstanceSet(path, instance_set / "images"), instance_set / "grounds")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [{"bbox": []}, {"area": "4200"}, {"bbox": None, "area": None}])
+def test_boxes_and_areas_are_measured_where_they_are_not_numbers(instance_set, values):
+    before, _ = read(instance_set)
+    path = instance_set / "instances.json"
+    content = json.loads(path.read_text())
+    for one in content["annotations"]:
+        one.update(values)
+    content["annotations"].append({**content["annotations"][0], "id": 99, "segmentation": None})  # without a pixel
+    path.write_text(json.dumps(content))
+    measured, _ = read(instance_set)
+    assert measured.candidates == before.candidates
+    for image_id, those in before.by_image.items():
+        boxes = [[one["bbox"] for one in some] for some in (measured.by_image[image_id], those)]
+        np.testing.assert_allclose(*boxes, atol=1)  # of the pixels, and of the corners
+
+
+def test_deep_pictures_use_one_number_of_bits_per_data_set(instance_set):
+    grounds = instance_set / "grounds"
+    Image.fromarray(np.full((150, 220), 4000, np.uint16)).save(grounds / "5.png")
+    Image.fromarray(np.full((150, 220), 900, np.uint16)).save(grounds / "9.png")  # alone, 10 bits
+    for name, white in (("5.png", 60000), ("9.png", 1000)):
+        grey = Image.open(instance_set / "images" / name).convert("L")
+        deep = np.uint16(np.asarray(grey) / 255 * white)
+        Image.fromarray(deep).save(instance_set / "images" / name)
+    instances, _ = read(instance_set)
+    with pytest.warns(InputWarning, match="use 16 bits"):
+        assert instances.depth.bits == 16
+    with pytest.warns(InputWarning, match="use 12 bits"):
+        out = write_collages(instance_set / "out", instances, grounds, count=12)
+    grounds_of = {int(np.median(np.asarray(Image.open(path)))) for path in (out.parent / "images").iterdir()}
+    assert grounds_of == {round(4000 / 4095 * 255), round(900 / 4095 * 255)}
+    assert instances.picture(9).max() <= round(1000 / 65535 * 255)
+    given = InstanceSet(instance_set / "instances.json", instance_set / "images", 16)
+    out = write_collages(instance_set / "given", given, grounds, count=12, bit_depth=14)
+    grounds_of = {int(np.median(np.asarray(Image.open(path)))) for path in (out.parent / "images").iterdir()}
+    assert grounds_of == {round(4000 / 16383 * 255), round(900 / 16383 * 255)}
 
 
 def test_no_backgrounds(instance_set):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from banet.data.images import large, read_image
 from banet.data.images.large import DecodedPicture, LargePicture, open_picture
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, InputWarning, MissingExtraError
 
 
 @pytest.fixture
@@ -114,3 +114,13 @@ def test_pyvips_is_asked_for_where_it_is_needed(tmp_path, image, monkeypatch):
     monkeypatch.setattr(large, "MAX_PIXELS", 100)
     with pytest.raises(MissingExtraError, match=r"pyvips, .*banet-panoptic\[large\]"):
         open_picture(tmp_path / "a.png")
+
+
+def test_pages_that_are_left_out_of_a_large_picture_are_told(tmp_path, image, monkeypatch):
+    pytest.importorskip("pyvips")
+    image.save(tmp_path / "a.tif", save_all=True, append_images=[image, image])
+    monkeypatch.setattr(large, "MAX_PIXELS", image.width * image.height - 1)
+    with pytest.warns(InputWarning, match=r"a\.tif: the first of 3 pages or frames is read"):
+        picture = open_picture(tmp_path / "a.tif")
+    assert isinstance(picture, LargePicture)
+    assert np.array_equal(whole(picture), np.asarray(image))

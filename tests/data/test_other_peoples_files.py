@@ -138,6 +138,14 @@ def coco(tmp_path: Path, *segmentations: Any, names: tuple[str, ...] = ("x.png",
     return path
 
 
+def test_null_in_place_of_an_outline(tmp_path: Path) -> None:
+    left_out = LeftOut()
+    file = coco(tmp_path, None, [[10, 10, 30, 10, 30, 20, 10, 20]])
+    picture(tmp_path / "x.png")
+    convert_coco(tmp_path, file, tmp_path / "out", left_out=left_out)
+    assert (left_out.objects, dict(left_out.counts)) == (2, {"no outline": 1})
+
+
 def empty() -> dict[str, Any]:
     return encode_rle(np.zeros(SIZE, bool))
 

@@ -151,7 +151,7 @@ def test_a_piece_without_a_pixel_is_passed_over():
     ("segmentation", "said"),
     [
         ("text", "must be run lengths or a list of polygons, not 'text'"),
-        (None, "must be run lengths or a list of polygons"),
+        (3, "must be run lengths or a list of polygons"),
         ({"counts": "a"}, "'size' is missing"),
         ({"size": [4, 5]}, "'counts' is missing"),
         ({"size": [5, 4], "counts": [20]}, r"size must be \[4, 5\], height and width of the picture, not \[5, 4\]"),

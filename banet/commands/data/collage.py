@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from banet.commands.base import Command
+from banet.commands.base import Command, Value
 from banet.commands.shared import Count, File, Folder, OverwriteOptions, Seed, progress
+from banet.types import BitDepth
 
 __all__ = ["Collage"]
 
@@ -24,6 +26,7 @@ class Collage(OverwriteOptions, Command):
         out: Where images, PNGs and JSON go.
         count: How many collages.
         seed: Another seed draws other collages.
+        bit_depth: Bits that samples of 16-bit images use, 8 to 16; auto finds one number for those of each folder.
     """
 
     instances: File
@@ -32,12 +35,13 @@ class Collage(OverwriteOptions, Command):
     out: Folder
     count: Count = 20
     seed: Seed = 0
+    bit_depth: Annotated[BitDepth, Value("auto|BITS")] = "auto"
 
     def run(self) -> int:
         """Write the collages, and print the path of the JSON."""
         from banet.data.scenes.collage import InstanceSet, write_collages
 
-        instances = InstanceSet(self.instances, self.images)
+        instances = InstanceSet(self.instances, self.images, self.bit_depth)
         with progress("collages", "collage") as show:
             path = write_collages(
                 self.out,
@@ -46,6 +50,7 @@ class Collage(OverwriteOptions, Command):
                 self.seed,
                 self.count,
                 progress=lambda done: show(done, self.count),
+                bit_depth=self.bit_depth,
                 overwrite=self.overwrite,
             )
         print(path)

@@ -47,15 +47,19 @@ def open_picture(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", p
     Args:
         path: The file.
         bit_depth: As of `read_image`.
-        page: As of `read_image`; of larger images only the first is read.
+        page: As of `read_image`; of larger images only the first is read, and the others cannot be asked for.
 
     Raises:
         InputError: As `read_image`; or it has more than `LARGEST` pixels, or is of a kind that cannot be read so.
         MissingExtraError: It is large, and pyvips is not installed.
     """
     with open_file(path) as stream:
-        height, width = ImageSource(Path(path), stream, LARGEST).size
-    if height * width > MAX_PIXELS and not page:
+        source = ImageSource(Path(path), stream, LARGEST)
+        height, width = source.size
+        large = height * width > MAX_PIXELS and not page
+        if large and page is None:
+            source.warn_of_frames()
+    if large:
         return LargePicture(path, bit_depth=bit_depth)
     return DecodedPicture(read_image(path, bit_depth=bit_depth, page=page))
 

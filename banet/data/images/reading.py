@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.images.source import ImageSource
-from banet.errors import InputError, InputWarning, MissingExtraError
+from banet.errors import InputError, MissingExtraError
 from banet.files.reading import MAX_PIXELS, open_file
 from banet.panoptic.pixels import deep_samples, rgb_array
 from banet.panoptic.sample_depth import SampleDepth, guess_bit_depth, warn_of_guess
@@ -55,16 +54,15 @@ def read_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", pag
     """
     with open_file(path) as stream:
         source = ImageSource(Path(path), stream, MAX_PIXELS, page or 0)
-        if page is None and len(source.frames) > 1:
-            text = f"{path}: the first of {len(source.frames)} pages or frames is read, the others are left out"
-            warnings.warn(text, InputWarning, stacklevel=2)
+        if page is None:
+            source.warn_of_frames()
         return source.rgb(bit_depth)
 
 
 def decode_image(
     data: bytes, name: str, *, max_pixels: int | None = None, bit_depth: BitDepth | SampleDepth = "auto"
 ) -> Image.Image:
-    """Read an image from memory, as `read_image` does from a file; the first page or frame, without a warning.
+    """Read an image from memory, as `read_image` does from a file: the first page or frame, with a warning.
 
     Args:
         data: what its file holds.
@@ -78,6 +76,7 @@ def decode_image(
     if not data:
         raise InputError("is empty (0 bytes)", where=name, hint="give a picture")
     source = ImageSource(Path(name), io.BytesIO(data), MAX_PIXELS if max_pixels is None else max_pixels)
+    source.warn_of_frames()
     return source.rgb(bit_depth)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from banet.data.images.formats import heif_error, identify, is_heif
-from banet.errors import InputError
+from banet.errors import InputError, InputWarning
 from banet.panoptic.pixels import deep_samples, orientation, rgb_image, turn
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, Size
@@ -114,6 +115,12 @@ class ImageSource:
             return list(range(count))
         except Exception:  # a decoder may raise anything on bad data; what it did read is an image
             return [0]
+
+    def warn_of_frames(self) -> None:
+        """Tell with a warning (`InputWarning`) how many pages or frames are left out where the first alone is read."""
+        if len(self.frames) > 1:
+            text = f"{self.name}: the first of {len(self.frames)} pages or frames is read, the others are left out"
+            warnings.warn(text, InputWarning, stacklevel=3)
 
     # ------------------------------------------------------------------------------------------------------- depth
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from banet.data.images import list_images, read_image
+from banet.data.images import find_depth, list_images, read_image
 from banet.data.scenes.generate import Scene, scene_outputs, write_scenes
 from banet.errors import InputError, shown
 from banet.files.fields import is_box, is_number, read_flag, read_image_id, read_integer, read_object
@@ -32,9 +33,10 @@ from banet.panoptic.coco.annotations import ImageInfo, add_image
 from banet.panoptic.coco.rle import decode_crop
 from banet.panoptic.coco.runs import Crop
 from banet.panoptic.id_maps import tight_box
+from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
-from banet.types import ImageId
+from banet.types import BitDepth, ImageId
 
 __all__ = ["CutOut", "InstanceSet", "collage_categories", "make_collage", "write_collages"]
 
@@ -70,21 +72,24 @@ class CutOut:
 class InstanceSet:
     """Instances in COCO's format: JSON with polygons or run lengths, and the folder of the pictures.
 
+    `bbox` and `area` are measured where they are missing or not numbers.
+
     Args:
         json: the JSON file.
         images: the folder of its `file_name`s.
+        bit_depth: bits that samples of 16-bit pictures use; `auto` finds one number for all that things are cut from.
 
     Raises:
         InputError: a file is missing or is not in that format, or there is nothing to cut out.
     """
 
-    def __init__(self, json: str | Path, images: str | Path) -> None:
-        self.source, self.folder = str(json), Path(images)
+    def __init__(self, json: str | Path, images: str | Path, bit_depth: BitDepth = "auto") -> None:
+        self.source, self.folder, self.bit_depth = str(json), Path(images), bit_depth
         self.images: dict[ImageId, ImageInfo] = {}
         self.by_image: dict[ImageId, list[dict[str, Any]]] = {}
         self._cut: dict[int, CutOut | None] = {}
         listed: list[dict[str, Any]] = []
-        unmeasured: list[tuple[str, dict[str, Any]]] = []
+        unmeasured: list[dict[str, Any]] = []
         for field, where, one in stream_lists(json, ("images", "categories", "annotations")):
             if field == "images":
                 add_image(self.images, one, where)
@@ -98,14 +103,17 @@ class InstanceSet:
                 if is_box(one.get("bbox")) and is_number(one.get("area")):
                     self.by_image.setdefault(image_id, []).append(one)
                 else:
-                    unmeasured.append((where, one))
-        for image_id in (*self.by_image, *(one["image_id"] for _, one in unmeasured)):
+                    unmeasured.append(one)
+        for image_id in (*self.by_image, *(one["image_id"] for one in unmeasured)):
             if image_id not in self.images:
                 what = f"image_id {shown(image_id)} is not in images"
                 raise InputError(what, where=f"{json}: annotations", hint="add it or drop them")
-        for where, one in unmeasured:  # an object without a pixel has no box either
-            if self._crop(one).pixels.size:
-                raise InputError("bbox or area is missing, or is not a number", where=where, hint="write them again")
+        for one in unmeasured:
+            crop = self._crop(one)
+            if crop.pixels.size:
+                x1, y1, x2, y2 = crop.box
+                one["bbox"], one["area"] = [x1, y1, x2 - x1, y2 - y1], int(np.count_nonzero(crop.pixels))
+                self.by_image.setdefault(one["image_id"], []).append(one)
         things = [{"name": str(one.get("id")), **one, "isthing": 1} for one in listed]
         self.things = Categories.from_coco(things, source=str(json))
         if max(self.things.ids) == MAX_CATEGORY_ID:
@@ -126,7 +134,16 @@ class InstanceSet:
 
     def picture(self, image_id: ImageId) -> NDArray[np.uint8]:
         """The picture (H,W,3)."""
-        return np.asarray(read_image(safe_join(self.folder, self.images[image_id].file_name)))
+        return np.asarray(read_image(self._path(image_id), bit_depth=self.depth))
+
+    @cached_property
+    def depth(self) -> SampleDepth:
+        """How many bits the samples of 16-bit pictures use: one number for all that things are cut from."""
+        paths = map(self._path, dict.fromkeys(image_id for image_id, _ in self.candidates))
+        return find_depth(paths, self.bit_depth)
+
+    def _path(self, image_id: ImageId) -> Path:
+        return safe_join(self.folder, self.images[image_id].file_name)
 
     def mask(self, image_id: ImageId, place: int) -> NDArray[np.bool_]:
         """Return the mask (H, W) of one annotation of an image, by its place in `by_image`."""
@@ -181,6 +198,7 @@ def make_collage(
     *,
     things: tuple[int, int] = (3, 8),
     longer: int = 640,
+    bit_depth: BitDepth | SampleDepth = "auto",
 ) -> Scene:
     """Paste cut-outs on a background.
 
@@ -196,6 +214,7 @@ def make_collage(
         index: number of the collage. The same arguments always give the same collage.
         things: least and most things that are pasted.
         longer: larger backgrounds are scaled down to this longer side.
+        bit_depth: bits that samples of 16-bit backgrounds use; for several collages, what `find_depth` found for all.
 
     Returns:
         The collage; its `categories` are the instance set's and the stuff class "background".
@@ -205,7 +224,7 @@ def make_collage(
     if not 1 <= things[0] <= things[1]:
         raise ValueError(f"things must be at least 1 and ascending, not {things}")
     rng = np.random.default_rng([seed, index])
-    ground = read_image(backgrounds[int(rng.integers(len(backgrounds)))])
+    ground = read_image(backgrounds[int(rng.integers(len(backgrounds)))], bit_depth=bit_depth)
     shrink = min(1.0, longer / max(ground.size))
     if shrink < 1:
         ground = ground.resize((round(ground.width * shrink), round(ground.height * shrink)), Image.Resampling.LANCZOS)
@@ -321,6 +340,7 @@ def write_collages(
     count: int = 20,
     progress: Callable[[int], None] | None = None,
     *,
+    bit_depth: BitDepth = "auto",
     overwrite: bool = False,
 ) -> Path:
     """Write collages 0..count-1 of a seed to a folder in COCO's formats, the files that `write_scenes` makes.
@@ -332,6 +352,7 @@ def write_collages(
         seed: another seed gives other collages.
         count: how many.
         progress: called with the number of collages done, after each.
+        bit_depth: bits that samples of 16-bit backgrounds use; `auto` finds one number for all of them.
         overwrite: also replace files that this function did not write, but never an input.
 
     Returns:
@@ -347,5 +368,6 @@ def write_collages(
     cut_from = (instances.folder / info.file_name for info in instances.images.values())
     read = itertools.chain([instances.source], pictures, cut_from)
     outputs = scene_outputs(out_dir, "banet data collage", names, inputs=read, overwrite=overwrite)
-    collages = (make_collage(instances, pictures, seed, index) for index in range(count))
+    depth = find_depth(pictures, bit_depth)
+    collages = (make_collage(instances, pictures, seed, index, bit_depth=depth) for index in range(count))
     return write_scenes(outputs, names, collages, collage_categories(instances), f"collages of seed {seed}", progress)

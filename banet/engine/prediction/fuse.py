@@ -30,7 +30,7 @@ from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
 from banet.panoptic.fusion import fuse_panoptic
 from banet.panoptic.occlusion.rules import Procedure, Rule
 from banet.panoptic.validation import MaskCrops
-from banet.types import ImageId, Progress, StrPath
+from banet.types import BitDepth, ImageId, Progress, StrPath
 
 __all__ = ["Fused", "fuse_files"]
 
@@ -91,6 +91,7 @@ def fuse_files(
     removal_threshold: float = InferenceConfig.removal_threshold,
     stuff_area: int = InferenceConfig.stuff_area,
     strict: bool = False,
+    bit_depth: BitDepth = "auto",
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Fused:
@@ -119,6 +120,7 @@ def fuse_files(
         removal_threshold: See `resolve_occlusions`.
         stuff_area: A stuff class with fewer pixels in a picture becomes void.
         strict: Refuse instances without a pixel, which are otherwise left out and counted.
+        bit_depth: Bits that samples of 16-bit pictures use; `auto` finds one number for all of them.
         progress: Called with the number of pictures done, and of all.
         overwrite: Also replace files that this function did not write, but never an input.
 
@@ -150,7 +152,7 @@ def fuse_files(
     found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score_threshold)
     if elsewhere and not found:
         raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
-    depth = find_depth(sources)
+    depth = find_depth(sources, bit_depth)
     target, count, left_out = Path(out), 0, LeftOut(strict=strict)
     with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
         for done, (picture, path, png) in enumerate(zip(pictures, sources, pngs, strict=True), start=1):

@@ -27,11 +27,11 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> NDArray[np.
     """Return the mask that a `segmentation` of a COCO JSON describes.
 
     Args:
-        segmentation: {"size": [H, W], "counts": ...}, with counts as text or numbers; or a list of polygons.
+        segmentation: {"size": [H, W], "counts": ...}, with counts as text or numbers; or a list of polygons; or None.
         size: (H, W) of the image.
 
     Returns:
-        (H, W) bool; without a pixel where the list is empty or no polygon has three corners.
+        (H, W) bool; without a pixel where there is None, the list is empty or no polygon has three corners.
 
     Raises:
         ValueError: it is none of these, damaged, or of another size.
@@ -43,6 +43,8 @@ def decode_crop(segmentation: Any, size: tuple[int, int]) -> Crop:
     """Return the mask that a `segmentation` of a COCO JSON describes, cut to its box: see `decode_segmentation`."""
     if isinstance(segmentation, Mapping):
         return _run_crop(_run_lengths(segmentation, size), size)
+    if segmentation is None:
+        return Crop.empty()
     if isinstance(segmentation, (list, tuple)):
         return union([fill_polygon(corners, size) for corners in read_polygons(segmentation)])
     raise ValueError(f"must be run lengths or a list of polygons, not {shown(segmentation)}")
@@ -52,7 +54,7 @@ def why_empty(segmentation: Any, size: tuple[int, int]) -> str:
     """Return why a valid `segmentation` has no pixel in an image of `size` (H, W)."""
     if isinstance(segmentation, Mapping):
         return "empty mask"
-    outlines = [corners for corners in read_polygons(segmentation) if len(corners)]
+    outlines = [corners for corners in read_polygons(segmentation or ()) if len(corners)]
     if not outlines:
         return "no outline"
     if all(len(corners) < 3 for corners in outlines):
