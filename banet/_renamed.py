@@ -11,12 +11,22 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["NAMES", "VALUES", "accept_old_names", "current_options", "current_value", "current_words", "old_attribute"]
+__all__ = [
+    "FLAGS",
+    "NAMES",
+    "VALUES",
+    "accept_old_names",
+    "current_options",
+    "current_value",
+    "current_words",
+    "old_attribute",
+]
 
 NAMES: Mapping[str, Mapping[str, str]] = {
     "InferenceConfig": {"score": "score_threshold", "nms": "nms_threshold", "instances": "max_instances"},
     "TrainConfig": {"batch": "batch_size"},
     "BANet.push_to_hub": {"licence": "license"},
+    "analyze_command": {"picture_ids": "image_ids"},
     "evaluate": {"batch": "batch_size"},
     "evaluate_command": {"batch": "batch_size"},
     "fuse_files": {"score": "score_threshold", "nms": "nms_threshold", "top": "max_instances"},
@@ -26,6 +36,8 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 """Old and new names of keyword arguments and attributes, by the function or class that has them."""
 VALUES: Mapping[str, str] = {"colour-contour": "color-contour"}
 """Old and new names of occlusion rules."""
+FLAGS: Mapping[str, str] = {"--pictures": "--count", "--picture-ids": "--image-ids"}
+"""Old and new names of options of `banet analyze`."""
 _GROUPS = {"inference": "InferenceConfig", "train": "TrainConfig"}
 """Groups of options of a recipe, and the class of each."""
 
@@ -120,7 +132,9 @@ def current_words(words: Iterable[str]) -> list[str]:
     done: list[str] = []
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag in flags:
+        if flag in FLAGS:
+            flag = FLAGS[flag]
+        elif flag in flags:
             flag = f"{flag.rpartition('.')[0]}.{flags[flag]}"
         names_rule = flag if equals else (done[-1] if done else "")
         if names_rule.rpartition(".")[2] in ("--rule", "rule", "--overlaps"):

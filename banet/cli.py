@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split(". ")[0].split()) or "out of memory"
-        print(f"banet: error: {reason}; give smaller pictures or batches, or --device cpu", file=sys.stderr)
+        print(f"banet: error: {reason}; give smaller images or batches, or --device cpu", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"banet: {str(stop) or 'interrupted'}", file=sys.stderr)

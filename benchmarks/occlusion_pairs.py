@@ -259,7 +259,7 @@ def coco_polygons(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
                 classes[number] = one["category_id"]
         pairs = leaks(ids, classes, np.random.default_rng([seed, image_id]), grid=grid, most=12)
         if pairs:
-            yield Picture(info.file_name, instances.picture(image_id), pairs)
+            yield Picture(info.file_name, instances.image(image_id), pairs)
 
 
 def collages(root: Path, grid: bool, seed: int, count: int = 80) -> Iterator[Picture]:

@@ -237,7 +237,7 @@ def test_evaluate_passes_a_split(engine, capsys):
 
 def test_analyze_passes_the_figure(engine, capsys):
     calls = engine("studies.analyze", "analyze_command", {})
-    line = "analyze w --config scenes_r18 --figure f.png --baseline b --pictures 3 --picture-ids 7 5 --limit 9"
+    line = "analyze w --config scenes_r18 --figure f.png --baseline b --count 3 --image-ids 7 5 --limit 9"
     assert main(line.split()) == 0
     (weights,), options = calls["analyze_command"]
     assert weights == "w" and options.pop("recipe") == load_recipe("scenes_r18")
@@ -249,7 +249,7 @@ def test_analyze_passes_the_figure(engine, capsys):
         "figure": Path("f.png"),
         "baseline": "b",
         "shown": 3,
-        "picture_ids": [7, 5],
+        "image_ids": [7, 5],
         "overwrite": False,
     }
     assert "--figure PNG" in fault(capsys, "analyze", "w", "--config", "scenes_r18", "--baseline", "b")

@@ -15,6 +15,7 @@ from banet._renamed import NAMES, VALUES, accept_keywords, current_options, curr
 from banet.cli import main
 from banet.commands import find_command
 from banet.commands.fuse import Fuse
+from banet.commands.studies.analyze import Analyze
 from banet.data.scenes.generate import make_scene
 from banet.engine.options import load_recipe
 from banet.engine.prediction.fuse import fuse_files
@@ -154,6 +155,13 @@ def test_rules_have_one_old_name_each():
         ]
         assert current_options("InferenceConfig", {"rule": old}, warn=False) == {"rule": new}
     assert current_value("area") == "area" and current_value(len) is len
+
+
+def test_old_options_of_analyze_are_taken_silently():
+    start = ["w", "--config", "scenes_r18", "--figure", "f.png"]
+    old = Analyze.parse("analyze", [*start, "--pictures=3", "--picture-ids", "7", "5"])
+    assert old == Analyze.parse("analyze", [*start, "--count", "3", "--image-ids", "7", "5"])
+    assert (old.count, old.image_ids) == (3, ["7", "5"])
 
 
 def test_the_old_name_of_a_rule_is_accepted_everywhere_and_is_not_an_entry(tmp_path):

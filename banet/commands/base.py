@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from banet._renamed import current_words
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
@@ -107,7 +109,7 @@ class Command(ABC):
         """
         from banet.engine.options import parse_options
 
-        parser, words = cls.parser(name), _bracketed(cls, words)
+        parser, words = cls.parser(name), _bracketed(cls, current_words(words))
         parsed = parse_options(parser, words)
         values: dict[str, Any] = {option.name: _plain(parsed[option.name]) for option in _options(cls)}
         own = set(values)

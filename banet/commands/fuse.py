@@ -77,8 +77,8 @@ class Fuse(OverwriteOptions, Command):
         with progress("fuse") as show:
             done = fuse_files(**options, progress=show)
         if done.elsewhere:
-            print(f"left out, as they are of other pictures: {done.elsewhere} instances", file=sys.stderr)
+            print(f"left out, as they are of other images: {done.elsewhere} instances", file=sys.stderr)
         if done.left_out.total:
             print(done.left_out, file=sys.stderr)
-        print(f"{done.json}: {done.images} pictures, {done.instances} instances")
+        print(f"{done.json}: {done.images} images, {done.instances} instances")
         return 0

@@ -33,12 +33,12 @@ __all__ = ["Finding", "Report", "Split", "check_splits", "find_splits"]
 
 _LISTS = ("images", "annotations", "categories")
 _SHOWN = 10
-_ALIKE = 6  # most that pictures of one name, scaled to 8 x 8, differ by (of 255) where one is the other saved anew
+_ALIKE = 6  # most that images of one name, scaled to 8 x 8, differ by (of 255) where one is the other saved anew
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its name, the folder of pictures, the folder of id PNGs, the JSON."""
+    """One split: its name, the folder of images, the folder of id PNGs, the JSON."""
 
     name: str
     images: Path
@@ -116,7 +116,7 @@ def find_splits(folder: StrPath, images: StrPath | None = None) -> list[Split]:
     Args:
         folder: has panoptic.json, panoptic/ and images/; or folders that have; or annotations/panoptic_NAME.json,
             annotations/panoptic_NAME/ and NAME/.
-        images: the pictures of the only split, where they are elsewhere.
+        images: the images of the only split, where they are elsewhere.
 
     Raises:
         InputError: there is none, or `images` is given and there are several.
@@ -176,8 +176,8 @@ class _Check:
             if not folder.is_dir():
                 raise InputError("is not a folder", where=folder, hint=f"give the right one with {option}")
         self.images: dict[ImageId, ImageInfo] = {}
-        self.pixels: dict[bytes, str] = {}  # digest of a picture -> its name
-        self.looks: dict[str, bytes] = {}  # name of a picture -> its pixels at 8 x 8
+        self.pixels: dict[bytes, str] = {}  # digest of an image -> its name
+        self.looks: dict[str, bytes] = {}  # name of an image -> its pixels at 8 x 8
         self.total = 0
         listed: list[Any] = []
         names: dict[Path, ImageId] = {}
@@ -260,7 +260,7 @@ class _Check:
             self.by_category.update(segment.category_id for segment in annotation.segments)
             self.crowds.update(segment.category_id for segment in annotation.segments if segment.iscrowd)
             self._stuff_once(annotation, where)
-            shape = None if info is None else self._picture(info)
+            shape = None if info is None else self._image_shape(info)
             ids = self._map(annotation)
             if ids is not None:
                 pixels += ids.size
@@ -300,8 +300,8 @@ class _Check:
             what = f"several segments of stuff: {_some(twice)}"
             self.add("stuff", f"{where}.segments_info", what, "join them: stuff is one segment a class and image")
 
-    def _picture(self, info: ImageInfo) -> tuple[int, ...] | None:
-        """Read a picture; its (H,W)."""
+    def _image_shape(self, info: ImageInfo) -> tuple[int, ...] | None:
+        """Read an image; its (H,W)."""
         try:
             image = to_rgb_array(safe_join(self.split.images, info.file_name))
         except InputError as error:
@@ -333,8 +333,8 @@ class _Check:
             self.add("size", where, f"are {info.width}x{info.height}, but {path} is {size}", "correct one of them")
         if shape is not None and ids.shape != shape:
             turned = ids.shape == shape[::-1]
-            hint = "turn the PNG: the picture's EXIF data turn it" if turned else "make them the same size"
-            self.add("size", str(path), f"is {size}, but its picture is {shape[1]}x{shape[0]}", hint)
+            hint = "turn the PNG: the image's EXIF data turn it" if turned else "make them the same size"
+            self.add("size", str(path), f"is {size}, but its image is {shape[1]}x{shape[0]}", hint)
 
     def _segments(
         self, annotation: Annotation, where: str, ids: NDArray[np.int32], entries: Sequence[Mapping[str, Any]]
@@ -395,7 +395,7 @@ def _compare(first: _Check, second: _Check, report: Report) -> None:
     for name in sorted(shared - leaked):
         ours, theirs = (np.frombuffer(looks[name], np.uint8).astype(int) for looks in (first.looks, second.looks))
         if np.abs(ours - theirs).max() <= _ALIKE:
-            what = f"looks like the picture of this name in the split {names[0]}"
+            what = f"looks like the image of this name in the split {names[0]}"
             report.findings.append(Finding("leak", str(second.split.images / name), what, "remove it from one of them"))
     for kind, those in (("id", first.images.keys() & second.images.keys()), ("name", shared)):
         if those:

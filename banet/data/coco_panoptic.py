@@ -29,7 +29,7 @@ class CocoPanoptic(Dataset[Sample]):
     samples like any other. Entries of `images` without an annotation are not in the dataset.
 
     Args:
-        images: folder of the pictures.
+        images: folder of the images.
         panoptic: folder of the id PNGs.
         json: the JSON with `images`, `annotations` and `categories`.
         transform: what is done to each image and its id map (see `banet.data.transforms`), or None.
@@ -43,7 +43,7 @@ class CocoPanoptic(Dataset[Sample]):
 
     Raises:
         InputError: a folder is missing, the JSON is bad (see `PanopticIndex.read`) or has no annotation. Indexing
-            raises it too, naming the file, where a picture or PNG is missing, bad, or does not fit the other.
+            raises it too, naming the file, where an image or PNG is missing, bad, or does not fit the other.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CocoPanoptic(Dataset[Sample]):
         return self._depth
 
     def file_name(self, index: int) -> str:
-        """The picture's file name, as the JSON has it."""
+        """The image's file name, as the JSON has it."""
         return self.index.image(index).file_name
 
     def files(self, index: int) -> list[Path]:

@@ -87,7 +87,7 @@ class PanopticIndex:
     categories: Categories
     image_ids: Tensor | _Ids
     _sizes: Tensor  # (N,2) int64: width, height
-    _pictures: _Texts
+    _file_names: _Texts
     _maps: _Texts
     _starts: Tensor  # (N+1,) int64: where the segments of each annotation begin
     _segments: Tensor  # (S,2) int32: id, category id
@@ -104,7 +104,7 @@ class PanopticIndex:
     def image(self, index: int) -> ImageInfo:
         """Return the image of annotation `index`."""
         width, height = self._sizes[index].tolist()
-        return ImageInfo(self.image_id(index), self._pictures[index], width, height)
+        return ImageInfo(self.image_id(index), self._file_names[index], width, height)
 
     def annotation(self, index: int) -> Annotation:
         """Return annotation `index`; its segments are not measured and have no score."""
@@ -184,7 +184,7 @@ class PanopticIndex:
             categories=classes,
             image_ids=_Ids.of(ids),
             _sizes=_tensor([(images[i].width, images[i].height) for i in ids], np.int64).reshape(-1, 2),
-            _pictures=_Texts.of([images[i].file_name for i in ids]),
+            _file_names=_Texts.of([images[i].file_name for i in ids]),
             _maps=_Texts.of(maps),
             _starts=_tensor(starts, np.int64),
             _segments=_tensor(table, np.int32),

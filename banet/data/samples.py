@@ -213,9 +213,9 @@ def sample_of(
 
 def transformed(annotated: AnnotatedImage, transform: Transform | None) -> tuple[Tensor, Tensor]:
     """Return image and id map as tensors (3,H',W') uint8 and (H',W') int32, changed by a transform."""
-    picture = tv_tensors.Image(torch.from_numpy(np.require(annotated.image, requirements=["C", "W"])).permute(2, 0, 1))
+    image = tv_tensors.Image(torch.from_numpy(np.require(annotated.image, requirements=["C", "W"])).permute(2, 0, 1))
     id_map = tv_tensors.Mask(torch.from_numpy(np.require(annotated.ids, np.int32, ["C", "W"])))
-    changed: tuple[Tensor, Tensor] = (picture, id_map) if transform is None else transform(picture, id_map)
+    changed: tuple[Tensor, Tensor] = (image, id_map) if transform is None else transform(image, id_map)
     pixels, owners = (tensor.as_subclass(Tensor) for tensor in changed)
     return pixels.contiguous(), owners
 

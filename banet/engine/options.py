@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from banet._renamed import current_options, current_words
+from banet._renamed import current_options
 from banet.engine.recipe import Recipe, find_recipe
 from banet.errors import InputError, shown
 from banet.files.reading import open_file
@@ -92,7 +92,7 @@ def parse_options(parser: ArgumentParser, arguments: Sequence[str], *, defaults:
         InputError: An option is unknown, missing or of another type.
     """
     try:
-        return parser.parse_args(current_words(arguments), defaults=defaults)
+        return parser.parse_args(list(arguments), defaults=defaults)
     except ArgumentError as error:
         raise InputError(_explain(str(error), parser, "--")) from None
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from banet.data.images import find_depth, to_rgb_array
-from banet.data.images.large import Picture
+from banet.data.images.large import CroppableImage
 from banet.inference.postprocess import UnfusedPrediction
 from banet.modeling.config import InferenceConfig
 from banet.panoptic import Categories, PanopticSegmentation
@@ -41,7 +41,7 @@ class Predictor(ABC):
     @overload
     def predict(  # type: ignore[overload-overlap]  # a string is a sequence, but one image
         self,
-        image: ImageLike | Picture,
+        image: ImageLike | CroppableImage,
         *,
         rule: RuleLike | None = None,
         batch_size: int = 1,
@@ -54,7 +54,7 @@ class Predictor(ABC):
     @overload
     def predict(
         self,
-        image: Sequence[ImageLike | Picture],
+        image: Sequence[ImageLike | CroppableImage],
         *,
         rule: RuleLike | None = None,
         batch_size: int = 1,
@@ -66,7 +66,7 @@ class Predictor(ABC):
 
     def predict(
         self,
-        image: ImageLike | Picture | Sequence[ImageLike | Picture],
+        image: ImageLike | CroppableImage | Sequence[ImageLike | CroppableImage],
         *,
         rule: RuleLike | None = None,
         batch_size: int = 1,

@@ -37,7 +37,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 class _GroupNorm(nn.GroupNorm):
-    """GroupNorm that also takes groups of one value, as narrow networks have of the smallest pictures."""
+    """GroupNorm that also takes groups of one value, as narrow networks have of the smallest images."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)

@@ -66,7 +66,7 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
                 result = super().forward(x.to(dtype), offset_wide)
         return result.to(offset.dtype)
 
-    # Its strips would be written out one by one, and anew for each size of picture.
+    # Its strips would be written out one by one, and anew for each size of image.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _by_rows(self, x: Tensor, offset: Tensor) -> Tensor:
         """What torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.

@@ -121,7 +121,7 @@ def _refuse_lists_of_results(result: Sequence[Any]) -> None:
     if first is None or isinstance(first, (list, tuple)) or is_array(first) or np.isscalar(first):
         return
     if find_adapter(first) is not None:
-        raise ValueError(f"this is a list of {len(result)} results: give one picture's at a time, such as result[0]")
+        raise ValueError(f"this is a list of {len(result)} results: give one image's at a time, such as result[0]")
 
 
 def _find_dict_adapter(result: Mapping[Any, Any]) -> Adapter:

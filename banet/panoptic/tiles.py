@@ -46,7 +46,7 @@ def tile_boxes(size: Size, tile: int, overlap: int) -> list[Box]:
         ValueError: The image has no pixel, or `overlap` is not in 1 .. `tile` - 1.
     """
     if min(size) < 1:
-        raise ValueError(f"a picture must have at least one pixel, not {size[0]} x {size[1]} (H x W)")
+        raise ValueError(f"an image must have at least one pixel, not {size[0]} x {size[1]} (H x W)")
     if not 1 <= overlap < tile:
         raise ValueError(f"overlap must be at least 1 and less than the tile of {tile} pixels, not {overlap}")
     rows, columns = (_spread(length, tile, overlap) for length in size)
@@ -194,7 +194,7 @@ class _Tile:
         x1, y1, x2, y2 = box
         height, width = size
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-            raise ValueError(f"box {box} does not lie in the picture of {height} x {width} (H x W)")
+            raise ValueError(f"box {box} does not lie in the image of {height} x {width} (H x W)")
         if result.ids.shape != (y2 - y1, x2 - x1):
             raise ValueError(f"the result of box {box} is of size {result.ids.shape} (H, W)")
         result.check(f"box {box}")

@@ -171,7 +171,7 @@ def test_deep_pictures_use_one_number_of_bits_per_data_set(instance_set):
         out = write_collages(instance_set / "out", instances, grounds, count=12)
     grounds_of = {int(np.median(np.asarray(Image.open(path)))) for path in (out.parent / "images").iterdir()}
     assert grounds_of == {round(4000 / 4095 * 255), round(900 / 4095 * 255)}
-    assert instances.picture(9).max() <= round(1000 / 65535 * 255)
+    assert instances.image(9).max() <= round(1000 / 65535 * 255)
     given = InstanceSet(instance_set / "instances.json", instance_set / "images", 16)
     out = write_collages(instance_set / "given", given, grounds, count=12, bit_depth=14)
     grounds_of = {int(np.median(np.asarray(Image.open(path)))) for path in (out.parent / "images").iterdir()}

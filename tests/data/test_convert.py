@@ -175,7 +175,7 @@ def test_bad_maps(tmp_path: Path) -> None:
     (tmp_path / "instances" / "a" / "x.png").rename(tmp_path / "instances" / "a" / "y.png")
     refused(lambda: convert_maps(*args, instances=tmp_path / "instances"), out, "no instance map")
     (tmp_path / "images" / "a" / "x.png").rename(tmp_path / "images" / "a" / "y.png")
-    refused(lambda: convert_maps(*args), out, "no picture of this name")
+    refused(lambda: convert_maps(*args), out, "no image of this name")
     refused(lambda: convert_maps(tmp_path / "no", *args[1:]), out, "is not a folder")
 
 
@@ -272,7 +272,7 @@ def test_coco_polygons_and_crowds(tmp_path: Path) -> None:
         (lambda c: c["images"][0].update(width=95), ["95x64", "96x64"]),
         (lambda c: c["images"][2].update(file_name="no.png"), ["no.png", "does not exist"]),
         (lambda c: c["images"].append(c["images"][0]), ["50 is the id of another"]),
-        (lambda c: c.update(images=[], annotations=[]), ["no picture"]),
+        (lambda c: c.update(images=[], annotations=[]), ["no image"]),
     ],
 )
 def test_bad_coco(tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: list[str]) -> None:

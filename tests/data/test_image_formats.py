@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from banet.data.images import decode_image, page_count, picture_size, read_image, to_rgb_array
+from banet.data.images import decode_image, image_size, page_count, read_image, to_rgb_array
 from banet.data.images import formats as image_formats
-from banet.data.images.large import LargePicture, open_picture
+from banet.data.images.large import LargeImage, open_image
 from banet.errors import InputError, InputWarning, MissingExtraError
 
 image_formats._pillow_formats()  # registers HEIC, if it can be read
@@ -73,8 +73,8 @@ def agree(path: Path, expected: np.ndarray) -> None:
     """All ways to the size and to the pixels give the expected image, up to what a lossy format changes."""
     pixels = to_rgb_array(path)
     assert pixels.shape == expected.shape
-    assert picture_size(path) == pixels.shape[:2]
-    assert open_picture(path).shape == pixels.shape
+    assert image_size(path) == pixels.shape[:2]
+    assert open_image(path).shape == pixels.shape
     assert np.array_equal(np.asarray(decode_image(path.read_bytes(), path.name)), pixels)
     with Image.open(path) as picture:
         assert np.array_equal(to_rgb_array(picture), pixels)
@@ -171,7 +171,7 @@ def test_size_and_pixels_agree_whatever_is_damaged_in_exif(tmp_path: Path, seed:
     for suffix in ("jpg", "png", "webp"):
         path = tmp_path / f"a.{suffix}"
         save(corners(), path, suffix, exif=bytes(data))
-        assert picture_size(path) == to_rgb_array(path).shape[:2] == open_picture(path).shape[:2]
+        assert image_size(path) == to_rgb_array(path).shape[:2] == open_image(path).shape[:2]
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -184,11 +184,11 @@ def test_rows_of_large_files_are_turned_alike(
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
     save(STORED[orientation](corners()), path, suffix, exif=exif)
-    picture = LargePicture(path)
+    picture = LargeImage(path)
     expected = to_rgb_array(path)
     assert picture.shape == expected.shape
     assert abs(picture[0 : expected.shape[0], 0 : expected.shape[1]].astype(int) - expected).max() < 8
-    small = LargePicture(path).reduced(4)
+    small = LargeImage(path).reduced(4)
     assert small.shape == (10, 16, 3)
     assert abs(small[2::5, 3::9].astype(int) - corners()[10::20, 14::36]).max() < 40
 
@@ -255,7 +255,7 @@ def test_heic_without_what_reads_it_names_the_extra(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(image_formats, "_has_heif", lambda: False)
     monkeypatch.setattr("banet.data.images.formats._pillow_formats", lambda: ("JPEG", "PNG", "TIFF"))
     for name in ("a.heic", "a.jpg"):
-        for read in (read_image, picture_size, open_picture):
+        for read in (read_image, image_size, open_image):
             with pytest.raises(MissingExtraError, match=r"pillow-heif.*banet-panoptic\[heic\]"):
                 read(tmp_path / name)
 

@@ -106,7 +106,7 @@ def _bad(folder: Path, kind: str) -> tuple[Path, str]:
         return path, "is empty"
     if kind == "text":
         path.write_text("this is no picture\n" * 40)
-        return path, "is not a picture"
+        return path, "is not an image"
     if kind == "float":
         path = path.with_suffix(".tiff")
         Image.fromarray(GREY.astype(np.float32)).save(path)
@@ -118,7 +118,7 @@ def _bad(folder: Path, kind: str) -> tuple[Path, str]:
     data = bytearray(path.read_bytes())
     if kind.startswith("truncated"):
         path.write_bytes(data[: len(data) // 2])
-        return path, "is not a picture, or is damaged" if suffix == "webp" else "truncated or corrupt"
+        return path, "is not an image, or is damaged" if suffix == "webp" else "truncated or corrupt"
     elif kind.startswith("header"):
         path.write_bytes(data[:20])
         return path, "is damaged|truncated or corrupt"
@@ -190,7 +190,7 @@ def test_damaged_exif_is_no_reason_to_fail(tmp_path: Path) -> None:
 
 def test_postscript_is_never_run(tmp_path: Path) -> None:
     (tmp_path / "a.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
-    with pytest.raises(InputError, match="is not a picture"):
+    with pytest.raises(InputError, match="is not an image"):
         read_image(tmp_path / "a.eps")
 
 
@@ -206,7 +206,7 @@ def test_from_memory(tmp_path: Path) -> None:
     assert decode_image(data, "a.png", max_pixels=RGB.shape[0] * RGB.shape[1]).size == (17, 12)
     for content, limit, message in (
         (b"", None, r"^a.png: is empty"),
-        (b"text", None, r"^a.png: is not a picture"),
+        (b"text", None, r"^a.png: is not an image"),
         (data, 203, r"^a.png: has too many pixels \(17 x 12; the limit is 203\)"),
     ):
         with pytest.raises(InputError, match=message):
@@ -275,8 +275,8 @@ def test_lists(tmp_path: Path) -> None:
     [
         ("nothing", "does not exist"),
         ("*.tif", "no file matches"),
-        ("*.txt", "matches no picture"),
-        ("empty", "no picture"),
+        ("*.txt", "matches no image"),
+        ("empty", "no image"),
     ],
 )
 def test_nothing_found(tmp_path: Path, name: str, message: str) -> None:

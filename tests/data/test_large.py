@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from banet.data.images import large, read_image
-from banet.data.images.large import DecodedPicture, LargePicture, open_picture
+from banet.data.images.large import DecodedImage, LargeImage, open_image
 from banet.errors import InputError, InputWarning, MissingExtraError
 
 
@@ -55,10 +55,10 @@ def test_rows_are_those_of_the_decoded_picture(tmp_path, image, name):
     pytest.importorskip("pyvips")
     KINDS[name](image, tmp_path / name)
     expected = np.asarray(read_image(tmp_path / name))
-    by_rows = LargePicture(tmp_path / name)
+    by_rows = LargeImage(tmp_path / name)
     assert by_rows.shape == expected.shape
     assert np.array_equal(whole(by_rows), expected)
-    decoded = DecodedPicture(read_image(tmp_path / name))
+    decoded = DecodedImage(read_image(tmp_path / name))
     assert np.array_equal(whole(decoded), expected)
     small = by_rows.reduced(4).astype(int)
     assert small.shape == decoded.reduced(4).shape == (-(-expected.shape[0] // 4), -(-expected.shape[1] // 4), 3)
@@ -68,7 +68,7 @@ def test_rows_are_those_of_the_decoded_picture(tmp_path, image, name):
 def test_few_rows_are_kept(tmp_path, image):
     pytest.importorskip("pyvips")
     image.save(tmp_path / "a.png")
-    picture = LargePicture(tmp_path / "a.png")
+    picture = LargeImage(tmp_path / "a.png")
     expected = np.asarray(image)
     for rows, columns in [((0, 10), (0, 20)), ((0, 10), (15, 35)), ((7, 17), (0, 20)), ((30, 40), (5, 91))]:
         assert np.array_equal(picture[slice(*rows), slice(*columns)], expected[slice(*rows), slice(*columns)])
@@ -80,14 +80,14 @@ def test_few_rows_are_kept(tmp_path, image):
 def test_only_large_pictures_are_read_by_rows(tmp_path, image, monkeypatch):
     pytest.importorskip("pyvips")
     image.save(tmp_path / "a.png")
-    assert isinstance(open_picture(tmp_path / "a.png"), DecodedPicture)
+    assert isinstance(open_image(tmp_path / "a.png"), DecodedImage)
     monkeypatch.setattr(large, "MAX_PIXELS", 63 * 91 - 1)
-    assert isinstance(open_picture(tmp_path / "a.png"), LargePicture)
+    assert isinstance(open_image(tmp_path / "a.png"), LargeImage)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses on its own account
-    assert isinstance(open_picture(tmp_path / "a.png"), LargePicture)
+    assert isinstance(open_image(tmp_path / "a.png"), LargeImage)
     monkeypatch.setattr(large, "LARGEST", 63 * 91 - 1)
     with pytest.raises(InputError, match="too many pixels"):
-        open_picture(tmp_path / "a.png")
+        open_image(tmp_path / "a.png")
 
 
 def test_bad_files_are_named(tmp_path, image, monkeypatch):
@@ -95,25 +95,25 @@ def test_bad_files_are_named(tmp_path, image, monkeypatch):
     image.save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
-    picture = LargePicture(tmp_path / "cut.png")
+    picture = LargeImage(tmp_path / "cut.png")
     with pytest.raises(InputError, match=r"cut.png: cannot be read"):
         whole(picture)
     (tmp_path / "no.png").write_text("no picture")
-    for read in (open_picture, LargePicture):
+    for read in (open_image, LargeImage):
         with pytest.raises(InputError, match=r"no.png: "):
             read(tmp_path / "no.png")
     Image.fromarray(np.ones((5, 5), dtype=np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(InputError, match="not whole numbers"):
-        LargePicture(tmp_path / "float.tif")
+        LargeImage(tmp_path / "float.tif")
 
 
 def test_pyvips_is_asked_for_where_it_is_needed(tmp_path, image, monkeypatch):
     image.save(tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "pyvips", None)
-    assert open_picture(tmp_path / "a.png").shape == (63, 91, 3)
+    assert open_image(tmp_path / "a.png").shape == (63, 91, 3)
     monkeypatch.setattr(large, "MAX_PIXELS", 100)
     with pytest.raises(MissingExtraError, match=r"pyvips, .*banet-panoptic\[large\]"):
-        open_picture(tmp_path / "a.png")
+        open_image(tmp_path / "a.png")
 
 
 def test_pages_that_are_left_out_of_a_large_picture_are_told(tmp_path, image, monkeypatch):
@@ -121,6 +121,6 @@ def test_pages_that_are_left_out_of_a_large_picture_are_told(tmp_path, image, mo
     image.save(tmp_path / "a.tif", save_all=True, append_images=[image, image])
     monkeypatch.setattr(large, "MAX_PIXELS", image.width * image.height - 1)
     with pytest.warns(InputWarning, match=r"a\.tif: the first of 3 pages or frames is read"):
-        picture = open_picture(tmp_path / "a.tif")
-    assert isinstance(picture, LargePicture)
+        picture = open_image(tmp_path / "a.tif")
+    assert isinstance(picture, LargeImage)
     assert np.array_equal(whole(picture), np.asarray(image))

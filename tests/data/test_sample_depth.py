@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from banet.data.images import find_depth, read_image, to_rgb_array
-from banet.data.images.large import LargePicture, open_picture
+from banet.data.images.large import LargeImage, open_image
 from banet.errors import InputError, InputWarning
 from banet.panoptic import resolve_occlusions
 from banet.panoptic.sample_depth import SampleDepth, guess_bit_depth, to_8_bits
@@ -174,7 +174,7 @@ def test_a_deep_file_is_what_its_8_bit_version_is(tmp_path: Path, kind: str, bit
         assert find_depth([path]) == SampleDepth(bits)
     if path.suffix in (".png", ".tif"):
         pytest.importorskip("pyvips")
-        assert np.array_equal(LargePicture(path)[0:10, 0:14], expected)
+        assert np.array_equal(LargeImage(path)[0:10, 0:14], expected)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -288,7 +288,7 @@ def test_bits_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.png: holds samples up to 16383, more than 12 bits; give another"):
         read_image(tmp_path / "a.png", bit_depth=12)
     with pytest.raises(InputError, match="more than 12 bits"):
-        open_picture(tmp_path / "a.png", bit_depth=12)
+        open_image(tmp_path / "a.png", bit_depth=12)
     for bits in (7, 17, -1):
         with pytest.raises(InputError, match="bit_depth: must be auto or 8 to 16"):
             read_image(tmp_path / "a.png", bit_depth=bits)

@@ -281,7 +281,7 @@ def test_pictures_by_id(model: BANet, baseline: BANet) -> None:
     figure = Figure(baseline, model, PICTURES, "scenes")
     ids = [PICTURES[2].image_id, PICTURES[0].image_id]
     assert figure.find(ids) == [2, 0]
-    with pytest.raises(InputError, match="--picture-ids: 77: scenes has no image"):
+    with pytest.raises(InputError, match="--image-ids: 77: scenes has no image"):
         figure.find([77])
 
 
@@ -289,7 +289,7 @@ def test_ids_that_are_texts(model: BANet, baseline: BANet, monkeypatch: pytest.M
     figure = Figure(baseline, model, PICTURES, "scenes")
     monkeypatch.setattr(type(PICTURES.dataset), "image_ids", ["5", "a b", 5, "007", 7])
     assert figure.find([5, "5", "a b", "007", 7]) == [2, 0, 1, 3, 4]
-    with pytest.raises(InputError, match="--picture-ids: 70: scenes has no image"):
+    with pytest.raises(InputError, match="--image-ids: 70: scenes has no image"):
         figure.find([70])
 
 
@@ -310,7 +310,7 @@ def test_command_draws_with_the_baseline_of_the_study(model: BANet, baseline: BA
     with pytest.raises(InputError, match="nowhere"):
         draw(baseline=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="no image of that id"):
-        draw(picture_ids=(999,))
+        draw(image_ids=(999,))
     with pytest.raises(InputError, match=r"\.png"):
         draw(figure=tmp_path / "figure.jpg")
 

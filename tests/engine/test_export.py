@@ -288,7 +288,7 @@ def test_predict_runs_where_there_is_no_torch(model, files, tmp_path):
     Image.fromarray(blocks(96, 128)).save(tmp_path / "a.png")
     done = without_torch("predict", "--runtime", "onnx", files["onnx"], tmp_path / "a.png", "--out", tmp_path / "o")
     assert done.returncode == 0, done.stderr
-    assert "1 of 1 pictures segmented" in done.stdout
+    assert "1 of 1 images segmented" in done.stdout
     model.predict(blocks(96, 128)).save(tmp_path / "torch.png")
     assert np.array_equal(np.array(Image.open(tmp_path / "o" / "a.png")), np.array(Image.open(tmp_path / "torch.png")))
 
@@ -416,7 +416,7 @@ def test_what_cannot_be_exported_is_said_before_any_work(monkeypatch, tmp_path, 
         export.export_model(model, tmp_path / "m.pt", "onnx")
     with pytest.raises(InputError, match="--precision int8: --format torch-export knows float32"):
         export.export_model(model, tmp_path / "m.pt2", "torch-export", precision="int8")
-    with pytest.raises(InputError, match="--calibration: give some pictures"):
+    with pytest.raises(InputError, match="--calibration: give some images"):
         export.export_model(model, tmp_path / "m.onnx", "onnx", precision="int8")
     with pytest.raises(InputError, match="know stuff only"):
         export.export_model(varied_model(things=0), tmp_path / "m.onnx", "onnx")

@@ -176,7 +176,7 @@ def test_instances_of_other_pictures_are_left_out(files):
     assert (done.instances, done.elsewhere) == (8, 1)
     check(files)
     files.instances.write_text(json.dumps([{**files.results[0], "image_id": 99}]))
-    with pytest.raises(InputError, match="no image_id is the id of a picture"):
+    with pytest.raises(InputError, match="no image_id is the id of an image"):
         fuse(files)
 
 
@@ -245,7 +245,7 @@ def test_ids_of_images_may_be_texts(files):
 
 def test_a_text_is_not_the_number(files):
     files.instances.write_text(json.dumps([{**one, "image_id": str(one["image_id"])} for one in files.results]))
-    with pytest.raises(InputError, match="no image_id is the id of a picture"):
+    with pytest.raises(InputError, match="no image_id is the id of an image"):
         fuse(files)
 
 
@@ -290,8 +290,8 @@ def test_the_command_and_pq(files, capsys):
     line = f"fuse --instances {files.instances} --semantic {files.semantic} --images {files.images} --out {files.out}"
     assert main([*line.split(), "--json", str(files.json), "--stuff-area", "50"]) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"{files.out}/panoptic.json: 3 pictures, 8 instances\n"
-    assert "left out, as they are of other pictures: 1 instances" in shown.err
+    assert shown.out == f"{files.out}/panoptic.json: 3 images, 8 instances\n"
+    assert "left out, as they are of other images: 1 instances" in shown.err
     scores = files.root / "pq.json"
     line = f"pq --gt-json {files.json} --gt-dir {files.root}/truth --pred-json {files.out}/panoptic.json"
     assert main([*line.split(), "--pred-dir", str(files.out / "panoptic"), "--json", str(scores)]) == 0
@@ -351,11 +351,11 @@ FIRST = "results.json: [0]"
         (change(segmentation={"size": [60, 40], "counts": "x"}), {}, f"{FIRST}.segmentation: size must be [40, 60]"),
         (change(bbox=[1, 2, 3]), {"nms_threshold": 0.5}, f"{FIRST}.bbox: must be four finite numbers"),
         (remove("images/000000000022.png"), {}, "000000000022.png: does not exist"),
-        (write("images/000000000022.png", "x"), {}, "000000000022.png: is not a picture"),
+        (write("images/000000000022.png", "x"), {}, "000000000022.png: is not an image"),
         (remove("labels/000000000022.png"), {}, "labels/000000000022.png: does not exist"),
         (write("labels/000000000022.png", "x"), {}, "labels/000000000022.png: is not a PNG"),
         (label_map(np.full((HEIGHT, WIDTH), 7, np.uint8)), {}, "000000000022.png: unknown category ids 7; known are"),
-        (label_map(np.zeros((40, 59), np.uint8)), {}, "is 59x40, but the picture is 60x40; resize it"),
+        (label_map(np.zeros((40, 59), np.uint8)), {}, "is 59x40, but the image is 60x40; resize it"),
         (label_map(np.zeros((40, 60, 3), np.uint8)), {}, "is a 8-bit RGB PNG; label maps are grey"),
         (remove("truth.json"), {}, "truth.json: does not exist"),
         (write("truth.json", "[]"), {}, "truth.json: must be an object with 'images', 'categories'"),

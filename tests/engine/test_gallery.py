@@ -94,7 +94,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def blocks(page: Path) -> list[dict[str, Any]]:
     text = page.read_text(encoding="utf-8")
-    return [json.loads(block) for block in re.findall(r'class="picture">(.*?)</script>', text)]
+    return [json.loads(block) for block in re.findall(r'class="image">(.*?)</script>', text)]
 
 
 def index(page: Path) -> dict[str, Any]:
@@ -137,13 +137,13 @@ def test_who_hides_whom(page: Path) -> None:
     assert (claims > 0).sum() == 200 and (claims[5:25, 35:45] == 1).all() and first["claimants"] == [[0, 1]]
     # The smaller one in front: the tie, and of the cups, which are of one size, again the first.
     assert [segment.get("hides") for segment in second["segments"]] == [[[1, 200]], [], [[0, 100]], None]
-    assert index(page)["pictures"][1]["disputed"] == 200
-    assert index(page)["pictures"][1]["changed"] == 100
+    assert index(page)["images"][1]["disputed"] == 200
+    assert index(page)["images"][1]["changed"] == 100
 
 
 def test_figures_are_those_of_panoptic_quality(page: Path) -> None:
     whole = PanopticQuality(CATEGORIES)
-    for told, (found, true) in zip(index(page)["pictures"], PICTURES.values(), strict=True):
+    for told, (found, true) in zip(index(page)["images"], PICTURES.values(), strict=True):
         alone = PanopticQuality(CATEGORIES)
         for quality in (whole, alone):
             quality.update(fuse(instances(found)), fuse(instances(true)))
@@ -167,7 +167,7 @@ def test_verdicts(page: Path) -> None:
 def test_nothing_of_a_name_becomes_markup(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<b>wrong" not in text and "<title>Cups &amp; ties</title>" in text
-    assert index(page)["pictures"][2]["name"] == "<b>wrong</b>.png"
+    assert index(page)["images"][2]["name"] == "<b>wrong</b>.png"
 
 
 def test_the_page_asks_nobody(page: Path) -> None:
@@ -194,7 +194,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     result = PanopticSegmentation(np.zeros((1, 1), np.int32), [], CATEGORIES)
     with write_gallery(tmp_path / "page.html", "t", CATEGORIES) as gallery:
         gallery.add("caf\udce9.png", np.zeros((1, 1, 3), np.uint8), {"result": result})
-    assert index(tmp_path / "page.html")["pictures"][0]["name"] == "caf\udce9.png"
+    assert index(tmp_path / "page.html")["images"][0]["name"] == "caf\udce9.png"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (2500, 70), (1100, 1500)])
@@ -282,7 +282,7 @@ def test_sorting_and_filtering(tab: Any) -> None:
     assert names(tab) == ["<b>wrong</b>", "disputed", "good"]
     tab.select_option("#class", label="tie (1)")
     assert names(tab) == ["<b>wrong</b>"]
-    assert tab.locator("#count").inner_text() == "1 of 3 pictures"
+    assert tab.locator("#count").inner_text() == "1 of 3 images"
     assert "PQ of tie 0.0" in tab.locator(".card").inner_text()
     tab.select_option("#class", label="cup (3)")
     tab.select_option("#sort", "pixels of the class, most first")
@@ -313,7 +313,7 @@ def test_a_click_tells_class_score_area_and_whom_it_hides(tab: Any) -> None:
     details.wait_for()
     assert tab.locator("#side h2").inner_text() == "cup"
     told = " ".join(details.inner_text().split())
-    assert told.startswith("score 90.0 % area 800 px (16.7 % of the picture) truth IoU 87.5 % hides")
+    assert told.startswith("score 90.0 % area 800 px (16.7 % of the image) truth IoU 87.5 % hides")
     assert (
         "cup 80.0 %: 200 px" in told and "tie 70.0 % (removed): 100 px" in told and told.endswith("hidden by nothing")
     )
@@ -331,7 +331,7 @@ def test_the_viewer_goes_on_and_closes(tab: Any) -> None:
     tab.locator(".card canvas").first.press("Enter")
     tab.locator("#name", has_text="wrong").wait_for()
     captions = tab.locator("figcaption").all_inner_texts()
-    assert captions == ["picture", "score", "area", "truth", "disputed pixels", "where they differ"]
+    assert captions == ["image", "score", "area", "truth", "disputed pixels", "where they differ"]
     click_pixel(tab, tab.locator("figure canvas").nth(1), 60, 40)
     assert "false alarm, the truth is cup" in tab.locator("#details").inner_text()
     click_pixel(tab, tab.locator("figure canvas").nth(3), 60, 40)
@@ -366,7 +366,7 @@ def test_what_is_painted(tab: Any) -> None:
     cup, sky = painted()
     assert cup == pytest.approx([164, 79, 79], abs=4)  # half of the cup's colour, half of the picture's grey
     assert sky[2] > sky[0] + 30
-    tab.select_option("#show", "picture")
+    tab.select_option("#show", "image")
     assert painted() == [pytest.approx([128] * 3, abs=2)] * 2
     tab.select_option("#show", "score")
     tab.select_option("#class", label="cup (3)")

@@ -203,11 +203,11 @@ def test_images_that_cannot_be_read_make_the_status_1(
         "cannot read 2 .cr2, 1 .heic: not of a format that is read" in said.err and "banet-panoptic[heic]" in said.err
     )
     assert "cannot read 1 .jpg: links to files that do not exist (gone.jpg)" in said.err
-    assert "3 of 3 pictures segmented" in said.out
+    assert "3 of 3 images segmented" in said.out
     for name in ("a.png", "b.jfif", "c.jpe"):
         (tmp_path / "in" / name).unlink()
     assert main(["predict", str(tmp_path / "in"), *options]) == 2
-    assert "the folder holds no picture that can be read (cannot read 2 .cr2, 1 .heic" in capsys.readouterr().err
+    assert "the folder holds no image that can be read (cannot read 2 .cr2, 1 .heic" in capsys.readouterr().err
     with pytest.raises(InputError, match="is a link to a file that does not exist"):
         find_images([str(tmp_path / "in" / "gone.jpg")])
 

@@ -306,7 +306,7 @@ def test_evaluate_writes_what_pq_scores_the_same(run: Path, split: Path, tmp_pat
     assert 0 <= result["ap"] <= 1 and 0 <= result["miou_stuff"] <= 1
     assert json.loads((tmp_path / "metrics.json").read_text())["All"]["n"] == result["All"]["n"] > 0
     assert list(tmp_path.glob("*.zip"))
-    assert (tmp_path / "gallery.html").read_text(encoding="utf-8").count('class="picture"') == 4
+    assert (tmp_path / "gallery.html").read_text(encoding="utf-8").count('class="image"') == 4
 
 
 def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +360,7 @@ def test_predict_does_the_good_ones_and_names_the_bad(
     assert predict_files(str(run), [str(folder)], tmp_path / "out", device="cpu", gallery=True) == 1
     written = {p.name for p in (tmp_path / "out").iterdir()} - {RECORD}
     assert len(written) == 7 and {"a.png", "a.json", "a_overlay.jpg", "gallery.html"} <= written
-    assert (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8").count('class="picture"') == 2
+    assert (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8").count('class="image"') == 2
     said = capsys.readouterr()
     assert "bad.png" in said.err and "2 of 3" in said.out and "person" in said.out
     with pytest.raises(InputError, match="nothing"):
@@ -370,7 +370,7 @@ def test_predict_does_the_good_ones_and_names_the_bad(
 def test_demo_writes_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = run_demo(tmp_path / "demo", weights=str(run), scenes=3)
     text = page.read_text()
-    assert text.count('class="picture"') == 3 and "heuristic fusion" in text and "://" not in text
+    assert text.count('class="image"') == 3 and "heuristic fusion" in text and "://" not in text
     with Image.open(tmp_path / "demo" / "preview.png") as preview:
         assert preview.width == 5 * 64 + 4 * 6
     said = capsys.readouterr().out

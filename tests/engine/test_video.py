@@ -137,7 +137,7 @@ def cut(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "is empty"),
         (lambda path: path.write_text("no video " * 99), "is not a video, or is damaged"),
         (cut, "is not a video, or is damaged"),
-        (sound, "has no picture"),
+        (sound, "has no image"),
         (lambda path: write(path, times=[]), r"a\.mp4: "),
     ],
 )

@@ -37,7 +37,7 @@ from banet.data.convert.coco import convert_coco
 from banet.data.convert.cvat import convert_cvat
 from banet.data.convert.labelme import convert_labelme
 from banet.data.convert.maps import convert_ade20k, convert_maps
-from banet.data.images import decode_image, list_images, picture_size, to_rgb_array
+from banet.data.images import decode_image, image_size, list_images, to_rgb_array
 from banet.data.scenes.collage import InstanceSet, make_collage
 from banet.data.scenes.generate import SCENE_CATEGORIES, write_coco
 from banet.engine.export.runtime import read_header, write_header
@@ -259,7 +259,7 @@ def _sound(result: PanopticSegmentation) -> None:
 
 def _read_pictures(folder: Path, damaged: Path) -> None:
     assert damaged in list_images([str(folder)])
-    size = picture_size(damaged)
+    size = image_size(damaged)
     array = to_rgb_array(damaged)
     assert array.dtype == np.uint8 and array.shape[2] == 3 and sorted(array.shape[:2]) == sorted(size)
     assert np.array_equal(array, np.asarray(decode_image(damaged.read_bytes(), damaged.name)))

@@ -32,7 +32,7 @@ from banet.data.convert.coco import convert_coco
 from banet.data.convert.cvat import convert_cvat
 from banet.data.convert.labelme import convert_labelme
 from banet.data.convert.maps import convert_maps
-from banet.data.images import decode_image, list_images, picture_size, read_image, to_rgb_array
+from banet.data.images import decode_image, image_size, list_images, read_image, to_rgb_array
 from banet.data.panoptic_index import PanopticIndex
 from banet.data.scenes.collage import InstanceSet
 from banet.engine.options import load_recipe
@@ -102,7 +102,7 @@ def blank(width: int, height: int, channels: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("read", "kind"), [(read_image, 2), (picture_size, 2), (to_rgb_array, 6), (read_ids, 2), (read_labels, 0)]
+    ("read", "kind"), [(read_image, 2), (image_size, 2), (to_rgb_array, 6), (read_ids, 2), (read_labels, 0)]
 )
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1), (8193, 8192)])
 def test_a_picture_that_claims_too_many_pixels(
@@ -251,7 +251,7 @@ def _instances(path: Path) -> InstanceSet:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "picture": read_image,
-    "size": picture_size,
+    "size": image_size,
     "ids": read_ids,
     "labels": read_labels,
     "JSON": read_json,

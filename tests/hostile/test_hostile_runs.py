@@ -425,7 +425,7 @@ def test_no_memory_elsewhere_is_one_line(
 ) -> None:
     monkeypatch.setattr("banet.engine.report.demo.run_demo", lambda *_, **__: no_memory())
     assert main(["demo"]) == 2
-    assert "CUDA out of memory; give smaller pictures" in last_error(capsys)
+    assert "CUDA out of memory; give smaller images" in last_error(capsys)
 
 
 # --------------------------------------------------------------------------------------------------------------- clock
@@ -496,7 +496,7 @@ def test_predict_finishes_the_good_ones(
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.startswith("banet: error: ")]
     assert {Path(line.split(": ")[2]).stem for line in errors} == {f"{number:04d}" for number in wrong}
-    assert len(errors) == bad and f"{count - bad} of {count} pictures segmented" in said.out
+    assert len(errors) == bad and f"{count - bad} of {count} images segmented" in said.out
     for suffix in (".png", ".json", "_overlay.jpg"):
         done = {p.name for p in (tmp_path / "out").glob(f"[0-9]*{suffix}")}
         assert done == {f"{number:04d}{suffix}" for number in set(range(count)) - wrong}

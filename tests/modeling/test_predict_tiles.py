@@ -145,9 +145,9 @@ def test_overlays_of_large_pictures_are_reduced(model, tmp_path: Path, monkeypat
 
 def test_in_tiles_there_is_one_picture_at_a_time(model, tmp_path, monkeypatch):
     events = []
-    read, save = predict.open_picture, PanopticSegmentation.save
+    read, save = predict.open_image, PanopticSegmentation.save
     monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
-    monkeypatch.setattr(predict, "open_picture", lambda *a, **k: events.append("read") or read(*a, **k))
+    monkeypatch.setattr(predict, "open_image", lambda *a, **k: events.append("read") or read(*a, **k))
     monkeypatch.setattr(PanopticSegmentation, "save", lambda *a, **k: (save(*a, **k), events.append("saved"))[0])
     for name in "ab":
         Image.fromarray(blocks(64, 100)).save(tmp_path / f"{name}.png")

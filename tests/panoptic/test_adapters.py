@@ -528,7 +528,7 @@ def test_scores_may_be_given(scene):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda r: [r, r], "a list of 2 results: give one picture's at a time"),
+        (lambda r: [r, r], "a list of 2 results: give one image's at a time"),
         (lambda r: {"boxes": 1}, "a dict must have 'masks' .* but it has 'boxes'"),
         (lambda r: {}, "but it has nothing"),
         (lambda r: {"instances": 1}, r'give the instances alone: result\["instances"\]'),
@@ -553,7 +553,7 @@ def test_faults_are_one_line(scene, change, said):
 def test_a_picture_in_the_place_of_the_scores(scene):
     with (
         pytest.warns(DeprecationWarning, match="make_disjoint"),
-        pytest.raises(ValueError, match="give the picture by its name"),
+        pytest.raises(ValueError, match="give the image by its name"),
     ):
         resolve_occlusions(torchvision_dict(scene), scene.image)
 

@@ -154,7 +154,7 @@ def test_a_piece_without_a_pixel_is_passed_over():
         (3, "must be run lengths or a list of polygons"),
         ({"counts": "a"}, "'size' is missing"),
         ({"size": [4, 5]}, "'counts' is missing"),
-        ({"size": [5, 4], "counts": [20]}, r"size must be \[4, 5\], height and width of the picture, not \[5, 4\]"),
+        ({"size": [5, 4], "counts": [20]}, r"size must be \[4, 5\], height and width of the image, not \[5, 4\]"),
         ({"size": 4, "counts": [20]}, "size must be"),
         ({"size": [4, 5], "counts": 20}, "counts must be text or a list of integers"),
         ({"size": [4, 5], "counts": [20.0]}, "counts must be text or a list of integers"),

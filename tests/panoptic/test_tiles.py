@@ -293,7 +293,7 @@ PIECE = result_of(np.ones((2, 3), dtype=np.int32), {1: 3}, {1: 0.5})
     [
         ([], {}, "at least one tile"),
         ([((0, 0, 3, 3), PIECE)], {}, r"result of box \(0, 0, 3, 3\) is of size \(2, 3\)"),
-        ([((2, 0, 5, 2), PIECE)], {}, "does not lie in the picture of 4 x 4"),
+        ([((2, 0, 5, 2), PIECE)], {}, "does not lie in the image of 4 x 4"),
         ([((0, 0, 3, 2), PIECE), ((0, 0, 3, 2), PIECE)], {}, "a box of its own"),
         ([((0, 0, 3, 2), PIECE)], {"stuff_area": -1}, "stuff_area must not be negative"),
         ([((0, 0, 3, 2), PIECE)], {"removal_threshold": 1.1}, "removal_threshold must be in 0..1"),

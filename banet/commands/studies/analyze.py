@@ -38,13 +38,13 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
         limit: Measure on the first N images only.
         figure: Draw image, baseline, + S2I and I2S, + OH and ground truth (Fig. 6).
         baseline: With --figure: weights of the baseline; in a study of `banet ablate` those of the same seed.
-        pictures: With --figure: how many images.
-        picture_ids: With --figure: these images instead.
+        count: With --figure: how many images.
+        image_ids: With --figure: these images instead.
     """
 
     usage: ClassVar[str] = (
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--limit N]\n"
-        "                     [--figure PNG [--baseline WEIGHTS] [--pictures N | --picture-ids '[ID, ...]']]\n"
+        "                     [--figure PNG [--baseline WEIGHTS] [--count N | --image-ids '[ID, ...]']]\n"
         "                     [--device DEVICE] [--overwrite]"
     )
 
@@ -52,8 +52,8 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
     limit: Count | None = None
     figure: Annotated[str, Value("PNG")] | None = None
     baseline: Weights | None = None
-    pictures: Count = 4
-    picture_ids: Names = field(default_factory=list)
+    count: Count = 4
+    image_ids: Names = field(default_factory=list)
 
     def run(self) -> int:
         """Measure, print the table and draw the figure."""
@@ -61,8 +61,8 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
         from banet.engine.options import load_recipe
 
         recipe = load_recipe(self.config) if self.config else None
-        if not self.figure and (self.baseline or self.picture_ids):
-            raise InputError("--baseline and --picture-ids go with --figure PNG; add it")
+        if not self.figure and (self.baseline or self.image_ids):
+            raise InputError("--baseline and --image-ids go with --figure PNG; add it")
         from banet.engine.studies.analyze import analyze_command
 
         analyze_command(
@@ -74,8 +74,8 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
             device=self.device,
             figure=Path(self.figure) if self.figure else None,
             baseline=self.baseline,
-            shown=self.pictures,
-            picture_ids=[image_id_of(word) for word in self.picture_ids],
+            shown=self.count,
+            image_ids=[image_id_of(word) for word in self.image_ids],
             overwrite=self.overwrite,
         )
         return 0

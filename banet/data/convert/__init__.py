@@ -1,4 +1,4 @@
 """Other formats made into COCO panoptic, one module a format. Needs no torch.
 
-The pictures stay where they are: what is written names them relative to the folder that they are in.
+The images stay where they are: what is written names them relative to the folder that they are in.
 """

@@ -55,30 +55,30 @@ def convert_cityscapes(root: StrPath, split: str, out: StrPath, progress: Progre
     Args:
         root: folder of gtFine and leftImg8bit.
         split: such as train or val.
-        out: see `write_panoptic`; its pictures are those of ROOT/leftImg8bit/SPLIT.
+        out: see `write_panoptic`; its images are those of ROOT/leftImg8bit/SPLIT.
         progress: see `write_panoptic`.
 
     Returns:
         The path of panoptic.json.
 
     Raises:
-        InputError: a folder, a map or a picture is missing or bad.
+        InputError: a folder, a map or an image is missing or bad.
     """
-    truth, pictures = Path(root) / "gtFine" / split, Path(root) / "leftImg8bit" / split
-    for folder in (truth, pictures):
+    truth, images = Path(root) / "gtFine" / split, Path(root) / "leftImg8bit" / split
+    for folder in (truth, images):
         if not folder.is_dir():
             raise InputError(f"{folder}: does not exist; --root is the folder of gtFine and leftImg8bit")
     maps = sorted(truth.glob(f"*/*{_SUFFIX}"))
     if not maps:
         raise InputError(f"{truth}: holds no CITY/*{_SUFFIX}; unpack gtFine_trainvaltest.zip there")
-    return write_panoptic(out, _truths(maps, pictures), CATEGORIES, len(maps), progress)
+    return write_panoptic(out, _truths(maps, images), CATEGORIES, len(maps), progress)
 
 
-def _truths(maps: list[Path], pictures: Path) -> Iterator[ConvertedImage]:
+def _truths(maps: list[Path], images: Path) -> Iterator[ConvertedImage]:
     for path in maps:
         name = f"{path.parent.name}/{path.name.removesuffix(_SUFFIX)}_leftImg8bit.png"
         values, _ = read_labels(path)
-        same_size(path, values.shape, pictures / name)
+        same_size(path, values.shape, images / name)
         present = np.unique(values)
         labels = np.where(present < 1000, present, present // 1000)
         if labels.max() >= _LABELS:

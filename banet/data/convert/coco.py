@@ -40,10 +40,10 @@ def convert_coco(
     """Convert an instances JSON. Pixels of no instance are stuff by the label maps, or void.
 
     Args:
-        images: the folder of pictures.
+        images: the folder of images.
         instances: JSON of polygons or run lengths.
         out: see `write_panoptic`.
-        stuff: label maps of category ids, PNGs named as the pictures. Thing ids in them are void.
+        stuff: label maps of category ids, PNGs named as the images. Thing ids in them are void.
         categories: JSON of all classes; by default the instances' own, as things. Needed with `stuff`.
         overlaps: `FAIL` or an occlusion rule.
         void: labels of `stuff` that are void; 0 is, unless it is a category's id.
@@ -64,20 +64,22 @@ def convert_coco(
 
     def truths() -> Iterator[ConvertedImage]:
         for info in infos.values():
-            picture, size = safe_join(images, info.file_name, f"{file}: images[].file_name"), (info.height, info.width)
-            same_size(file, size, picture)
+            image_path = safe_join(images, info.file_name, f"{file}: images[].file_name")
+            size = (info.height, info.width)
+            same_size(file, size, image_path)
             shapes = [_shape(text, file, size, classes) for text in found.get(info.id, ())]
             report.objects += len(shapes)
             ground = None
             if stuff is not None:
                 path = safe_join(stuff, str(Path(info.file_name).with_suffix(".png")))
                 labels, _ = read_labels(path)
-                same_size(path, labels.shape, picture)
+                same_size(path, labels.shape, image_path)
                 labels[np.isin(labels, [c.id for c in classes if c.isthing])] = -1
                 ground = from_classes(path, labels, None, classes, [*void, -1])
-            name = name_in(images, picture)
+            name = name_in(images, image_path)
             tell = partial(report.add, image=name, source=file)
-            yield ConvertedImage(name, *layer_shapes(shapes, classes, picture, size, overlaps, tell, ground), info.id)
+            layers = layer_shapes(shapes, classes, image_path, size, overlaps, tell, ground)
+            yield ConvertedImage(name, *layers, info.id)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, len(infos), progress)

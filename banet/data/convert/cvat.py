@@ -34,7 +34,7 @@ __all__ = ["convert_cvat"]
 
 _FLAT = ("polyline", "points", "skeleton")  # without an area
 _SHAPES = ("polygon", "box", "ellipse", "mask", "cuboid", *_FLAT)
-_MOST_SHAPES = 200_000  # of a picture; they are in memory together
+_MOST_SHAPES = 200_000  # of an image; they are in memory together
 _LONGEST_LIST = 1 << 24  # characters of an outline or of run lengths
 
 
@@ -54,7 +54,7 @@ def convert_cvat(
 
     Args:
         annotations: the XML.
-        images: the folder of pictures.
+        images: the folder of images.
         out: see `write_panoptic`.
         stuff: labels that are stuff.
         categories: JSON of the classes, whose names are the labels; by default they are numbered by name. Give the
@@ -73,7 +73,7 @@ def convert_cvat(
     """
     file = Path(annotations)
     if not Path(images).is_dir():
-        raise InputError(f"--images {images}: is not a folder; give the folder of pictures")
+        raise InputError(f"--images {images}: is not a folder; give the folder of images")
     labels: set[str] = set()
     total = 0
     for image in _images(file):
@@ -90,14 +90,14 @@ def convert_cvat(
             name = image.get("name", "")
             where = f"{file}: image {shown(name)}"
             size = round(_number(image, "height", where)), round(_number(image, "width", where))
-            picture = safe_join(images, name, where)
-            same_size(file, size, picture)
+            path = safe_join(images, name, where)
+            same_size(file, size, path)
             marks = [mark for mark in image if mark.tag in _SHAPES]
             shapes = list(_shapes(marks, size, where, id_of, ignore))
             report.objects += len(shapes)
-            name = name_in(images, picture)
+            name = name_in(images, path)
             tell = partial(report.add, image=name, source=file)
-            yield ConvertedImage(name, *layer_shapes(shapes, classes, picture, size, overlaps, tell))
+            yield ConvertedImage(name, *layer_shapes(shapes, classes, path, size, overlaps, tell))
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, total, progress)
@@ -208,8 +208,8 @@ def _drawn(mark: ElementTree.Element, size: tuple[int, int], where: str) -> tupl
         runs = np.array([int(text) for text in _list(mark, "rle", where).split(",")], np.int64)
     except (ValueError, OverflowError):
         raise InputError("rle: must be whole numbers with , between", where=where) from None
-    inside_picture = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]
-    if runs.min() < 0 or sum(runs.tolist()) != width * height or not inside_picture:
+    inside = 0 <= left <= left + width <= size[1] and 0 <= top <= top + height <= size[0]
+    if runs.min() < 0 or sum(runs.tolist()) != width * height or not inside:
         what = f"rle: does not fill {width} x {height} pixels within the image"
         raise InputError(what, where=where, hint="draw it anew")
     crop = Crop.of(fill_runs(np.cumsum(runs)[:-1], width * height).reshape(height, width), left, top)

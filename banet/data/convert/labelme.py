@@ -14,7 +14,7 @@ import numpy as np
 
 from banet.data.convert.output import ConvertedImage, write_panoptic
 from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, joined, layer_shapes, outlined
-from banet.data.images import decode_image, picture_size
+from banet.data.images import decode_image, image_size
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, shown
 from banet.files.fields import as_number
@@ -56,7 +56,7 @@ def convert_labelme(
     Args:
         annotations: the folder of JSONs, and its folders.
         out: see `write_panoptic`.
-        images: the folder of pictures, where it is another. `imagePath` is looked up from each JSON, then there.
+        images: the folder of images, where it is another. `imagePath` is looked up from each JSON, then there.
         stuff: labels that are stuff.
         categories: JSON of the classes, whose names are the labels; by default they are numbered by name. Give the
             second split of a data set the classes of the first.
@@ -77,7 +77,7 @@ def convert_labelme(
     files = sorted(path for path in root.rglob("*.json") if not path.name.startswith("."))
     if not files:
         raise InputError(f"--annotations {root}: holds no JSON; give the folder of Labelme's JSONs")
-    pictures = root if images is None else Path(images)
+    image_root = root if images is None else Path(images)
     if categories is not None:
         classes = read_categories(categories)
     else:
@@ -88,19 +88,20 @@ def convert_labelme(
     def truths() -> Iterator[ConvertedImage]:
         for path in files:
             name, marks, said = _read(path)
-            file_name = _picture(path, name, root, pictures)
-            size = picture_size(pictures / file_name)
+            file_name = _image_name(path, name, root, image_root)
+            size = image_size(image_root / file_name)
             for field, told, real in zip(("imageHeight", "imageWidth"), said, size, strict=True):
                 if told not in (None, real):
                     raise InputError(
-                        f"{field} is {told:g}, but {pictures / file_name} is {size[1]}x{size[0]}",
+                        f"{field} is {told:g}, but {image_root / file_name} is {size[1]}x{size[0]}",
                         where=path,
                         hint="was it resized after it was labelled? Put the old one back",
                     )
             shapes = list(_shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of))
             report.objects += len(shapes)
             tell = partial(report.add, image=file_name, source=path)
-            yield ConvertedImage(file_name, *layer_shapes(shapes, classes, pictures / file_name, size, overlaps, tell))
+            layers = layer_shapes(shapes, classes, image_root / file_name, size, overlaps, tell)
+            yield ConvertedImage(file_name, *layers)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, len(files), progress)
@@ -119,12 +120,12 @@ class _Mark:
 
 
 def _read(path: Path) -> tuple[str, list[_Mark], tuple[float | None, float | None]]:
-    """Return the name of the picture, its shapes, and its height and width where they are given."""
+    """Return the name of the image, its shapes, and its height and width where they are given."""
     content = read_json(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
         raise InputError(f"{path}: 'shapes' is missing; is it a file of Labelme? Move it elsewhere if not")
     if not isinstance(content.get("imagePath"), str):
-        raise InputError(f"{path}: 'imagePath' is missing; add the picture's name")
+        raise InputError(f"{path}: 'imagePath' is missing; add the image's name")
     marks = []
     for position, entry in enumerate(content["shapes"]):
         where = f"{path}: shapes[{position}]"
@@ -141,7 +142,7 @@ def _read(path: Path) -> tuple[str, list[_Mark], tuple[float | None, float | Non
 
 
 def _side(content: Mapping[str, Any], key: str, path: Path) -> float | None:
-    """Return the height or width of the picture, in pixels; None where it is not given."""
+    """Return the height or width of the image, in pixels; None where it is not given."""
     value = content.get(key)
     if value is None:
         return None
@@ -151,21 +152,21 @@ def _side(content: Mapping[str, Any], key: str, path: Path) -> float | None:
     return side
 
 
-def _picture(path: Path, name: str, root: Path, pictures: Path) -> str:
-    """Return the picture's path relative to the folder of pictures; `\\` separates where no file has it in its name."""
-    below = pictures / path.parent.relative_to(root)
+def _image_name(path: Path, name: str, root: Path, image_root: Path) -> str:
+    """Return the image's path relative to the folder of images; `\\` separates where no file has it in its name."""
+    below = image_root / path.parent.relative_to(root)
     names = dict.fromkeys((name, forward(name)))
     for candidate in (
         *(path.parent / each for each in names),
         *(below / PurePosixPath(each).name for each in names),
     ):
         try:
-            relative = Path(os.path.relpath(candidate, pictures))
+            relative = Path(os.path.relpath(candidate, image_root))
         except ValueError:  # on another drive
             continue
         if ".." not in relative.parts and os.path.isfile(candidate):
             return relative.as_posix()
-    raise InputError(f"{path}: imagePath: {shown(name)} is not in {pictures}; put the picture there or give --images")
+    raise InputError(f"{path}: imagePath: {shown(name)} is not in {image_root}; put the image there or give --images")
 
 
 def _shapes(path: Path, marks: list[_Mark], size: tuple[int, int], id_of: Mapping[str, int]) -> Iterator[Shape]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from banet.data.convert.output import (
     ConvertedImage,
-    find_pictures,
+    find_image_files,
     from_classes,
     same_size,
     write_panoptic,
@@ -41,7 +41,7 @@ def convert_maps(
     All three folders hold the same names, in the same folders, whatever their suffixes.
 
     Args:
-        images: the pictures.
+        images: the images.
         labels: PNGs of category ids: grey, 8 or 16 bits, or palette.
         categories: JSON of the classes, see `read_categories`.
         out: see `write_panoptic`.
@@ -54,14 +54,14 @@ def convert_maps(
         The path of panoptic.json.
 
     Raises:
-        InputError: a folder, map or picture is missing or bad, or a label is unknown.
+        InputError: a folder, map or image is missing or bad, or a label is unknown.
     """
     classes = read_categories(categories)
-    pictures, label_maps = find_pictures(images), find_pictures(labels, "--labels")
-    instance_maps = None if instances is None else find_pictures(instances, "--instances")
+    image_files, label_maps = find_image_files(images), find_image_files(labels, "--labels")
+    instance_maps = None if instances is None else find_image_files(instances, "--instances")
     for stem, name in label_maps.items():
-        if stem not in pictures:
-            raise InputError(f"{Path(labels) / name}: there is no picture of this name in {images}; add or remove it")
+        if stem not in image_files:
+            raise InputError(f"{Path(labels) / name}: there is no image of this name in {images}; add or remove it")
         if instance_maps is not None and stem not in instance_maps:
             raise InputError(f"{Path(labels) / name}: there is no instance map of this name in {instances}; add it")
 
@@ -69,12 +69,12 @@ def convert_maps(
         for stem, name in label_maps.items():
             path = Path(labels) / name
             values, _ = read_labels(path)
-            same_size(path, values.shape, Path(images) / pictures[stem])
+            same_size(path, values.shape, Path(images) / image_files[stem])
             numbers = None
             if instances is not None and instance_maps is not None:
                 numbers, _ = read_labels(Path(instances) / instance_maps[stem])
-                same_size(Path(instances) / instance_maps[stem], numbers.shape, Path(images) / pictures[stem])
-            yield ConvertedImage(pictures[stem], *from_classes(path, values, numbers, classes, void))
+                same_size(Path(instances) / instance_maps[stem], numbers.shape, Path(images) / image_files[stem])
+            yield ConvertedImage(image_files[stem], *from_classes(path, values, numbers, classes, void))
 
     return write_panoptic(out, truths(), classes, len(label_maps), progress)
 
@@ -85,7 +85,7 @@ def convert_ade20k(root: StrPath, split: str, out: StrPath, progress: Progress |
     Args:
         root: folder of images, annotations, annotations_instance, objectInfo150.txt and categoryMapping.txt.
         split: training or validation.
-        out: see `write_panoptic`; its pictures are those of ROOT/images/SPLIT.
+        out: see `write_panoptic`; its images are those of ROOT/images/SPLIT.
         progress: see `write_panoptic`.
 
     Returns:
@@ -97,25 +97,25 @@ def convert_ade20k(root: StrPath, split: str, out: StrPath, progress: Progress |
     """
     base = Path(root)
     classes, label_of = ade20k_categories(base)
-    pictures = find_pictures(base / "images" / split, "--root")
-    label_maps = find_pictures(base / "annotations" / split, "--root")
-    missing = next((stem for stem in label_maps if stem not in pictures), None)
+    image_files = find_image_files(base / "images" / split, "--root")
+    label_maps = find_image_files(base / "annotations" / split, "--root")
+    missing = next((stem for stem in label_maps if stem not in image_files), None)
     if missing is not None:
-        raise InputError(f"{base / 'images' / split}: has no picture {missing}.jpg; add it or remove its annotation")
+        raise InputError(f"{base / 'images' / split}: has no image {missing}.jpg; add it or remove its annotation")
 
     def truths() -> Iterator[ConvertedImage]:
         for stem, name in label_maps.items():
-            picture = base / "images" / split / pictures[stem]
+            image_path = base / "images" / split / image_files[stem]
             path = base / "annotations" / split / name
             labels, _ = read_labels(path)
-            same_size(path, labels.shape, picture)
+            same_size(path, labels.shape, image_path)
             path = base / "annotations_instance" / split / name
             kind, numbers = _instances(path)
-            same_size(path, numbers.shape, picture)
+            same_size(path, numbers.shape, image_path)
             if kind.max() >= len(label_of):
                 raise InputError(f"{path}: holds instance class {kind.max()}, which categoryMapping.txt does not list")
             labels = np.where(numbers > 0, label_of[kind], labels)
-            yield ConvertedImage(pictures[stem], *from_classes(path, labels, numbers, classes))
+            yield ConvertedImage(image_files[stem], *from_classes(path, labels, numbers, classes))
 
     return write_panoptic(out, truths(), classes, len(label_maps), progress)
 

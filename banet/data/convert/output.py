@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.data.images import SUFFIXES, picture_size
+from banet.data.images import SUFFIXES, image_size
 from banet.errors import InputError
 from banet.files.atomic import commit
 from banet.files.names import DistinctNames
@@ -26,7 +26,7 @@ from banet.types import ImageId, Progress, StrPath
 __all__ = [
     "ConvertedImage",
     "claim_panoptic",
-    "find_pictures",
+    "find_image_files",
     "from_classes",
     "name_in",
     "same_size",
@@ -41,10 +41,10 @@ class ConvertedImage:
     """One image with its ground truth, converted.
 
     Attributes:
-        file_name: of the picture, relative to the folder of pictures.
+        file_name: of the image, relative to the folder of images.
         ids: (H,W) int32; 0 is void.
         segments: those of the other ids, by id, not measured; those without a pixel are left out of what is written.
-        image_id: of the picture; None numbers them from 1.
+        image_id: of the image; None numbers them from 1.
     """
 
     file_name: str
@@ -65,7 +65,7 @@ def write_panoptic(
     Args:
         out: the folder, which may exist if it is empty; or what `claim_panoptic` returned, whose folder may hold what
             an earlier call wrote: these files are replaced one by one, once all new ones are there.
-        truths: the pictures, one at a time.
+        truths: the images, one at a time.
         categories: their classes.
         total: how many there are, for `progress`.
         progress: see `Progress`.
@@ -74,7 +74,7 @@ def write_panoptic(
         The path of panoptic.json.
 
     Raises:
-        InputError: the folder is not empty, there is no picture, two have one name; or what `truths` raises.
+        InputError: the folder is not empty, there is no image, two have one name; or what `truths` raises.
             Nothing is left behind then.
     """
     outputs = out if isinstance(out, Outputs) else claim_panoptic(out)
@@ -99,11 +99,11 @@ def write_panoptic(
                     writer.add(image_id, truth.file_name, result, png_name=png_name)
                     taken.add(truth.file_name)
                 except ValueError as error:
-                    raise InputError(f"{error}; rename one of the pictures") from error
+                    raise InputError(f"{error}; rename one of the images") from error
                 if progress is not None:
                     progress(count, total)
             if not count:
-                raise InputError(f"--out {folder}: there is no picture to write; check the folders given")
+                raise InputError(f"--out {folder}: there is no image to write; check the folders given")
         if folder.exists() and any(folder.iterdir()):
             _replace_files(temporary, outputs)
         else:
@@ -194,11 +194,11 @@ def from_classes(
     return np.repeat(table[place.reshape(-1)], lengths).reshape(labels.shape), segments
 
 
-def find_pictures(folder: StrPath, field: str = "--images") -> dict[str, str]:
-    """The pictures in a folder and its folders: path without suffix -> path, both relative to it, with /; in order.
+def find_image_files(folder: StrPath, field: str = "--images") -> dict[str, str]:
+    """The images in a folder and its folders: path without suffix -> path, both relative to it, with /; in order.
 
     Raises:
-        InputError: there is no such folder, or two pictures differ in their suffixes only.
+        InputError: there is no such folder, or two images differ in their suffixes only.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -218,19 +218,19 @@ def _files(root: Path) -> Iterator[Path]:
     return (path for path in root.rglob("*") if path.is_file())
 
 
-def name_in(folder: StrPath, picture: Path) -> str:
-    """Return the name of a picture relative to the folder of pictures, with `/` between its parts."""
-    return picture.relative_to(folder).as_posix()
+def name_in(folder: StrPath, image_path: Path) -> str:
+    """Return the name of an image relative to the folder of images, with `/` between its parts."""
+    return image_path.relative_to(folder).as_posix()
 
 
-def same_size(path: Path, shape: tuple[int, ...], picture: Path) -> None:
-    """Asks that a map has the size of its picture.
+def same_size(path: Path, shape: tuple[int, ...], image_path: Path) -> None:
+    """Asks that a map has the size of its image.
 
     Raises:
         InputError: it has not.
     """
-    height, width = picture_size(picture)
+    height, width = image_size(image_path)
     if shape != (height, width):
         raise InputError(
-            f"{path}: is {shape[1]}x{shape[0]}, but its picture {picture} is {width}x{height}; make them the same size"
+            f"{path}: is {shape[1]}x{shape[0]}, but its image {image_path} is {width}x{height}; make them the same size"
         )

@@ -83,7 +83,7 @@ def joined(parts: Sequence[tuple[Crop, str]]) -> tuple[Crop, str]:
 def layer_shapes(
     shapes: Sequence[Shape],
     categories: Categories,
-    picture: Path,
+    image_path: Path,
     size: tuple[int, int],
     overlaps: str,
     report: ReportLeftOut,
@@ -97,7 +97,7 @@ def layer_shapes(
     Args:
         shapes: what was outlined.
         categories: the classes.
-        picture: the file, for errors and for rules that look at it.
+        image_path: the file, for errors and for rules that look at it.
         size: (H, W) of the image.
         overlaps: `FAIL`, or the occlusion rule that decides every overlap of two objects, however small; nothing is
             removed for having lost too much.
@@ -119,7 +119,7 @@ def layer_shapes(
             layers[1 if shape.iscrowd else 2 * categories.isthing(shape.category_id)].append(shape)
         for number, layer in layers.items():
             if layer:
-                owner = _owners(layer, picture, size, "score" if number == 1 else overlaps, number == 0)
+                owner = _owners(layer, image_path, size, "score" if number == 1 else overlaps, number == 0)
                 placed = owner + np.int32(1 + len(order))
                 front = placed if front is None else np.where(owner >= 0, placed, front)
                 order += layer
@@ -143,11 +143,11 @@ def layer_shapes(
 
 
 def _owners(
-    shapes: Sequence[Shape], picture: Path, size: tuple[int, int], overlaps: str, one_class_may: bool
+    shapes: Sequence[Shape], image_path: Path, size: tuple[int, int], overlaps: str, one_class_may: bool
 ) -> NDArray[np.int32]:
     """Return which shape each pixel belongs to, (H, W); -1 where none."""
     if overlaps != FAIL:
-        image = to_rgb_array(picture) if looks_at_image(find_rule(overlaps)) else None
+        image = to_rgb_array(image_path) if looks_at_image(find_rule(overlaps)) else None
         crops = [shape.crop for shape in shapes]
         masks = MaskCrops(np.array([crop.box for crop in crops]), [crop.pixels for crop in crops], size)
         owners: NDArray[np.int32] = resolve_occlusions(
@@ -162,7 +162,7 @@ def _owners(
         if others:
             raise InputError(
                 f"{others[0].where} and {shape.where} overlap",
-                where=picture,
+                where=image_path,
                 hint="correct one of them, or choose who is in front with --overlaps, such as --overlaps area (the"
                 " smaller)",
             )

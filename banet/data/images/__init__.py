@@ -5,8 +5,8 @@ from banet.data.images.listing import ImageList, find_images, list_images
 from banet.data.images.reading import (
     decode_image,
     find_depth,
+    image_size,
     page_count,
-    picture_size,
     read_image,
     to_rgb_array,
 )
@@ -20,9 +20,9 @@ __all__ = [
     "decode_image",
     "find_depth",
     "find_images",
+    "image_size",
     "list_images",
     "page_count",
-    "picture_size",
     "read_image",
     "resized_size",
     "to_rgb_array",

@@ -72,8 +72,8 @@ def identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
         if accepted and not isinstance(accepted, str):  # a text says why not
             stream.seek(0)
             try:
-                picture: ImageFile.ImageFile = factory(stream, "")
-                return picture
+                image: ImageFile.ImageFile = factory(stream, "")
+                return image
             except Exception:  # a decoder may raise anything on bad data; another may know what it is
                 continue
     return None

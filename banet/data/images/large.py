@@ -1,4 +1,4 @@
-"""Pictures that need not be in memory as a whole: what is asked for is cut out of them. Needs no torch."""
+"""Images that need not be in memory as a whole: what is asked for is cut out of them. Needs no torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from banet.panoptic.pixels import turn
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, StrPath
 
-__all__ = ["LARGEST", "DecodedPicture", "LargePicture", "Picture", "open_picture"]
+__all__ = ["LARGEST", "CroppableImage", "DecodedImage", "LargeImage", "open_image"]
 
 LARGEST = 1 << 31
-"""Pictures of more pixels are refused even here: their id map alone takes 8 GB."""
+"""Images of more pixels are refused even here: their id map alone takes 8 GB."""
 
 
-class Picture(Protocol):
-    """An RGB picture that can be cut.
+class CroppableImage(Protocol):
+    """An RGB image that can be cut.
 
     Attributes:
         shape: (H, W, 3).
@@ -38,10 +38,10 @@ class Picture(Protocol):
         """Some rows and columns, (h, w, 3)."""
 
     def reduced(self, factor: int) -> NDArray[np.uint8]:
-        """The whole picture smoothed, each side divided by a whole number and rounded up."""
+        """The whole image smoothed, each side divided by a whole number and rounded up."""
 
 
-def open_picture(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", page: int | None = None) -> Picture:
+def open_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", page: int | None = None) -> CroppableImage:
     """Return an image file to cut from: decoded if it has at most `MAX_PIXELS` pixels, else row by row as it is needed.
 
     Args:
@@ -60,12 +60,12 @@ def open_picture(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", p
         if large and page is None:
             source.warn_of_frames()
     if large:
-        return LargePicture(path, bit_depth=bit_depth)
-    return DecodedPicture(read_image(path, bit_depth=bit_depth, page=page))
+        return LargeImage(path, bit_depth=bit_depth)
+    return DecodedImage(read_image(path, bit_depth=bit_depth, page=page))
 
 
-class DecodedPicture:
-    """A picture in memory, which takes four bytes a pixel; see `Picture`."""
+class DecodedImage:
+    """An image in memory, which takes four bytes a pixel; see `CroppableImage`."""
 
     dtype = np.dtype(np.uint8)
 
@@ -78,17 +78,17 @@ class DecodedPicture:
         return np.array(self.image.crop((columns.start, rows.start, columns.stop, rows.stop)))
 
     def reduced(self, factor: int) -> NDArray[np.uint8]:
-        """See `Picture`."""
+        """See `CroppableImage`."""
         return np.array(self.image.reduce(factor))
 
 
-class LargePicture:
-    """A picture of which only the rows that were asked for last are in memory; see `Picture`.
+class LargeImage:
+    """An image of which only the rows that were asked for last are in memory; see `CroppableImage`.
 
     They must be asked for from top to bottom. JPEG, PNG, TIFF, WebP and what else libvips reads, of 8 or 16 bits;
     turned as EXIF or XMP data say, for which libvips keeps a temporary file. The pixels are those of `read_image`,
-    except that CMYK is converted by a colour profile. Where nothing says how many bits the samples of 16-bit pictures
-    use, the picture is read once more to find the largest.
+    except that CMYK is converted by a colour profile. Where nothing says how many bits the samples of 16-bit images
+    use, the image is read once more to find the largest.
 
     Args:
         path: The file.
@@ -131,7 +131,7 @@ class LargePicture:
         self._top, self._rows = 0, np.empty((0, image.width, 3), dtype=np.uint8)
 
     def _open(self, *, sequential: bool) -> Any:
-        """The picture as it is stored, without alpha."""
+        """The image as it is stored, without alpha."""
         image = _vips().Image.new_from_file(
             str(self.path), access="sequential" if sequential else "random", fail_on="truncated"
         )
@@ -165,7 +165,7 @@ class LargePicture:
         return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values
 
     def reduced(self, factor: int) -> NDArray[np.uint8]:
-        """See `Picture`."""
+        """See `CroppableImage`."""
         height, width = (-(-side // factor) for side in self.shape[:2])
         stored = (height, width) if self._orientation >= 5 else (width, height)
         try:

@@ -56,7 +56,7 @@ def find_images(inputs: Sequence[str]) -> ImageList:
         else:
             found.update(dict.fromkeys(_search(text, path, images)))
     if not found:
-        raise InputError("no pictures given", hint="give at least one picture, folder or pattern")
+        raise InputError("no images given", hint="give at least one image, folder or pattern")
     images.paths = list(found)
     return images
 
@@ -64,10 +64,10 @@ def find_images(inputs: Sequence[str]) -> ImageList:
 def _search(text: str, path: Path, images: ImageList) -> list[Path]:
     """The images in a folder or of a pattern; what is skipped is added to the lines of `images`."""
     if os.path.isdir(path):
-        entries, problem = _entries(text, path), "the folder holds no picture"
+        entries, problem = _entries(text, path), "the folder holds no image"
     elif glob.has_magic(str(path)):
         entries = sorted(_hits(path))
-        problem = "the pattern matches no picture" if entries else "no file matches the pattern"
+        problem = "the pattern matches no image" if entries else "no file matches the pattern"
     else:
         entries, problem = [], "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
     known = readable_suffixes()
@@ -85,7 +85,7 @@ def _search(text: str, path: Path, images: ImageList) -> list[Path]:
     if not matches:
         why = f" that can be read ({lines[0].partition(': ')[2]})" if lines else ""
         names = ", ".join(sorted(known))
-        raise InputError(problem + why, where=text, hint=f"give pictures ({names}), a folder or a pattern")
+        raise InputError(problem + why, where=text, hint=f"give images ({names}), a folder or a pattern")
     images.unreadable += lines
     if others:
         images.skipped.append(f"{text}: skipped {_counted(others)} (not images, or hidden)")

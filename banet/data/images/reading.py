@@ -23,8 +23,8 @@ from banet.types import BitDepth, Size, StrPath
 __all__ = [
     "decode_image",
     "find_depth",
+    "image_size",
     "page_count",
-    "picture_size",
     "read_image",
     "to_rgb_array",
 ]
@@ -74,13 +74,13 @@ def decode_image(
         InputError: as `read_image`.
     """
     if not data:
-        raise InputError("is empty (0 bytes)", where=name, hint="give a picture")
+        raise InputError("is empty (0 bytes)", where=name, hint="give an image")
     source = ImageSource(Path(name), io.BytesIO(data), MAX_PIXELS if max_pixels is None else max_pixels)
     source.warn_of_frames()
     return source.rgb(bit_depth)
 
 
-def picture_size(path: StrPath) -> Size:
+def image_size(path: StrPath) -> Size:
     """Return (H, W) of an image file as `read_image` reads it, from its header alone.
 
     Raises:
@@ -94,7 +94,7 @@ def page_count(path: StrPath) -> int:
     """Return how many pages or frames an image file has.
 
     Raises:
-        InputError: see `picture_size`.
+        InputError: see `image_size`.
     """
     with open_file(path) as stream:
         return len(ImageSource(Path(path), stream, MAX_PIXELS).frames)

@@ -56,62 +56,62 @@ class ImageSource:
 
     def __init__(self, name: Path, stream: BinaryIO, max_pixels: int, page: int = 0) -> None:
         self.name, self.stream, self.page = name, stream, page
-        self._picture = self._open()
-        width, height = self._picture.size
+        self._image = self._open()
+        width, height = self._image.size
         if width * height > max_pixels:
             raise InputError(
                 f"has too many pixels ({width} x {height}; the limit is {max_pixels})",
                 where=name,
                 hint="make it smaller",
             )
-        self.orientation = orientation(self._picture)
+        self.orientation = orientation(self._image)
         self.size: Size = (width, height) if self.orientation >= 5 else (height, width)
 
     def _open(self) -> ImageFile.ImageFile:
         """The image with nothing decoded, and with the size that is stored."""
-        picture = identify(self.stream)
-        if picture is None:
+        image = identify(self.stream)
+        if image is None:
             self.stream.seek(0)
             if is_heif(self.stream.read(16)):
                 raise heif_error(self.name)
             raise InputError(
-                "is not a picture, or is damaged, or of a kind that is not read",
+                "is not an image, or is damaged, or of a kind that is not read",
                 where=self.name,
                 hint="give a JPEG, PNG, WebP, TIFF or BMP",
             )
         if self.page:
-            self._seek(picture)
-        if picture.format == "TIFF":  # Pillow turns these itself, but not by the same data as all others
-            picture._size = picture.tag_v2[_WIDTH], picture.tag_v2[_HEIGHT]  # type: ignore[attr-defined]
-            vars(picture)["load_end"] = lambda: None
-        if picture.format == "PNG":
+            self._seek(image)
+        if image.format == "TIFF":  # Pillow turns these itself, but not by the same data as all others
+            image._size = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # type: ignore[attr-defined]
+            vars(image)["load_end"] = lambda: None
+        if image.format == "PNG":
             for kind, data in _png_chunks(self.stream):
                 if kind == b"eXIf":
-                    picture.info.setdefault("exif", b"Exif\0\0" + data)
+                    image.info.setdefault("exif", b"Exif\0\0" + data)
                 elif kind == b"iTXt" and (text := _xmp_of(data)):
-                    picture.info.setdefault("XML:com.adobe.xmp", text)
-        return picture
+                    image.info.setdefault("XML:com.adobe.xmp", text)
+        return image
 
-    def _seek(self, picture: Image.Image) -> None:
+    def _seek(self, image: Image.Image) -> None:
         if not 0 <= self.page < len(self.frames):
             raise InputError(
                 f"has no page {self.page + 1}", where=self.name, hint=f"give a page from 1 to {len(self.frames)}"
             )
         try:
-            picture.seek(self.frames[self.page])
+            image.seek(self.frames[self.page])
         except Exception as error:  # a decoder may raise anything on bad data
             raise self._corrupt(error) from error
 
     @cached_property
     def frames(self) -> list[int]:
         """Pillow's number of each page or frame; smaller copies of a page in TIFF and previews in JPEG are left out."""
-        picture = identify(self.stream)
+        image = identify(self.stream)
         try:
-            if picture is None or (picture.format == "MPO" and self.name.suffix.lower() != ".mpo"):
+            if image is None or (image.format == "MPO" and self.name.suffix.lower() != ".mpo"):
                 return [0]
-            count = int(getattr(picture, "n_frames", 1))
-            if picture.format == "TIFF":
-                return [0, *(frame for frame in range(1, count) if not _is_smaller_copy(picture, frame))]
+            count = int(getattr(image, "n_frames", 1))
+            if image.format == "TIFF":
+                return [0, *(frame for frame in range(1, count) if not _is_smaller_copy(image, frame))]
             return list(range(count))
         except Exception:  # a decoder may raise anything on bad data; what it did read is an image
             return [0]
@@ -127,14 +127,14 @@ class ImageSource:
     @cached_property
     def is_deep(self) -> bool:
         """Whether its samples have more than 8 bits, as the header says."""
-        picture = self._picture
-        if picture.mode == "I" or picture.mode.startswith("I;16"):
+        image = self._image
+        if image.mode == "I" or image.mode.startswith("I;16"):
             return True
-        if picture.format == "PPM":
-            return _tile(picture)[0] == "ppm" and int(self._arguments()[-1]) > 255
-        if picture.format == "TIFF" and max(picture.tag_v2.get(_BITS, (8,))) != 16:  # type: ignore[attr-defined]
+        if image.format == "PPM":
+            return _tile(image)[0] == "ppm" and int(self._arguments()[-1]) > 255
+        if image.format == "TIFF" and max(image.tag_v2.get(_BITS, (8,))) != 16:  # type: ignore[attr-defined]
             return False
-        return picture.mode in ("RGB", "RGBA") and (picture.format == "TIFF" or ";16" in self._rawmode)
+        return image.mode in ("RGB", "RGBA") and (image.format == "TIFF" or ";16" in self._rawmode)
 
     @cached_property
     def stated_white(self) -> int | None:
@@ -144,20 +144,20 @@ class ImageSource:
         many programs write what occurs in the image; significant bits of PNG; the maximum of PPM and PGM; precision of
         JPEG 2000.
         """
-        picture = self._picture
+        image = self._image
         white = 65535
-        if picture.format == "TIFF":
-            white = _tiff_white(picture.tag_v2)  # type: ignore[attr-defined]
-        elif picture.format == "PNG":
+        if image.format == "TIFF":
+            white = _tiff_white(image.tag_v2)  # type: ignore[attr-defined]
+        elif image.format == "PNG":
             for kind, data in _png_chunks(self.stream):
                 bits = max(data[:3] if len(data) > 2 else data[:1], default=0)
                 if kind == b"sBIT" and 8 <= bits < 16:
                     white = (1 << bits) - 1
-        elif picture.format == "PPM":
+        elif image.format == "PPM":
             maximum = self._arguments()[-1]
-            plain = _tile(picture)[0] == "ppm_plain"  # which Pillow scales to 16 bits
+            plain = _tile(image)[0] == "ppm_plain"  # which Pillow scales to 16 bits
             return (65535 if plain else int(maximum)) if isinstance(maximum, int) and maximum != 65535 else None
-        elif picture.format == "JPEG2000":
+        elif image.format == "JPEG2000":
             self.stream.seek(0)
             head = self.stream.read(1 << 16)
             at = head.find(b"\xff\x4f\xff\x51")
@@ -187,16 +187,16 @@ class ImageSource:
 
     def _deep_colors(self) -> NDArray[np.uint16] | None:
         """Samples that Pillow would cut to 8 bits, or scale one by one; None where it keeps them."""
-        picture = self._picture
-        codec, _, offset, _ = _tile(picture)[:4]
+        image = self._image
+        codec, _, offset, _ = _tile(image)[:4]
         rawmode = self._rawmode
         if codec == "ppm":
             return self._netpbm(offset, int(self._arguments()[-1]))
-        if self.page and picture.format == "PNG":  # frames that are put together of several
+        if self.page and image.format == "PNG":  # frames that are put together of several
             return None
-        if picture.mode not in ("RGB", "RGBA"):
+        if image.mode not in ("RGB", "RGBA"):
             return None
-        if picture.format == "TIFF" and picture._planar_configuration == 2:  # type: ignore[attr-defined]
+        if image.format == "TIFF" and image._planar_configuration == 2:  # type: ignore[attr-defined]
             return self._planes()
         if rawmode == "LA;16B":  # as four channels: both bytes of grey, both of alpha
             pairs: NDArray[np.uint16] = np.asarray(self._load("RGBA")).view(">u2").astype(np.uint16)
@@ -207,42 +207,42 @@ class ImageSource:
         order = _NATIVE if rawmode[-1] == "N" else rawmode[-1]
         kind = rawmode[:-1].replace("a", "A")
         channels = 4 if rawmode.startswith("RGBa") else 3
-        width, height = self._picture.size
+        width, height = self._image.size
         samples: NDArray[np.uint16] = np.empty((height, width, channels), np.uint16)
         halves = samples.view(np.uint8).reshape(height, width, channels, 2)
         high = 1 if _NATIVE == "L" else 0  # where it is in memory
         for half, raw in ((high, order), (1 - high, "B" if order == "L" else "L")):
-            picture = self._load(kind + raw)
+            image = self._load(kind + raw)
             for top in range(0, height, _ROWS):  # bounds the memory
-                band = picture.crop((0, top, width, min(top + _ROWS, height)))
+                band = image.crop((0, top, width, min(top + _ROWS, height)))
                 halves[top : top + _ROWS, ..., half] = np.asarray(band)[..., :channels]
-            del picture
+            del image
         return _divided(samples) if channels == 4 else samples
 
     def _netpbm(self, offset: int, maximum: int) -> NDArray[np.uint16]:
-        width, height = self._picture.size
-        channels = 3 if self._picture.mode == "RGB" else 1
+        width, height = self._image.size
+        channels = 3 if self._image.mode == "RGB" else 1
         self.stream.seek(offset)
         values: NDArray[np.uint16] = np.frombuffer(self.stream.read(2 * width * height * channels), ">u2")
         return np.minimum(values, maximum).astype(np.uint16).reshape(height, width, channels)
 
     def _planes(self) -> NDArray[np.uint16]:
         """Samples of a TIFF whose channels are stored one after the other, strip by strip."""
-        picture = self._picture
-        width, height = picture.size
-        boxes = [tile[1] or (0, 0, 0, 0) for tile in picture.tile if tile[0] == "raw"]
-        if len(boxes) < len(picture.tile) or any((box[0], box[2]) != (0, width) for box in boxes):
+        image = self._image
+        width, height = image.size
+        boxes = [tile[1] or (0, 0, 0, 0) for tile in image.tile if tile[0] == "raw"]
+        if len(boxes) < len(image.tile) or any((box[0], box[2]) != (0, width) for box in boxes):
             raise InputError(
                 "holds 16-bit channels in separate planes, compressed or in tiles",
                 where=self.name,
                 hint="save it with interleaved channels",
             )
-        channels = picture.tag_v2[_CHANNELS]  # type: ignore[attr-defined]
-        order = "<u2" if picture.tag_v2.prefix == b"II" else ">u2"  # type: ignore[attr-defined]
+        channels = image.tag_v2[_CHANNELS]  # type: ignore[attr-defined]
+        order = "<u2" if image.tag_v2.prefix == b"II" else ">u2"  # type: ignore[attr-defined]
         planes: NDArray[np.uint16] = np.empty((channels, height, width), np.uint16)
         rows = planes.reshape(-1, width)
         at = 0
-        for (_, top, _, bottom), (_, _, offset, _) in zip(boxes, picture.tile, strict=True):
+        for (_, top, _, bottom), (_, _, offset, _) in zip(boxes, image.tile, strict=True):
             self.stream.seek(offset)
             data = self.stream.read(2 * width * (bottom - top))
             rows[at : at + bottom - top] = np.frombuffer(data, order).reshape(-1, width)
@@ -258,44 +258,44 @@ class ImageSource:
         Raises:
             InputError: See `samples` and `SampleDepth.white`; or it is a JPEG of very many scans.
         """
-        if self._picture.format in ("JPEG", "MPO") and (scans := _count(self.stream, b"\xff\xda")) > _MOST_SCANS:
+        if self._image.format in ("JPEG", "MPO") and (scans := _count(self.stream, b"\xff\xda")) > _MOST_SCANS:
             raise InputError(
-                f"has {scans:,} scans, each as much work as a picture", where=self.name, hint="save it anew"
+                f"has {scans:,} scans, each as much work as an image", where=self.name, hint="save it anew"
             )
         samples = self.samples()
-        picture: Image.Image
+        image: Image.Image
         if samples is None:
-            picture = self._load()
-            picture = picture if picture.mode == "RGB" else rgb_image(picture, bit_depth, self.name)
+            image = self._load()
+            image = image if image.mode == "RGB" else rgb_image(image, bit_depth, self.name)
         else:
             white = SampleDepth.of(bit_depth).white(int(samples.max(initial=0)), self.stated_white, self.name)
             values = to_8_bits(samples, white, inverted=self.is_inverted)
             del samples  # as images may be large
-            picture = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).convert("RGB")
-        return picture if self.orientation == 1 else turn(picture, self.orientation)
+            image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values).convert("RGB")
+        return image if self.orientation == 1 else turn(image, self.orientation)
 
     @property
     def is_inverted(self) -> bool:
         """Whether 0 is white, of which Pillow takes no account in grey TIFF files of 16 bits."""
-        return self._picture.format == "TIFF" and self._picture.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+        return self._image.format == "TIFF" and self._image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
 
     def _load(self, rawmode: str = "") -> ImageFile.ImageFile:
         """Decode the image; given a raw mode, read its bytes as that."""
-        picture = self._open() if self.is_deep else self._picture
+        image = self._open() if self.is_deep else self._image
         if rawmode:
-            picture.tile = [
+            image.tile = [
                 type(tile)(*tile[:3], (rawmode, *tile[3][1:]) if isinstance(tile[3], tuple) else rawmode)
-                for tile in picture.tile
+                for tile in image.tile
             ]
         try:
-            picture.load()
+            image.load()
         except Exception as error:  # a decoder may raise anything on bad data
             raise self._corrupt(error) from error
-        return picture
+        return image
 
     def _arguments(self) -> tuple[Any, ...]:
         """What Pillow's decoder is told: the raw mode, and more for some formats."""
-        arguments = _tile(self._picture)[3]
+        arguments = _tile(self._image)[3]
         return tuple(arguments) if isinstance(arguments, (tuple, list)) else (arguments,)
 
     @property
@@ -308,13 +308,13 @@ class ImageSource:
         return InputError(f"is truncated or corrupt ({what})", where=self.name, hint="replace the file or leave it out")
 
 
-def _is_smaller_copy(picture: Image.Image, frame: int) -> bool:
-    picture.seek(frame)
-    return bool(int(picture.tag_v2.get(_SUBFILE, 0)) & 1)  # type: ignore[attr-defined]
+def _is_smaller_copy(image: Image.Image, frame: int) -> bool:
+    image.seek(frame)
+    return bool(int(image.tag_v2.get(_SUBFILE, 0)) & 1)  # type: ignore[attr-defined]
 
 
-def _tile(picture: Image.Image) -> tuple[Any, ...]:
-    tiles = getattr(picture, "tile", None)
+def _tile(image: Image.Image) -> tuple[Any, ...]:
+    tiles = getattr(image, "tile", None)
     return tuple(tiles[0]) if tiles else ("", (), 0, ())
 
 

@@ -1,11 +1,11 @@
-"""Collages: cut-outs of real things pasted on real pictures, in an order that is known exactly.
+"""Collages: cut-outs of real things pasted on real images, in an order that is known exactly.
 
-Any instance set in COCO's format gives the cut-outs and any folder of pictures the backgrounds:
+Any instance set in COCO's format gives the cut-outs and any folder of images the backgrounds:
 
     >>> instances = InstanceSet("instances.json", "images")  # doctest: +SKIP
     >>> collage = make_collage(instances, list_images(["backgrounds"]), seed=0, index=3)  # doctest: +SKIP
 
-A collage is a `Scene`: a picture, the full mask of every thing that was pasted, and who stands before whom. This module
+A collage is a `Scene`: an image, the full mask of every thing that was pasted, and who stands before whom. This module
 loads no torch.
 """
 
@@ -43,7 +43,7 @@ __all__ = ["CutOut", "InstanceSet", "collage_categories", "make_collage", "write
 _SMALLEST = 900
 """Instances with fewer pixels are not cut out."""
 _CLEARANCE = 2
-"""Nor are those that come so close to the border of their picture: they may be cut off."""
+"""Nor are those that come so close to the border of their image: they may be cut off."""
 _COVERED = 0.02
 """Nor those of which another instance claims a larger share: they may show something else."""
 _REMEMBERED = 256
@@ -54,13 +54,13 @@ _SMALLEST_VISIBLE = 0.06
 
 @dataclass(frozen=True)
 class CutOut:
-    """One instance, cut from its picture.
+    """One instance, cut from its image.
 
     Attributes:
         image: (h,w,3) uint8, RGB of its bounding box, a few pixels more on each side.
         mask: (h,w) bool.
         category_id: its class.
-        image_id: the picture that it is from.
+        image_id: the image that it is from.
     """
 
     image: NDArray[np.uint8]
@@ -70,14 +70,14 @@ class CutOut:
 
 
 class InstanceSet:
-    """Instances in COCO's format: JSON with polygons or run lengths, and the folder of the pictures.
+    """Instances in COCO's format: JSON with polygons or run lengths, and the folder of the images.
 
     `bbox` and `area` are measured where they are missing or not numbers.
 
     Args:
         json: the JSON file.
         images: the folder of its `file_name`s.
-        bit_depth: bits that samples of 16-bit pictures use; `auto` finds one number for all that things are cut from.
+        bit_depth: bits that samples of 16-bit images use; `auto` finds one number for all that things are cut from.
 
     Raises:
         InputError: a file is missing or is not in that format, or there is nothing to cut out.
@@ -132,13 +132,13 @@ class InstanceSet:
         if not self.candidates:
             raise InputError(f"{json}: no instance is large enough and whole: nothing to cut out")
 
-    def picture(self, image_id: ImageId) -> NDArray[np.uint8]:
-        """The picture (H,W,3)."""
+    def image(self, image_id: ImageId) -> NDArray[np.uint8]:
+        """Return an image, (H, W, 3)."""
         return np.asarray(read_image(self._path(image_id), bit_depth=self.depth))
 
     @cached_property
     def depth(self) -> SampleDepth:
-        """How many bits the samples of 16-bit pictures use: one number for all that things are cut from."""
+        """How many bits the samples of 16-bit images use: one number for all that things are cut from."""
         paths = map(self._path, dict.fromkeys(image_id for image_id, _ in self.candidates))
         return find_depth(paths, self.bit_depth)
 
@@ -182,7 +182,7 @@ class InstanceSet:
                 return None
         y1, y2 = max(0, top - 4), bottom + 4
         x1, x2 = max(0, left - 4), right + 4
-        image = self.picture(image_id)
+        image = self.image(image_id)
         if image.shape[:2] != mask.shape:
             name = self.images[image_id].file_name
             raise InputError(f"{name}: is {image.shape[:2]} (H, W) but {self.source} says {mask.shape}")
@@ -209,7 +209,7 @@ def make_collage(
 
     Args:
         instances: what to cut out.
-        backgrounds: picture files. They count as stuff "background" as a whole, so they should show no class.
+        backgrounds: image files. They count as stuff "background" as a whole, so they should show no class.
         seed: another seed gives other collages.
         index: number of the collage. The same arguments always give the same collage.
         things: least and most things that are pasted.
@@ -247,7 +247,7 @@ def collage_categories(instances: InstanceSet) -> Categories:
 
 @dataclass(frozen=True)
 class _Pasted:
-    """A thing at its place: its window (y1, y2, x1, x2) of the picture, and there colour, opacity and mask."""
+    """A thing at its place: its window (y1, y2, x1, x2) of the image, and there colour, opacity and mask."""
 
     window: tuple[int, int, int, int]
     color: NDArray[np.float32]
@@ -262,15 +262,15 @@ class _Pasted:
 
 
 def _place(cut: CutOut, rng: np.random.Generator, size: tuple[int, int], others: list[_Pasted]) -> _Pasted | None:
-    """Scales a cut-out and chooses its place; None where too little of it would be in the picture."""
+    """Scales a cut-out and chooses its place; None where too little of it would be in the image."""
     width, height = size
     side = min(size) * np.exp(rng.uniform(np.log(1 / 6), np.log(2 / 3)))
     scale = min(1.5, side / max(cut.mask.shape))
     w, h = (max(4, round(extent * scale)) for extent in (cut.mask.shape[1], cut.mask.shape[0]))
-    picture = Image.fromarray(cut.image).resize((w, h), Image.Resampling.BICUBIC)
+    scaled = Image.fromarray(cut.image).resize((w, h), Image.Resampling.BICUBIC)
     shape = Image.fromarray(np.uint8(255) * cut.mask).resize((w, h), Image.Resampling.BILINEAR)
     alpha = np.asarray(shape.filter(ImageFilter.GaussianBlur(0.6)), np.float32) / np.float32(255)
-    color = np.asarray(picture, np.float32)
+    color = np.asarray(scaled, np.float32)
     if rng.random() < 0.5:
         alpha, color = alpha[:, ::-1], color[:, ::-1]
     x, y = rng.uniform(0, width), rng.uniform(0, height)
@@ -348,7 +348,7 @@ def write_collages(
     Args:
         out_dir: the folder; made where it is missing.
         instances: what to cut out.
-        backgrounds: a picture or a folder of pictures to paste on.
+        backgrounds: an image or a folder of images to paste on.
         seed: another seed gives other collages.
         count: how many.
         progress: called with the number of collages done, after each.
@@ -361,13 +361,13 @@ def write_collages(
     Raises:
         InputError: see `Outputs`; or there is no background.
     """
-    pictures = list_images([str(backgrounds)])
-    if not pictures:
-        raise InputError(f"{backgrounds}: no pictures there")
+    paths = list_images([str(backgrounds)])
+    if not paths:
+        raise InputError(f"{backgrounds}: no images there")
     names = [f"{seed:04d}_{index:06d}.png" for index in range(count)]
     cut_from = (instances.folder / info.file_name for info in instances.images.values())
-    read = itertools.chain([instances.source], pictures, cut_from)
+    read = itertools.chain([instances.source], paths, cut_from)
     outputs = scene_outputs(out_dir, "banet data collage", names, inputs=read, overwrite=overwrite)
-    depth = find_depth(pictures, bit_depth)
-    collages = (make_collage(instances, pictures, seed, index, bit_depth=depth) for index in range(count))
+    depth = find_depth(paths, bit_depth)
+    collages = (make_collage(instances, paths, seed, index, bit_depth=depth) for index in range(count))
     return write_scenes(outputs, names, collages, collage_categories(instances), f"collages of seed {seed}", progress)

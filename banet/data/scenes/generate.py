@@ -1,6 +1,6 @@
 """Scenes: an endless panoptic dataset that is drawn at run time, with an order of things that is known exactly.
 
-`make_scene(seed, index)` draws one picture with numpy and Pillow and always draws the same one for the same numbers.
+`make_scene(seed, index)` draws one image with numpy and Pillow and always draws the same one for the same numbers.
 Textured stuff (sky, grass, bricks and so on) meets in wavy borders; things of ten classes stand before one another:
 ties hang on persons, cups stand on tables, crowds overlap, umbrellas have thin poles and kites have strings. Every
 thing has its full (amodal) mask, and the order says exactly who hides whom.
@@ -74,11 +74,11 @@ _SMALLEST_SHARE = 0.06
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture of H × W pixels with N things, and all that is true of it.
+    """One image of H × W pixels with N things, and all that is true of it.
 
     Attributes:
         image: (H,W,3) uint8, RGB.
-        masks: (N,H,W) bool, the full mask of each thing inside the picture, hidden parts included; row k belongs to
+        masks: (N,H,W) bool, the full mask of each thing inside the image, hidden parts included; row k belongs to
             the segment with id k + 1.
         order: (N,) int64, rows of `masks` from the front to the back: of two things that share a pixel, the one that
             comes first here owns it.
@@ -303,7 +303,7 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Sce
         size: (H,W) in pixels, at least 32 each. Things scale with the shorter side.
 
     Returns:
-        The picture and all that is true of it.
+        The image and all that is true of it.
 
     Raises:
         ValueError: seed or index is negative, or the size is too small.
@@ -469,7 +469,7 @@ def write_scenes(
     description: str,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Write pictures whose order is known to a folder in COCO's formats.
+    """Write images whose order is known to a folder in COCO's formats.
 
     Makes `images/*.png`, `panoptic/*.png` and `panoptic.json` (COCO panoptic: the visible part of everything) and
     `instances_amodal.json` (COCO instances: the full mask of each thing as uncompressed RLE, so masks overlap; each

@@ -1,7 +1,7 @@
 """The shapes of a procedural scene's things, and how they are painted.
 
 numpy and Pillow only. A shape is a list of `Part`s: polygons in the thing's own units (y points down), each with a
-colour and perhaps a pattern. `render` moves the parts into the picture and returns the patch of pixels with soft edges,
+colour and perhaps a pattern. `render` moves the parts into the image and returns the patch of pixels with soft edges,
 and the exact mask.
 """
 
@@ -75,7 +75,7 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a shape goes: picture = matrix · (u,v) + offset, in pixels."""
+    """Where a shape goes: image = matrix · (u,v) + offset, in pixels."""
 
     matrix: NDArray[np.float64]
     offset: NDArray[np.float64]
@@ -88,17 +88,17 @@ class Pose:
         return cls(np.array([[c * flip, -s], [s * flip, c]]), np.array([x, y], np.float64))
 
     def at(self, u: float, v: float) -> tuple[float, float]:
-        """The place of (u,v) in the picture."""
+        """The place of (u,v) in the image."""
         x, y = self.matrix @ np.array([u, v]) + self.offset
         return float(x), float(y)
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A painted thing: where it lies in the picture and what it covers.
+    """A painted thing: where it lies in the image and what it covers.
 
     Attributes:
-        box: rows and columns of the picture.
+        box: rows and columns of the image.
         color: (h,w,3) float32, already multiplied by `alpha`.
         alpha: (h,w) float32, the share of each pixel that the thing covers.
         mask: (h,w) bool, alpha ≥ ½: the truth.
@@ -111,13 +111,13 @@ class Patch:
 
 
 def render(rng: np.random.Generator, shape: Sprite, pose: Pose, size: tuple[int, int], light: float) -> Patch | None:
-    """Paint a shape into the part of a picture of `size` (H,W) that it covers; None where that is nothing.
+    """Paint a shape into the part of an image of `size` (H,W) that it covers; None where that is nothing.
 
     Args:
         rng: source of the grain.
         shape: the thing.
         pose: where it goes.
-        size: (H,W) of the picture.
+        size: (H,W) of the image.
         light: shade from side to side, -1 (light from the right) to 1.
     """
     placed = [(np.concatenate(part.polygons) @ pose.matrix.T + pose.offset, part) for part in shape.parts]

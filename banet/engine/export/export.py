@@ -128,8 +128,8 @@ def export_model(
         path: The file: `.onnx`, `.pt2` for `torch-export`, `.xml` for `openvino`, which also writes `.bin` beside it.
         export_format: Which.
         precision: `float32`; `float16` stores OpenVINO's weights by half and computes as before; `int8` computes ONNX
-            convolutions in 8 bits, but for those of the mask head and of I2S, which not every picture reaches.
-        calibration: Pictures, for `int8`, which shows what ranges numbers have.
+            convolutions in 8 bits, but for those of the mask head and of I2S, which not every image reaches.
+        calibration: Images, for `int8`, which shows what ranges numbers have.
 
     Returns:
         The file written.
@@ -183,7 +183,7 @@ def _check(model: Network, export_format: ExportFormat, precision: Precision, ca
         known = ", ".join(p for f, p in PRECISIONS if f == export_format)
         raise InputError(f"--precision {precision}: --format {export_format} knows {known}")
     if (precision == "int8") != bool(calibration):
-        raise InputError("--calibration: give some pictures with --precision int8, and only there")
+        raise InputError("--calibration: give some images with --precision int8, and only there")
     for package in PRECISIONS[export_format, precision]:
         try:
             if package == "openvino":
@@ -302,7 +302,7 @@ def export_command(
         export_format: See `export_model`.
         out: The file; by default the weights' name with the format's suffix, in this folder.
         precision: See `export_model`.
-        calibration: Pictures, folders or patterns.
+        calibration: Images, folders or patterns.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Raises:
@@ -310,14 +310,14 @@ def export_command(
             be written in this format.
         MissingExtraError: What writes the format is not installed.
     """
-    pictures = list_images(calibration) if calibration else []
+    images = list_images(calibration) if calibration else []
     path = Path(out) if out else Path(f"{Path(weights).stem}{SUFFIXES[export_format]}")
     names = [path.name, *([path.with_suffix(".bin").name] if export_format == "openvino" else [])]
-    read = [*weight_files(weights), *pictures]
+    read = [*weight_files(weights), *images]
     outputs = Outputs(path.parent, "banet export", names, inputs=read, overwrite=overwrite)
     model = BANet.from_pretrained(weights)
     with outputs:
-        written = export_model(model, path, export_format, precision=precision, calibration=pictures)
+        written = export_model(model, path, export_format, precision=precision, calibration=images)
     files = [written, written.with_suffix(".bin")] if export_format == "openvino" else [written]
     size = sum(file.stat().st_size for file in files)
     print(f"{written}: {size / 1e6:.1f} MB")

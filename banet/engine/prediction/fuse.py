@@ -1,4 +1,4 @@
-"""Panoptic results from anybody's detector and anybody's segmenter, picture by picture. Free of torch."""
+"""Panoptic results from anybody's detector and anybody's segmenter, image by image. Free of torch."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Fused:
 
     Attributes:
         json: Path of the COCO panoptic JSON; its PNGs lie in the folder `panoptic` beside it.
-        images: How many pictures.
+        images: How many images.
         instances: How many instances were fused into them.
-        elsewhere: How many instances were left out, since they are of other pictures.
+        elsewhere: How many instances were left out, since they are of other images.
         left_out: Those of the instances that score high enough that have no pixel.
     """
 
@@ -68,7 +68,7 @@ class _Instance:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _ImageInfo:
     id: ImageId
     file_name: str
     size: tuple[int, int] | None  # (H, W), where the JSON told it
@@ -97,17 +97,17 @@ def fuse_files(
 ) -> Fused:
     """Fuses the instances of a COCO results JSON with label maps into a COCO panoptic folder.
 
-    The instances stay coded until their picture's turn, and each PNG is written as it comes.
+    The instances stay coded until their image's turn, and each PNG is written as it comes.
 
     Args:
         instances: COCO results: a list of entries with image_id, category_id, score and segmentation (run lengths or
             polygons), or an object with such `annotations`.
-        semantic: Folder of label maps, one PNG a picture, of the picture's name and size: grey (8 or 16 bits) or
+        semantic: Folder of label maps, one PNG an image, of the image's name and size: grey (8 or 16 bits) or
             palette, holding category ids. 0 and the largest value (255 or 65535) are void, unless a category has it.
-        images: Folder of the pictures.
+        images: Folder of the images.
         out: Folder for `panoptic.json` and `panoptic/`.
-        json: COCO JSON whose `images` are fused, and whose `categories` are the classes. By default all pictures of the
-            folder: a picture's id is the number in its name or, where `instances` has texts for ids, its name without
+        json: COCO JSON whose `images` are fused, and whose `categories` are the classes. By default all images of the
+            folder: an image's id is the number in its name or, where `instances` has texts for ids, its name without
             the suffix.
         categories: JSON with the classes: a list with id, name and isthing, or an object with such `categories`. By
             default those of `json`, or COCO's 133.
@@ -118,10 +118,10 @@ def fuse_files(
         max_instances: Most instances per image; those of the highest scores are kept.
         overlap_threshold: See `resolve_occlusions`.
         removal_threshold: See `resolve_occlusions`.
-        stuff_area: A stuff class with fewer pixels in a picture becomes void.
+        stuff_area: A stuff class with fewer pixels in an image becomes void.
         strict: Refuse instances without a pixel, which are otherwise left out and counted.
-        bit_depth: Bits that samples of 16-bit pictures use; `auto` finds one number for all of them.
-        progress: Called with the number of pictures done, and of all.
+        bit_depth: Bits that samples of 16-bit images use; `auto` finds one number for all of them.
+        progress: Called with the number of images done, and of all.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Raises:
@@ -135,9 +135,9 @@ def fuse_files(
     for name, folder in (("semantic", semantic), ("images", images)):
         if not Path(folder).is_dir():
             raise InputError(f"--{name}: {folder} is not a folder")
-    classes, pictures = _classes_and_pictures(Path(images), json, categories, _ids_are_texts(Path(instances)))
-    pngs = png_names(picture.file_name for picture in pictures)
-    sources = [safe_join(images, picture.file_name) for picture in pictures]
+    classes, infos = _classes_and_images(Path(images), json, categories, _ids_are_texts(Path(instances)))
+    pngs = png_names(info.file_name for info in infos)
+    sources = [safe_join(images, info.file_name) for info in infos]
     outputs = Outputs(
         out,
         KIND,
@@ -145,25 +145,23 @@ def fuse_files(
         inputs=[
             *(Path(each) for each in (instances, json, categories) if each is not None),
             *sources,
-            *(_label_map(Path(semantic), picture.file_name) for picture in pictures),
+            *(_label_map(Path(semantic), info.file_name) for info in infos),
         ],
         overwrite=overwrite,
     )
-    found, elsewhere = _read_instances(Path(instances), {picture.id for picture in pictures}, classes, score_threshold)
+    found, elsewhere = _read_instances(Path(instances), {info.id for info in infos}, classes, score_threshold)
     if elsewhere and not found:
-        raise InputError(f"{instances}: no image_id is the id of a picture; check {json or images}")
+        raise InputError(f"{instances}: no image_id is the id of an image; check {json or images}")
     depth = find_depth(sources, bit_depth)
     target, count, left_out = Path(out), 0, LeftOut(strict=strict)
     with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
-        for done, (picture, path, png) in enumerate(zip(pictures, sources, pngs, strict=True), start=1):
+        for done, (info, path, png) in enumerate(zip(infos, sources, pngs, strict=True), start=1):
             image = to_rgb_array(path, depth)
             size = (image.shape[0], image.shape[1])
-            if picture.size is not None and picture.size != size:
-                raise InputError(
-                    f"{path}: is {_words(size)}, but {json} says {_words(picture.size)}; correct one of them"
-                )
-            entries = sorted(found.pop(picture.id, []), key=lambda entry: -entry.score)
-            tell = partial(left_out.add, image=picture.file_name, source=instances)
+            if info.size is not None and info.size != size:
+                raise InputError(f"{path}: is {_words(size)}, but {json} says {_words(info.size)}; correct one of them")
+            entries = sorted(found.pop(info.id, []), key=lambda entry: -entry.score)
+            tell = partial(left_out.add, image=info.file_name, source=instances)
             left_out.objects += len(entries)
             masks, boxes, entries = _decode(entries, size, tell, boxed=nms_threshold is not None)
             chosen = list(range(len(entries))) if nms_threshold is None else _suppress(boxes, nms_threshold)
@@ -174,7 +172,7 @@ def fuse_files(
                     MaskCrops(masks.boxes[chosen], [masks.crops[n] for n in chosen], size),
                     [entries[n].score for n in chosen],
                     np.array([entries[n].category_id for n in chosen], dtype=np.int64),
-                    _labels(Path(semantic), picture.file_name, size, classes),
+                    _labels(Path(semantic), info.file_name, size, classes),
                     image,
                     categories=classes,
                     rule=rule,
@@ -182,19 +180,19 @@ def fuse_files(
                     overlap_threshold=overlap_threshold,
                     removal_threshold=removal_threshold,
                 )
-                writer.add(picture.id, picture.file_name, result, png_name=png)
+                writer.add(info.id, info.file_name, result, png_name=png)
             except InputError:
                 raise
             except ValueError as error:
-                raise InputError(f"{json or images}: image {shown(picture.id)}: {error}") from error
+                raise InputError(f"{json or images}: image {shown(info.id)}: {error}") from error
             if progress is not None:
-                progress(done, len(pictures))
-    return Fused(target / "panoptic.json", len(pictures), count, elsewhere, left_out)
+                progress(done, len(infos))
+    return Fused(target / "panoptic.json", len(infos), count, elsewhere, left_out)
 
 
-def _classes_and_pictures(
+def _classes_and_images(
     images: Path, json: _StrPath | None, categories: _StrPath | None, texts: bool
-) -> tuple[Categories, list[_Picture]]:
+) -> tuple[Categories, list[_ImageInfo]]:
     images_of_json, listed = ({}, []) if json is None else read_tables(json, optional=True)
     if categories is not None:
         classes = read_categories(categories)
@@ -203,21 +201,21 @@ def _classes_and_pictures(
     else:
         classes = coco_categories()
     if images_of_json:
-        pictures = [_Picture(info.id, info.file_name, (info.height, info.width)) for info in images_of_json.values()]
+        infos = [_ImageInfo(info.id, info.file_name, (info.height, info.width)) for info in images_of_json.values()]
     else:
         paths = list_images([str(images)])
-        pictures = [_Picture(path.stem if texts else _number(path), path.name, None) for path in paths]
+        infos = [_ImageInfo(path.stem if texts else _number(path), path.name, None) for path in paths]
     seen: dict[tuple[str, ImageId], str] = {}
-    for picture in pictures:
-        name = picture.file_name
-        for key in (("id", picture.id), ("name without suffix", str(PurePosixPath(forward(name)).with_suffix("")))):
+    for info in infos:
+        name = info.file_name
+        for key in (("id", info.id), ("name without suffix", str(PurePosixPath(forward(name)).with_suffix("")))):
             if seen.setdefault(key, name) != name:
                 raise InputError(f"{images}: {seen[key]} and {name} have the same {key[0]}, {key[1]}")
-    return classes, pictures
+    return classes, infos
 
 
 def _ids_are_texts(file: Path) -> bool:
-    """Whether the first instance of a file has a text for the id of its picture."""
+    """Whether the first instance of a file has a text for the id of its image."""
     first = next((entry for _, _, entry in stream_lists(file, ("annotations",), bare=True)), None)
     return isinstance(first, dict) and isinstance(first.get("image_id"), str)
 
@@ -330,9 +328,7 @@ def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Catego
     labels, top = read_labels(path)
     if labels.shape != size:
         shape = (labels.shape[0], labels.shape[1])
-        raise InputError(
-            f"{path}: is {_words(shape)}, but the picture is {_words(size)}; resize it by nearest neighbour"
-        )
+        raise InputError(f"{path}: is {_words(shape)}, but the image is {_words(size)}; resize it by nearest neighbour")
     if top not in classes:
         labels[labels == top] = VOID
     try:

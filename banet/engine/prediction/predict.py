@@ -1,4 +1,4 @@
-"""`banet predict`: id map, records and an overlay for each picture; an overlay of each video."""
+"""`banet predict`: id map, records and an overlay for each image; an overlay of each video."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from banet.data.images import ImageList, find_depth, find_images, page_count, read_image, to_rgb_array
-from banet.data.images.large import DecodedPicture, Picture, open_picture
+from banet.data.images.large import CroppableImage, DecodedImage, open_image
 from banet.engine.device import is_out_of_memory
 from banet.engine.prediction.pipeline import Pipeline
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
@@ -43,14 +43,14 @@ __all__ = ["Runtime", "predict_files"]
 Runtime = Literal["torch", "onnx", "openvino"]
 
 KIND = "banet predict"
-_PICTURE_OUTPUTS = (".png", ".json", "_overlay.jpg")
+_IMAGE_OUTPUTS = (".png", ".json", "_overlay.jpg")
 _LISTED = 6  # classes that a line names
 _OVERLAY_SIDE = 4096
-"""Pixels of the longer side to which the overlay of a picture in tiles is reduced: bounds the memory."""
+"""Pixels of the longer side to which the overlay of an image in tiles is reduced: bounds the memory."""
 
 
 class _Item(NamedTuple):
-    """A picture, or a page of a file of several, and the name of its outputs; without `page` it is the first."""
+    """An image, or a page of a file of several, and the name of its outputs; without `page` it is the first."""
 
     path: Path
     name: str
@@ -62,15 +62,15 @@ class _Plan:
     """What goes in and what comes out, known before anything is computed.
 
     Attributes:
-        pictures: What is to be segmented.
-        unreadable: A line for each folder with pictures that are of no format that is read.
+        images: What is to be segmented.
+        unreadable: A line for each folder with images that are of no format that is read.
         videos: Source and name of outputs of each video and camera.
         out: Folder of the outputs.
-        gallery: Whether there is a page of all pictures.
+        gallery: Whether there is a page of all images.
         frames: Whether frames of videos are kept.
     """
 
-    pictures: list[_Item]
+    images: list[_Item]
     unreadable: list[str]
     videos: list[tuple[str, str]]
     out: Path
@@ -83,12 +83,12 @@ class _Plan:
         Raises:
             InputError: See `Outputs`.
         """
-        files = {f"{one.name}{suffix}": one.path for one in self.pictures for suffix in _PICTURE_OUTPUTS}
+        files = {f"{one.name}{suffix}": one.path for one in self.images for suffix in _IMAGE_OUTPUTS}
         sources: dict[str, Path | None] = {**files}
         sources |= {f"{name}_overlay.mp4": _file_of(source) for source, name in self.videos}
-        if self.gallery and self.pictures:
+        if self.gallery and self.images:
             sources["gallery.html"] = None
-        read = [one.path for one in self.pictures] + [file for source, _ in self.videos if (file := _file_of(source))]
+        read = [one.path for one in self.images] + [file for source, _ in self.videos if (file := _file_of(source))]
         return Outputs(
             self.out,
             KIND,
@@ -116,36 +116,36 @@ def predict_files(
     page: int | Literal["all"] | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Segment pictures and videos; a bad one does not keep the others from being done.
+    """Segment images and videos; a bad one does not keep the others from being done.
 
     A folder or pattern leaves out what this function has written there itself.
 
     Args:
         weights: See `BANet.from_pretrained`; or, with another runtime than torch, a file that `banet export` wrote.
-        inputs: Pictures, folders of pictures, or patterns; videos and cameras (see `is_video`).
-        out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each picture, and `NAME_overlay.mp4`
+        inputs: Images, folders of images, or patterns; videos and cameras (see `is_video`).
+        out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each image, and `NAME_overlay.mp4`
             for each video.
         rule: Another occlusion rule than the one saved with the weights.
         score_threshold: Instances score above this, in place of the threshold saved with the weights. An exported
             graph leaves instances out itself, so for it the threshold can only be raised.
         device: `auto`, `cpu`, `cuda` or `mps`; the other runtimes compute on the CPU.
         runtime: What runs the network. All but `torch` need no torch.
-        gallery: Also write `gallery.html`, one page of all pictures.
-        tile: Side in pixels of the tiles that larger pictures and frames are cut into; see `BANet.predict`.
+        gallery: Also write `gallery.html`, one page of all images.
+        tile: Side in pixels of the tiles that larger images and frames are cut into; see `BANet.predict`.
         overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
         frames: Also write the id map and records of each frame of a video, to the folder `NAME_frames`.
-        bit_depth: Bits that samples of 16-bit pictures use, in place of those saved with the weights; `auto` finds one
-            number for all pictures.
-        page: The page or frame, from 1, of files that have several; `all` makes each a picture of its own, with outputs
+        bit_depth: Bits that samples of 16-bit images use, in place of those saved with the weights; `auto` finds one
+            number for all images.
+        page: The page or frame, from 1, of files that have several; `all` makes each an image of its own, with outputs
             `NAME_pageN`. By default the first, with a note.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Returns:
-        How many pictures and videos could not be done; each is named on standard error, as are pictures in folders that
+        How many images and videos could not be done; each is named on standard error, as are images in folders that
         are of no format that is read.
 
     Raises:
-        InputError: No picture is found, an output would replace a file of the user's (see `Outputs`), the weights
+        InputError: No image is found, an output would replace a file of the user's (see `Outputs`), the weights
             cannot be read, or `overlap` does not fit.
         MissingExtraError: The runtime is not installed.
         KeyboardInterrupt: See `segment_video`.
@@ -157,14 +157,14 @@ def predict_files(
     model, place = _open(weights, runtime, device)
     if score_threshold is not None:
         _set_score_threshold(model, score_threshold)
-    depth = find_depth((item.path for item in plan.pictures), bit_depth or model.inference.bit_depth)
+    depth = find_depth((item.path for item in plan.images), bit_depth or model.inference.bit_depth)
     things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
     stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
     print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
     out.mkdir(parents=True, exist_ok=True)
     with outputs:
         note = f"{weights}, occlusion rule {rule or model.inference.rule}" if gallery else ""
-        counts, failures = _segment_pictures(plan, model, depth, rule, tile, overlap, note)
+        counts, failures = _segment_images(plan, model, depth, rule, tile, overlap, note)
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
@@ -173,25 +173,25 @@ def predict_files(
     failures += plan.unreadable
     for failure in failures:
         print(f"banet: error: {failure}", file=sys.stderr)
-    kinds = [kind for kind, some in (("pictures", plan.pictures), ("videos", plan.videos)) if some]
-    total = len(plan.pictures) + len(plan.videos)
-    found = f" ({count_things(counts)} in all)" if plan.pictures else ""
+    kinds = [kind for kind, some in (("images", plan.images), ("videos", plan.videos)) if some]
+    total = len(plan.images) + len(plan.videos)
+    found = f" ({count_things(counts)} in all)" if plan.images else ""
     print(f"{total - len(failures) + len(plan.unreadable)} of {total} {' and '.join(kinds)} segmented{found}: {out}")
     return len(failures)
 
 
 def _plan(inputs: list[str], out: Path, gallery: bool, frames: bool, page: int | Literal["all"] | None) -> _Plan:
     videos = [name for text in inputs if is_video(text) for name in _matches(text)]
-    pictures = [text for text in inputs if not is_video(text)]
+    given = [text for text in inputs if not is_video(text)]
     if videos:
         load_av()
     elif frames:
         raise InputError("--frames: goes with videos; give one, or leave it out")
-    images = find_images(pictures) if pictures or not videos else ImageList()
+    images = find_images(given) if given or not videos else ImageList()
     for line in images.skipped:
         warnings.warn(line, InputWarning, stacklevel=2)
-    paths = _without_outputs(images.paths, pictures)
-    names, video_names = DistinctNames(*_PICTURE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames")
+    paths = _without_outputs(images.paths, given)
+    names, video_names = DistinctNames(*_IMAGE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames")
     return _Plan(
         [item for path in paths for item in _pages(path, names, page)],
         images.unreadable,
@@ -218,7 +218,7 @@ def _pages(path: Path, names: DistinctNames, page: int | Literal["all"] | None) 
 
 
 def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
-    """Pictures without those that this command wrote earlier, unless they are named one by one."""
+    """Images without those that this command wrote earlier, unless they are named one by one."""
     single = {Path(text).expanduser() for text in named}
     records: dict[Path, Record] = {}
     left = [path for path in paths if path in single or not is_output(path, KIND, records)]
@@ -243,7 +243,7 @@ def _file_of(source: str) -> Path | None:
     return None if is_camera(source) else Path(source)
 
 
-def _segment_pictures(
+def _segment_images(
     plan: _Plan,
     model: BANet | ExportedModel,
     depth: SampleDepth,
@@ -252,24 +252,24 @@ def _segment_pictures(
     overlap: int | None,
     note: str,
 ) -> tuple[Counter[str], list[str]]:
-    """Segment the pictures, and write and print what was found: things by class, and the errors of those not done."""
+    """Segment the images, and write and print what was found: things by class, and the errors of those not done."""
     counts: Counter[str] = Counter()
     failures: list[str] = []
     with ExitStack() as stack:
         page = None
-        if plan.gallery and plan.pictures:
+        if plan.gallery and plan.images:
             pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
             page = stack.enter_context(pages)
 
-        def read(item: _Item) -> Picture:
+        def read(item: _Item) -> CroppableImage:
             with _enough_memory(item.path):
                 if tile is not None:
-                    return open_picture(item.path, bit_depth=depth, page=item.page)
-                return DecodedPicture(read_image(item.path, bit_depth=depth, page=item.page))
+                    return open_image(item.path, bit_depth=depth, page=item.page)
+                return DecodedImage(read_image(item.path, bit_depth=depth, page=item.page))
 
-        def run(item: _Item, picture: Picture) -> Callable[[], _Found]:
+        def run(item: _Item, image: CroppableImage) -> Callable[[], _Found]:
             with _enough_memory(item.path):
-                return _segment(model, picture, rule, tile, overlap)
+                return _segment(model, image, rule, tile, overlap)
 
         def write(item: _Item, fuse: Callable[[], _Found]) -> tuple[str, Counter[str]]:
             path, name = item.path, item.name
@@ -283,13 +283,11 @@ def _segment_pictures(
                 page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
             return describe(found.result), _things(found.result)
 
-        # In tiles pictures are large: there is only one at a time.
+        # In tiles images are large: there is only one at a time.
         pipeline = Pipeline(read, run, write, failures=(InputError, MissingExtraError), overlap=tile is None)
         # Closed at the end, which waits for its threads: after Ctrl-C, too, no file is left half written.
-        steps = stack.enter_context(closing(pipeline.process(plan.pictures)))
-        for item, done in tqdm(
-            steps, desc="predict", unit="image", total=len(plan.pictures), disable=not plan.pictures
-        ):
+        steps = stack.enter_context(closing(pipeline.process(plan.images)))
+        for item, done in tqdm(steps, desc="predict", unit="image", total=len(plan.images), disable=not plan.images):
             if isinstance(done, Exception):
                 failures.append(str(done))
             else:
@@ -320,7 +318,7 @@ def _segment_videos(
 
 
 def describe(result: PanopticSegmentation) -> str:
-    """What was found in a picture, in a few words: things by class, and the names of stuff."""
+    """What was found in an image, in a few words: things by class, and the names of stuff."""
     stuff = [result.categories.by_id(each.category_id).name for each in result.segments if not each.isthing]
     return "; ".join([count_things(_things(result)), *([_some(stuff)] if stuff else [])])
 
@@ -341,7 +339,7 @@ def _some(words: Sequence[str]) -> str:
 
 @contextmanager
 def _enough_memory(source: str | Path) -> Iterator[None]:
-    """Says of a picture or video for which the memory does not suffice what to do."""
+    """Says of an image or video for which the memory does not suffice what to do."""
     try:
         yield
     except Exception as error:
@@ -351,11 +349,11 @@ def _enough_memory(source: str | Path) -> Iterator[None]:
 
 
 class _Found(NamedTuple):
-    """What was found in a picture.
+    """What was found in an image.
 
     Attributes:
         result: The result.
-        image: The picture, or in tiles, if it is large, a reduced copy.
+        image: The image, or in tiles, if it is large, a reduced copy.
         shown: The result at the size of `image`.
         instances: Those that the result was fused from, where they are known.
     """
@@ -367,20 +365,20 @@ class _Found(NamedTuple):
 
 
 def _segment(
-    model: BANet | ExportedModel, picture: Picture, rule: str | None, tile: int | None, overlap: int | None
+    model: BANet | ExportedModel, image: CroppableImage, rule: str | None, tile: int | None, overlap: int | None
 ) -> Callable[[], _Found]:
-    """Run the network on a picture, in tiles if it is larger than a tile, and return what is left to do after that."""
-    if isinstance(picture, DecodedPicture) and (tile is None or max(picture.shape[:2]) <= tile):
-        (unfused,) = model.predict_unfused([to_rgb_array(picture.image)])
+    """Run the network on an image, in tiles if it is larger than a tile, and return what is left to do after that."""
+    if isinstance(image, DecodedImage) and (tile is None or max(image.shape[:2]) <= tile):
+        (unfused,) = model.predict_unfused([to_rgb_array(image.image)])
 
         def fuse() -> _Found:
             result = unfused.fuse(model.categories, model.inference, rule=rule)
             return _Found(result, unfused.image, result, unfused.instances)
 
         return fuse
-    result = model.predict(picture, rule=rule, tile=tile, overlap=overlap, progress=True)
-    factor = -(-max(picture.shape[:2]) // _OVERLAY_SIDE)
-    found = _Found(result, picture.reduced(factor), _reduced(result, factor), None)
+    result = model.predict(image, rule=rule, tile=tile, overlap=overlap, progress=True)
+    factor = -(-max(image.shape[:2]) // _OVERLAY_SIDE)
+    found = _Found(result, image.reduced(factor), _reduced(result, factor), None)
     return lambda: found
 
 

@@ -72,7 +72,7 @@ def segment_video(
         How many frames were done.
 
     Raises:
-        InputError: The video cannot be opened, has no picture, or is damaged; in the last case what could be read is
+        InputError: The video cannot be opened, has no image, or is damaged; in the last case what could be read is
             written first. Or the folder for the frames holds some already.
         MissingExtraError: PyAV is not installed.
         KeyboardInterrupt: After Ctrl-C in a file; what was done is written.
@@ -86,8 +86,8 @@ def segment_video(
         bar = stack.enter_context(tqdm(total=reader.total, desc=Path(source).name, unit="frame"))
         with atomic_path(path) as temporary, ExitStack() as files:
             writer = None
-            for picture, ticks in reader:
-                result = segment(picture)
+            for image, ticks in reader:
+                result = segment(image)
                 if writer is None:
                     writer = files.enter_context(_Writer(temporary, reader))
                 writer.write(np.asarray(result.draw()), ticks)
@@ -133,7 +133,7 @@ class _Reader:
         self.container = _open_camera(source, int(camera[1])) if camera else _open_file(source)
         if not self.container.streams.video:
             self.container.close()
-            raise InputError(f"{source}: has no picture; give a video")
+            raise InputError(f"{source}: has no image; give a video")
         self.stream: VideoStream = self.container.streams.video[0]
         self.stream.thread_type = "SLICE"  # threads of a frame each would lose frames next to a damaged one
         self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
@@ -155,7 +155,7 @@ class _Reader:
         self.container.close()
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.uint8], int]]:
-        """Pictures (H, W, 3), all of the first one's size, and ticks since the first one, ever more."""
+        """Images (H, W, 3), all of the first one's size, and ticks since the first one, ever more."""
         step = max(1, round(1 / (self.rate * self.time_base)))
         start, last, size = 0, -1, (0, 0)
         for frame in self._frames():
@@ -166,8 +166,8 @@ class _Reader:
             # Some files tell no times, or let them stand still.
             ticks = last + step if frame.pts is None else frame.pts - start
             last = max(ticks, last + 1)
-            picture = frame.reformat(*size, format="rgb24").to_ndarray()
-            yield np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90))), last
+            image = frame.reformat(*size, format="rgb24").to_ndarray()
+            yield np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))), last
 
     def _frames(self) -> Iterator[VideoFrame]:
         import av
@@ -249,15 +249,15 @@ class _Writer:
     def __enter__(self) -> _Writer:
         return self
 
-    def write(self, picture: NDArray[np.uint8], ticks: int) -> None:
-        """Adds a picture (H, W, 3) at a time."""
+    def write(self, image: NDArray[np.uint8], ticks: int) -> None:
+        """Adds an image (H, W, 3) at a time."""
         import av
 
-        height, width = picture.shape[:2]
-        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        height, width = image.shape[:2]
+        image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self.stream is None:
-            self.stream = self._start(picture.shape[1], picture.shape[0])
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            self.stream = self._start(image.shape[1], image.shape[0])
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts, frame.time_base = ticks, self.reader.time_base
         self.container.mux(self.stream.encode(frame))

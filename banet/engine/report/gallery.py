@@ -21,7 +21,7 @@ from banet.files.atomic import atomic_path
 from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
-from banet.panoptic.drawing.overlay import picture_array, segment_colors
+from banet.panoptic.drawing.overlay import image_array, segment_colors
 from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
 from banet.panoptic.occlusion.overlap_report import OverlapReport, report_overlaps
@@ -29,7 +29,7 @@ from banet.panoptic.occlusion.overlap_report import OverlapReport, report_overla
 __all__ = ["Gallery", "write_gallery"]
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
-LARGEST = 1024  # pixels of a side; larger pictures are shown smaller
+LARGEST = 1024  # of a side, in pixels; larger images are shown smaller
 
 # What the page says of a segment that was compared with the truth.
 _RIGHT, _WRONG, _EXCUSED = range(3)
@@ -39,9 +39,9 @@ _RIGHT, _WRONG, _EXCUSED = range(3)
 def write_gallery(
     path: Path, title: str, categories: Categories, *, note: str = "", changed: str = ""
 ) -> Iterator[Gallery]:
-    """Writes the page, picture by picture; of those that are written only some figures are kept in memory.
+    """Writes the page, image by image; of those that are written only some figures are kept in memory.
 
-    The page holds each picture once, as JPEG, and id maps beside it; the browser paints. The file appears when the
+    The page holds each image once, as JPEG, and id maps beside it; the browser paints. The file appears when the
     block ends, and only if no error left it.
 
     Args:
@@ -49,12 +49,12 @@ def write_gallery(
         title: Its headline.
         categories: The classes of all results; they also give the colours.
         note: A paragraph below the headline.
-        changed: What `Gallery.add` marks in pictures, such as "where they differ".
+        changed: What `Gallery.add` marks in images, such as "where they differ".
 
     Raises:
         InputError: The folder does not exist.
     """
-    head, tail = TEMPLATE.read_text(encoding="utf-8").split("<!-- pictures -->")
+    head, tail = TEMPLATE.read_text(encoding="utf-8").split("<!-- images -->")
     # Names of files need not be text; what is not becomes an escape that JSON knows.
     with (
         atomic_path(path) as temporary,
@@ -70,11 +70,11 @@ class Gallery:
     """Takes in what is shown on the page that `write_gallery` writes.
 
     Args:
-        file: Gets one script element a picture.
+        file: Gets one script element per image.
         categories: The classes of all results.
 
     Attributes:
-        quality: By title of result, its PQ over all pictures that have truth.
+        quality: By title of result, its PQ over all images that have truth.
     """
 
     def __init__(self, file: TextIO, categories: Categories) -> None:
@@ -93,22 +93,22 @@ class Gallery:
         instances: Instances | None = None,
         changed: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Put a picture in.
+        """Put an image in.
 
         Args:
             name: What to call it.
             image: PIL image or array (H, W, 3) or (H, W), 0..255.
             results: One or more results by title. Sorting goes by the first one.
             truth: To compare them with.
-            instances: Those that the results were fused from; without them the page does not know who hides whom.
+            instances: Those that the results were fused from; without them the page does not show occlusions.
             changed: (H, W), pixels to mark; see `write_gallery`.
 
         Raises:
             ValueError: Sizes differ, or instances are not those of a result.
         """
-        pixels = picture_array(image)
+        pixels = image_array(image)
         if not results or any(pixels.shape[:2] != result.ids.shape for result in results.values()):
-            raise ValueError("give one result at least, each of the size of the picture")
+            raise ValueError("give one result at least, each of the size of the image")
         views, compared = [], []
         for title, result in results.items():
             match, overlaps = None, None
@@ -132,7 +132,7 @@ class Gallery:
             "views": views,
             "changed": None if changed is None else _packed(_shrunk(changed)),
         }
-        self._file.write(f'<script type="application/json" class="picture">{_json(block)}</script>\n')
+        self._file.write(f'<script type="application/json" class="image">{_json(block)}</script>\n')
         self._index.append(
             {
                 "name": name,
@@ -195,7 +195,7 @@ class Gallery:
     def _classes(
         self, result: PanopticSegmentation, truth: PanopticSegmentation | None, score: Mapping[str, Any] | None
     ) -> dict[int, dict[str, Any]]:
-        """By class index: segments and pixels of the result, segments of the truth, and PQ of this picture."""
+        """By class index: segments and pixels of the result, segments of the truth, and PQ of this image."""
         classes: dict[int, dict[str, Any]] = {}
         for side, segments in (("found", result.segments), ("true", [] if truth is None else truth.segments)):
             for segment in segments:
@@ -208,7 +208,7 @@ class Gallery:
         return classes
 
     def summary(self) -> dict[str, Any]:
-        """What the page knows of all pictures without looking into one."""
+        """What the page knows of all images without looking into one."""
         scores = {title: quality.compute() for title, quality in self.quality.items()}
         groups = ("All", "Things", "Stuff")
         first = next(iter(scores.values()), None)
@@ -221,7 +221,7 @@ class Gallery:
                 title: {g: {key: _number(score[g][key]) for key in ("pq", "sq", "rq")} for g in groups}
                 for title, score in scores.items()
             },
-            "pictures": self._index,
+            "images": self._index,
         }
 
 
@@ -253,7 +253,7 @@ def _verdicts(match: Match) -> tuple[list[list[Any]], list[list[Any]]]:
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width at which a picture of this shape is shown."""
+    """Height and width at which an image of this shape is shown."""
     scale = min(1.0, LARGEST / max(shape[:2]))
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
@@ -278,11 +278,11 @@ def _packed(values: NDArray[Any]) -> str:
 
 def _jpeg(image: NDArray[np.uint8]) -> str:
     height, width = _size(image.shape)
-    picture = Image.fromarray(image)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    scaled = Image.fromarray(image)
+    if scaled.size != (width, height):
+        scaled = scaled.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85, optimize=True)
+    scaled.save(buffer, "JPEG", quality=85, optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from banet._renamed import accept_old_names
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage, choose_data
@@ -238,6 +239,7 @@ def _baseline_of(weights: str) -> str:
     return str(sibling)
 
 
+@accept_old_names
 def analyze_command(
     weights: str,
     *,
@@ -249,7 +251,7 @@ def analyze_command(
     figure: Path | None = None,
     baseline: str | None = None,
     shown: int = 4,
-    picture_ids: Sequence[ImageId] = (),
+    image_ids: Sequence[ImageId] = (),
     overwrite: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """`banet analyze`: load, measure every row, print the table, and draw the figure where one is asked for.
@@ -264,7 +266,7 @@ def analyze_command(
         figure: PNG of the paper's Fig. 6.
         baseline: Weights of its second column; None for the baseline of the study that `weights` belong to.
         shown: How many images `Figure.choose` is to find for it.
-        picture_ids: These images instead.
+        image_ids: These images instead.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Raises:
@@ -289,7 +291,7 @@ def analyze_command(
     if figure is not None:  # before the long part, as there may be something wrong with it
         plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)
         drawing = Figure(plain, model, data, source)
-        drawing.find(picture_ids)
+        drawing.find(image_ids)
     print(f"{weights} on {len(data)} images ({source}), {target.type}")
     results = analyze(model, data, limit=limit, source=source)
     print(format_rows(results))
@@ -300,6 +302,6 @@ def analyze_command(
             out.mkdir(parents=True, exist_ok=True)
             write_json(out / "analysis.json", {name: to_json(result) for name, result in results.items()})
         if figure is not None and drawing is not None:
-            drawing.save(figure, count=shown, ids=picture_ids, limit=limit)
+            drawing.save(figure, count=shown, ids=image_ids, limit=limit)
             print(f"written: {figure}")
     return results

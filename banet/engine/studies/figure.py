@@ -60,7 +60,7 @@ class Figure:
         for identity in ids:
             known = identity if identity in places else str(identity)  # a number may be meant as the text
             if known not in places:
-                raise InputError(f"--picture-ids: {identity}: {self.source} has no image of that id")
+                raise InputError(f"--image-ids: {identity}: {self.source} has no image of that id")
             found.append(places[known])
         return found
 
@@ -135,7 +135,7 @@ class Figure:
         return list(zip([*shown, _draw(example.ground_truth, example, self.model.categories)], captions, strict=True))
 
     def save(self, path: Path, *, count: int, ids: Sequence[ImageId] = (), limit: int | None = None) -> None:
-        """Choose pictures, draw them and write the file.
+        """Choose images, draw them and write the file.
 
         Args:
             path: A PNG; its folder is made where it is missing.

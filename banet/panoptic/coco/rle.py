@@ -134,7 +134,7 @@ def _run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> NDAr
         raise ValueError(f"'{missing[0]}' is missing; run lengths need 'size' and 'counts'")
     given = segmentation["size"]
     if not isinstance(given, (list, tuple)) or len(given) != 2 or list(given) != list(size):
-        raise ValueError(f"size must be {list(size)}, height and width of the picture, not {shown(given)}")
+        raise ValueError(f"size must be {list(size)}, height and width of the image, not {shown(given)}")
     return _counts(segmentation["counts"], size)
 
 

@@ -20,7 +20,7 @@ from banet.panoptic.pixels import rgb_array
 from banet.panoptic.segments import Segment
 from banet.types import Box
 
-__all__ = ["draw_segments", "picture_array", "segment_colors"]
+__all__ = ["draw_segments", "image_array", "segment_colors"]
 
 _GOLDEN = 0.6180339887498949
 _HATCH = ((118, 118, 118), (168, 168, 168))  # grays of the stripes on void
@@ -70,10 +70,10 @@ def draw_segments(
         pixels = np.full((height, width, 3), _PAPER, dtype=np.uint8)
         alpha = max(alpha, 0.8)
     else:
-        pixels = picture_array(image)
+        pixels = image_array(image)
         if pixels.shape[:2] != (height, width):
             raise ValueError(
-                f"the picture is {pixels.shape[1]}x{pixels.shape[0]}, the result {width}x{height}; use one size"
+                f"the image is {pixels.shape[1]}x{pixels.shape[0]}, the result {width}x{height}; use one size"
             )
     if height == 0 or width == 0:
         return Image.new("RGB", (width, height))
@@ -91,7 +91,7 @@ def draw_segments(
     return _with_legend(canvas, segments, categories) if legend else canvas
 
 
-def picture_array(image: Any) -> NDArray[np.uint8]:
+def image_array(image: Any) -> NDArray[np.uint8]:
     """Return an image as `rgb_array` does, or a bool mask as black and white: (H, W, 3) uint8."""
     mask = np.asarray(image) if getattr(image, "dtype", None) == np.bool_ else None
     return rgb_array(image if mask is None else np.where(mask, np.uint8(255), np.uint8(0)))

@@ -93,7 +93,7 @@ def resolve_occlusions(
             stacklevel=2,
         )
         if getattr(scores, "ndim", 1) > 1:
-            raise ValueError("the second argument is scores; give the picture by its name: image=...")
+            raise ValueError("the second argument is scores; give the image by its name: image=...")
         return make_disjoint(
             masks,
             image,

@@ -341,7 +341,7 @@ def _cut(logits: NDArray[Any], name: str, masks: MaskCrops, n: int, box: Box) ->
         left, top = 0, 0
     elif logits.shape != (bottom - top, right - left):
         raise ValueError(
-            f"{name} has shape {logits.shape}; it must be that of the picture, {masks.size}, or of the mask's box, "
+            f"{name} has shape {logits.shape}; it must be that of the image, {masks.size}, or of the mask's box, "
             f"{(bottom - top, right - left)}"
         )
     x1, y1, x2, y2 = box
