@@ -41,7 +41,7 @@ def read_integer(
         where: file and place of the object, for the error.
         low: least value.
         high: largest value.
-        texts: also accept digits as a text, as some tools write sizes.
+        texts: also accept digits as a text and floats without a fraction, as some tools write sizes.
 
     Raises:
         InputError: it is missing, not an integer, or out of range.
@@ -49,7 +49,7 @@ def read_integer(
     if key not in entry:
         raise InputError(f"'{key}' is missing", where=where, hint="add it")
     value = entry[key]
-    if texts and isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+    if texts and (re.fullmatch("[0-9]{1,9}", value) if isinstance(value, str) else is_number(value) and value % 1 == 0):
         value = int(value)
     if type(value) is not int or not low <= value <= high:
         bounds = f"in {low}..{high}" if high < 2**63 - 1 or (type(value) is int and value > high) else f">= {low}"

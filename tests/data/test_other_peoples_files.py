@@ -55,6 +55,7 @@ def labelme_area(tmp_path: Path, entry: dict[str, Any], **fields: Any) -> int:
         ("rectangle", [[10, 10], [30, 20]], 200),
         ("rectangle", [[30, 20], [10, 10]], 200),
         ("rectangle", [[10, 10], [30, 10], [30, 20], [10, 20]], 200),
+        ("rectangle", [[10, 10], [30, 10], [30, 20], [10, 20], [10, 10]], 200),
         ("rectangle", [["10", "10.0"], ["3e1", " 20 "]], 200),
         ("rotation", [[20, 10], [40, 20], [35, 30], [15, 20]], 250),
         ("oriented_rectangle", [[20, 10], [40, 20], [35, 30], [15, 20]], 250),
@@ -89,6 +90,7 @@ def cvat(tmp_path: Path, *marks: str, name: str = "x.png", width: str = "80") ->
     [
         ('<box label="a" xtl="30" ytl="20" xbr="50" ybr="30"/>', 200),
         ('<box label="a" xtl="30" ytl="20" xbr="50" ybr="30" rotation="0.0"/>', 200),
+        ('<box label="a" xtl="30" ytl="20" xbr="50" ybr="30" rotation="" z_order=""/>', 200),
         ('<box label="a" xtl="30" ytl="20" xbr="50" ybr="30" rotation="30"/>', 200),
         ('<box label="a" xtl="30" ytl="20" xbr="50" ybr="30" rotation="330.0"/>', 200),
         ('<polygon label="a" points="30,20;50,20;50,30;30,30" rotation="90"/>', 200),
@@ -144,6 +146,17 @@ def test_null_in_place_of_an_outline(tmp_path: Path) -> None:
     picture(tmp_path / "x.png")
     convert_coco(tmp_path, file, tmp_path / "out", left_out=left_out)
     assert (left_out.objects, dict(left_out.counts)) == (2, {"no outline": 1})
+
+
+@pytest.mark.parametrize("size", [60, 60.0, "60"])
+def test_sizes_of_images_as_tools_write_them(tmp_path: Path, size: Any) -> None:
+    file = coco(tmp_path, [[10, 10, 30, 10, 30, 20, 10, 20]])
+    content = json.loads(file.read_text())
+    content["images"][0]["height"] = size
+    file.write_text(json.dumps(content))
+    picture(tmp_path / "x.png")
+    written = json.loads(convert_coco(tmp_path, file, tmp_path / "out").read_text())
+    assert written["images"][0]["height"] == 60 and type(written["images"][0]["height"]) is int
 
 
 def empty() -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _images(file: Path) -> Iterator[ElementTree.Element]:
 
 
 def _number(element: ElementTree.Element, key: str, where: str, default: float = math.nan) -> float:
-    text = element.get(key)
+    text = element.get(key) or None  # empty where a tool has nothing to say
     value = default if text is None else as_number(text)
     if value is None or not math.isfinite(value):
         raise InputError(f"{element.tag}: {key} must be a number, not {shown(text)}", where=where)

@@ -194,10 +194,14 @@ def _crop(mark: _Mark, size: tuple[int, int]) -> tuple[Crop, str]:
         what = f"{shown(mark.kind)} is not known"
         raise InputError(what, where=f"{mark.where}.shape_type", hint="outline it, or --ignore its label")
     allowed = _CORNERS[mark.kind]
+    if mark.kind == "mask" and not mark.mask:
+        return Crop.empty(), "no outline"
+    if 4 in allowed and len(points) == 5 and points[0] == points[-1] and len(set(points)) == 4:  # closed
+        points = points[:-1]
     if len(points) < min(allowed, default=3) and mark.kind != "mask":
         return Crop.empty(), "too few corners" if points else "no outline"
     if allowed and len(points) not in allowed:
-        what = f"a {mark.kind} has {' or '.join(map(str, allowed))}, not {len(points)}"
+        what = f"{mark.kind}: has {' or '.join(map(str, allowed))}, not {len(points)}"
         raise InputError(what, where=f"{mark.where}.points", hint="draw it anew")
     if mark.kind == "mask":
         return _drawn(mark, points, size)
