@@ -183,7 +183,7 @@ class Page:
         return visit, {**shown, "number": next(self.numbers)}, visit.rule, visit.other
 
     def compare(self, visit: Visit, unfused: UnfusedPrediction) -> dict[str, Any]:
-        """What the page shows of a picture.
+        """Return what the page shows of a picture.
 
         Returns:
             `name`; `note`, see `Visit`; `size`, width and height; `original`, the same before the picture was reduced;
@@ -205,7 +205,7 @@ class Page:
         }
 
     def build(self) -> gr.Blocks:
-        """The page itself."""
+        """Return the page itself."""
         here, limits = Path(__file__), self.limits
         script = here.with_suffix(".js").read_text(encoding="utf-8")
         first = Visit(self.model.inference.rule)
@@ -289,7 +289,7 @@ def _foreign() -> gr.Error:
 
 
 def _describe(result: PanopticSegmentation, rule: str, name: str) -> dict[str, Any]:
-    """What the page shows of one result.
+    """Return what the page shows of one result.
 
     Returns:
         `title`; `image`, a JPEG; `names`, a text for each segment id; `lengths` and `ids` of the runs of the id map in

@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 
 def _overview(group: str = "") -> str:
-    """The help of `banet`, or of a group of commands."""
+    """Return the help of `banet`, or of a group of commands."""
     rows = {name: find_command(name).summary() for name in COMMANDS if name.startswith(group)}
     width = max(map(len, rows)) + 2
     lines = [f"  {name:<{width}}{summary}" for name, summary in rows.items()]

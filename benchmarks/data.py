@@ -1,4 +1,4 @@
-"""What opening and loading a data set of COCO's size costs: seconds, memory, and images a second.
+"""What opening and loading a data set of COCO's size costs: seconds, memory, and images per second.
 
     python benchmarks/data.py index             # 118,287 images, 1.3 million segments: time and memory
     python benchmarks/data.py load [--root DIR] # one worker at 800 x 1333 against plain PIL decoding

@@ -28,7 +28,7 @@ from banet.data.scenes.generate import SCENE_CATEGORIES, Scene, make_scene
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.tiles import Box, merge_tiles, tile_boxes
 
-SCENE = 256  # pixels a side, as in training
+SCENE = 256  # pixels per side, as in training
 OVERLAPS = (32, 64, 128)
 
 

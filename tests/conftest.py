@@ -6,7 +6,7 @@ import sys
 
 from hypothesis import settings
 
-# No example has a time limit: a busy machine is no fault of the code.
+# No example has a time limit: a busy machine is not a fault of the code.
 settings.register_profile("banet", deadline=None)
 settings.load_profile("banet")
 

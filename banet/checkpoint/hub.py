@@ -136,7 +136,7 @@ def _check_repository(api: Any, repository: str) -> None:
 
 
 def _record(weights: Path, card: str) -> bytes:
-    """The record of what is uploaded."""
+    """Return the record of what is uploaded."""
     with tempfile.TemporaryDirectory() as folder:
         record = Record(folder)
         with weights.open("rb") as stream:

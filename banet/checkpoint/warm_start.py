@@ -134,7 +134,7 @@ def _read_weights(network: Network, init: str) -> Checkpoint:
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint. Nothing in it is run, and no memory is taken for what it only claims to hold.
+    """Return the tensors of a checkpoint. Nothing in it is run, and no memory is taken for what it only claims to hold.
 
     Raises:
         InputError: It cannot be read, or holds more or other things than tensors by name.

@@ -126,14 +126,14 @@ class Command(ABC):
 
 
 def _description(kind: type[Command]) -> tuple[str, str]:
-    """The first paragraph of the docstring, and the others before its attributes."""
+    """Return the first paragraph of the docstring, and the others before its attributes."""
     text = re.split(r"^Attributes:$", inspect.cleandoc(kind.__doc__ or ""), maxsplit=1, flags=re.M)[0]
     first, _, others = text.strip().partition("\n\n")
     return first, others
 
 
 def _helps(kind: type[Command]) -> dict[str, str]:
-    """What the docstrings of a command and of its bases say about each option."""
+    """Return what the docstrings of a command and of its bases say about each option."""
     from docstring_parser import DocstringStyle, parse
 
     texts = [part.__doc__ or "" for part in reversed(kind.__mro__) if issubclass(part, Command) and part is not Command]
@@ -142,7 +142,7 @@ def _helps(kind: type[Command]) -> dict[str, str]:
 
 
 def _fields(kind: type[Command]) -> list[Field[Any]]:
-    """The fields of a command, its own before those of its bases."""
+    """Return the fields of a command, its own before those of its bases."""
     depth: dict[str, int] = {}
     for place, part in enumerate(kind.__mro__):
         depth.update({name: place for name in inspect.get_annotations(part) if name not in depth})
@@ -187,7 +187,7 @@ def _add(parser: ArgumentParser, option: Field[Any], hint: Any, text: str) -> No
 
 
 def _typed(hint: Any) -> tuple[Any, Any]:
-    """The parser's type and metavar for the type of a field."""
+    """Return the parser's type and metavar for the type of a field."""
     if get_origin(hint) is Annotated:
         from jsonargparse.typing import NonNegativeInt, PositiveInt
 
@@ -222,7 +222,7 @@ def _bracketed(kind: type[Command], words: Sequence[str]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value without the parser's own kinds of numbers, which YAML does not know."""
+    """Return a value without the parser's own kinds of numbers, which YAML does not know."""
     if isinstance(value, list):
         return [_plain(each) for each in value]
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

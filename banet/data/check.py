@@ -85,7 +85,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain dicts and lists."""
+        """Return the report as plain dicts and lists."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ class Report:
 
 
 def find_splits(folder: StrPath, images: StrPath | None = None) -> list[Split]:
-    """The splits in a folder: what `banet data` writes, such folders side by side, or COCO's own layout.
+    """Return the splits in a folder: what `banet data` writes, such folders side by side, or COCO's own layout.
 
     Args:
         folder: has panoptic.json, panoptic/ and images/; or folders that have; or annotations/panoptic_NAME.json,
@@ -221,7 +221,7 @@ class _Check:
         self.add(kind, error.where or str(self.split.json), error.problem, error.hint or "correct it")
 
     def entry(self, kind: str, where: str, entry: Any, read: Callable[[Mapping[str, Any], str], Any]) -> Any:
-        """A checked entry of the JSON; None, with a finding, where it is bad."""
+        """Return a checked entry of the JSON; None, with a finding, where it is bad."""
         if not isinstance(entry, dict):
             self.add(kind, where, f"must be an object, not {shown(entry)}", "remove it")
             return None
@@ -298,7 +298,7 @@ class _Check:
         twice = [self.categories.by_id(category_id).name for category_id, count in counts.items() if count > 1]
         if twice:
             what = f"several segments of stuff: {_some(twice)}"
-            self.add("stuff", f"{where}.segments_info", what, "join them: stuff is one segment a class and image")
+            self.add("stuff", f"{where}.segments_info", what, "join them: stuff is one segment per class and image")
 
     def _image_shape(self, info: ImageInfo) -> tuple[int, ...] | None:
         """Read an image; its (H,W)."""

@@ -91,7 +91,7 @@ class CocoPanoptic(Dataset[Sample]):
         return self._depth
 
     def file_name(self, index: int) -> str:
-        """The image's file name, as the JSON has it."""
+        """Return the image's file name, as the JSON has it."""
         return self.index.image(index).file_name
 
     def files(self, index: int) -> list[Path]:

@@ -36,7 +36,7 @@ class Labelled:
 
 
 def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tuple[int, int] = (0, 0)) -> Labelled:
-    """Puts segments of one image in front of another.
+    """Put segments of one image in front of another.
 
     A pixel of a chosen segment takes colour and id with it and hides what was there, be it thing, stuff, crowd or void;
     every other pixel stays as it is. What is hidden as a whole is no longer a segment.

@@ -1,4 +1,4 @@
-"""One training or evaluation sample: an image and what is true of it.
+"""One training or evaluation sample: an image with its ground truth.
 
 `Target` is made from an id map and its segments *after* the geometric transforms, so that boxes are always the tight
 boxes of what can be seen.
@@ -79,17 +79,17 @@ class Target:
 
     @property
     def masks(self) -> Tensor:
-        """(N,H,W) bool: one mask a thing, made on demand."""
+        """(N,H,W) bool: one mask per thing, made on demand."""
         rows = torch.arange(len(self.labels), device=self.instances.device, dtype=self.instances.dtype)
         return self.instances[None] == rows[:, None, None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
-        """The same target with its tensors on `device`."""
+        """Return the same target with its tensors on `device`."""
         names = ("boxes", "labels", "instances", "semantic")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names})
 
     def pin_memory(self) -> Target:
-        """The same target in pinned memory (called by torch's DataLoader)."""
+        """Return the same target in pinned memory (called by torch's DataLoader)."""
         names = ("boxes", "labels", "instances", "semantic")
         return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
@@ -102,11 +102,11 @@ class Sample:
     target: Target
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Sample:
-        """The same sample with its tensors on `device`."""
+        """Return the same sample with its tensors on `device`."""
         return Sample(self.image.to(device, non_blocking=non_blocking), self.target.to(device, non_blocking))
 
     def pin_memory(self) -> Sample:
-        """The same sample in pinned memory (called by torch's DataLoader)."""
+        """Return the same sample in pinned memory (called by torch's DataLoader)."""
         return Sample(self.image.pin_memory(), self.target.pin_memory())
 
 

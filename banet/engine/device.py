@@ -15,7 +15,7 @@ __all__ = ["first_that_fits", "is_out_of_memory", "pick_device"]
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `auto`, `cpu`, `cuda` or `mps`; `auto` takes the fastest there is.
+    """Return the device of `auto`, `cpu`, `cuda` or `mps`; `auto` takes the fastest there is.
 
     Of the processes that torchrun started on a machine, each takes a GPU of its own.
 
@@ -37,7 +37,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a computation found no memory, on whatever device and in whatever library."""
+    """Return whether an error says that a computation found no memory, on whatever device and in whatever library."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, for GPUs
         return True
     return isinstance(error, RuntimeError) and any(
@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def first_that_fits(sizes: Iterable[int], run: Callable[[int], object]) -> int:
-    """The first size for which `run` finds enough memory; 0 where there is none. It is tried, not estimated."""
+    """Return the first size for which `run` finds enough memory; 0 where there is none. It is tried, not estimated."""
     import torch
 
     for size in sizes:

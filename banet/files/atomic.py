@@ -22,7 +22,7 @@ class Guard(Protocol):
     """What decides on the files of a folder while a command writes there; see `banet.files.outputs.Outputs`."""
 
     def covers(self, target: str) -> int:
-        """How near a file, given by its absolute path, is to what is guarded; 0 is not at all."""
+        """Return how near a file, given by its absolute path, is to what is guarded; 0 is not at all."""
 
     def commit(self, temporary: Path, target: Path, *, grows: bool = False) -> None:
         """Give a finished file its name, or raise an error."""
@@ -68,7 +68,7 @@ def atomic_path(path: StrPath, *, grows: bool = False) -> Iterator[Path]:
 
 
 def is_temporary(path: StrPath) -> bool:
-    """Whether a file has a name that `atomic_path` gives to files that are not finished."""
+    """Return whether a file has a name that `atomic_path` gives to files that are not finished."""
     return re.fullmatch(r"\..{0,32}\.\d+-\d+\.tmp(\..*)?", Path(path).name, re.S) is not None
 
 
@@ -92,7 +92,7 @@ def commit(temporary: Path, target: Path, *, grows: bool = False) -> None:
 
 
 def write_json(path: StrPath, content: Any, *, indent: int | None = None) -> None:
-    """Writes a JSON file at once or not at all.
+    """Write a JSON file at once or not at all.
 
     Raises:
         InputError: see `atomic_path`.

@@ -161,7 +161,7 @@ class Record:
                 self._file = None
 
     def _open(self) -> int:
-        """A descriptor that appends to the file that has the record's name now."""
+        """Return a descriptor that appends to the file that has the record's name now."""
         if self._file is not None:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._file), os.lstat(self.path)):
@@ -275,7 +275,7 @@ class Outputs:
         self._written.add(name)
 
     def ours(self, name: str) -> bool:
-        """Whether a file is there, and is one that an earlier run wrote and nobody has changed."""
+        """Return whether a file is there, and is one that an earlier run wrote and nobody has changed."""
         return self._record.find(name, self.kind) is not None
 
     def prune(self, tree: str) -> None:
@@ -357,7 +357,7 @@ class Outputs:
         return Path(os.path.relpath(target, self._root)).as_posix()
 
     def _relative(self, source: StrPath | None) -> str | None:
-        """A source as the record names it: whole trees may be moved."""
+        """Return a source as the record names it: whole trees may be moved."""
         if source is None:
             return None
         path = os.path.realpath(source)
@@ -381,13 +381,13 @@ class _Inputs:
         self._surrounded: dict[Path, bool] = {}
 
     def hold(self, target: Path) -> bool:
-        """Whether a file that exists is one of the files, or a link on the way to one."""
+        """Return whether a file that exists is one of the files, or a link on the way to one."""
         if self._keys is None:
             self._keys = {key for file in self._files for link in _links(Path(file)) for key in _keys(link)}
         return not self._keys.isdisjoint(_keys(target))
 
     def surround(self, target: Path) -> bool:
-        """Whether a file that exists lies in one of the folders, or is a link to a file in one."""
+        """Return whether a file that exists lies in one of the folders, or is a link to a file in one."""
         if self._roots is None:
             self._roots = {key for folder in self._folders for key in _keys(folder)}
         if not self._roots:
@@ -424,7 +424,7 @@ def output_file(path: StrPath, kind: str, option: str, **options: Any) -> Output
 
 
 def weight_files(weights: StrPath) -> list[Path]:
-    """The files that hold weights, where these are named by a path and not by a name of the library's."""
+    """Return the files that hold weights, where these are named by a path and not by a name of the library's."""
     path = Path(weights)
     if path.is_dir():
         return [file for file in path.iterdir() if file.is_file()]
@@ -432,7 +432,7 @@ def weight_files(weights: StrPath) -> list[Path]:
 
 
 def is_output(path: Path, kind: str, records: dict[Path, Record]) -> bool:
-    """Whether a file is an output that this library wrote into its folder, and unchanged.
+    """Return whether a file is an output that this library wrote into its folder, and unchanged.
 
     Args:
         path: The file.
@@ -458,7 +458,7 @@ def _open_regular(path: Path) -> BinaryIO:
 
 
 def _parse(line: bytes) -> dict[str, object]:
-    """The object of a line; an empty one where it is damaged or cut off."""
+    """Return the object of a line; an empty one where it is damaged or cut off."""
     try:
         value = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
@@ -495,7 +495,7 @@ def digest_of(stream: BinaryIO, size: int) -> str:
 
 
 def _keys(path: Path) -> set[_Key]:
-    """What tells a file from all others, and where it is a link, the link: device and number, or the path."""
+    """Return what tells a file from all others, and where it is a link, the link: device and number, or the path."""
     found: set[_Key] = set()
     for look in (os.stat, os.lstat):
         with contextlib.suppress(OSError):
@@ -506,7 +506,7 @@ def _keys(path: Path) -> set[_Key]:
 
 
 def _links(path: Path) -> Iterator[Path]:
-    """A path, and where it is a link, all the others on the way to the file."""
+    """Return a path, and where it is a link, all the others on the way to the file."""
     for _ in range(40):  # as many as systems follow
         yield path
         try:

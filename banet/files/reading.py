@@ -63,7 +63,7 @@ def open_file(path: StrPath) -> BinaryIO:
 
 
 def read_json(path: StrPath) -> Any:
-    """Reads a JSON file as a whole; large ones are for `stream_json`.
+    """Read a JSON file as a whole; large ones are for `stream_json`.
 
     Raises:
         InputError: see `open_file`; or it is not JSON, an object has a field twice, or it is too large.
@@ -90,7 +90,7 @@ def read_json(path: StrPath) -> Any:
 def stream_lists(
     path: StrPath, fields: Sequence[str], *, optional: bool = False, bare: bool = False
 ) -> Iterator[tuple[str, str, Any]]:
-    """The items of some of the lists that a COCO JSON holds.
+    """Return the items of some of the lists that a COCO JSON holds.
 
     Args:
         path: the file.
@@ -129,7 +129,7 @@ def stream_lists(
 def stream_json(
     path: StrPath, fields: Sequence[str] | None = None, *, bare: bool = False
 ) -> Iterator[tuple[str, int | None, Any]]:
-    """The fields of a JSON object, lists item by item.
+    """Return the fields of a JSON object, lists item by item.
 
     Args:
         path: the file; its outermost value must be an object.
@@ -226,7 +226,7 @@ class _Reader:
                 return
 
     def peek(self) -> str:
-        """The next character that is not blank; "" at the end."""
+        """Return the next character that is not blank; "" at the end."""
         while True:
             character = self.text[self.at : self.at + 1]
             if character and character not in " \t\n\r":
@@ -287,7 +287,7 @@ def _wanted(fields: Sequence[str], bare: bool) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of its fields. JSON leaves open which of two of one name counts, so there may not be two."""
+    """Return an object of its fields. JSON leaves open which of two of one name counts, so there may not be two."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         name = Counter(name for name, _ in pairs).most_common(1)[0][0]

@@ -44,7 +44,7 @@ class _GroupNorm(nn.GroupNorm):
 
 
 def imagenet_weights(name: BackboneName) -> dict[str, Tensor]:
-    """The ImageNet weights that torchvision publishes for a backbone; downloaded on first use.
+    """Return the ImageNet weights that torchvision publishes for a backbone; downloaded on first use.
 
     Raises:
         OSError: The download failed.

@@ -98,7 +98,7 @@ class BoxHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Three 3x3 convolutions (F_ins), a deconvolution and one mask a class.
+    """Three 3x3 convolutions (F_ins), a deconvolution and one mask per class.
 
     Args:
         in_channels: Channels of the RoI features.
@@ -218,7 +218,7 @@ class RoISampler:
 
 
 def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MASK_OUTPUT) -> Tensor:
-    """What the mask head should say: RoIAlign of each box's own truth mask, at least half set.
+    """Return what the mask head should say: RoIAlign of each box's own truth mask, at least half set.
 
     Equals `roi_align(mask, box, size, sampling_ratio=2, aligned=True) >= 0.5` on the full-size masks, which are never
     made: the samples read the instance map and compare.
@@ -264,7 +264,7 @@ def select_for_panoptic(candidates: Candidates, *, score: float, iou: float, lim
 
 
 def select_for_ap(candidates: Candidates, *, score: float, iou: float, limit: int) -> tuple[Tensor, ...]:
-    """The set that AP is measured on: a low score, suppression within each class, the best.
+    """Return the set that AP is measured on: a low score, suppression within each class, the best.
 
     Returns:
         Boxes (N, 4), scores (N,) and labels (N,), best first.

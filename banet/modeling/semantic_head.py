@@ -70,7 +70,7 @@ class PyramidConv1x1(nn.Module):
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """The 1x1 convolution of the concatenation of all levels, upsampled to the first one's size.
+        """Return the 1x1 convolution of the concatenation of all levels, upsampled to the first one's size.
 
         Args:
             levels: F_S level by level, (B, in_channels, h_i, w_i), finest first.

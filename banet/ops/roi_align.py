@@ -40,7 +40,7 @@ def roi_align(
 def box_levels(
     boxes: Tensor, lowest: int = 2, highest: int = 5, canonical_size: float = 224, canonical_level: int = 4
 ) -> Tensor:
-    """The pyramid level of each box by its size (FPN, arXiv 1612.03144, eq. 1).
+    """Return the pyramid level of each box by its size (FPN, arXiv 1612.03144, eq. 1).
 
     Args:
         boxes: ``(K, 4)``, ``x1, y1, x2, y2`` in input pixels.
@@ -145,7 +145,7 @@ def _align(features: Tensor, rois: Tensor, output_size: int | tuple[int, int], s
 
 
 def _align_rows(features: Tensor, rois: Tensor, bins: tuple[int, int], spatial_scale: float) -> Tensor:
-    """What torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.
+    """Return what torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.
 
     Two samples a bin side, each between two pixels, make 16 pixels a bin. Channels-last features are not copied.
     """

@@ -183,7 +183,7 @@ def _image_of_box(sizes: Sequence[int], device: torch.device) -> Tensor:
 
 
 def _integer(*largest: int) -> torch.dtype:
-    """The narrower integer that holds these numbers: half the memory traffic of the index tables."""
+    """Return the narrower integer that holds these numbers: half the memory traffic of the index tables."""
     return torch.int32 if max(largest) < 2**31 else torch.int64
 
 
@@ -199,7 +199,7 @@ def _pieces(total: int, device: torch.device) -> Iterator[slice]:
 
 
 def _numbers(part: slice, like: Tensor) -> Tensor:
-    """The numbers of a piece's entries, of the dtype and on the device of ``like``."""
+    """Return the numbers of a piece's entries, of the dtype and on the device of ``like``."""
     return torch.arange(part.start, part.stop, dtype=like.dtype, device=like.device)
 
 
@@ -344,7 +344,7 @@ def _near(axis: _Axis, boxes: int, bins: int) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("banet::roi_inlay_backward", mutates_args=())
 def _inlay_backward_op(gradient: Tensor, coordinates: Tensor, sizes: Sequence[int], bins_y: int, bins_x: int) -> Tensor:
-    """The transpose of :func:`_inlay_op`: ``(N, C, H, W)`` to ``(K, C, bins_y, bins_x)``, channels last."""
+    """Return the transpose of :func:`_inlay_op`: ``(N, C, H, W)`` to ``(K, C, bins_y, bins_x)``, channels last."""
     images, channels, height, width = gradient.shape
     boxes, device = coordinates.shape[0], gradient.device
     rows, columns = _axes(coordinates, (bins_y, bins_x), (height, width))

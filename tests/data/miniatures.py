@@ -1,4 +1,4 @@
-"""Small data sets in the real layouts of other formats, made of procedural scenes, with what is true of them."""
+"""Small data sets in the real layouts of other formats, made of procedural scenes, with their ground truth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TINY = """
 
 @dataclass
 class Expected:
-    """What is true of a picture: ids, and the category id and crowd flag of each but 0, which is void."""
+    """The ground truth of an image: ids, and the category id and crowd flag of each but 0, which is void."""
 
     ids: NDArray[np.int32]
     of: dict[int, tuple[int, bool]]

@@ -129,7 +129,7 @@ def test_crowd_stuff_and_void_are_not_pasted() -> None:
     for seed in range(10):
         torch.manual_seed(seed)
         target = data[0].target
-        # On itself, in the same place: only the two things change hands.
+        # On itself, in the same place: only the two things change.
         assert target.labels.tolist() == [0, 0]
         assert target.boxes[:, 0].sort().values.tolist() == [3, 4]
         assert target.semantic[0, 0] == VOID

@@ -105,7 +105,7 @@ def _bad(folder: Path, kind: str) -> tuple[Path, str]:
         path.write_bytes(b"")
         return path, "is empty"
     if kind == "text":
-        path.write_text("this is no picture\n" * 40)
+        path.write_text("this is not an image\n" * 40)
         return path, "is not an image"
     if kind == "float":
         path = path.with_suffix(".tiff")

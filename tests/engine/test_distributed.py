@@ -71,7 +71,7 @@ def test_a_process_without_objects_neither_hangs_nor_fails(tmp_path: Path) -> No
     content = json.loads(path.read_text())
     things = {c["id"] for c in content["categories"] if c["isthing"]}
     for segment in content["annotations"][0]["segments_info"]:
-        segment["iscrowd"] = int(segment["category_id"] in things)  # crowd is no object to learn from
+        segment["iscrowd"] = int(segment["category_id"] in things)  # crowd is not an object to learn from
     path.write_text(json.dumps(content))
     split = SplitConfig("images", "panoptic", "panoptic.json")
     data = replace(ONE_SIZE.data, kind="coco", root=str(tmp_path / "data"), train=split, val=split)

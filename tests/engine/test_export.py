@@ -431,7 +431,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, model):
         export.export_model(model, tmp_path / "m.onnx", "onnx")
 
 
-# -------------------------------------------------------------------------------- the weights that come along, slowly
+# -------------------------------------------------------------------------------- the bundled weights, slowly
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_suppression_goes_by_the_detectors_boxes(files):
     for entry in files.results:
         entry["bbox"] = [0, 0, 5, 5]
     files.instances.write_text(json.dumps(files.results))
-    assert fuse(files, nms_threshold=0.5).instances == 2  # one a picture
+    assert fuse(files, nms_threshold=0.5).instances == 2  # one per image
     for entry in files.results:
         del entry["bbox"]
     files.instances.write_text(json.dumps(files.results))

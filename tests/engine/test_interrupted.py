@@ -59,7 +59,7 @@ def go_on(recipe: Recipe, out: Path) -> None:
 
 
 def go_on_and_hang_while_saving(recipe: Recipe, out: Path, saves: int) -> None:
-    """Writes so many checkpoints, and stops for good in the midst of the next one."""
+    """Writes so many checkpoints, and stops for good in the middle of the next one."""
     calls = iter(range(saves))
     real = os.fsync
     checkpointing.os.fsync = lambda number: real(number) if next(calls, None) is not None else time.sleep(600)  # type: ignore

@@ -108,7 +108,7 @@ def test_unclaimed_files_are_asked_about_when_they_are_written(tmp_path: Path) -
     assert not guards
     assert (tmp_path / "b.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, "b.txt", "c.json"]
-    write_json(tmp_path / "b.txt", 1)  # Python code that is no command
+    write_json(tmp_path / "b.txt", 1)  # Python code that is not a command
 
 
 def test_what_appears_during_the_run_stays(tmp_path: Path) -> None:

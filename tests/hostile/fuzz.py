@@ -2,7 +2,7 @@
 
 A case is a whole set of files of which one is damaged. It ends well with a sound answer, or with an `InputError` of one
 line. It ends badly with another exception, after 5 seconds of computing or a minute of anything else, with more than a
-gigabyte of memory, with a message that is no short line, or if a file outside the set is opened. The same numbers give
+gigabyte of memory, with a message that is not short, or if a file outside the set is opened. The same numbers give
 the same cases.
 """
 
@@ -153,7 +153,7 @@ class Tally:
 def fuzz(cases: Iterable[int], seed: int, names: list[str], real: Path | None, keep: Path | None) -> dict[str, Tally]:
     """Run cases of a seed and print each that ends badly.
 
-    They run in a child, lest one that brings down Python end the rest; the child is started anew after it.
+    They run in a child, so that one that brings down Python does not end the rest; the child is started anew after it.
     """
     tallies: defaultdict[str, Tally] = defaultdict(Tally)
     todo = deque(cases)

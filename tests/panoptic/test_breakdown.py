@@ -54,7 +54,7 @@ def sums(row):
 def test_regions_are_paired_whatever_their_class():
     truth = segmentation(line((10, 1), (10, 2), (10, 3), (10, 4)), {1: A, 2: A, 3: SKY, 4: A})
     prediction = segmentation(line((9, 5), (11, 6), (10, 7), (5, 8), (5, 0)), {5: A, 6: B, 7: SKY, 8: A})
-    # 9/10 of one class; 10/11 taken for b; the sky; and 5/10, which is no more than a half.
+    # 9/10 of one class; 10/11 taken for b; the sky; and 5/10, which is not more than a half.
     assert pairs(tables(prediction, truth)) == {(A, A): 1, (A, B): 1, (SKY, SKY): 1}
 
 

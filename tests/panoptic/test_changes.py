@@ -1,4 +1,4 @@
-"""Which pixels change hands: owners are compared, not segment ids."""
+"""Which pixels differ: owners are compared, not segment ids."""
 
 from __future__ import annotations
 

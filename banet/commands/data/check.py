@@ -70,7 +70,7 @@ class Check(OverwriteOptions, Command):
         return 1 if report.findings else 0
 
     def _splits(self) -> list[Split]:
-        """What the options name: the splits of a recipe, one split in parts, or those found in folders."""
+        """Return what the options name: the splits of a recipe, one split in parts, or those found in folders."""
         parts = [self.images, self.panoptic, self.json]
         ways = [bool(self.folders), bool(self.config), bool(self.json or self.panoptic)]
         if sum(ways) != 1 or ((self.json or self.panoptic) and not all(parts)):

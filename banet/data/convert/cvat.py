@@ -130,7 +130,7 @@ def _shapes(
 
 
 def _images(file: Path) -> Iterator[ElementTree.Element]:
-    """The elements `image`, one at a time."""
+    """Return the elements `image`, one at a time."""
     count = since = 0
     try:
         with open_file(file) as stream:

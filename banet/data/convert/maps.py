@@ -121,7 +121,7 @@ def convert_ade20k(root: StrPath, split: str, out: StrPath, progress: Progress |
 
 
 def ade20k_categories(root: Path) -> tuple[Categories, NDArray[np.int32]]:
-    """The classes of ADE20K and the label of each instance class (0: none), from the tables that it comes with.
+    """Return the classes of ADE20K and the label of each instance class (0: none), from the tables that it comes with.
 
     Raises:
         InputError: a table is missing, or a line of it is not understood.
@@ -150,7 +150,7 @@ def ade20k_categories(root: Path) -> tuple[Categories, NDArray[np.int32]]:
 
 
 def _label(text: str) -> int | None:
-    """A whole number in 0..65535; None where it is none."""
+    """Return a whole number in 0..65535; None where it is none."""
     digits = text.strip()
     return int(digits) if re.fullmatch("[0-9]{1,5}", digits) and int(digits) < 1 << 16 else None
 

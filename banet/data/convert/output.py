@@ -157,7 +157,7 @@ def from_classes(
     """Return the id map of a map of classes and a map of instances, and its segments by id.
 
     Every class and instance number (other than 0) that occur together on a thing make a segment. Pixels of a thing
-    that are of no instance are crowd; stuff is one segment a class, whatever its instance numbers.
+    that are of no instance are crowd; stuff is one segment per class, whatever its instance numbers.
 
     Args:
         file: of the label map, for errors.
@@ -224,7 +224,7 @@ def name_in(folder: StrPath, image_path: Path) -> str:
 
 
 def same_size(path: Path, shape: tuple[int, ...], image_path: Path) -> None:
-    """Asks that a map has the size of its image.
+    """Check that a map has the size of its image.
 
     Raises:
         InputError: it has not.

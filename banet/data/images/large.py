@@ -38,7 +38,7 @@ class CroppableImage(Protocol):
         """Some rows and columns, (h, w, 3)."""
 
     def reduced(self, factor: int) -> NDArray[np.uint8]:
-        """The whole image smoothed, each side divided by a whole number and rounded up."""
+        """Return the whole image smoothed, each side divided by a whole number and rounded up."""
 
 
 def open_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", page: int | None = None) -> CroppableImage:
@@ -65,7 +65,7 @@ def open_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", pag
 
 
 class DecodedImage:
-    """An image in memory, which takes four bytes a pixel; see `CroppableImage`."""
+    """An image in memory, which takes four bytes per pixel; see `CroppableImage`."""
 
     dtype = np.dtype(np.uint8)
 
@@ -131,7 +131,7 @@ class LargeImage:
         self._top, self._rows = 0, np.empty((0, image.width, 3), dtype=np.uint8)
 
     def _open(self, *, sequential: bool) -> Any:
-        """The image as it is stored, without alpha."""
+        """Return the image as it is stored, without alpha."""
         image = _vips().Image.new_from_file(
             str(self.path), access="sequential" if sequential else "random", fail_on="truncated"
         )

@@ -62,7 +62,7 @@ def find_images(inputs: Sequence[str]) -> ImageList:
 
 
 def _search(text: str, path: Path, images: ImageList) -> list[Path]:
-    """The images in a folder or of a pattern; what is skipped is added to the lines of `images`."""
+    """Return the images in a folder or of a pattern; what is skipped is added to the lines of `images`."""
     if os.path.isdir(path):
         entries, problem = _entries(text, path), "the folder holds no image"
     elif glob.has_magic(str(path)):
@@ -114,7 +114,7 @@ def _entries(text: str, folder: Path) -> list[Path]:
 
 
 def _hits(pattern: Path) -> list[Path]:
-    """What a pattern matches; nothing that is hidden."""
+    """Return what a pattern matches; nothing that is hidden."""
     if "**" not in pattern.parts:
         return [Path(hit) for hit in glob.glob(str(pattern))]
     # Here `glob` would follow links to folders, and where these form a loop, for ever. `Path.glob` does not.
@@ -143,6 +143,6 @@ def _unreadable_lines(text: str, paths: Sequence[Path]) -> list[str]:
 
 
 def _counted(paths: Iterable[Path]) -> str:
-    """How many files, by suffix: "2 .txt, 1 hidden"."""
+    """Return how many files, by suffix: "2 .txt, 1 hidden"."""
     kinds = Counter("hidden" if _is_hidden(path) else path.suffix.lower() or "without a suffix" for path in paths)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0])))

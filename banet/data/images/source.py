@@ -68,7 +68,7 @@ class ImageSource:
         self.size: Size = (width, height) if self.orientation >= 5 else (height, width)
 
     def _open(self) -> ImageFile.ImageFile:
-        """The image with nothing decoded, and with the size that is stored."""
+        """Return the image with nothing decoded, and with the size that is stored."""
         image = identify(self.stream)
         if image is None:
             self.stream.seek(0)
@@ -138,7 +138,7 @@ class ImageSource:
 
     @cached_property
     def stated_white(self) -> int | None:
-        """The largest sample that the file says it can have; None where it says nothing, or what is true of any file.
+        """The largest sample that the file says it can have; None where it does not say, or says nothing specific.
 
         Bits per sample of TIFF, and the significant ones in OME-TIFF; its largest sample where that is 2^n - 1, since
         many programs write what occurs in the image; significant bits of PNG; the maximum of PPM and PGM; precision of
@@ -294,7 +294,7 @@ class ImageSource:
         return image
 
     def _arguments(self) -> tuple[Any, ...]:
-        """What Pillow's decoder is told: the raw mode, and more for some formats."""
+        """Return what Pillow's decoder is told: the raw mode, and more for some formats."""
         arguments = _tile(self._image)[3]
         return tuple(arguments) if isinstance(arguments, (tuple, list)) else (arguments,)
 
@@ -346,7 +346,7 @@ def _png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _xmp_of(data: bytes) -> str:
-    """The text of an iTXt chunk if it is XMP."""
+    """Return the text of an iTXt chunk if it is XMP."""
     keyword, _, rest = data.partition(b"\0")
     if keyword != b"XML:com.adobe.xmp" or len(rest) < 2:
         return ""
@@ -368,6 +368,6 @@ def _divided(samples: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 
 def _count(stream: BinaryIO, mark: bytes) -> int:
-    """How often some bytes occur in a file."""
+    """Return how often some bytes occur in a file."""
     stream.seek(0)
     return stream.read().count(mark)

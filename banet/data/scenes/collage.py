@@ -5,7 +5,7 @@ Any instance set in COCO's format gives the cut-outs and any folder of images th
     >>> instances = InstanceSet("instances.json", "images")  # doctest: +SKIP
     >>> collage = make_collage(instances, list_images(["backgrounds"]), seed=0, index=3)  # doctest: +SKIP
 
-A collage is a `Scene`: an image, the full mask of every thing that was pasted, and who stands before whom. This module
+A collage is a `Scene`: an image, the full mask of every thing that was pasted, and their order. This module
 loads no torch.
 """
 
@@ -240,7 +240,7 @@ def make_collage(
 
 
 def collage_categories(instances: InstanceSet) -> Categories:
-    """The classes of collages: those of the cut-outs, and "background" with the next free id."""
+    """Return the classes of collages: those of the cut-outs, and "background" with the next free id."""
     ground = Category(max(int(one.id) for one in instances.things) + 1, "background", False)
     return Categories([*instances.things, ground])
 
@@ -262,7 +262,7 @@ class _Pasted:
 
 
 def _place(cut: CutOut, rng: np.random.Generator, size: tuple[int, int], others: list[_Pasted]) -> _Pasted | None:
-    """Scales a cut-out and chooses its place; None where too little of it would be in the image."""
+    """Scale a cut-out and choose its place; None where too little of it would be in the image."""
     width, height = size
     side = min(size) * np.exp(rng.uniform(np.log(1 / 6), np.log(2 / 3)))
     scale = min(1.5, side / max(cut.mask.shape))

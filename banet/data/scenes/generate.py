@@ -3,7 +3,7 @@
 `make_scene(seed, index)` draws one image with numpy and Pillow and always draws the same one for the same numbers.
 Textured stuff (sky, grass, bricks and so on) meets in wavy borders; things of ten classes stand before one another:
 ties hang on persons, cups stand on tables, crowds overlap, umbrellas have thin poles and kites have strings. Every
-thing has its full (amodal) mask, and the order says exactly who hides whom.
+thing has its full (amodal) mask, and the order says exactly which thing hides which.
 
     >>> scene = make_scene(seed=0, index=3)
     >>> scene.image.shape
@@ -74,7 +74,7 @@ _SMALLEST_SHARE = 0.06
 
 @dataclass(frozen=True)
 class Scene:
-    """One image of H × W pixels with N things, and all that is true of it.
+    """One image of H × W pixels with N things, with its ground truth.
 
     Attributes:
         image: (H,W,3) uint8, RGB.
@@ -115,7 +115,7 @@ class _Stage:
         self.things: list[_Thing] = []
 
     def spot(self) -> tuple[float, float, float]:
-        """A place to stand: x, y and how large things are there."""
+        """Return a place to stand: x, y and how large things are there."""
         rng = self.rng
         if self.ground.flat:
             y, near = rng.uniform(0.3, 1.05) * self.height, rng.uniform(0.3, 1.0)
@@ -303,7 +303,7 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Sce
         size: (H,W) in pixels, at least 32 each. Things scale with the shorter side.
 
     Returns:
-        The image and all that is true of it.
+        The image with its ground truth.
 
     Raises:
         ValueError: seed or index is negative, or the size is too small.
@@ -387,7 +387,7 @@ class Scenes:
         return range(self.length)
 
     def file_name(self, index: int) -> str:
-        """A name for the scene, as `write_coco` gives it."""
+        """Return a name for the scene, as `write_coco` gives it."""
         return _file_name(self.seed, index)
 
     def files(self, index: int) -> list[Path]:
@@ -513,7 +513,7 @@ def write_scenes(
 
 
 def _full_masks(scene: Scene, image_id: int, first: int) -> list[dict[str, Any]]:
-    """The full masks of a scene's things as annotations of COCO instances, with ids from `first`."""
+    """Return the full masks of a scene's things as annotations of COCO instances, with ids from `first`."""
     depth = np.argsort(scene.order)
     annotations = []
     for row, mask in enumerate(scene.masks):

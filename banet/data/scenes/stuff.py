@@ -199,7 +199,7 @@ TEXTURES: dict[int, Texture] = {
 
 
 def _wavy(rng: np.random.Generator, w: int, level: float, rough: float) -> Floats:
-    """A border line: row of the border for each of w columns."""
+    """Return a border line: row of the border for each of w columns."""
     x = np.linspace(0, 1, w, dtype=np.float32)
     line = level + rough * rng.normal() * (x - 0.5)
     for turns in (1.0, 2.3, 5.1):
@@ -209,7 +209,7 @@ def _wavy(rng: np.random.Generator, w: int, level: float, rough: float) -> Float
 
 
 def _blob(rng: np.random.Generator, h: int, w: int, cy: float, cx: float, ry: float, rx: float) -> NDArray[np.bool_]:
-    """A patch with an uneven border, as (h,w) bool."""
+    """Return a patch with an uneven border, as (h,w) bool."""
     y = (np.arange(h, dtype=np.float32)[:, None] - cy) / ry
     x = (np.arange(w, dtype=np.float32)[None] - cx) / rx
     return np.asarray(y * y + x * x < 0.55 + 0.9 * value_noise(rng, h, w, 0.35 * ry + 6, 0.35 * rx + 6))

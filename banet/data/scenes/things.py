@@ -88,7 +88,7 @@ class Pose:
         return cls(np.array([[c * flip, -s], [s * flip, c]]), np.array([x, y], np.float64))
 
     def at(self, u: float, v: float) -> tuple[float, float]:
-        """The place of (u,v) in the image."""
+        """Return the place of (u,v) in the image."""
         x, y = self.matrix @ np.array([u, v]) + self.offset
         return float(x), float(y)
 
@@ -197,7 +197,7 @@ def _arc(cy: float, radius: float, start: float, end: float, count: int) -> Poin
 
 
 def _line(*points: tuple[float, float], width: float) -> list[Points]:
-    """A stroke with round corners."""
+    """Return a stroke with round corners."""
     polygons = []
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         length = max(float(np.hypot(x1 - x0, y1 - y0)), 1e-9)
@@ -208,7 +208,7 @@ def _line(*points: tuple[float, float], width: float) -> list[Points]:
 
 
 def _vivid(rng: np.random.Generator, unlike: Floats | None = None) -> Floats:
-    """A random clear colour; far in hue from `unlike` where that is given."""
+    """Return a random clear colour; far in hue from `unlike` where that is given."""
     hue = rng.random()
     if unlike is not None and np.ptp(unlike) > 30:
         r, g, b = (float(c) / 255 for c in unlike)
@@ -236,7 +236,7 @@ def _pale(rng: np.random.Generator) -> Floats:
 
 
 def person(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A standing figure: legs, torso with a shirt, arms, head, hair."""
+    """Return a standing figure: legs, torso with a shirt, arms, head, hair."""
     skin = hsv(rng.uniform(0.05, 0.09), rng.uniform(0.3, 0.6), rng.uniform(0.4, 0.98))
     shirt = _pale(rng) if rng.random() < 0.25 else _vivid(rng)
     trousers = hsv(rng.choice([0.6, 0.08, rng.random()]), rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.55))
@@ -274,7 +274,7 @@ def person(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def tie(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A knot and a blade that widens and ends in a point; hangs from its origin, one unit long."""
+    """Return a knot and a blade that widens and ends in a point; hangs from its origin, one unit long."""
     color = _vivid(rng, unlike)
     if unlike is not None and np.ptp(unlike) < 30 and rng.random() < 0.25:  # a dark one on a white shirt
         color = hsv(rng.random(), 0.2, 0.15)
@@ -285,7 +285,7 @@ def tie(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def umbrella(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A canopy of coloured panels on a thin pole; one unit wide, held at its origin."""
+    """Return a canopy of coloured panels on a thin pole; one unit wide, held at its origin."""
     first = _vivid(rng, unlike)
     second = _pale(rng) if rng.random() < 0.5 else np.asarray(first * 0.65, np.float32)
     pole = hsv(0.08, rng.uniform(0.1, 0.6), rng.uniform(0.2, 0.5))
@@ -304,7 +304,7 @@ def umbrella(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def ball(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A ball with panels, a band or plain; one unit across, lies on its origin."""
+    """Return a ball with panels, a band or plain; one unit across, lies on its origin."""
     base = _vivid(rng, unlike) if rng.random() < 0.75 else hsv(0.1, 0.05, 0.97)
     second = hsv(0.1, 0.03, 0.97) if np.ptp(base) > 40 else hsv(rng.random(), 0.2, 0.15)
     parts = [Part([_ellipse(0, -0.5, 0.5, 0.5, count=28)], base)]
@@ -345,7 +345,7 @@ def kite(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def cup(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A mug with a handle and an open rim; one unit high, stands on its origin."""
+    """Return a mug with a handle and an open rim; one unit high, stands on its origin."""
     color = _vivid(rng, unlike) if rng.random() < 0.75 else _pale(rng)
     band = (
         Pattern("stripes", np.asarray(color * 0.5 + 110, np.float32), 0.5, np.pi / 2, 0.2)
@@ -364,7 +364,7 @@ def cup(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def chair(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A chair with thin legs and a slatted back; one unit high, stands on its origin."""
+    """Return a chair with thin legs and a slatted back; one unit high, stands on its origin."""
     wood = _vivid(rng)
     if rng.random() < 0.6:
         wood = hsv(rng.uniform(0.03, 0.11), rng.uniform(0.4, 0.8), rng.uniform(0.3, 0.8))
@@ -388,7 +388,7 @@ def chair(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def table(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A table seen from a little above; one unit wide, stands on its origin."""
+    """Return a table seen from a little above; one unit wide, stands on its origin."""
     wood = _pale(rng)
     if rng.random() < 0.7:
         wood = hsv(rng.uniform(0.04, 0.11), rng.uniform(0.35, 0.75), rng.uniform(0.45, 0.85))
@@ -406,7 +406,7 @@ def table(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def book(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A book, shut (title, spine, edge of the pages) or open (lines); one unit high, stands on its origin."""
+    """Return a book, shut (title, spine, edge of the pages) or open (lines); one unit high, stands on its origin."""
     cover = _vivid(rng, unlike)
     paper, ink = hsv(0.12, 0.1, 0.97), hsv(0.6, 0.2, 0.3)
     if rng.random() < 0.35:
@@ -428,7 +428,7 @@ def book(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
 
 
 def car(rng: np.random.Generator, unlike: Floats | None = None) -> Sprite:
-    """A car from the side; one unit long, stands on its origin."""
+    """Return a car from the side; one unit long, stands on its origin."""
     paint = _vivid(rng) if rng.random() < 0.7 else _pale(rng)
     roof = rng.uniform(-0.43, -0.36)
     glass, tyre = hsv(0.56, 0.3, rng.uniform(0.4, 0.8)), hsv(0.6, 0.1, 0.13)

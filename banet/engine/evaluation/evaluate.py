@@ -196,7 +196,7 @@ def evaluate(
 
 
 def _pngs(data: EvaluationData, limit: int | None) -> list[str]:
-    """The names of the PNGs of the images that are measured."""
+    """Return the names of the PNGs of the images that are measured."""
     count = len(data) if limit is None else min(limit, len(data))
     return png_names(data.file_name(index) for index in range(count))
 

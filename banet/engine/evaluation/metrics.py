@@ -131,7 +131,7 @@ class PanopticQualityMetric(Metric):
             setattr(self, name, torch.from_numpy(counts.view(np.int64)).to(self.device))
 
     def compute(self) -> dict[str, Any]:
-        """What `PanopticQuality.compute` gives, over all processes."""
+        """Return what `PanopticQuality.compute` gives, over all processes."""
         return self._quality().compute()
 
     def _quality(self) -> PanopticQuality:
@@ -143,7 +143,7 @@ class PanopticQualityMetric(Metric):
 
 
 def _sum_bits(bits: torch.Tensor) -> torch.Tensor:
-    """(N, C) int64 that hold float64, one row a process, to their sum (C,), held likewise."""
+    """(N, C) int64 that hold float64, one row per process, to their sum (C,), held likewise."""
     return bits.cpu().view(torch.float64).sum(0).view(torch.int64).to(bits.device)
 
 

@@ -74,7 +74,7 @@ class GraphModel(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The parts of `banet.engine.export.runtime.NetworkOutput` of an image (1, 3, H, W), uint8 RGB."""
+        """Return the parts of `banet.engine.export.runtime.NetworkOutput` of an image (1, 3, H, W), uint8 RGB."""
         height, width = image.shape[2:]
         pixels = (image.float() - self.model.mean) / self.model.std
         # Padded too far, then cut: padding by a number of pixels that may be none is another graph.
@@ -86,7 +86,7 @@ class GraphModel(nn.Module):
 
 
 def trace(model: Network) -> torch.export.ExportedProgram:
-    """The network as a program of torch's own operators, for images of any height and width.
+    """Return the network as a program of torch's own operators, for images of any height and width.
 
     Args:
         model: On the CPU, in evaluation mode.
@@ -205,7 +205,7 @@ def _check(model: Network, export_format: ExportFormat, precision: Precision, ca
 
 
 def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
-    """The program in ONNX's standard operators."""
+    """Return the program in ONNX's standard operators."""
     with _quiet():
         exported = torch.onnx.export(
             program, input_names=[INPUT], output_names=list(OUTPUTS), opset_version=OPSET, dynamo=True, verbose=False
@@ -225,7 +225,7 @@ def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
 
 
 def _quantise(proto: Any, images: Sequence[NDArray[np.uint8]]) -> Any:
-    """The graph with convolutions of 8 bits, by the ranges that numbers have on images of the network's size."""
+    """Return the graph with convolutions of 8 bits, by the ranges that numbers have on images of the network's size."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 

@@ -102,7 +102,7 @@ def fuse_files(
     Args:
         instances: COCO results: a list of entries with image_id, category_id, score and segmentation (run lengths or
             polygons), or an object with such `annotations`.
-        semantic: Folder of label maps, one PNG an image, of the image's name and size: grey (8 or 16 bits) or
+        semantic: Folder of label maps, one PNG per image, of the image's name and size: grey (8 or 16 bits) or
             palette, holding category ids. 0 and the largest value (255 or 65535) are void, unless a category has it.
         images: Folder of the images.
         out: Folder for `panoptic.json` and `panoptic/`.
@@ -215,7 +215,7 @@ def _classes_and_images(
 
 
 def _ids_are_texts(file: Path) -> bool:
-    """Whether the first instance of a file has a text for the id of its image."""
+    """Return whether the first instance of a file has a text for the id of its image."""
     first = next((entry for _, _, entry in stream_lists(file, ("annotations",), bare=True)), None)
     return isinstance(first, dict) and isinstance(first.get("image_id"), str)
 

@@ -160,7 +160,7 @@ def predict_files(
     depth = find_depth((item.path for item in plan.images), bit_depth or model.inference.bit_depth)
     things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
     stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
-    print(f"{weights} on {place} knows the things {things}; and the stuff {stuff}")
+    print(f"{weights} on {place}: things: {things}; stuff: {stuff}")
     out.mkdir(parents=True, exist_ok=True)
     with outputs:
         note = f"{weights}, occlusion rule {rule or model.inference.rule}" if gallery else ""
@@ -203,7 +203,7 @@ def _plan(inputs: list[str], out: Path, gallery: bool, frames: bool, page: int |
 
 
 def _pages(path: Path, names: DistinctNames, page: int | Literal["all"] | None) -> list[_Item]:
-    """What is to be segmented of a file."""
+    """Return what is to be segmented of a file."""
     if page is None:
         return [_Item(path, names.choose(path.name))]
     try:
@@ -239,7 +239,7 @@ def _video_name(source: str, out: Path, names: DistinctNames) -> str:
 
 
 def _file_of(source: str) -> Path | None:
-    """The file of a video; None of a camera."""
+    """Return the file of a video; None of a camera."""
     return None if is_camera(source) else Path(source)
 
 
@@ -318,7 +318,7 @@ def _segment_videos(
 
 
 def describe(result: PanopticSegmentation) -> str:
-    """What was found in an image, in a few words: things by class, and the names of stuff."""
+    """Return what was found in an image, in a few words: things by class, and the names of stuff."""
     stuff = [result.categories.by_id(each.category_id).name for each in result.segments if not each.isthing]
     return "; ".join([count_things(_things(result)), *([_some(stuff)] if stuff else [])])
 
@@ -339,7 +339,7 @@ def _some(words: Sequence[str]) -> str:
 
 @contextmanager
 def _enough_memory(source: str | Path) -> Iterator[None]:
-    """Says of an image or video for which the memory does not suffice what to do."""
+    """Raise an error that says what to do when memory does not suffice for an image or video."""
     try:
         yield
     except Exception as error:
@@ -391,7 +391,7 @@ def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
 
 
 def _matches(text: str) -> Sequence[str]:
-    """The videos that a name or a pattern stands for."""
+    """Return the videos that a name or a pattern stands for."""
     if not glob.has_magic(text) or Path(text).exists():
         return [text]
     records: dict[Path, Record] = {}

@@ -39,12 +39,12 @@ _BT709 = 1  # the number of these colours in H.264, for matrix, primaries and tr
 
 
 def is_video(text: str) -> bool:
-    """Whether an input names a video file (by its ending) or a camera, `camera:0`."""
+    """Return whether an input names a video file (by its ending) or a camera, `camera:0`."""
     return is_camera(text) or Path(text).suffix.lower() in SUFFIXES
 
 
 def is_camera(text: str) -> bool:
-    """Whether an input names a camera, `camera:0`."""
+    """Return whether an input names a camera, `camera:0`."""
     return _CAMERA.fullmatch(text) is not None
 
 
@@ -250,7 +250,7 @@ class _Writer:
         return self
 
     def write(self, image: NDArray[np.uint8], ticks: int) -> None:
-        """Adds an image (H, W, 3) at a time."""
+        """Add an image (H, W, 3) at a time."""
         import av
 
         height, width = image.shape[:2]
@@ -283,7 +283,7 @@ class _Writer:
 
 @contextmanager
 def _on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Tells whether Ctrl-C was pressed, in place of stopping right there; at the second time it does stop."""
+    """Tell whether Ctrl-C was pressed, in place of stopping right there; at the second time it does stop."""
     pressed = 0
 
     def handle(*_: object) -> None:

@@ -39,7 +39,7 @@ _RIGHT, _WRONG, _EXCUSED = range(3)
 def write_gallery(
     path: Path, title: str, categories: Categories, *, note: str = "", changed: str = ""
 ) -> Iterator[Gallery]:
-    """Writes the page, image by image; of those that are written only some figures are kept in memory.
+    """Write the page, image by image; of those that are written only some figures are kept in memory.
 
     The page holds each image once, as JPEG, and id maps beside it; the browser paints. The file appears when the
     block ends, and only if no error left it.
@@ -208,7 +208,7 @@ class Gallery:
         return classes
 
     def summary(self) -> dict[str, Any]:
-        """What the page knows of all images without looking into one."""
+        """Return what the page knows of all images without looking into one."""
         scores = {title: quality.compute() for title, quality in self.quality.items()}
         groups = ("All", "Things", "Stuff")
         first = next(iter(scores.values()), None)
@@ -234,7 +234,7 @@ def _row(score: Mapping[str, Any] | None, category_id: int) -> dict[str, Any]:
 
 
 def _verdicts(match: Match) -> tuple[list[list[Any]], list[list[Any]]]:
-    """What became of each segment of the result and of the truth.
+    """Return what became of each segment of the result and of the truth.
 
     Each is [right, IoU], or [wrong, index of the class that the other side has there, or None], or [excused].
     """
@@ -259,7 +259,7 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _shrunk(values: NDArray[Any]) -> NDArray[Any]:
-    """A map (H, W) at the size at which it is shown; every value is one of the map's."""
+    """Return a map (H, W) at the size at which it is shown; every value is one of the map's."""
     height, width = _size(values.shape)
     if (height, width) == values.shape:
         return values
@@ -270,7 +270,7 @@ def _shrunk(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _packed(values: NDArray[Any]) -> str:
-    """A map as text: values and lengths of its runs in reading order, 32 bits each, deflated, in base 64."""
+    """Return a map as text: values and lengths of its runs in reading order, 32 bits each, deflated, in base 64."""
     starts, lengths = runs(values)
     both = np.concatenate([values.reshape(-1)[starts].astype("<u4"), lengths.astype("<u4")])
     return base64.b64encode(zlib.compress(both.tobytes(), 9)).decode()

@@ -48,7 +48,7 @@ NEUTRAL = {
 """Options that decide no figure, so that a study may go on with others, on another machine; seeds have folders."""
 
 Table = Mapping[str, Mapping[str, Sequence[float]]]
-"""Figures in per cent by row and column, one a seed; NaN where a run is not measured or no class occurs."""
+"""Figures in per cent by row and column, one per seed; NaN where a run is not measured or no class occurs."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ def _claim(
 
 
 def _runs(recipe: Recipe, out: Path, rows: Sequence[Row], seed: int) -> list[_Run]:
-    """The distinct networks of some rows, in their order; a network's weights keep the rule of its last row."""
+    """Return the distinct networks of some rows, in their order; a network's weights keep the rule of its last row."""
     last = {network_name(recipe, row): row for row in rows}
     needed = {name: frozenset(r.rule for r in rows if network_name(recipe, r) == name) for name in last}
     return [
@@ -324,7 +324,7 @@ def _measure(
 
 
 def collect(recipe: Recipe, out: Path, rows: Sequence[Row], seeds: Sequence[int]) -> dict[str, dict[str, list[float]]]:
-    """Figures of a study in per cent: by row and column, one a seed; NaN where not measured or no class occurs."""
+    """Figures of a study in per cent: by row and column, one per seed; NaN where not measured or no class occurs."""
     return {row.name: _columns(out, network_name(recipe, row), row.rule, seeds) for row in rows}
 
 
@@ -418,7 +418,7 @@ def _csv(table: Table, rows: Sequence[Row], seeds: Sequence[int]) -> str:
 
 
 def _rules(recipe: Recipe, out: Path, rows: Sequence[Row], seeds: Sequence[int]) -> tuple[str, str]:
-    """What each rule makes of each network, as Markdown and CSV."""
+    """Return what each rule makes of each network, as Markdown and CSV."""
     shown = ("PQ", "PQ^Th", "SQ^Th", "RQ^Th", "PQ^St")
     lines = [
         f"| network | rule | {' | '.join(shown)} | PQ gain | PQ^Th gain |",

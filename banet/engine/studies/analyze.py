@@ -147,7 +147,7 @@ def _fuse(
 
 
 def _choose(model: Network, output: Output, truth: _Truth, oracle: Oracle, size: tuple[int, ...]) -> Output:
-    """The network's output with the instances of an oracle."""
+    """Return the network's output with the instances of an oracle."""
     if not (oracle.boxes or oracle.classes):
         return output
     height, width = output.sizes[0]
@@ -227,7 +227,7 @@ def format_rows(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _baseline_of(weights: str) -> str:
-    """The baseline of the same seed in the study of `banet ablate` that weights belong to.
+    """Return the baseline of the same seed in the study of `banet ablate` that weights belong to.
 
     Raises:
         InputError: They belong to none.

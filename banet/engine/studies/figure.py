@@ -99,7 +99,7 @@ class Figure:
         """Draw the figure of some images, RGB; each result with its PQ on that image.
 
         Args:
-            indices: Positions in the data set, one a row.
+            indices: Positions in the data set, one per row.
             note: A line at the foot.
         """
         rows = [self._row(self.data[index]) for index in indices]

@@ -34,7 +34,7 @@ def share() -> tuple[int, int]:
 
 
 def gather(value: Any) -> list[Any]:
-    """What each process gave, in the order of their numbers, on the first one; on the others nothing."""
+    """Return what each process gave, in the order of their numbers, on the first one; on the others nothing."""
     rank, world = share()
     if world == 1:
         return [value]

@@ -52,7 +52,7 @@ def claim_run(
 
 
 def is_written(path: Path, recipe: Recipe) -> bool:
-    """Whether a file holds the recipe already, so that it need not be written."""
+    """Return whether a file holds the recipe already, so that it need not be written."""
     text = to_yaml(recipe).encode()
     try:
         with open_file(path) as stream:
@@ -62,7 +62,7 @@ def is_written(path: Path, recipe: Recipe) -> bool:
 
 
 def is_own_recipe(config: Path, out: Path, kind: str) -> bool:
-    """Whether a recipe is the one that a run or study wrote to its own folder, unchanged."""
+    """Return whether a recipe is the one that a run or study wrote to its own folder, unchanged."""
     return _is_same(config, out / RECIPE) and is_output(out / RECIPE, kind, {})
 
 

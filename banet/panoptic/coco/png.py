@@ -27,10 +27,10 @@ _ROWS = 256  # of an id map that are coded at a time: bounds the memory
 
 
 def read_ids(path: StrPath) -> NDArray[np.int32]:
-    """Reads the id map of a COCO panoptic PNG.
+    """Read the id map of a COCO panoptic PNG.
 
     Args:
-        path: an RGB PNG of 8 bits a channel; an alpha channel is ignored.
+        path: an RGB PNG of 8 bits per channel; an alpha channel is ignored.
 
     Returns:
         (H, W) int32, 0 = void.
@@ -43,7 +43,7 @@ def read_ids(path: StrPath) -> NDArray[np.int32]:
 
 
 def read_labels(path: StrPath) -> tuple[NDArray[np.int32], int]:
-    """Reads a PNG label map: a category id a pixel.
+    """Read a PNG label map: a category id per pixel.
 
     Args:
         path: a grey PNG of 8 or 16 bits, or a palette PNG, whose indices count and whose colours do not.
@@ -58,7 +58,7 @@ def read_labels(path: StrPath) -> tuple[NDArray[np.int32], int]:
 
 
 def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
-    """Writes an id map as a COCO panoptic PNG, at once or not at all.
+    """Write an id map as a COCO panoptic PNG, at once or not at all.
 
     Args:
         path: file to write.
@@ -84,7 +84,7 @@ _T = TypeVar("_T")
 
 
 def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Callable[[Image.Image], _T]) -> _T:
-    """Reads a PNG whose pixels stand for numbers; `fault` says of bit depth and colour type what is wrong with them."""
+    """Read a PNG whose pixels stand for numbers; `fault` says of bit depth and colour type what is wrong with them."""
     with open_file(file) as stream:
         head = stream.read(26)
         if head[:8] != _PNG_SIGNATURE:
@@ -127,7 +127,7 @@ def _decode_labels(picture: Image.Image) -> tuple[NDArray[np.int32], int]:
 
 
 def _decode(picture: Image.Image) -> NDArray[np.int32]:
-    # Pillow keeps RGB in four bytes a pixel, the last one padding: handing those out spares the shuffle.
+    # Pillow keeps RGB in four bytes per pixel, the last one padding: handing those out spares the shuffle.
     pixels = picture.tobytes("raw", "RGBX" if picture.mode == "RGB" else "RGBA")
     packed = np.frombuffer(pixels, dtype="<u4").reshape(picture.height, picture.width)
     return (packed & 0xFFFFFF).view(np.int32)

@@ -220,7 +220,7 @@ def color_contour(pairs: Pairs) -> NDArray[np.float64]:
     """Compare colors and contours around the overlap; not from the paper, and without anything learnt.
 
     The margin is a sum of log odds (`cues`): whose own pixels near the overlap have the overlap's colours; along
-    whose contour the edges of the image run; and of whom too little would be left to see. It works on grey images
+    whose contour the edges of the image run; and which would be left with too little to see. It works on grey images
     too. It is a tie (within `TIE`), so that the score decides, where the image has one colour all around, and between
     equal masks. Time is about two milliseconds per pair, whatever the size of the image.
     """
