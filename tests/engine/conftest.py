@@ -8,7 +8,7 @@ import pytest
 import torch
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Sums come out to the same bit as in a process of one thread; networks make large differences of small ones."""
     before = torch.get_num_threads()

@@ -37,7 +37,7 @@ UNMEASURED = with_train(MEASURED, val_every=0)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run."""
     out = tmp_path_factory.mktemp("whole") / "run"
     train(MEASURED, out, device="cpu")
@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unmeasured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unmeasured(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An undisturbed run that is measured at its end only."""
     out = tmp_path_factory.mktemp("unmeasured") / "run"
     train(UNMEASURED, out, device="cpu")
