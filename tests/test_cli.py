@@ -491,6 +491,14 @@ def test_scenes_recipe_starts_from_random_weights_with_a_norm_that_learns():
     assert recipe.inference.stuff_area < 4096
 
 
+@pytest.mark.parametrize(("name", "pixels"), [("scenes_r18", 256**2), ("scenes_small", 128**2), ("nuclei_r18", 256**2)])
+def test_small_recipes_keep_the_papers_fraction_of_stuff_and_train_without_boxes_too(name, pixels):
+    recipe = load_recipe(name)
+    assert recipe.inference.stuff_area == round(pixels * 4096 / (640 * 480))
+    assert recipe.loss.inlay_share == (0.0, 1.0)
+    assert load_recipe("coco_r50_1x").loss.inlay_share == (0.6, 1.0)
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_survive_the_round_trip(name, tmp_path):
     recipe = load_recipe(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,24 +56,35 @@ class OCM(nn.Module):
     """The object context module: one vector per image, which joins SIM's output at every place.
 
     E channels of F_inlay are max-pooled over each image's valid area to a pyramid of cells, from which a linear layer
-    makes the vector. It joins through a 1x1 convolution, so it is one bias per image.
+    makes the vector. It joins through a 1x1 convolution, so it is one bias per channel and image. Without a ReLU after
+    that, it is one bias per class and image in the logits too, the same at every place.
 
     Args:
         instance_channels: Channels of F_ins.
         channels: Channels of SIM, of the vector and of the result.
         context_channels: E.
         cells: Cells per side of the pooling pyramid.
+        nonlinearity: What follows the linear layer and the 1x1 convolution.
     """
 
-    def __init__(self, instance_channels: int, channels: int, *, context_channels: int, cells: Sequence[int]) -> None:
+    def __init__(
+        self,
+        instance_channels: int,
+        channels: int,
+        *,
+        context_channels: int,
+        cells: Sequence[int],
+        nonlinearity: Literal["relu", "linear"],
+    ) -> None:
         super().__init__()
         self.cells = tuple(cells)
         # A bias here would move every pooled value by a constant, which the linear layer's own bias can do.
         self.squeeze = nn.Conv2d(instance_channels, context_channels, 1, bias=False)
         self.context = nn.Linear(context_channels * sum(c * c for c in self.cells), channels)
         self.merge = nn.Conv2d(2 * channels, channels, 1)
+        self.activation = nn.ReLU() if nonlinearity == "relu" else nn.Identity()
         nn.init.normal_(self.squeeze.weight, std=instance_channels**-0.5)
-        nn.init.normal_(self.merge.weight, std=(2 * channels) ** -0.5)
+        nn.init.kaiming_normal_(self.merge.weight, nonlinearity=nonlinearity)
         nn.init.zeros_(self.merge.bias)  # type: ignore[arg-type]
 
     def forward(self, interacted: Tensor, inlay: Tensor, sizes: Sizes) -> Tensor:
@@ -84,10 +95,12 @@ class OCM(nn.Module):
             inlay: RoIInlay of `squeeze(F_ins)`, (B, E, H/4, W/4).
             sizes: Height and width of each image's valid area, in input pixels.
         """
-        vector = self.context(torch.stack([self._pool(x, size) for x, size in zip(inlay, sizes, strict=True)]))
+        pooled = torch.stack([self._pool(x, size) for x, size in zip(inlay, sizes, strict=True)])
+        vector = self.activation(self.context(pooled))
         sim_weight, context_weight = self.merge.weight.chunk(2, dim=1)
         bias = F.linear(vector, context_weight.flatten(1), self.merge.bias)
-        return F.conv2d(interacted, sim_weight) + bias[:, :, None, None]
+        joined: Tensor = self.activation(F.conv2d(interacted, sim_weight) + bias[:, :, None, None])
+        return joined
 
     def _pool(self, inlay: Tensor, size: tuple[int, int]) -> Tensor:
         height, width = ((side + STRIDES[0] - 1) // STRIDES[0] for side in size)

@@ -52,8 +52,13 @@ def build_segmenter(categories: Categories, config: ModelConfig, loss: LossConfi
         return DirectLogits(semantic_channels, len(categories), seg_weight=seg_weight)
     sim = SIM(config.mask_head_channels, semantic_channels, channels)
     if config.ocm:
-        cells, context_channels = config.ocm_cells, config.ocm_channels
-        ocm = OCM(config.mask_head_channels, channels, context_channels=context_channels, cells=cells)
+        ocm = OCM(
+            config.mask_head_channels,
+            channels,
+            context_channels=config.ocm_channels,
+            cells=config.ocm_cells,
+            nonlinearity="relu" if config.ocm_relu else "linear",
+        )
         i2s: InstanceToSemantic | InstanceToSemanticWithContext = InstanceToSemanticWithContext(sim, ocm)
     else:
         i2s = InstanceToSemantic(sim)

@@ -55,6 +55,8 @@ class ModelConfig:
         i2s_channels: width of SIM, of OCM's vector and of F_I2S.
         ocm_channels: E, channels that OCM pools.
         ocm_cells: cells per side of OCM's adaptive max-pooling pyramid.
+        ocm_relu: ReLU after OCM's linear layer and after its merge (our choice; the paper names none, and without one
+            OCM is one bias per class and image). Weights of earlier versions have none.
         anchor_sizes: side in input pixels of the square anchor of P2..P6.
         anchor_ratios: height / width of the anchors.
         canonical_box_size: side in input pixels of the box whose features come from level 4.
@@ -74,6 +76,7 @@ class ModelConfig:
     i2s_channels: int = 128
     ocm_channels: int = 10
     ocm_cells: tuple[int, ...] = (1, 2, 3, 6)
+    ocm_relu: bool = True
     anchor_sizes: tuple[float, float, float, float, float] = (32, 64, 128, 256, 512)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     canonical_box_size: float = 224
@@ -127,6 +130,9 @@ class InferenceConfig:
         score_threshold: panoptic instances score above this.
         nms_threshold: IoU of the class-agnostic box suppression among panoptic instances.
         max_instances: most panoptic instances per image.
+        inlay_score_threshold: boxes that feed RoIInlay score above this, and are selected as panoptic instances are
+            (our choice; the paper, section 3.4, applies its score in the occlusion handler, after the network). Never
+            fewer than the panoptic instances; null for just these, as in weights of earlier versions.
         ap_score: the separate set for AP scores above this.
         ap_nms: IoU of the per-class suppression of the AP set.
         ap_instances: most instances per image in the AP set.
@@ -148,6 +154,7 @@ class InferenceConfig:
     score_threshold: float = 0.6
     nms_threshold: float = 0.5
     max_instances: int = 100
+    inlay_score_threshold: float | None = 0.1
     ap_score: float = 0.05
     ap_nms: float = 0.5
     ap_instances: int = 100
@@ -165,6 +172,9 @@ class InferenceConfig:
         for name in (*thresholds, "proposal_nms", "ap_score", "ap_nms"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"inference.{name}: must lie in 0..1, not {getattr(self, name)}")
+        if self.inlay_score_threshold is not None and not 0 <= self.inlay_score_threshold <= 1:
+            given = self.inlay_score_threshold
+            raise ValueError(f"inference.inlay_score_threshold: must be null or lie in 0..1, not {given}")
         for name in ("shorter", "longer", "proposals_per_level", "proposals", "max_instances", "ap_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"inference.{name}: must be at least 1, not {getattr(self, name)}")
@@ -178,6 +188,13 @@ class InferenceConfig:
             raise ValueError(f"inference.bit_depth: must be auto or 8 to 16, not {self.bit_depth}")
         if self.stuff_area < 0:
             raise ValueError(f"inference.stuff_area: must not be negative, not {self.stuff_area}")
+
+    @property
+    def inlay_threshold(self) -> float:
+        """Return the score above which boxes feed RoIInlay: the panoptic instances are always among them."""
+        if self.inlay_score_threshold is None:
+            return self.score_threshold
+        return min(self.inlay_score_threshold, self.score_threshold)
 
 
 @dataclass(frozen=True)
@@ -193,7 +210,8 @@ class LossConfig:
         roi_samples: boxes per image in the box losses.
         roi_positive_share: most of them that are positive; these enter the mask loss too.
         roi_iou: proposals from this IoU with a box are positive.
-        inlay_share: range of the fraction of ground-truth boxes that feed RoIInlay in training.
+        inlay_share: range of the fraction of ground-truth boxes that feed RoIInlay in training, at least one box. A
+            range from 0 (our choice for small recipes) allows none; 0.6 to 1 is the paper's.
         seg_weight: weight of the loss of the first semantic logits; None takes the paper's for the composition.
         i2s_weight: weight of the loss of the final semantic logits; None takes the paper's for the composition.
     """
@@ -238,6 +256,12 @@ class LossConfig:
 
 _Options = TypeVar("_Options", ModelConfig, InferenceConfig)
 
+_BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "ModelConfig": {"ocm_relu": False},
+    "InferenceConfig": {"inlay_score_threshold": None},
+}
+"""What networks did before an option existed, which files saved without it still mean."""
+
 
 def change_options(options: _Options, changes: Mapping[str, Any]) -> _Options:
     """Return options with some values replaced.
@@ -256,7 +280,8 @@ def read_options(kind: type[_Options], saved: Any) -> _Options:
 
     Args:
         kind: `ModelConfig` or `InferenceConfig`.
-        saved: values by name; those that are missing are the defaults.
+        saved: values by name; those that are missing are the defaults, or what earlier versions did where the option
+            did not exist.
 
     Raises:
         TypeError, ValueError: the options are not of that kind; the message names the option.
@@ -268,7 +293,7 @@ def read_options(kind: type[_Options], saved: Any) -> _Options:
         if name not in hints or not _is_of(value, hints[name]):
             raise TypeError(f"{name}: is not an option of this version, or has another type")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    return kind(**values)
+    return kind(**{**_BEFORE[kind.__name__], **values})
 
 
 def _is_of(value: Any, hint: Any) -> bool:

@@ -253,7 +253,8 @@ def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MAS
 def select_for_panoptic(candidates: Candidates, *, score: float, iou: float, limit: int) -> tuple[Tensor, ...]:
     """Panoptic instances: refined boxes above a score, class-agnostic box suppression, the best.
 
-    The same set feeds RoIInlay and fusion.
+    Suppression and the limit take boxes by score. So what a lower score selects holds the same boxes first, and further
+    ones after them: RoIInlay gets such a set, and fusion its beginning.
 
     Returns:
         Boxes (N, 4), scores (N,) and labels (N,), best first.

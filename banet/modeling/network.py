@@ -113,13 +113,15 @@ class Network(nn.Module):
         candidates = self.box_head.candidates(rois.box(proposals), proposals, batch.sizes)
         boxes, scores, labels = self._select(candidates)
         f_ins = self.mask_head.features(rois.mask(boxes))
-        detections = self.mask_head.detections(f_ins, boxes, scores, labels)
+        detections = self._instances(f_ins, boxes, scores, labels)
 
         logits = self.segmenter(semantic, f_ins, boxes, batch.sizes)
         return Output(detections, logits, batch.sizes, candidates, rois, semantic)
 
     def with_instances(self, output: Output, boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor]) -> Output:
-        """Return what `forward` would have returned had it chosen other instances.
+        """Return what `forward` would have returned had it selected other boxes.
+
+        All of them feed RoIInlay; those that score above `inference.score_threshold` are instances.
 
         Args:
             output: Of `forward`.
@@ -128,7 +130,7 @@ class Network(nn.Module):
             labels: Thing indices, one (N_i,) per image.
         """
         f_ins = self.mask_head.features(output.rois.mask(boxes))
-        detections = self.mask_head.detections(f_ins, boxes, scores, labels)
+        detections = self._instances(f_ins, boxes, scores, labels)
         logits = self.segmenter(output.semantic, f_ins, boxes, output.sizes)
         return replace(output, detections=detections, logits=logits)
 
@@ -177,13 +179,25 @@ class Network(nn.Module):
         }
 
     def _select(self, candidates: Sequence[Candidates]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        limits = self.inference
+        """Select the panoptic instances of each image, and the further boxes that the segmenter needs."""
+        limits, score = self.inference, self.segmenter.score_limit(self.inference)
         chosen = [
-            select_for_panoptic(c, score=limits.score_threshold, iou=limits.nms_threshold, limit=limits.max_instances)
+            select_for_panoptic(c, score=score, iou=limits.nms_threshold, limit=limits.max_instances)
             for c in candidates
         ]
         boxes, scores, labels = (list(part) for part in zip(*chosen, strict=True))
         return boxes, scores, labels
+
+    def _instances(
+        self, f_ins: Tensor, boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor]
+    ) -> list[Detections]:
+        """Return those of the selected boxes that are panoptic instances, with their masks."""
+        rows = [(each > self.inference.score_threshold).nonzero()[:, 0] for each in scores]
+        parts = torch.split(f_ins, [each.shape[0] for each in boxes])
+        chosen, boxes, scores, labels = (
+            [part[row] for part, row in zip(group, rows, strict=True)] for group in (parts, boxes, scores, labels)
+        )
+        return self.mask_head.detections(torch.cat(chosen), boxes, scores, labels)
 
     def _proposal_limits(self, limits: InferenceConfig | LossConfig) -> tuple[int, int, float]:
         return limits.proposals_per_level, limits.proposals, self.inference.proposal_nms

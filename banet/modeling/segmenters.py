@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from banet.modeling.aggregation import InstanceToSemantic, InstanceToSemanticWithContext, Sizes
+from banet.modeling.config import InferenceConfig
 from banet.modeling.semantic_head import PyramidConv1x1
 from banet.modeling.semantic_loss import semantic_loss
 
@@ -32,6 +33,10 @@ class DirectLogits(nn.Module):
         """Compute the final logits (B, C, H/4, W/4) from F_S, level by level."""
         logits: Tensor = self.first(semantic)
         return logits
+
+    def score_limit(self, limits: InferenceConfig) -> float:
+        """Return the score above which boxes are selected: only the panoptic instances are needed."""
+        return limits.score_threshold
 
     def inlay_boxes(self, boxes: list[Tensor]) -> list[Tensor]:
         """Return no box for any image: the losses need none."""
@@ -97,6 +102,10 @@ class AggregatedLogits(nn.Module):
         logits: Tensor = self.final(self.i2s(semantic, f_ins, boxes, sizes))
         return logits
 
+    def score_limit(self, limits: InferenceConfig) -> float:
+        """Return the score above which boxes are selected: RoIInlay's, among which the panoptic instances are."""
+        return limits.inlay_threshold
+
     def inlay_boxes(self, boxes: list[Tensor]) -> list[Tensor]:
         """Draw the boxes that feed RoIInlay in training.
 
@@ -104,14 +113,15 @@ class AggregatedLogits(nn.Module):
             boxes: Ground truth, one (N_i, 4) per image.
 
         Returns:
-            ceil(fraction * N_i) boxes of each image in their order, at least one where there is one.
+            ceil(fraction * N_i) boxes of each image in their order, at least one where there is one. Where the range
+            of the fraction begins at 0, the nearest whole number, which may be 0: ceil would never give it.
         """
         return [self._draw(image_boxes) for image_boxes in boxes]
 
     def _draw(self, boxes: Tensor) -> Tensor:
         low, high = self.inlay_share
-        fraction = low + (high - low) * torch.rand(())
-        count = max(int(torch.ceil(fraction * len(boxes))), min(len(boxes), 1))
+        wanted = (low + (high - low) * torch.rand(())) * len(boxes)
+        count = max(int(wanted.ceil()), min(len(boxes), 1)) if low else int(wanted.round())
         index = torch.randperm(len(boxes))[:count].sort().values
         return boxes[index.to(boxes.device)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,74 @@ def test_share_of_boxes_for_the_inlay() -> None:
     segmenter = small_model().segmenter
     counts = {n: {len(*segmenter.inlay_boxes([torch.zeros(n, 4)])) for _ in range(200)} for n in (0, 1, 2, 10)}
     assert counts[0] == {0} and counts[1] == {1} and counts[2] == {2} and counts[10] == {7, 8, 9, 10}
+    segmenter.inlay_share = (0.0, 1.0)
+    counts = {n: {len(*segmenter.inlay_boxes([torch.zeros(n, 4)])) for _ in range(400)} for n in (0, 1, 2, 10)}
+    assert counts == {n: set(range(n + 1)) for n in (0, 1, 2, 10)}
+
+
+def test_a_step_without_any_box_for_the_inlay_learns(images: list[torch.Tensor]) -> None:
+    model = small_model()
+    model.segmenter.inlay_share = (0.0, 0.0)
+    targets = [target((96, 130), [[10, 10, 50, 40]], [0], 5), target((75, 64), [[5, 5, 30, 30]], [1], 5)]
+    losses = model.losses(images, targets)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@torch.inference_mode()
+def test_the_inlay_gets_more_boxes_and_the_instances_stay(images: list[torch.Tensor]) -> None:
+    model = small_model()
+    scores = torch.cat([found.scores.flatten() for found in model(images).candidates])
+    score, middle = (float(scores.quantile(share)) for share in (0.98, 0.9))
+    model.inference = replace(model.inference, score_threshold=score, max_instances=1000)
+    seen: list[list[torch.Tensor]] = []
+    model.segmenter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    outputs = []
+    for threshold in (None, 0.9, score, middle, 0.0):
+        model.inference = replace(model.inference, inlay_score_threshold=threshold)
+        outputs.append(model(images))
+    plain = outputs[0]
+    assert all(len(found.scores) for found in plain.detections)
+    for output in outputs:
+        for ours, other in zip(output.detections, plain.detections, strict=True):
+            assert all(torch.equal(getattr(ours, name), getattr(other, name)) for name in ("boxes", "scores", "labels"))
+            torch.testing.assert_close(ours.masks, other.masks)
+    for boxes, output in zip(seen[:3], outputs[:3], strict=True):  # never fewer than the instances
+        assert all(torch.equal(b, d.boxes) for b, d in zip(boxes, plain.detections, strict=True))
+        assert torch.equal(output.logits, plain.logits)
+    for fewer, more in itertools.pairwise(seen[2:]):
+        assert all(torch.equal(f, m[: len(f)]) for m, f in zip(more, fewer, strict=True))
+        assert sum(map(len, more)) > sum(map(len, fewer))
+    for boxes, output in zip(seen[3:], outputs[3:], strict=True):
+        f_ins = model.mask_head.features(output.rois.mask(boxes))
+        expected = model.segmenter(output.semantic, f_ins, boxes, output.sizes)
+        torch.testing.assert_close(output.logits, expected)
+        assert not torch.equal(output.logits, plain.logits)
+
+
+@torch.inference_mode()
+def test_without_i2s_no_further_box_is_drawn(images: list[torch.Tensor]) -> None:
+    model = small_model(sim=False, ocm=False)
+    drawn: list[int] = []
+    model.mask_head.convs.register_forward_hook(lambda _, inputs, result: drawn.append(len(result)))
+    detections, _ = model(images)
+    assert drawn == [sum(len(found.scores) for found in detections)]
+
+
+@torch.inference_mode()
+def test_other_instances_give_what_forward_gives_for_them(images: list[torch.Tensor]) -> None:
+    model = small_model()
+    seen: list[list[torch.Tensor]] = []
+    handle = model.segmenter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    output = model(images)
+    handle.remove()
+    (boxes,) = seen
+    chosen = model._select(output.candidates)
+    assert all(torch.equal(a, b) for a, b in zip(boxes, chosen[0], strict=True))
+    again = model.with_instances(output, *chosen)
+    assert torch.equal(again.logits, output.logits)
+    for ours, other in zip(again.detections, output.detections, strict=True):
+        assert torch.equal(ours.boxes, other.boxes) and torch.equal(ours.masks, other.masks)
 
 
 def test_predict_takes_pictures_in_any_form(tmp_path: Path) -> None:

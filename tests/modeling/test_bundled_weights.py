@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from factories import small_model
+from factories import categories, small_model
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from banet import BANet
 from banet.checkpoint.checkpoint import packaged_weights, read_checkpoint
 from banet.data.scenes.generate import make_scene
+from banet.engine.export import runtime
 from banet.errors import InputError
-from banet.modeling.aggregation import current_name
+from banet.inference.preprocess import preprocess
+from banet.modeling.aggregation import InstanceToSemantic, current_name
+from banet.modeling.config import InferenceConfig, ModelConfig
+from banet.ops.roi_inlay import roi_inlay
 
 
 def old_name(name: str) -> str:
@@ -66,3 +73,44 @@ def test_old_and_new_names_at_once_are_refused(tmp_path: Path) -> None:
     save_file(state, path, metadata=checkpoint.metadata)
     with pytest.raises(InputError, match="old and new names at once"):
         BANet.from_pretrained(path)
+
+
+@pytest.mark.parametrize("name", ["scenes", "nuclei"])
+@torch.inference_mode()
+def test_bundled_weights_keep_their_composition_and_their_boxes(name: str, tmp_path: Path) -> None:
+    """OCM without ReLU, and RoIInlay of the panoptic instances only: what there was before either was an option."""
+    bundled = read_checkpoint(packaged_weights()[name])
+    for saved, option in (("model", "ocm_relu"), ("inference", "inlay_score_threshold")):
+        assert option not in json.loads(bundled.metadata[saved]), "rewritten: then this test tests nothing"
+    model = BANet.from_pretrained(name)
+    assert not model.config.ocm_relu and model.inference.inlay_score_threshold is None
+    i2s, image = model.segmenter.i2s, make_scene(901, 0).image
+    output = model([preprocess(image, model.inference)])
+    boxes = [found.boxes for found in output.detections]
+    assert len(boxes[0])
+    f_ins = model.mask_head.features(output.rois.mask(boxes))
+    size, (height, width) = output.logits.shape[2:], (-(-side // 4) for side in output.sizes[0])
+    pooled = i2s.ocm.squeeze(roi_inlay(f_ins, boxes, size, spatial_scale=0.25))[:, :, :height, :width]
+    cells = [F.adaptive_max_pool2d(pooled, cells).flatten(1) for cells in model.config.ocm_cells]
+    vector = i2s.ocm.context(torch.cat(cells, dim=1))
+    interacted = InstanceToSemantic(i2s.sim)(output.semantic, f_ins, boxes, output.sizes)
+    merged = i2s.ocm.merge(torch.cat([interacted, vector[:, :, None, None].expand(-1, -1, *size)], dim=1))
+    torch.testing.assert_close(output.logits, model.segmenter.final(merged), rtol=1e-4, atol=1e-4)
+    assert (merged < -0.1).any()  # a ReLU would be seen
+
+    again = read_checkpoint(model.save_pretrained(tmp_path / "again"))
+    assert (again.config, again.inference) == (bundled.config, bundled.inference)
+
+
+def test_files_without_the_new_options_mean_what_they_meant(tmp_path: Path) -> None:
+    assert ModelConfig().ocm_relu and InferenceConfig().inlay_score_threshold is not None
+    saved = asdict(InferenceConfig())
+    saved.pop("inlay_score_threshold")
+    header = json.dumps({"format": runtime.FORMAT, "inference": saved, "categories": categories().to_coco()})
+    _, inference = runtime.read_header(header, tmp_path / "old.onnx")
+    assert inference == InferenceConfig(inlay_score_threshold=None)
+    new = InferenceConfig(inlay_score_threshold=0.25)
+    assert runtime.read_header(runtime.write_header(categories(), new), tmp_path / "new.onnx")[1] == new
+    for value in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="inlay_score_threshold"):
+            InferenceConfig(inlay_score_threshold=value)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
@@ -80,12 +84,15 @@ def test_sim_joins_inlay_and_semantic_features() -> None:
     torch.testing.assert_close(found, F.relu(sim.mix(both)), rtol=1e-4, atol=1e-4)
 
 
-def sim_and_ocm() -> InstanceToSemanticWithContext:
-    return InstanceToSemanticWithContext(SIM(8, 6, 4), OCM(8, 4, context_channels=3, cells=(1, 2, 3, 6)))
+def sim_and_ocm(nonlinearity: Literal["relu", "linear"] = "relu") -> InstanceToSemanticWithContext:
+    ocm = OCM(8, 4, context_channels=3, cells=(1, 2, 3, 6), nonlinearity=nonlinearity)
+    return InstanceToSemanticWithContext(SIM(8, 6, 4), ocm)
 
 
-def test_ocm_pools_the_valid_area_and_repeats_its_vector() -> None:
-    module = sim_and_ocm()
+@pytest.mark.parametrize("nonlinearity", ["relu", "linear"])
+def test_ocm_pools_the_valid_area_and_repeats_its_vector(nonlinearity: Literal["relu", "linear"]) -> None:
+    module = sim_and_ocm(nonlinearity)
+    after = F.relu if nonlinearity == "relu" else torch.clone
     semantic, f_ins = levels(), torch.randn(3, 8, 14, 14)
     sim, ocm = InstanceToSemantic(module.sim), module.ocm
     inlay = ocm.squeeze(roi_inlay(f_ins, BOXES, (24, 32), spatial_scale=0.25))
@@ -94,10 +101,21 @@ def test_ocm_pools_the_valid_area_and_repeats_its_vector() -> None:
         valid = one[None, :, : -(-height // 4), : -(-width // 4)]
         pooled = [F.adaptive_max_pool2d(valid, cells).flatten() for cells in (1, 2, 3, 6)]
         assert sum(p.numel() for p in pooled) == 3 * 50
-        vectors.append(ocm.context(torch.cat(pooled)))
+        vectors.append(after(ocm.context(torch.cat(pooled))))
     tiled = torch.stack(vectors)[:, :, None, None].expand(-1, -1, 24, 32)
-    expected = ocm.merge(torch.cat([sim(semantic, f_ins, BOXES, SIZES), tiled], dim=1))
-    torch.testing.assert_close(module(semantic, f_ins, BOXES, SIZES), expected, rtol=1e-4, atol=1e-4)
+    expected = after(ocm.merge(torch.cat([sim(semantic, f_ins, BOXES, SIZES), tiled], dim=1)))
+    found = module(semantic, f_ins, BOXES, SIZES)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (expected < 0).any() == (nonlinearity == "linear")
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "linear"])
+def test_context_acts_by_place_only_with_a_nonlinearity(nonlinearity: Literal["relu", "linear"]) -> None:
+    ocm, sim, final = sim_and_ocm(nonlinearity).ocm, torch.rand(1, 4, 24, 32), torch.nn.Conv2d(4, 5, 1)
+    one, other = (final(ocm(sim, torch.randn(1, 3, 24, 32), SIZES[:1])) for _ in range(2))
+    difference = (one - other).flatten(2)
+    varies = (difference.amax(2) - difference.amin(2)).amax() > 1e-4
+    assert difference.abs().amax() > 1e-3 and bool(varies) == (nonlinearity == "relu")
 
 
 def test_ocm_does_not_see_padding() -> None:
@@ -166,6 +184,22 @@ def test_selection_for_panoptic_is_blind_to_class_and_for_ap_is_not() -> None:
     assert scores[:2].tolist() == pytest.approx([0.9, 0.8]) and labels[:2].tolist() == [0, 1]
     assert len(kept) == 6
     assert len(select_for_ap(candidates, score=0.05, iou=0.5, limit=2)[0]) == 2
+
+
+@given(st.integers(0, 1000), st.integers(0, 40), st.integers(1, 30), st.floats(0, 1), st.floats(0, 1), st.booleans())
+def test_a_lower_score_selects_the_same_boxes_first(
+    seed: int, count: int, limit: int, one: float, other: float, ties: bool
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, 4, generator=generator) * 60
+    scores = torch.rand(count, 2, generator=generator)
+    boxes = torch.cat([corners[..., :2], corners[..., :2] + corners[..., 2:]], dim=2)
+    candidates = Candidates(boxes, (scores * 8).round() / 8 if ties else scores)
+    low, high = sorted((one, other))
+    more = select_for_panoptic(candidates, score=low, iou=0.5, limit=limit)
+    fewer = select_for_panoptic(candidates, score=high, iou=0.5, limit=limit)
+    assert len(fewer[1]) == (more[1] > high).sum()
+    assert all(torch.equal(a, b[: len(a)]) for a, b in zip(fewer, more, strict=True))
 
 
 def test_sampler_counts_and_matches() -> None:

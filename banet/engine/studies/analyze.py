@@ -162,15 +162,17 @@ def _choose(model: Network, output: Output, truth: _Truth, oracle: Oracle, size:
         if oracle.classes:
             scores, labels = torch.ones_like(scores), true_labels
         else:
-            keep = scores > model.inference.score_threshold
+            keep = scores > model.segmenter.score_limit(model.inference)
             boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
-    else:
-        found = output.detections[0]
-        rows = torch.as_tensor(match_boxes(found.boxes.cpu(), true_boxes.cpu()), device=model.device)
-        boxes, matched = found.boxes, rows >= 0
-        scores, labels = found.scores.clone(), found.labels.clone()
-        scores[matched], labels[matched] = 1.0, true_labels[rows[matched]]
-    return model.with_instances(output, [boxes], [scores], [labels])
+        return model.with_instances(output, [boxes], [scores], [labels])
+    found = output.detections[0]
+    rows = torch.as_tensor(match_boxes(found.boxes.cpu(), true_boxes.cpu()), device=model.device)
+    matched = rows >= 0
+    scores, labels = found.scores.clone(), found.labels.clone()
+    scores[matched], labels[matched] = 1.0, true_labels[rows[matched]]
+    # RoIInlay sees the same boxes as before, so the logits stay.
+    f_ins = model.mask_head.features(output.rois.mask([found.boxes]))
+    return replace(output, detections=model.mask_head.detections(f_ins, [found.boxes], [scores], [labels]))
 
 
 def _best(candidates: Candidates) -> tuple[Tensor, Tensor]:
