@@ -61,17 +61,23 @@ MOVED = {
 
 
 RENAMED = {
-    "Filled": "LoadReport",
-    "Readout": "UnfusedPrediction",
+    "DecodedPicture": "DecodedImage",
     "Disputes": "OverlapReport",
+    "Filled": "LoadReport",
+    "LargePicture": "LargeImage",
+    "Picture": "CroppableImage EvaluationImage",
+    "Pictures": "EvaluationData",
+    "Readout": "UnfusedPrediction",
     "RULES": "STUDY_RULES",
     "changed_hands": "differing_pixels",
     "draw_changes": "draw_diff",
     "find_disputes": "report_overlaps",
     "like": "as_input_type",
+    "open_picture": "open_image",
+    "picture_size": "image_size",
     "place_by_score": "rank_by_score",
 }
-"""Name that the old modules had -> the name of the same function or class now."""
+"""Name that the old modules had -> the name of the same function or class now; two where two modules had it."""
 
 
 ELSEWHERE = {
@@ -99,7 +105,7 @@ class _MovedLoader(Loader):
 
         def find(name: str) -> Any:
             for home in map(import_module, homes):
-                for known in (name, RENAMED.get(name, name)):
+                for known in (name, *RENAMED.get(name, "").split()):
                     if known in vars(home):
                         return vars(home)[known]
             if name in ELSEWHERE:

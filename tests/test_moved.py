@@ -43,6 +43,32 @@ def test_an_old_module_has_its_old_names(old, name, monkeypatch):
     assert getattr(module, name).__name__ == RENAMED[name]
 
 
+@pytest.mark.parametrize(
+    ("old", "name", "new"),
+    [
+        ("data.large", "Picture", "CroppableImage"),
+        ("data.large", "open_picture", "open_image"),
+        ("engine.pictures", "Picture", "EvaluationImage"),
+        ("engine.pictures", "Pictures", "EvaluationData"),
+    ],
+)
+def test_a_name_that_two_old_modules_had_is_found_in_each(old, name, new, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"banet.{old}", raising=False)
+    with pytest.warns(DeprecationWarning):
+        module = import_module(f"banet.{old}")
+    assert getattr(module, name).__name__ == new
+
+
+def test_images_have_their_old_reader_of_sizes(tmp_path):
+    from PIL import Image
+
+    from banet.data import images
+
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    with pytest.warns(DeprecationWarning, match="image_size"):
+        assert images.picture_size(tmp_path / "a.png") == (2, 3)
+
+
 def test_drawing_has_its_old_function():
     from banet.panoptic import PanopticSegmentation
     from banet.panoptic.drawing import draw_segmentation

@@ -1,5 +1,6 @@
 """Image files: which are found, how they are read as RGB, and cut from where they are huge. Needs no torch."""
 
+from banet._moved import renamed
 from banet.data.images.formats import SUFFIXES
 from banet.data.images.listing import ImageList, find_images, list_images
 from banet.data.images.reading import (
@@ -27,3 +28,5 @@ __all__ = [
     "resized_size",
     "to_rgb_array",
 ]
+
+__getattr__ = renamed(__name__, {"picture_size": "image_size"})
