@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -82,16 +82,9 @@ RENAMED = {
 
 ELSEWHERE = {
     "build_model": "inference.banet.BANet",
-    "read_images": "_moved.read_images",
+    "read_images": "inference.predictor.read_images",
 }
 """Name that the old modules had -> what takes its place, below `banet`, where none of their new homes has it."""
-
-
-def read_images(model: Any, images: Sequence[Any]) -> Iterator[Any]:
-    """Run images in any form through a network as one batch; `predict_unfused` takes arrays."""
-    from banet.data.images import to_rgb_array
-
-    return iter(model.predict_unfused([to_rgb_array(image) for image in images]))
 
 
 class _MovedLoader(Loader):

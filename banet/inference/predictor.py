@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -140,3 +140,8 @@ class Predictor(ABC):
             removal_threshold=self.inference.removal_threshold,
             progress=bar,
         )
+
+
+def read_images(model: Predictor, images: Sequence[ImageLike]) -> Iterator[UnfusedPrediction]:
+    """Run images in any form through a network as one batch; until 0.3, for code that imports `modeling.readout`."""
+    return iter(model.predict_unfused([to_rgb_array(image) for image in images]))
