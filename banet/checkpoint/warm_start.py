@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from banet.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from banet.checkpoint.fit import check_fit
-from banet.errors import InputError
+from banet.errors import InputError, InputWarning
 from banet.files.reading import open_file
 from banet.modeling.aggregation import current_name
 from banet.modeling.backbone import imagenet_weights
@@ -129,6 +130,13 @@ def _read_weights(network: Network, init: str) -> Checkpoint:
         raise InputError(
             f"{init}: its backbone has norm {other.config.norm}, this network {network.config.norm}; set --model.norm"
             f" {other.config.norm}"
+        )
+    if network.config.ocm and other.config.ocm and other.config.ocm_relu != network.config.ocm_relu:
+        warnings.warn(
+            f"{init}: model.ocm_relu is {other.config.ocm_relu} there and {network.config.ocm_relu} here, so "
+            "the network starts with another OCM than these weights had; set --model.ocm_relu as there to keep it",
+            InputWarning,
+            stacklevel=2,
         )
     return other
 

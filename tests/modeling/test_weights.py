@@ -22,7 +22,7 @@ from banet.checkpoint.warm_start import initialise
 from banet.cli import main
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, TrainConfig, to_yaml
-from banet.errors import InputError
+from banet.errors import InputError, InputWarning
 from banet.modeling.config import InferenceConfig, ModelConfig
 from banet.panoptic import Categories, Category
 
@@ -341,3 +341,10 @@ def test_what_the_hub_says_is_told_in_one_line(
     assert main(["push", str(tmp_path), "me/mine", "--license", "mit"]) == 2
     said = capsys.readouterr().err
     assert said == "banet: error: me/mine: the hub did not take the weights: Token is required; see `hf auth login`\n"
+
+
+def test_a_warm_start_says_that_ocm_is_another(tmp_path):
+    old = small_model(ocm_relu=False)
+    old.save_pretrained(tmp_path / "old.safetensors")
+    with pytest.warns(InputWarning, match=r"old\.safetensors: model\.ocm_relu is False there and True here"):
+        initialise(small_model(), str(tmp_path / "old.safetensors"))
