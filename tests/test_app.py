@@ -194,8 +194,8 @@ def test_odd_pictures_are_answered(page, visit, shape):
     ("data", "fault"),
     [
         (b"", "is empty"),
-        (b"just a text", "is not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a picture"),
+        (b"just a text", "is not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
         (
             encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))[:5000],
             "truncated or corrupt",
@@ -682,11 +682,11 @@ def test_in_a_browser_a_slow_request_is_not_overtaken(tab):
 def test_in_a_browser_bad_files_are_named_and_do_no_harm(tab):
     fault = tab.locator(".banet-fault")
     for name, data, padding, text in (
-        ("notes.txt", b"a text", 0, "notes.txt: is not a picture"),
+        ("notes.txt", b"a text", 0, "notes.txt: is not an image"),
         ("<img src=x onerror='document.title=1'>.png", b"", 0, "<img src=x onerror='document.title=1'>.png: is empty"),
         ("bomb.png", png(60000, 60000), 0, "bomb.png: has too many pixels"),
         ("large.png", b"", 16 * 2**20 + 1, "large.png: has 16.0 MB; the limit is 16 MB"),
-        ("notes.txt", b"a text", 0, "notes.txt: is not a picture"),
+        ("notes.txt", b"a text", 0, "notes.txt: is not an image"),
     ):
         drop(tab, name, data, padding)
         fault.get_by_text(text).wait_for(timeout=120_000)
