@@ -335,8 +335,9 @@ class Outputs:
             raise InputError(f"cannot be written ({error.strerror})", where=target, hint=another) from error
         if stat.S_ISDIR(status.st_mode):
             raise InputError("is a folder, where a file would be written", where=target, hint=another)
-        entry = None if self._inputs.hold(target) else self._record.find(name, self.kind)
-        if entry is None and (self._inputs.hold(target) or self._inputs.surround(target)):
+        held = self._inputs.hold(target)
+        entry = None if held else self._record.find(name, self.kind)
+        if held or (entry is None and self._inputs.surround(target)):
             raise InputError("is an input of this command, which is never replaced", where=target, hint=another)
         if not self.overwrite:
             problem = ""
