@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -126,7 +127,7 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         module: its `__name__`.
-        names: old name -> new name, in the same module.
+        names: old name -> new name, in the same module, or `module:name` of another.
     """
 
     def find(name: str) -> Any:
@@ -136,6 +137,7 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         warnings.warn(
             f"{module}.{name} is called {new} now; the old name goes in 0.3", DeprecationWarning, stacklevel=2
         )
-        return getattr(sys.modules[module], new)
+        home, _, attribute = new.rpartition(":")
+        return attrgetter(attribute)(import_module(home or module))
 
     return find

@@ -22,7 +22,7 @@ from PIL import Image
 
 from banet.data.scenes.generate import write_coco
 from banet.panoptic import Categories, PanopticQuality, PanopticSegmentation
-from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.metrics.quality import score_folders
 
@@ -114,7 +114,10 @@ def disturb(truth: PanopticSegmentation, rng: np.random.Generator) -> PanopticSe
 
 def read(folder: Folder) -> tuple[PanopticJson, dict[int, PanopticSegmentation]]:
     content = PanopticJson.read(folder[0])
-    maps = {key: load(one, folder[1], content.categories) for key, one in content.annotations.items()}
+    maps = {
+        key: PanopticSegmentation.from_annotation(one, folder[1], content.categories)
+        for key, one in content.annotations.items()
+    }
     return content, maps
 
 

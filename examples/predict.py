@@ -17,9 +17,8 @@ out = Path(sys.argv[3] if len(sys.argv) > 3 else ".")
 
 model = banet.BANet.from_pretrained(weights)
 result = model.predict(image)
-for segment in result.segments:
-    name = result.categories.by_id(segment.category_id).name
+for segment in result:
     score = "stuff" if segment.score is None else f"{segment.score:.2f}"
-    print(f"{segment.id:4} {name:12} {score:5} {segment.area:8} pixels")
+    print(f"{segment.id:4} {segment.label:12} {score:5} {segment.area:8} pixels")
 result.save(out / f"{image.stem}_panoptic.png")  # and a .json beside it
 result.draw(legend=True).save(out / f"{image.stem}_overlay.png")

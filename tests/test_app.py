@@ -121,11 +121,14 @@ def decoded(url: str) -> bytes:
 
 def read_back(file: Path) -> tuple[str, Any]:
     """Name of the picture and result in a COCO panoptic JSON of one picture, whose PNG lies beside it."""
-    from banet.panoptic.coco.annotations import PanopticJson, load
+    from banet.panoptic.coco.annotations import PanopticJson
+    from banet.panoptic.segmentation import PanopticSegmentation
 
     read = PanopticJson.read(file)
     ((number, annotation),) = read.annotations.items()
-    return read.images[number].file_name, load(annotation, file.parent, read.categories, image=read.images[number])
+    return read.images[number].file_name, PanopticSegmentation.from_annotation(
+        annotation, file.parent, read.categories, image=read.images[number]
+    )
 
 
 def test_the_network_runs_once_a_picture(page, visit, model, monkeypatch):

@@ -78,6 +78,14 @@ def test_drawing_has_its_old_function():
         assert draw_segmentation(result).tobytes() == result.draw().tobytes()
 
 
+def test_coco_files_have_their_old_reader():
+    from banet.panoptic import PanopticSegmentation
+    from banet.panoptic.coco import annotations
+
+    with pytest.warns(DeprecationWarning, match=r"PanopticSegmentation\.from_annotation"):
+        assert annotations.load == PanopticSegmentation.from_annotation
+
+
 def test_a_match_has_its_old_fields():
     from banet.panoptic import PanopticQuality, PanopticSegmentation
 

@@ -79,8 +79,15 @@ class Network(nn.Module):
             pad_to: Height and width to pad to; by default the largest of the batch. Rounded up to multiples of 32.
 
         Raises:
+            TypeError: Not a list of tensors, but for example a path.
             ValueError: No image, a shape other than (3, h, w), or `pad_to` smaller than an image.
         """
+        if not isinstance(images, (list, tuple, Tensor)) or not all(isinstance(image, Tensor) for image in images):
+            given = type(images).__name__ + (f" of {type(images[0]).__name__}" if isinstance(images, list) else "")
+            raise TypeError(
+                f"the network takes a list of tensors (3, h, w), not {given}; to segment an image call "
+                "model.predict(IMAGE), with a path, a PIL image, an array or a tensor"
+            )
         if not images or any(image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape for image in images):
             raise ValueError(f"images must be a non-empty list of (3, h, w), not {[tuple(i.shape) for i in images]}")
         sizes = [(image.shape[1], image.shape[2]) for image in images]

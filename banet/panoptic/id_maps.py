@@ -14,6 +14,7 @@ __all__ = [
     "MAX_SEGMENT_ID",
     "as_ids",
     "bands",
+    "centroids",
     "check_ids",
     "compare_ids",
     "find_ids",
@@ -238,6 +239,26 @@ def measure_runs(
         areas[found] = np.add.reduceat(lengths, heads)
         boxes[found] = np.stack([left, top, right - left, bottom - top], axis=1)
     return areas, boxes
+
+
+def centroids(ids: NDArray[np.int32], known: Sequence[int]) -> NDArray[np.float64]:
+    """Return the mean position of the pixels of each of N ids of a map (H, W).
+
+    Args:
+        ids: the map.
+        known: N different ids, none of them 0.
+
+    Returns:
+        x and y (N, 2) in pixels; the centre of the pixel in the corner is at (0.5, 0.5). NaN for an id without a pixel.
+    """
+    starts, lengths = runs(ids, rows=True)
+    index = indices_of_ids(ids.reshape(-1)[starts], known)
+    y, x = np.divmod(starts, max(ids.shape[1], 1))
+    middles = np.stack([x + lengths / 2, y + 0.5, np.ones(len(x))])
+    x_sum, y_sum, area = (np.bincount(index, each * lengths, len(known) + 1)[:-1] for each in middles)
+    with np.errstate(invalid="ignore"):
+        means: NDArray[np.float64] = np.stack([x_sum, y_sum], axis=1) / area[:, None]
+    return means
 
 
 def in_range(array: NDArray[Any]) -> NDArray[Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+import io
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,35 +14,48 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import write_json
 from banet.files.fields import read_flag
 from banet.panoptic.categories import VOID, Categories, Category
+from banet.panoptic.coco.annotations import Annotation, ImageInfo, PanopticJson, read_map, report_disagreement
 from banet.panoptic.coco.png import write_ids
 from banet.panoptic.id_maps import (
     MAX_SEGMENT_ID,
     as_ids,
+    centroids,
     check_ids,
     compare_ids,
+    index_map,
     indices_of_ids,
     measure_ids,
     runs,
+    tight_box,
 )
+from banet.panoptic.pixels import rgb_array
 from banet.panoptic.segments import Segment
 from banet.types import ImageId, StrPath
 
 if TYPE_CHECKING:
+    import pandas
     from PIL import Image
 
-__all__ = ["PanopticSegmentation", "Segment"]
+__all__ = ["COLUMNS", "PanopticSegmentation", "Segment"]
+
+COLUMNS = ("id", "label", "isthing", "score", "area", "x", "y", "width", "height", "centroid_x", "centroid_y")
+"""Columns of a table of segments: box and centroid in pixels, from the upper left corner of the image."""
+
+_NAMED = 6  # classes that a description names
+_NOTEBOOK_SIDE = 1024  # pixels of the longer side of a drawing in a notebook, at most
 
 
 @dataclass(eq=False)
 class PanopticSegmentation:
-    """A panoptic segmentation of one image.
+    """A panoptic segmentation of one image; `len` counts its segments, and iterating gives them.
 
     Attributes:
         ids: (H, W) int32, the segment that owns each pixel, 0 = void.
-        segments: one record per id in the map.
+        segments: one record per id in the map, with the name of its class as `label`.
         categories: the classes that `category_id` speaks of.
         image: the image, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
 
@@ -68,6 +85,11 @@ class PanopticSegmentation:
             seen.add(segment.id)
             if segment.category_id not in self.categories:
                 raise ValueError(f"segment {segment.id} has the unknown category id {segment.category_id}")
+        labels = [self.categories.by_id(segment.category_id).name for segment in self.segments]
+        self.segments = [
+            segment if segment.label == label else replace(segment, label=label)
+            for segment, label in zip(self.segments, labels, strict=True)
+        ]
 
     @classmethod
     def from_ids(
@@ -98,6 +120,60 @@ class PanopticSegmentation:
         records = [replace(segment, area=measured[segment.id][0], bbox=measured[segment.id][1]) for segment in given]
         return cls(id_map, records, classes, image)
 
+    @classmethod
+    def from_annotation(
+        cls,
+        annotation: Annotation,
+        png_dir: StrPath,
+        categories: Categories,
+        *,
+        image: ImageInfo | None = None,
+    ) -> PanopticSegmentation:
+        """Read the id map of an annotation of a COCO panoptic JSON; area and box are counted from the map.
+
+        Args:
+            annotation: from `PanopticJson.annotations`.
+            png_dir: folder of the PNGs.
+            categories: the classes.
+            image: where given, the id map must have its width and height.
+
+        Raises:
+            InputError: see `banet.panoptic.coco.annotations.load_ids`.
+        """
+        path, ids = read_map(annotation, png_dir, image)
+        with report_disagreement(annotation, path):
+            return cls.from_ids(ids, annotation.segments, categories)
+
+    @classmethod
+    def load(cls, path: StrPath, json: StrPath | None = None) -> PanopticSegmentation:
+        """Read a result that `save` wrote, or one image of a COCO panoptic data set.
+
+        `load("out.png")` reads out.png and out.json; area and box are counted from the PNG.
+
+        Args:
+            path: the PNG.
+            json: its JSON; by default the file beside it that has its name and ends in .json.
+
+        Raises:
+            InputError: a file is missing or damaged, the JSON has no annotation of this PNG, or the two disagree.
+        """
+        png = Path(path)
+        content = PanopticJson.read(png.with_suffix(".json") if json is None else json)
+        annotations = list(content.annotations.values())
+        found = [one for one in annotations if Path(one.file_name).name == png.name]
+        if len(found) != 1 and len(annotations) != 1:  # a single one may have been renamed with its PNG
+            problem = f"{len(found) or 'no'} annotations have the file_name {png.name}"
+            raise InputError(problem, where=content.path, hint="correct it, or give another JSON")
+        annotation = (found or annotations)[0]
+        renamed = replace(annotation, file_name=png.name)
+        return cls.from_annotation(renamed, png.parent, content.categories, image=content.images[annotation.image_id])
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
     @property
     def height(self) -> int:
         """Rows of the id map."""
@@ -115,6 +191,78 @@ class PanopticSegmentation:
         index = indices_of_ids(self.ids.reshape(-1)[starts], [segment.id for segment in self.segments])
         classes = np.array([segment.category_id for segment in self.segments] + [VOID], dtype=np.int32)
         return np.repeat(classes[index], lengths).reshape(self.ids.shape)
+
+    def mask(self, segment: Segment | int) -> NDArray[np.bool_]:
+        """Return the pixels of a segment, (H, W) bool.
+
+        Args:
+            segment: one of `segments`, or its id.
+
+        Raises:
+            ValueError: there is no segment of this id.
+        """
+        mask: NDArray[np.bool_] = self.ids == self._find(segment).id
+        return mask
+
+    def crop(self, segment: Segment | int, image: Any = None) -> Image.Image:
+        """Cut a segment out of the image.
+
+        Args:
+            segment: one of `segments`, or its id.
+            image: see `draw`.
+
+        Returns:
+            RGBA image of the size of the segment's box, transparent where the segment is not. Its colors are those of
+            the image everywhere, so that `.convert("RGB")` is the plain crop.
+
+        Raises:
+            ValueError: there is no segment of this id, no image, or one of another size.
+        """
+        from PIL import Image
+
+        shown = self.image if image is None else image
+        if shown is None:
+            raise ValueError("there is no image to cut from: crop(segment, image)")
+        pixels = rgb_array(shown)
+        if pixels.shape[:2] != self.ids.shape:
+            raise ValueError(f"the image is {pixels.shape[1]}x{pixels.shape[0]}, the result {self.width}x{self.height}")
+        mask = self.mask(segment)
+        left, top, right, bottom = tight_box(mask)
+        alpha = np.where(mask[top:bottom, left:right, None], np.uint8(255), np.uint8(0))
+        return Image.fromarray(np.concatenate([pixels[top:bottom, left:right], alpha], axis=2))
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of things by name of class, the most frequent first. Stuff and crowds are not counted."""
+        return dict(Counter(each.label for each in self.segments if each.isthing and not each.iscrowd).most_common())
+
+    def filter(
+        self,
+        classes: str | int | Iterable[str | int] | None = None,
+        *,
+        min_score: float | None = None,
+        min_area: int | None = None,
+    ) -> PanopticSegmentation:
+        """Return the result without some segments, whose pixels become void; ids and image stay.
+
+        Args:
+            classes: classes to keep, by name or category id.
+            min_score: the least score to keep; a segment without a score, such as stuff, stays.
+            min_area: the least number of pixels to keep.
+
+        Raises:
+            ValueError: a class is unknown.
+        """
+        wanted = None if classes is None else self._category_ids(classes)
+        kept = [
+            segment
+            for segment in (self if min_area is None else self._measured())
+            if (wanted is None or segment.category_id in wanted)
+            and (min_score is None or segment.score is None or segment.score >= min_score)
+            and (min_area is None or segment.area >= min_area)
+        ]
+        values = [segment.id for segment in kept]
+        ids = np.array([*values, 0], dtype=np.int32)[index_map(self.ids, values)]
+        return replace(self, ids=ids, segments=kept)
 
     def check(self, source: str = "result") -> None:
         """Validate that map and records name the same ids.
@@ -177,7 +325,7 @@ class PanopticSegmentation:
         masks = np.zeros((count, *self.ids.shape), dtype=bool)
         for mask, segment in zip(masks, self.segments, strict=True):
             np.equal(self.ids, segment.id, out=mask)
-        names = [self.categories.by_id(segment.category_id).name for segment in self.segments]
+        names = [segment.label for segment in self.segments]
         return supervision.Detections(
             xyxy=boxes,
             mask=masks,
@@ -185,6 +333,27 @@ class PanopticSegmentation:
             class_id=np.array([segment.category_id for segment in self.segments], dtype=int),
             data={"class_name": np.array(names, dtype=str)},
         )
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return a table, one row per segment, with the columns `COLUMNS`; `score` is None where there is none."""
+        segments = self._measured().segments
+        middles = centroids(self.ids, [segment.id for segment in segments]).tolist()
+        return [
+            dict(zip(COLUMNS, (s.id, s.label, s.isthing, s.score, s.area, *s.bbox, *middle), strict=True))
+            for s, middle in zip(segments, middles, strict=True)
+        ]
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return the table of `to_records` as a pandas.DataFrame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtraError("pandas", "train") from None
+        return pandas.DataFrame(self.to_records(), columns=list(COLUMNS))
 
     def save(self, path: StrPath, file_name: str | None = None, *, image_id: ImageId = 1) -> None:
         """Write the id map as a COCO panoptic PNG and, beside it, the JSON of this one image.
@@ -244,9 +413,75 @@ class PanopticSegmentation:
         shown = self.image if image is None else image
         return draw_segments(self.ids, self.segments, self.categories, shown, alpha, legend=legend)
 
+    def show(self, image: Any = None, **options: Any) -> None:
+        """Show the drawing: in a notebook below the cell, elsewhere in the system's image viewer.
+
+        Args:
+            image: see `draw`.
+            **options: as of `draw`.
+
+        Raises:
+            RuntimeError: there is no viewer.
+        """
+        drawing = self.draw(image, **{"legend": True, **options})
+        notebook = sys.modules.get("IPython")
+        if notebook is not None and hasattr(notebook.get_ipython(), "kernel"):
+            notebook.display.display(drawing)
+            return
+        from PIL import ImageShow
+
+        if not ImageShow.show(drawing):
+            raise RuntimeError("no image viewer was found; save the drawing: result.draw().save('overlay.png')")
+
+    def describe(self) -> str:
+        """Return what is in the image in a few words: things by class, then stuff by area; six of each at most."""
+        counts = [f"{count:,} {name}" for name, count in self.counts().items()]
+        stuff = {s.label: None for s in sorted(self.segments, key=lambda s: -s.area) if not s.isthing}
+        return "; ".join([join_some(counts) or "no things", *([join_some(list(stuff))] if stuff else [])])
+
+    def _find(self, segment: Segment | int) -> Segment:
+        wanted = segment.id if isinstance(segment, Segment) else int(segment)
+        found = next((each for each in self.segments if each.id == wanted), None)
+        if found is None:
+            raise ValueError(f"no segment has the id {wanted}")
+        return found
+
+    def _category_ids(self, classes: str | int | Iterable[str | int]) -> set[int]:
+        """Return the ids of the categories that names and ids stand for."""
+        wanted: set[int] = set()
+        for each in [classes] if isinstance(classes, (str, int, np.integer)) else classes:
+            found = {c.id for c in self.categories if (c.name if isinstance(each, str) else c.id) == each}
+            if not found:
+                close = difflib.get_close_matches(str(each), self.categories.names, 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"classes are {join_some(self.categories.names)}"
+                raise ValueError(f"unknown class {each!r}; {hint}")
+            wanted |= found
+        return wanted
+
+    def _measured(self) -> PanopticSegmentation:
+        """Return the result with area and box of each segment, which a record may lack."""
+        if all(segment.area for segment in self.segments):
+            return self
+        return self.from_ids(self.ids, self.segments, self.categories, self.image)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the drawing as PNG, which notebooks show."""
+        if not self.ids.size:
+            return None
+        drawing = self.draw(legend=True)
+        drawing.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        stream = io.BytesIO()
+        drawing.save(stream, "PNG")
+        return stream.getvalue()
+
     def __repr__(self) -> str:
-        things = sum(segment.isthing for segment in self.segments)
-        return f"PanopticSegmentation({self.width}x{self.height}, {things} things, {len(self.segments) - things} stuff)"
+        return f"PanopticSegmentation({self.width}x{self.height}: {self.describe()})"
+
+
+def join_some(words: Sequence[str]) -> str:
+    """Return words with commas between them, or the first six and how many more there are."""
+    rest = len(words) - _NAMED
+    return ", ".join(words[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _segment_of(entry: Segment | Mapping[str, Any], classes: Categories) -> Segment:

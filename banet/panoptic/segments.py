@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Segment"]
@@ -23,6 +23,7 @@ class Segment:
         area: number of pixels, 0 where it was not measured.
         bbox: tight box (x, y, width, height) in whole pixels, zeros where it was not measured.
         iscrowd: ground truth only: a region of many objects that nobody separated.
+        label: name of the class; a `PanopticSegmentation` fills it in, outside of one it is empty.
     """
 
     id: int
@@ -32,6 +33,7 @@ class Segment:
     area: int = 0
     bbox: tuple[int, int, int, int] = (0, 0, 0, 0)
     iscrowd: bool = False
+    label: str = field(default="", compare=False)
 
     def to_coco(self) -> dict[str, Any]:
         """Return the segment as an entry of `segments_info` in a COCO panoptic JSON."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.scenes.generate import make_scene
-from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.segmentation import PanopticSegmentation
 
 SIZE = (64, 96)
@@ -41,7 +41,7 @@ def read_back(folder: Path) -> dict[str, PanopticSegmentation]:
     """What was written, by the picture's name."""
     content = PanopticJson.read(folder / "panoptic.json")
     return {
-        content.images[image_id].file_name: load(
+        content.images[image_id].file_name: PanopticSegmentation.from_annotation(
             annotation, folder / "panoptic", content.categories, image=content.images[image_id]
         )
         for image_id, annotation in content.annotations.items()

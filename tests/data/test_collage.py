@@ -12,8 +12,9 @@ from banet.cli import main
 from banet.data.images import list_images
 from banet.data.scenes.collage import InstanceSet, make_collage, write_collages
 from banet.errors import InputError, InputWarning
-from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.rle import decode_segmentation
+from banet.panoptic.segmentation import PanopticSegmentation
 
 COLOURS = {3: (200, 30, 30), 7: (30, 30, 200)}
 
@@ -97,7 +98,7 @@ def test_files_agree(instance_set, capsys):
     assert [one["name"] for one in amodal["categories"]] == ["box", "wedge"]
     assert len(truth.annotations) == 3
     for image_id, annotation in truth.annotations.items():
-        result = load(annotation, out / "panoptic", truth.categories)
+        result = PanopticSegmentation.from_annotation(annotation, out / "panoptic", truth.categories)
         painted = np.zeros_like(result.ids)
         full = [one for one in amodal["annotations"] if one["image_id"] == image_id]
         for one in sorted(full, key=lambda one: -one["depth"]):

@@ -14,7 +14,7 @@ from banet.cli import main
 from banet.engine.prediction.fuse import _suppress, fuse_files
 from banet.errors import InputError
 from banet.panoptic import Categories, PanopticSegmentation, fuse_panoptic
-from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.coco.png import read_labels
 from banet.panoptic.coco.writer import CocoPanopticWriter
@@ -111,7 +111,9 @@ def check(files, **options):
     written = PanopticJson.read(files.out / "panoptic.json")
     assert list(written.annotations) == [11, 22, 33]
     for image_id, annotation in written.annotations.items():
-        found = load(annotation, files.out / "panoptic", written.categories, image=written.images[image_id])
+        found = PanopticSegmentation.from_annotation(
+            annotation, files.out / "panoptic", written.categories, image=written.images[image_id]
+        )
         wanted = expected(files, image_id, **options)
         np.testing.assert_array_equal(found.ids, wanted.ids)
         assert found.segments == wanted.segments
@@ -155,7 +157,7 @@ def test_without_json_pictures_come_from_the_folder_and_classes_from_coco(files)
     written = PanopticJson.read(files.out / "panoptic.json")
     assert written.categories == coco_categories()
     assert len(written.categories) == 133
-    found = load(written.annotations[22], files.out / "panoptic", written.categories)
+    found = PanopticSegmentation.from_annotation(written.annotations[22], files.out / "panoptic", written.categories)
     np.testing.assert_array_equal(found.ids, expected(files, 22).ids)
 
 
@@ -239,7 +241,7 @@ def test_ids_of_images_may_be_texts(files):
         written = PanopticJson.read(files.out / "panoptic.json")
         assert list(written.annotations) == list(ids.values())
         for image_id, annotation in zip((11, 22, 33), written.annotations.values(), strict=True):
-            found = load(annotation, files.out / "panoptic", written.categories)
+            found = PanopticSegmentation.from_annotation(annotation, files.out / "panoptic", written.categories)
             np.testing.assert_array_equal(found.ids, expected(files, image_id).ids)
 
 

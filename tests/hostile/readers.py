@@ -46,7 +46,7 @@ from banet.engine.prediction.fuse import fuse_files
 from banet.engine.recipe import Recipe, to_yaml
 from banet.modeling.config import InferenceConfig, ModelConfig
 from banet.panoptic import PanopticSegmentation
-from banet.panoptic.coco.annotations import PanopticJson, load, read_categories
+from banet.panoptic.coco.annotations import PanopticJson, read_categories
 from banet.panoptic.coco.png import read_ids, read_labels, write_ids
 from banet.panoptic.id_maps import measure_ids
 from banet.panoptic.metrics.breakdown import score_folders_in_detail
@@ -279,7 +279,11 @@ def _read_maps(folder: Path, damaged: Path) -> None:
 def _read_panoptic(folder: Path, damaged: Path) -> None:
     content = PanopticJson.read(folder / "panoptic.json")
     for image_id, annotation in content.annotations.items():
-        _sound(load(annotation, folder / "panoptic", content.categories, image=content.images[image_id]))
+        _sound(
+            PanopticSegmentation.from_annotation(
+                annotation, folder / "panoptic", content.categories, image=content.images[image_id]
+            )
+        )
 
 
 def _read_dataset(folder: Path, damaged: Path) -> None:
@@ -311,7 +315,11 @@ def _score_amodal(folder: Path, damaged: Path) -> None:
 def _converted(path: Path) -> None:
     content = PanopticJson.read(path)
     for image_id, annotation in content.annotations.items():
-        _sound(load(annotation, path.parent / "panoptic", content.categories, image=content.images[image_id]))
+        _sound(
+            PanopticSegmentation.from_annotation(
+                annotation, path.parent / "panoptic", content.categories, image=content.images[image_id]
+            )
+        )
 
 
 def _convert_coco(folder: Path, damaged: Path) -> None:

@@ -41,7 +41,7 @@ from banet.errors import InputError
 from banet.files.atomic import atomic_path
 from banet.files.reading import MAX_PIXELS, open_file, read_json, stream_json
 from banet.panoptic import Categories, Category, PanopticSegmentation, id_maps
-from banet.panoptic.coco.annotations import PanopticJson, load, read_categories
+from banet.panoptic.coco.annotations import PanopticJson, read_categories
 from banet.panoptic.coco.png import read_ids, read_labels, write_ids
 from banet.panoptic.coco.rle import decode_polygons, decode_rle
 from banet.panoptic.coco.writer import CocoPanopticWriter
@@ -627,7 +627,9 @@ def test_masks_of_labelme_that_leave_the_picture(tmp_path: Path, x: int, y: int)
     stream = io.BytesIO()
     Image.new("L", (6, 5), 255).save(stream, "PNG")
     result = PanopticJson.read(_drawn(tmp_path, [[x, y], [x + 5, y + 4]], stream.getvalue())())
-    ids = load(result.annotations[1], tmp_path / "out" / "panoptic", result.categories).ids
+    ids = PanopticSegmentation.from_annotation(
+        result.annotations[1], tmp_path / "out" / "panoptic", result.categories
+    ).ids
     rows, columns = np.mgrid[:30, :40]
     assert np.array_equal(ids > 0, (rows >= y) & (rows < y + 5) & (columns >= x) & (columns < x + 6))
 

@@ -137,6 +137,14 @@ def test_float_and_uint8_images_are_the_same_and_bad_ones_refused(images: list[t
         model(images, pad_to=(64, 64))
 
 
+@pytest.mark.parametrize("images", ["a.png", Path("a.png"), ["a.png"], np.zeros((9, 9, 3)), Image.new("RGB", (9, 9))])
+def test_calling_the_network_on_an_image_says_what_to_call(images: object) -> None:
+    with pytest.raises(
+        TypeError, match=r"list of tensors \(3, h, w\), not .*; to segment an image call model\.predict"
+    ):
+        small_model()(images)
+
+
 def test_share_of_boxes_for_the_inlay() -> None:
     segmenter = small_model().segmenter
     counts = {n: {len(*segmenter.inlay_boxes([torch.zeros(n, 4)])) for _ in range(200)} for n in (0, 1, 2, 10)}

@@ -17,7 +17,7 @@ from quality_maps import CATEGORIES, SKY, A, B, image_pairs, segmentation
 
 from banet.data.scenes.generate import make_scene, write_coco
 from banet.errors import InputError
-from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.metrics.breakdown import (
     FRACTIONS,
@@ -238,7 +238,7 @@ def folders(tmp_path_factory):
     content = PanopticJson.read(root / "panoptic.json")
     with CocoPanopticWriter(root / "pred", root / "pred.json", content.categories) as writer:
         for image_id, annotation in content.annotations.items():
-            truth = load(annotation, root / "panoptic", content.categories)
+            truth = PanopticSegmentation.from_annotation(annotation, root / "panoptic", content.categories)
             ids = np.roll(truth.ids, 2, axis=1)
             writer.add(image_id, annotation.file_name, PanopticSegmentation(ids, truth.segments, content.categories))
     paths = (root / "panoptic.json", root / "panoptic", root / "pred.json", root / "pred")
@@ -251,7 +251,7 @@ def test_folders_in_detail_score_the_same(folders):
     assert to_json(quality.compute()) == to_json(score_folders(*paths))
     by_hand = Breakdown(content.categories)
     for annotation in content.annotations.values():
-        truth = load(annotation, paths[1], content.categories)
+        truth = PanopticSegmentation.from_annotation(annotation, paths[1], content.categories)
         prediction = PanopticSegmentation(np.roll(truth.ids, 2, axis=1), truth.segments, content.categories)
         shares = crowding(truth.ids, [s.id for s in truth.segments], [s.isthing for s in truth.segments])
         by_hand.add(match(prediction, truth, content.categories), shares)

@@ -15,7 +15,7 @@ from banet.files.atomic import atomic_path, write_json
 from banet.files.names import safe_join
 from banet.files.reading import read_json
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco.annotations import ImageInfo, PanopticJson, load, load_ids
+from banet.panoptic.coco.annotations import ImageInfo, PanopticJson, load_ids
 from banet.panoptic.coco.png import read_ids, write_ids
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.segmentation import PanopticSegmentation
@@ -369,7 +369,7 @@ def annotated(tmp_path, ids):
 
 def test_load_counts_from_the_png(tmp_path):
     annotation, image = annotated(tmp_path, [[7, 7, 9], [0, 7, 9]])
-    result = load(annotation, tmp_path, CATEGORIES, image=image)
+    result = PanopticSegmentation.from_annotation(annotation, tmp_path, CATEGORIES, image=image)
     first, second = result.segments
     assert (first.area, first.bbox, first.iscrowd, first.isthing) == (3, (0, 0, 2, 2), True, True)
     assert (second.area, second.bbox, second.iscrowd, second.isthing) == (2, (2, 0, 1, 2), False, False)
@@ -380,7 +380,9 @@ def test_load_counts_from_the_png(tmp_path):
 def test_load_refuses(tmp_path, measured):
     def read_map(annotation, **options):
         return (
-            load(annotation, tmp_path, CATEGORIES, **options) if measured else load_ids(annotation, tmp_path, **options)
+            PanopticSegmentation.from_annotation(annotation, tmp_path, CATEGORIES, **options)
+            if measured
+            else load_ids(annotation, tmp_path, **options)
         )
 
     annotation, image = annotated(tmp_path, [[7, 7, 3], [0, 7, 2]])
@@ -411,7 +413,7 @@ def test_writer_round_trip(tmp_path):
     parsed = PanopticJson.read(tmp_path / "out" / "p.json")
     assert [i.file_name for i in parsed.images.values()] == ["sub/3.jpg", "sub/8.jpg", "sub/9.jpg"]
     for image_id, result in results.items():
-        again = load(
+        again = PanopticSegmentation.from_annotation(
             parsed.annotations[image_id], tmp_path / "out" / "png", parsed.categories, image=parsed.images[image_id]
         )
         assert np.array_equal(again.ids, result.ids)

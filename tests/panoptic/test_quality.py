@@ -18,7 +18,7 @@ from quality_maps import CATEGORIES, SKY, A, B, image_pairs, segmentation
 
 from banet.errors import InputError
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco.annotations import PanopticJson, load
+from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.png import read_ids, write_ids
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.metrics import quality
@@ -483,7 +483,7 @@ def test_real_truth_disturbed_equals_the_slow_reference(tmp_path):
         CocoPanopticWriter(tmp_path / "pred", tmp_path / "pred.json", content.categories) as predictions,
     ):
         for image_id, annotation in content.annotations.items():
-            whole = load(annotation, root / "panoptic", content.categories)
+            whole = PanopticSegmentation.from_annotation(annotation, root / "panoptic", content.categories)
             crowd = {s.id: s.iscrowd or rng.random() < 0.1 for s in whole.segments}
             classes = {s.id: s.category_id for s in whole.segments}
             crowds += sum(crowd.values())

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from banet.errors import InputError
+from banet.errors import InputError, MissingExtraError
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.id_maps import ids_to_rgb, measure_ids, rgb_to_ids, runs
-from banet.panoptic.segmentation import PanopticSegmentation, Segment
+from banet.panoptic.segmentation import COLUMNS, PanopticSegmentation, Segment
 
 any_ids = hnp.arrays(
     np.int32,
@@ -208,3 +210,184 @@ def test_what_is_not_a_flag_of_crowds():
 
 
 ONE_CLASS = [{"id": 1, "name": "cup", "isthing": 1}]
+
+
+# ----------------------------------------------------------------------------------------------- what a result answers
+
+
+def crowd_of_things() -> PanopticSegmentation:
+    ids = np.array([[1, 1, 0, 4, 4], [1, 2, 2, 4, 4], [3, 3, 3, 4, 0]])
+    infos = [
+        {"id": 1, "category_id": 1, "score": 0.9},
+        {"id": 2, "category_id": 1, "score": 0.4},
+        {"id": 3, "category_id": 5},
+        {"id": 4, "category_id": 1, "iscrowd": 1},
+    ]
+    image = np.arange(45, dtype=np.uint8).reshape(3, 5, 3)
+    return PanopticSegmentation.from_ids(ids, infos, PERSON_SKY_TIE, image)
+
+
+def test_segments_know_the_name_of_their_class():
+    result = crowd_of_things()
+    assert [segment.label for segment in result.segments] == ["person", "person", "sky", "person"]
+    bare = Segment(1, 1, True)
+    assert bare.label == "" and bare == replace(bare, label="person")
+    renamed = replace(
+        result, categories=[{"id": c.id, "name": c.name[::-1], "isthing": c.isthing} for c in PERSON_SKY_TIE]
+    )
+    assert renamed.segments[0].label == "nosrep"
+
+
+def test_a_result_is_counted_and_walked_through():
+    result = crowd_of_things()
+    assert len(result) == 4 and list(result) == result.segments
+    assert result.counts() == {"person": 2}  # the crowd is not one person
+    assert repr(result) == "PanopticSegmentation(5x3: 2 person; sky)"
+    assert (
+        repr(PanopticSegmentation(np.zeros((2, 3), int), [], PERSON_SKY_TIE)) == "PanopticSegmentation(3x2: no things)"
+    )
+
+
+@pytest.mark.parametrize("by", ["record", "id"])
+def test_mask_and_crop_are_of_one_segment(by):
+    result = crowd_of_things()
+    for segment in result:
+        key = segment if by == "record" else segment.id
+        mask = result.mask(key)
+        assert mask.dtype == bool and np.array_equal(mask, result.ids == segment.id)
+        x, y, width, height = segment.bbox
+        box = np.s_[y : y + height, x : x + width]
+        crop = result.crop(key)
+        assert crop.mode == "RGBA" and crop.size == (width, height)
+        assert np.array_equal(np.array(crop.convert("RGB")), result.image[box])
+        assert np.array_equal(np.array(crop)[..., 3] == 255, mask[box])
+    for wrong in (9, Segment(9, 1, True)):
+        with pytest.raises(ValueError, match="no segment has the id 9"):
+            result.mask(wrong)
+
+
+def test_crop_takes_its_image_or_another():
+    result = replace(crowd_of_things(), image=None)
+    with pytest.raises(ValueError, match=r"crop\(segment, image\)"):
+        result.crop(1)
+    with pytest.raises(ValueError, match="4x3, the result 5x3"):
+        result.crop(1, np.zeros((3, 4)))
+    assert result.crop(1, Image.new("L", (5, 3), 7)).getpixel((0, 0)) == (7, 7, 7, 255)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({}, [1, 2, 3, 4]),
+        ({"classes": "sky"}, [3]),
+        ({"classes": ["sky", 1]}, [1, 2, 3, 4]),
+        ({"classes": 5}, [3]),
+        ({"classes": np.int64(5)}, [3]),
+        ({"classes": []}, []),
+        ({"min_score": 0.4}, [1, 2, 3, 4]),
+        ({"min_score": 0.5}, [1, 3, 4]),
+        ({"min_area": 3}, [1, 3, 4]),
+        ({"classes": "person", "min_score": 0.5, "min_area": 4}, [4]),
+    ],
+)
+def test_filter_keeps_what_is_asked_for_and_leaves_the_rest_void(options, left):
+    result = crowd_of_things()
+    bare = replace(result, segments=[replace(segment, area=0) for segment in result])  # areas are counted where needed
+    for one in (result, bare):
+        found = one.filter(**options)
+        found.check()
+        assert [segment.id for segment in found] == left
+        assert np.array_equal(found.ids, np.where(np.isin(result.ids, left), result.ids, 0))
+        assert found.image is result.image
+    assert len(result) == 4 and 1 in result.ids
+
+
+def test_filter_says_which_class_might_be_meant():
+    with pytest.raises(ValueError, match="unknown class 'persn'; did you mean 'person'"):
+        crowd_of_things().filter("persn")
+    with pytest.raises(ValueError, match="unknown class 77; classes are person"):
+        crowd_of_things().filter(77)
+
+
+@given(any_ids)
+def test_the_table_holds_box_and_centroid_of_each_segment(ids):
+    ids = np.where(ids > 0, ids % 5, 0)
+    infos = [{"id": int(value), "category_id": 1, "score": value / 8} for value in np.unique(ids[ids > 0])]
+    result = PanopticSegmentation.from_ids(ids, infos, PERSON_SKY_TIE)
+    bare = replace(result, segments=[Segment(s.id, s.category_id, True, s.score) for s in result])
+    rows = result.to_records()
+    assert rows == bare.to_records()
+    for row, segment in zip(rows, result, strict=True):
+        y, x = np.nonzero(result.mask(segment))
+        assert (row["x"], row["y"], row["width"], row["height"]) == segment.bbox and row["area"] == len(x)
+        assert (row["centroid_x"], row["centroid_y"]) == pytest.approx((x.mean() + 0.5, y.mean() + 0.5))
+        assert (row["label"], row["score"], row["id"]) == ("person", segment.id / 8, segment.id)
+
+
+def test_the_table_is_a_dataframe():
+    pandas = pytest.importorskip("pandas")
+    table = crowd_of_things().to_dataframe()
+    assert list(table.columns) == list(COLUMNS) and len(table) == 4
+    assert table[table.label == "person"].area.sum() == 10 and pandas.isna(table.score[2])
+    assert list(PanopticSegmentation(np.zeros((2, 3), int), [], PERSON_SKY_TIE).to_dataframe().columns) == list(COLUMNS)
+
+
+def test_the_table_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingExtraError, match=r"needs pandas.*\[train\]"):
+        crowd_of_things().to_dataframe()
+
+
+def test_load_reads_what_save_wrote(tmp_path):
+    result = crowd_of_things()
+    result.save(tmp_path / "a.png")
+    for again in (PanopticSegmentation.load(tmp_path / "a.png"), PanopticSegmentation.load(str(tmp_path / "a.png"))):
+        assert np.array_equal(again.ids, result.ids) and again.segments == result.segments
+        assert again.categories == result.categories and again.image is None
+    for suffix in (".png", ".json"):  # both renamed
+        (tmp_path / f"a{suffix}").rename(tmp_path / f"b{suffix}")
+    assert PanopticSegmentation.load(tmp_path / "b.png").segments == result.segments
+
+
+def test_load_finds_one_image_in_a_data_set(tmp_path):
+    results = [crowd_of_things(), crowd_of_things().filter("person")]
+    content = {"images": [], "annotations": [], "categories": PERSON_SKY_TIE.to_coco()}
+    for number, result in enumerate(results):
+        name = f"{number}.png"
+        result.save(tmp_path / name)
+        content["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 5, "height": 3})
+        content["annotations"].append(result.to_coco(number, name))
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    for number, result in enumerate(results):
+        found = PanopticSegmentation.load(tmp_path / f"{number}.png", tmp_path / "all.json")
+        assert found.segments == result.segments
+    (tmp_path / "0.png").rename(tmp_path / "other.png")
+    with pytest.raises(InputError, match=r"all\.json: no annotations have the file_name other\.png"):
+        PanopticSegmentation.load(tmp_path / "other.png", tmp_path / "all.json")
+    with pytest.raises(InputError, match=r"other\.json"):
+        PanopticSegmentation.load(tmp_path / "other.png")
+
+
+def test_notebooks_get_a_drawing_that_is_not_too_large():
+    png = crowd_of_things()._repr_png_()
+    assert png is not None and Image.open(io.BytesIO(png)).width >= 320  # tiny images are enlarged
+    large = PanopticSegmentation(np.zeros((1500, 1200), int), [], PERSON_SKY_TIE)._repr_png_()
+    assert large is not None and max(Image.open(io.BytesIO(large)).size) == 1024
+    assert PanopticSegmentation(np.zeros((0, 5), int), [], PERSON_SKY_TIE)._repr_png_() is None
+
+
+def test_show_opens_a_viewer_or_shows_in_a_notebook(monkeypatch):
+    result = crowd_of_things()
+    shown = []
+    monkeypatch.setattr("PIL.ImageShow.show", lambda image: bool(shown.append(image)) or len(shown) == 1)
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    result.show(legend=False)
+    assert shown[0].size == (5, 3)
+    with pytest.raises(RuntimeError, match="save the drawing"):
+        result.show()
+    cell = []
+    shell = types.SimpleNamespace(kernel=None)
+    fake = types.SimpleNamespace(get_ipython=lambda: shell, display=types.SimpleNamespace(display=cell.append))
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    result.show()
+    assert len(cell) == 1 and len(shown) == 2

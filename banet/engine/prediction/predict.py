@@ -31,6 +31,7 @@ from banet.modeling.config import change_options
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.id_maps import find_ids
 from banet.panoptic.sample_depth import SampleDepth
+from banet.panoptic.segmentation import join_some
 from banet.types import BitDepth
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ Runtime = Literal["torch", "onnx", "openvino"]
 
 KIND = "banet predict"
 _IMAGE_OUTPUTS = (".png", ".json", "_overlay.jpg")
-_LISTED = 6  # classes that a line names
 _OVERLAY_SIDE = 4096
 """Pixels of the longer side to which the overlay of an image in tiles is reduced: bounds the memory."""
 
@@ -175,7 +175,8 @@ def predict_files(
         print(f"banet: error: {failure}", file=sys.stderr)
     kinds = [kind for kind, some in (("images", plan.images), ("videos", plan.videos)) if some]
     total = len(plan.images) + len(plan.videos)
-    found = f" ({count_things(counts)} in all)" if plan.images else ""
+    things = join_some([f"{count:,} {name}" for name, count in counts.most_common()]) or "no things"
+    found = f" ({things} in all)" if plan.images else ""
     print(f"{total - len(failures) + len(plan.unreadable)} of {total} {' and '.join(kinds)} segmented{found}: {out}")
     return len(failures)
 
@@ -281,7 +282,7 @@ def _segment_images(
                 temporary.write_bytes(jpeg.getbuffer())
             if page is not None:
                 page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
-            return describe(found.result), _things(found.result)
+            return found.result.describe(), Counter(found.result.counts())
 
         # In tiles images are large: there is only one at a time.
         pipeline = Pipeline(read, run, write, failures=(InputError, MissingExtraError), overlap=tile is None)
@@ -315,26 +316,6 @@ def _segment_videos(
             outputs.prune(folder.name)
         tqdm.write(printable(f"{source}: {count} frames"))
     return failures
-
-
-def describe(result: PanopticSegmentation) -> str:
-    """Return what was found in an image, in a few words: things by class, and the names of stuff."""
-    stuff = [result.categories.by_id(each.category_id).name for each in result.segments if not each.isthing]
-    return "; ".join([count_things(_things(result)), *([_some(stuff)] if stuff else [])])
-
-
-def count_things(counts: Counter[str]) -> str:
-    """Numbers of things by class, the most frequent first."""
-    return _some([f"{count:,} {name}" for name, count in counts.most_common()]) or "no things"
-
-
-def _things(result: PanopticSegmentation) -> Counter[str]:
-    return Counter(result.categories.by_id(each.category_id).name for each in result.segments if each.isthing)
-
-
-def _some(words: Sequence[str]) -> str:
-    rest = len(words) - _LISTED
-    return ", ".join(words[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager

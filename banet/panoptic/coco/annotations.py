@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet._moved import renamed
 from banet.errors import InputError, shown
 from banet.files.fields import is_number, read_flag, read_image_id, read_integer, read_object
 from banet.files.names import check_file_name, safe_join
@@ -23,7 +24,6 @@ from banet.files.reading import MAX_PIXELS, stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import MAX_SEGMENT_ID, check_ids
-from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
 from banet.types import ImageId, StrPath
 
@@ -32,13 +32,16 @@ __all__ = [
     "ImageInfo",
     "PanopticJson",
     "add_image",
-    "load",
     "load_ids",
     "read_annotation",
     "read_categories",
     "read_image_info",
+    "read_map",
     "read_tables",
+    "report_disagreement",
 ]
+
+__getattr__ = renamed(__name__, {"load": "banet.panoptic.segmentation:PanopticSegmentation.from_annotation"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +123,6 @@ class PanopticJson:
         return cls(file, images, annotations, categories)
 
 
-def load(
-    annotation: Annotation,
-    png_dir: StrPath,
-    categories: Categories,
-    *,
-    image: ImageInfo | None = None,
-) -> PanopticSegmentation:
-    """Read the id map of an annotation; areas and boxes are counted from it.
-
-    Args:
-        annotation: from `PanopticJson.annotations`.
-        png_dir: folder of the PNGs.
-        categories: the classes.
-        image: where given, the id map must have its width and height.
-
-    Raises:
-        InputError: see `load_ids`.
-    """
-    path, ids = _read_map(annotation, png_dir, image)
-    with _disagreement(annotation, path):
-        return PanopticSegmentation.from_ids(ids, annotation.segments, categories)
-
-
 def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | None = None) -> NDArray[np.int32]:
     """Read the id map of an annotation, (H, W), and measure nothing.
 
@@ -154,13 +134,14 @@ def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | Non
     Raises:
         InputError: see `read_ids`; map and JSON do not name the same ids (all of them are listed); the size is another.
     """
-    path, ids = _read_map(annotation, png_dir, image)
-    with _disagreement(annotation, path):
+    path, ids = read_map(annotation, png_dir, image)
+    with report_disagreement(annotation, path):
         check_ids(ids, [segment.id for segment in annotation.segments])
     return ids
 
 
-def _read_map(annotation: Annotation, png_dir: StrPath, image: ImageInfo | None) -> tuple[Path, NDArray[np.int32]]:
+def read_map(annotation: Annotation, png_dir: StrPath, image: ImageInfo | None) -> tuple[Path, NDArray[np.int32]]:
+    """Return the PNG of an annotation and its id map, (H, W); that both name the same ids is not checked."""
     path = safe_join(png_dir, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
     ids = read_ids(path)
     if image is not None and ids.shape != (image.height, image.width):
@@ -174,7 +155,7 @@ def _read_map(annotation: Annotation, png_dir: StrPath, image: ImageInfo | None)
 
 
 @contextmanager
-def _disagreement(annotation: Annotation, path: Path) -> Iterator[None]:
+def report_disagreement(annotation: Annotation, path: Path) -> Iterator[None]:
     """Raise a disagreement of map and JSON as an error in the file."""
     try:
         yield
