@@ -18,6 +18,7 @@ _COCO = "panoptic.coco.annotations panoptic.coco.png panoptic.coco.writer files.
 MOVED = {
     "data.collage": "data.scenes.collage",
     "data.large": "data.images.large",
+    "data.panoptic_index": "data.coco_panoptic",
     "data.scene_stuff": "data.scenes.stuff",
     "data.scene_things": "data.scenes.things",
     "engine.ablate": "engine.studies.ablate",

@@ -113,7 +113,7 @@ def workers(index: Any, method: str) -> tuple[float, int]:
 
 
 def open_index(path: Path) -> None:
-    from banet.data.panoptic_index import PanopticIndex
+    from banet.data.coco_panoptic import PanopticIndex
 
     bare = {method: workers(None, method)[0] for method in ("fork", "spawn")}
     before = private()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from banet.data.samples import AnnotatedImage, Sample, Transform, make_target, transformed
+from banet.data.samples import AnnotatedImage, Sample, make_target
+from banet.data.transforms import Transform, transformed
 from banet.panoptic.categories import Categories
 from banet.panoptic.id_maps import find_ids, runs
 from banet.panoptic.segments import Segment
@@ -132,7 +133,7 @@ class CopyPaste(Dataset[Sample]):
 
     def _labelled(self, index: int) -> Labelled:
         annotated = self.dataset.read_annotated(index)
-        return Labelled(*transformed(annotated, self.dataset.transform), tuple(annotated.segments))
+        return Labelled(*transformed(annotated.image, annotated.ids, self.dataset.transform), tuple(annotated.segments))
 
     def _choose(self, over: Labelled) -> set[int]:
         """Ids of one or more of the things that can be seen; none where there is none."""

@@ -7,7 +7,7 @@ boxes of what can be seen.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision import tv_tensors
 
+from banet.data.transforms import Transform, transformed
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.id_maps import measure_runs, runs
@@ -27,18 +27,11 @@ __all__ = [
     "AnnotatedImage",
     "Sample",
     "Target",
-    "Transform",
     "collate",
     "image_seed",
     "make_target",
     "sample_of",
-    "transformed",
 ]
-
-Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
-"""Takes an image (3,H,W) uint8 and its id map (H,W) and gives both back, changed alike.
-
-Any composition of torchvision.transforms.v2 will do."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +141,8 @@ def make_target(
             problem = "0 is void" if segment.id == 0 else "it occurs twice"
             raise InputError(f"segment id {segment.id}: {problem}", where=name, hint="number the segments from 1 up")
         seen.add(segment.id)
-        if segment.category_id not in categories:
+        index = categories.indices.get(segment.category_id)
+        if index is None:
             raise InputError(
                 f"segment {segment.id}: unknown category_id {segment.category_id}",
                 where=name,
@@ -157,9 +151,8 @@ def make_target(
         row = position.get(segment.id)
         if row is None:
             continue
-        index = categories.index(segment.category_id)
         semantic_of[row] = index
-        if categories.isthing(segment.category_id) and not segment.iscrowd:
+        if index < categories.num_things and not segment.iscrowd:
             instance_of[row] = len(labels)
             labels.append(index)
     unknown = [identity for identity in position if identity != 0 and identity not in seen]
@@ -207,17 +200,8 @@ def sample_of(
     Raises:
         InputError: see `make_target`.
     """
-    pixels, owners = transformed(annotated, transform)
+    pixels, owners = transformed(annotated.image, annotated.ids, transform)
     return Sample(pixels, make_target(owners, annotated.segments, categories, image_id, name))
-
-
-def transformed(annotated: AnnotatedImage, transform: Transform | None) -> tuple[Tensor, Tensor]:
-    """Return image and id map as tensors (3,H',W') uint8 and (H',W') int32, changed by a transform."""
-    image = tv_tensors.Image(torch.from_numpy(np.require(annotated.image, requirements=["C", "W"])).permute(2, 0, 1))
-    id_map = tv_tensors.Mask(torch.from_numpy(np.require(annotated.ids, np.int32, ["C", "W"])))
-    changed: tuple[Tensor, Tensor] = (image, id_map) if transform is None else transform(image, id_map)
-    pixels, owners = (tensor.as_subclass(Tensor) for tensor in changed)
-    return pixels.contiguous(), owners
 
 
 def _tight_boxes(

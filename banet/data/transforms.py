@@ -6,7 +6,7 @@ random numbers are torch's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,30 @@ from torchvision.transforms.v2 import functional as F
 
 from banet.data.images.resizing import resize_bilinear, resize_image, resized_size
 
-__all__ = ["CropShare", "Resize", "eval_transform", "resize_image", "resized_size", "train_transform"]
+__all__ = [
+    "CropShare",
+    "Resize",
+    "Transform",
+    "eval_transform",
+    "resize_image",
+    "resized_size",
+    "train_transform",
+    "transformed",
+]
+
+Transform = Callable[[tv_tensors.Image, tv_tensors.Mask], tuple[Tensor, Tensor]]
+"""Takes an image (3, H, W) uint8 and its id map (H, W) and gives both back, changed alike.
+
+Any composition of torchvision.transforms.v2 will do."""
+
+
+def transformed(image: NDArray[np.uint8], ids: NDArray[np.int32], transform: Transform | None) -> tuple[Tensor, Tensor]:
+    """Return an image (H, W, 3) and its id map (H, W) as tensors (3, H', W') uint8 and (H', W') int32, changed."""
+    pixels = tv_tensors.Image(torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1))
+    owners = tv_tensors.Mask(torch.from_numpy(np.require(ids, np.int32, ["C", "W"])))
+    changed: tuple[Tensor, Tensor] = (pixels, owners) if transform is None else transform(pixels, owners)
+    new_pixels, new_owners = (tensor.as_subclass(Tensor) for tensor in changed)
+    return new_pixels.contiguous(), new_owners
 
 
 class Resize(v2.Transform):  # type: ignore[misc]

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from banet.modeling.config import STRIDES, InferenceConfig
 from banet.modeling.outputs import ImageOutput
-from banet.panoptic import MaskCrops, PanopticSegmentation, fuse_panoptic
+from banet.panoptic import MaskCrops, PanopticSegmentation
 from banet.panoptic.categories import Categories
+from banet.panoptic.fusion import fuse_validated
+from banet.panoptic.occlusion.resolve import OcclusionHandler
 from banet.panoptic.resampling import linear_taps, paste_mask
 from banet.types import RuleLike, Size
 
@@ -35,7 +37,7 @@ class Instances:
     Attributes:
         masks: N boolean masks, which may overlap; none is empty.
         scores: (N,) float64.
-        labels: (N,) category ids.
+        labels: (N,) class indices of things.
         boxes: (N, 4) float32 x1, y1, x2, y2 in pixels of the image, unrounded.
     """
 
@@ -71,20 +73,21 @@ class UnfusedPrediction:
             options: Thresholds and the rule.
             rule: Another rule than the one of `options`.
         """
-        return fuse_panoptic(
-            self.instances.masks,
-            self.instances.scores,
-            categories.indices_of(self.instances.labels),
-            self.semantic,
+        rule = options.rule if rule is None else rule
+        handler = OcclusionHandler.of(rule, True, options.overlap_threshold, options.removal_threshold)
+        maps = [self.semantic]
+        if self.stuff_semantic is not None and options.thing_pixels == "best_stuff":
+            maps.append(self.stuff_semantic)
+        found = self.instances
+        return fuse_validated(
+            found.masks,
+            found.scores,
+            found.labels,
+            maps,
             self.image,
-            categories=categories,
-            rule=options.rule if rule is None else rule,
+            categories,
+            handler,
             stuff_area=options.stuff_area,
-            thing_pixels="void" if self.stuff_semantic is None else options.thing_pixels,  # without any stuff
-            stuff_semantic=self.stuff_semantic,
-            class_indices=True,
-            overlap_threshold=options.overlap_threshold,
-            removal_threshold=options.removal_threshold,
         )
 
 
@@ -100,7 +103,7 @@ def postprocess(
         options: Of these, `thing_pixels`.
     """
     size = (image.shape[0], image.shape[1])
-    instances = paste_instances(output, size, categories)
+    instances = paste_instances(output, size)
     best = semantic_argmax(output.logits, output.size, size)
     stuff = None
     if options.thing_pixels == "best_stuff" and categories.num_stuff:
@@ -109,13 +112,12 @@ def postprocess(
     return UnfusedPrediction(image, instances, best, stuff)
 
 
-def paste_instances(output: ImageOutput, size: Size, categories: Categories) -> Instances:
+def paste_instances(output: ImageOutput, size: Size) -> Instances:
     """Paste masks onto the image at its own size; empty ones are dropped.
 
     Args:
         output: Raw outputs.
         size: Height and width of the image.
-        categories: The model's.
     """
     boxes = output.boxes * np.array([size[1] / output.size[1], size[0] / output.size[0]] * 2)
     pasted = [paste_mask(mask, box, size) for mask, box in zip(output.masks, boxes, strict=True)]
@@ -124,7 +126,7 @@ def paste_instances(output: ImageOutput, size: Size, categories: Categories) -> 
     return Instances(
         masks=MaskCrops(crop_boxes, [pasted[n][1] for n in kept], size),
         scores=output.scores[kept].astype(np.float64),
-        labels=categories.ids[output.labels[kept]],
+        labels=output.labels[kept],
         boxes=boxes[kept].astype(np.float32),
     )
 

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
@@ -172,6 +173,11 @@ class Categories:
         return self._ids
 
     @property
+    def indices(self) -> Mapping[int, int]:
+        """Class index of every category id, read-only."""
+        return MappingProxyType(self._index)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Name of every class index."""
         return tuple(category.name for category in self)
@@ -248,30 +254,18 @@ class Categories:
             int64, same shape.
 
         Raises:
-            ValueError: see `check_indices`.
-        """
-        padded: NDArray[np.int64] = np.append(self._ids, np.int64(VOID))
-        return np.asarray(padded[self.check_indices(indices)], dtype=np.int64)
-
-    def check_indices(self, indices: Any, source: str = "class indices") -> NDArray[np.int64]:
-        """Return class indices, validated, as int64 of the same shape.
-
-        Args:
-            indices: integers of any shape, -1 .. T+S-1.
-            source: what to call the input in errors.
-
-        Raises:
             ValueError: an index is out of range, or the input does not hold integers.
         """
         array = np.asarray(indices)
         if array.size == 0:
             return np.zeros(array.shape, dtype=np.int64)
         if array.dtype.kind not in "iu":
-            raise ValueError(f"{source} must be integers, not {array.dtype}")
+            raise ValueError(f"class indices must be integers, not {array.dtype}")
         low, high = int(array.min()), int(array.max())
         if low < VOID or high >= len(self):
-            raise ValueError(f"{source} must be in -1..{len(self) - 1}, not {low}..{high}")
-        return array.astype(np.int64)
+            raise ValueError(f"class indices must be in -1..{len(self) - 1}, not {low}..{high}")
+        padded: NDArray[np.int64] = np.append(self._ids, np.int64(VOID))
+        return padded[array.astype(np.int64)]
 
     def _lookup_table(self) -> NDArray[np.int64] | None:
         top = max(self._index, default=0)

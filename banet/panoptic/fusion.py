@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +15,10 @@ from banet.panoptic.occlusion.ranking import rank_by_score
 from banet.panoptic.occlusion.resolve import OcclusionHandler
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
-from banet.panoptic.validation import check_instances, to_numpy
+from banet.panoptic.validation import MaskCrops, check_instances, to_numpy
 from banet.types import RuleLike
 
-__all__ = ["fuse_panoptic"]
+__all__ = ["fuse_panoptic", "fuse_validated"]
 
 
 def fuse_panoptic(
@@ -35,7 +35,6 @@ def fuse_panoptic(
     stuff_semantic: Any = None,
     overlap_threshold: float = OVERLAP_THRESHOLD,
     removal_threshold: float = REMOVAL_THRESHOLD,
-    class_indices: bool = False,
 ) -> PanopticSegmentation:
     """Lay instances, freed of overlaps by `resolve_occlusions`, over the stuff of a semantic map.
 
@@ -60,8 +59,6 @@ def fuse_panoptic(
         stuff_semantic: (H, W) category id of the best stuff class of each pixel, or void.
         overlap_threshold: as for `resolve_occlusions`.
         removal_threshold: as for `resolve_occlusions`.
-        class_indices: whether `labels` and the maps hold class indices (`Categories`), -1 for void, in place of
-            category ids.
 
     Returns:
         The segments: things with the ids 1 .. k in descending order of score (ties: order of the masks), then stuff, in
@@ -78,46 +75,69 @@ def fuse_panoptic(
     if stuff_area < 0:
         raise ValueError(f"stuff_area must not be negative, not {stuff_area}")
     objects, numbers, pixels = check_instances(masks, scores, image, (height, width))
-    to_index = classes.check_indices if class_indices else classes.indices_of
-    things = _thing_classes(labels, len(objects), classes, to_index)
-    owners = handler.owners(objects, numbers, pixels)
+    things = _thing_classes(labels, len(objects), classes)
+    return fuse_validated(
+        objects, numbers, things, maps, pixels, classes, handler, stuff_area=stuff_area, to_index=classes.indices_of
+    )
 
+
+def fuse_validated(
+    masks: MaskCrops,
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    maps: Sequence[NDArray[Any]],
+    image: NDArray[Any] | None,
+    classes: Categories,
+    handler: OcclusionHandler,
+    *,
+    stuff_area: int,
+    to_index: Callable[[Any, str], NDArray[np.int64]] | None = None,
+) -> PanopticSegmentation:
+    """Do what `fuse_panoptic` does, with arguments that are valid already.
+
+    Args:
+        masks: N numpy crops.
+        scores: (N,) finite.
+        labels: (N,) class indices of things.
+        maps: the semantic map, (H, W), and where it is wanted that of the best stuff classes.
+        image: (H, W, 3) in 0..255, or None.
+        classes: the classes.
+        handler: the rule and its thresholds.
+        stuff_area: fewest pixels of a stuff segment.
+        to_index: turns values of the maps and what to call them in errors into class indices, -1 for void; None where
+            the maps hold class indices. It is called with one value per run of pixels.
+    """
+    height, width = maps[0].shape
+    owners = handler.owners(masks, scores, image)
     # Neither map changes often along a row, so all that is left to do is done by runs of pixels.
     starts, lengths = runs(owners, *maps, rows=True)
     stuff = _stuff_of_runs([each.reshape(-1)[starts] for each in maps], classes, to_index)
     # Codes of the segments-to-be: 0 is void, 1 .. N the objects by score, above them the stuff classes by category id.
-    rank = rank_by_score(numbers)
-    codes = np.where(
-        owners.reshape(-1)[starts] >= 0,
-        np.append(rank + 1, 0)[owners.reshape(-1)[starts]],
-        stuff + len(objects) * (stuff > 0),
-    )
-    areas, boxes = measure_runs(codes, len(objects) + classes.num_stuff + 1, starts, lengths, width)
+    rank = rank_by_score(scores)
+    owner = owners.reshape(-1)[starts]
+    codes = np.where(owner >= 0, np.append(rank + 1, 0)[owner], stuff + len(masks) * (stuff > 0))
+    areas, boxes = measure_runs(codes, len(masks) + classes.num_stuff + 1, starts, lengths, width)
     kept = areas > 0
-    kept[len(objects) + 1 :] &= areas[len(objects) + 1 :] >= stuff_area
+    kept[len(masks) + 1 :] &= areas[len(masks) + 1 :] >= stuff_area
     kept[0] = False
     final = np.zeros(len(kept), dtype=np.int32)
     final[kept] = np.arange(1, np.count_nonzero(kept) + 1)
     ids = np.repeat(final[codes], lengths).reshape(height, width)
 
     by_rank = np.argsort(rank)
-    index = np.concatenate([[VOID], things[by_rank], np.arange(classes.num_things, len(classes))])  # of each code
+    index = np.concatenate([[VOID], labels[by_rank], np.arange(classes.num_things, len(classes))])  # of each code
     segments = [
         Segment(
             id=int(final[code]),
-            category_id=classes[int(index[code])].id,
-            isthing=code <= len(objects),
-            score=float(numbers[by_rank[code - 1]]) if code <= len(objects) else None,
+            category_id=int(classes.ids[index[code]]),
+            isthing=code <= len(masks),
+            score=float(scores[by_rank[code - 1]]) if code <= len(masks) else None,
             area=int(areas[code]),
             bbox=(x, y, w, h),
         )
         for code, (x, y, w, h) in zip(np.flatnonzero(kept).tolist(), boxes[kept].tolist(), strict=True)
     ]
-    return PanopticSegmentation(ids, segments, classes, pixels)
-
-
-_ToIndex = Callable[[Any, str], NDArray[np.int64]]
-"""Takes classes in the form that the caller has them and what to call them in errors, and returns class indices."""
+    return PanopticSegmentation(ids, segments, classes, image)
 
 
 def _class_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> list[NDArray[Any]]:
@@ -139,31 +159,29 @@ def _class_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> list[N
     return list(named.values())
 
 
-def _stuff_of_runs(maps: list[NDArray[Any]], classes: Categories, to_index: _ToIndex) -> NDArray[np.int64]:
-    """Return the stuff of each run of pixels if there were no instances: 0 is void, 1 .. S the classes.
-
-    Args:
-        maps: classes (K,) in the semantic map and, if wanted, of the best stuff class.
-        classes: the categories.
-        to_index: how to read the maps.
-    """
-    index = to_index(maps[0], "semantic")
+def _stuff_of_runs(
+    maps: list[NDArray[Any]], classes: Categories, to_index: Callable[[Any, str], NDArray[np.int64]] | None
+) -> NDArray[np.int64]:
+    """Return the stuff of each of K runs if there were no instances: 0 is void, 1 .. S the classes."""
+    if to_index is not None:
+        maps = [to_index(each, name) for each, name in zip(maps, ("semantic", "stuff_semantic"), strict=False)]
+    index = maps[0]
     if len(maps) > 1:
-        best = to_index(maps[1], "stuff_semantic")
+        best = maps[1]
         if ((best >= 0) & (best < classes.num_things)).any():
             raise ValueError("stuff_semantic must hold stuff and void only, but there are things in it")
         index = np.where((index >= 0) & (index < classes.num_things), best, index)
     return (index - classes.num_things + 1).clip(min=0)
 
 
-def _thing_classes(labels: Any, count: int, classes: Categories, to_index: _ToIndex) -> NDArray[np.int64]:
+def _thing_classes(labels: Any, count: int, classes: Categories) -> NDArray[np.int64]:
     """Return the class index of each object."""
     array = to_numpy(labels)
     if array.shape != (count,):
         raise ValueError(f"labels must have shape ({count},), one category id per mask, not {array.shape}")
     if not count:
         return np.zeros(0, dtype=np.int64)
-    index = to_index(array, "labels")
+    index = classes.indices_of(array, "labels")
     wrong = np.flatnonzero((index == VOID) | (index >= classes.num_things))
     if len(wrong):
         n = int(wrong[0])

@@ -13,36 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.errors import InputError
+from banet.files.exif import orientation, turn
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.panoptic.validation import check_image
 from banet.types import BitDepth
 
-__all__ = ["deep_samples", "orientation", "rgb_array", "rgb_image", "turn"]
-
-_ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def orientation(picture: Image.Image) -> int:
-    """Return how EXIF or XMP data say that an image is to be turned, 1 (not at all) to 8; damaged data say nothing."""
-    try:
-        value = Image.Image.getexif(picture).get(_ORIENTATION, 1)  # PNG's own one would decode the image
-    except Exception:  # a parser may raise anything on bad data
-        return 1
-    return int(value) if isinstance(value, int) and value in _TURNS else 1
-
-
-def turn(picture: Image.Image, how: int) -> Image.Image:
-    """Return an image turned upright; see `orientation`."""
-    return picture.transpose(_TURNS[how]) if how in _TURNS else picture
+__all__ = ["deep_samples", "rgb_array", "rgb_image"]
 
 
 def rgb_image(picture: Image.Image, bit_depth: BitDepth | SampleDepth = "auto", name: object = "image") -> Image.Image:

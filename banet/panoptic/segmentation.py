@@ -18,8 +18,8 @@ from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import write_json
 from banet.files.fields import read_flag
 from banet.panoptic.categories import VOID, Categories, Category
-from banet.panoptic.coco.annotations import Annotation, ImageInfo, PanopticJson, read_map, report_disagreement
-from banet.panoptic.coco.png import write_ids
+from banet.panoptic.coco.annotations import PanopticJson
+from banet.panoptic.coco.png import load_ids, write_ids
 from banet.panoptic.id_maps import (
     MAX_SEGMENT_ID,
     as_ids,
@@ -33,7 +33,7 @@ from banet.panoptic.id_maps import (
     tight_box,
 )
 from banet.panoptic.pixels import rgb_array
-from banet.panoptic.segments import Segment
+from banet.panoptic.segments import Annotation, ImageInfo, Segment
 from banet.types import ImageId, StrPath
 
 if TYPE_CHECKING:
@@ -138,11 +138,9 @@ class PanopticSegmentation:
             image: where given, the id map must have its width and height.
 
         Raises:
-            InputError: see `banet.panoptic.coco.annotations.load_ids`.
+            InputError: see `load_ids`.
         """
-        path, ids = read_map(annotation, png_dir, image)
-        with report_disagreement(annotation, path):
-            return cls.from_ids(ids, annotation.segments, categories)
+        return cls.from_ids(load_ids(annotation, png_dir, image=image), annotation.segments, categories)
 
     @classmethod
     def load(cls, path: StrPath, json: StrPath | None = None) -> PanopticSegmentation:

@@ -1,11 +1,13 @@
-"""The record of one segment of an id map."""
+"""Records: a segment of an id map, and the entries `images` and `annotations` of a COCO JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Segment"]
+from banet.types import ImageId
+
+__all__ = ["Annotation", "ImageInfo", "Segment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +47,22 @@ class Segment:
             "bbox": list(self.bbox),
         }
         return info if self.score is None else {**info, "score": self.score}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An entry of `images`: id, file name of the image, width and height in pixels."""
+
+    id: ImageId
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An entry of `annotations`: the image, the PNG of its id map, and the segments in it, not measured."""
+
+    image_id: ImageId
+    file_name: str
+    segments: tuple[Segment, ...]

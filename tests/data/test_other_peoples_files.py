@@ -15,12 +15,11 @@ from PIL import Image
 
 from banet.cli import main
 from banet.data.check import Split, check_splits
-from banet.data.coco_panoptic import CocoPanoptic
+from banet.data.coco_panoptic import CocoPanoptic, PanopticIndex
 from banet.data.convert.coco import convert_coco
 from banet.data.convert.cvat import convert_cvat
 from banet.data.convert.labelme import convert_labelme
 from banet.data.left_out import LeftOut
-from banet.data.panoptic_index import PanopticIndex
 from banet.data.samples import image_seed
 from banet.data.scenes.collage import InstanceSet
 from banet.errors import InputError

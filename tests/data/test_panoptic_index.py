@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from banet.data.panoptic_index import PanopticIndex
+from banet.data.coco_panoptic import PanopticIndex
 from banet.errors import InputError
 from banet.files import reading as files
 from banet.files.reading import read_json, stream_json

@@ -112,7 +112,8 @@ def overlapping(
     image[:, :6] = RED
     boxes = np.array(found)
     masks = MaskCrops(boxes, [np.ones((y2 - y1, x2 - x1), dtype=bool) for x1, y1, x2, y2 in found], truth.ids.shape)
-    instances = Instances(masks, np.array([0.7, 0.9]), np.array([THING, THING]), boxes.astype(np.float32))
+    labels = SCENE_CATEGORIES.indices_of([THING, THING])
+    instances = Instances(masks, np.array([0.7, 0.9]), labels, boxes.astype(np.float32))
     return UnfusedPrediction(image, instances, np.full(truth.ids.shape, len(SCENE_CATEGORIES) - 1))
 
 

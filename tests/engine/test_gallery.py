@@ -46,7 +46,7 @@ def instances(things: list[Thing]) -> Instances:
     return Instances(
         masks=MaskCrops.from_masks(masks),
         scores=np.array([score for _, score, _ in things]),
-        labels=np.array([category for category, _, _ in things], dtype=np.int64),
+        labels=CATEGORIES.indices_of([category for category, _, _ in things]),
         boxes=np.array([box for _, _, box in things], dtype=np.float32).reshape(-1, 4),
     )
 
@@ -55,7 +55,14 @@ def fuse(found: Instances, rule: str = "score") -> PanopticSegmentation:
     sky = np.full(SIZE, SKY)
     image = np.full((*SIZE, 3), 128, dtype=np.uint8)
     return fuse_panoptic(
-        found.masks, found.scores, found.labels, sky, image, categories=CATEGORIES, rule=rule, stuff_area=0
+        found.masks,
+        found.scores,
+        CATEGORIES.ids[found.labels],
+        sky,
+        image,
+        categories=CATEGORIES,
+        rule=rule,
+        stuff_area=0,
     )
 
 

@@ -97,8 +97,9 @@ def instances_of(width: int, *found: tuple[int, int, int, float]) -> Instances:
     for mask, (x1, x2, _, _) in zip(masks, found, strict=True):
         mask[:, x1:x2] = True
     crops = MaskCrops.from_masks(masks)
-    scores, labels = (np.array([row[k] for row in found]) for k in (3, 2))
-    return Instances(crops, scores.astype(np.float64), labels.astype(np.int64), crops.boxes.astype(np.float32))
+    labels = CATEGORIES.indices_of([category for _, _, category, _ in found])
+    scores = np.array([score for *_, score in found], dtype=np.float64)
+    return Instances(crops, scores, labels, crops.boxes.astype(np.float32))
 
 
 def ap(instances: Instances, truth: PanopticSegmentation) -> tuple[float, ...]:

@@ -325,9 +325,8 @@ def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatc
         things = [s for s in truth.segments if s.isthing]
         boxes = np.array([[0, 0, 64, 64]] * len(things), dtype=np.int64).reshape(-1, 4)
         masks = MaskCrops(boxes, [truth.ids == s.id for s in things], (64, 64))
-        shown.append(
-            Instances(masks, np.ones(len(things)), np.array([s.category_id for s in things]), boxes.astype(np.float32))
-        )
+        labels = model.categories.indices_of([s.category_id for s in things])
+        shown.append(Instances(masks, np.ones(len(things)), labels, boxes.astype(np.float32)))
         return UnfusedPrediction(image, shown[-1], model.categories.indices_of(truth.semantic))
 
     monkeypatch.setattr(module, "postprocess", perfect)

@@ -27,13 +27,12 @@ from banet import BANet
 from banet.checkpoint.checkpoint import read_checkpoint
 from banet.cli import main
 from banet.data.check import check_splits, find_splits
-from banet.data.coco_panoptic import CocoPanoptic
+from banet.data.coco_panoptic import CocoPanoptic, PanopticIndex
 from banet.data.convert.coco import convert_coco
 from banet.data.convert.cvat import convert_cvat
 from banet.data.convert.labelme import convert_labelme
 from banet.data.convert.maps import convert_maps
 from banet.data.images import decode_image, image_size, list_images, read_image, to_rgb_array
-from banet.data.panoptic_index import PanopticIndex
 from banet.data.scenes.collage import InstanceSet
 from banet.engine.options import load_recipe
 from banet.engine.prediction.fuse import fuse_files

@@ -340,14 +340,14 @@ def test_masks_are_pasted_where_the_picture_has_them() -> None:
         logits=np.zeros((5, 13, 25), np.float32),
         size=(50, 100),
     )
-    instances = paste_instances(output, (100, 200), categories())
+    instances = paste_instances(output, (100, 200))
     assert instances.masks.boxes.tolist() == [[20, 40, 60, 80]]  # the empty one is dropped
     assert instances.masks.crops[0].all() and instances.masks.crops[0].shape == (40, 40)
-    assert instances.labels.tolist() == [214] and instances.scores.tolist() == pytest.approx([0.9])
+    assert instances.labels.tolist() == [2] and instances.scores.tolist() == pytest.approx([0.9])
     # Half of the mask: probability falls to 0.5 in the middle of the box.
     ramp = np.broadcast_to(np.linspace(1, 0, 28, dtype=np.float32), (1, 28, 28))
     half = replace(output, boxes=output.boxes[:1], scores=output.scores[:1], labels=output.labels[:1], masks=ramp)
-    crop = paste_instances(half, (50, 100), categories()).masks.crops[0]
+    crop = paste_instances(half, (50, 100)).masks.crops[0]
     assert crop[:, :10].all() and not crop[:, 10:].any()
 
 

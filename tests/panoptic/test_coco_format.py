@@ -15,8 +15,8 @@ from banet.files.atomic import atomic_path, write_json
 from banet.files.names import safe_join
 from banet.files.reading import read_json
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.coco.annotations import ImageInfo, PanopticJson, load_ids
-from banet.panoptic.coco.png import read_ids, write_ids
+from banet.panoptic.coco.annotations import ImageInfo, PanopticJson
+from banet.panoptic.coco.png import load_ids, read_ids, write_ids
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment

@@ -7,6 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from banet.panoptic import RULES, Categories, MaskCrops, fuse_panoptic, gt_order_rule, resolve_occlusions
+from banet.panoptic.fusion import fuse_validated
+from banet.panoptic.occlusion.resolve import OcclusionHandler
+from banet.panoptic.validation import check_instances
 
 CATEGORIES = [
     {"id": 7, "name": "person", "isthing": 1},
@@ -114,16 +117,14 @@ def test_class_indices_in_place_of_category_ids(scene, use_best, seed):
     scene |= {name: to_index(scene[name]) for name in ("labels", "semantic")}
     if use_best:
         options["stuff_semantic"] = to_index(best)
-    result = fuse_panoptic(**scene, **options, class_indices=True)
+    maps = [scene["semantic"], options["stuff_semantic"]] if use_best else [scene["semantic"]]
+    masks, scores, image = check_instances(scene["masks"], scene["scores"], scene["image"])
+    handler = OcclusionHandler.of("appearance", True, 0.2, 0.5)
+    result = fuse_validated(
+        masks, scores, scene["labels"], maps, image, Categories.of(CATEGORIES), handler, stuff_area=2
+    )
     assert result.segments == expected.segments
     np.testing.assert_array_equal(result.ids, expected.ids)
-
-
-@pytest.mark.parametrize("wrong", [-2, 5])
-def test_class_indices_are_validated(wrong):
-    none = {"masks": np.zeros((0, 1, 2), dtype=bool), "scores": [], "labels": [], "image": np.zeros((1, 2, 3))}
-    with pytest.raises(ValueError, match=r"semantic must be in -1\.\.4"):
-        fuse_panoptic(**none, semantic=np.array([[0, wrong]]), categories=CATEGORIES, class_indices=True)
 
 
 def test_stuff_area_is_the_least_that_stays():

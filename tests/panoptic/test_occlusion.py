@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from banet.panoptic import RULES, MaskCrops, gt_order_rule, logit_rule, match_boxes, needs_image, resolve_occlusions
 from banet.panoptic.occlusion.ranking import lock_in
 from banet.panoptic.occlusion.regions import Regions
-from banet.panoptic.occlusion.rules import Pairs, Procedure, looks_at_image
+from banet.panoptic.occlusion.resolve import OcclusionHandler
+from banet.panoptic.occlusion.rules import Pairs, Procedure
 
 COLOURS = np.array(
     [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [90, 90, 90], [180, 180, 180], [0, 0, 0], [200, 30, 120]]
@@ -479,9 +480,9 @@ def test_image_may_be_left_out_where_it_is_not_looked_at():
 
 
 def test_a_rule_says_itself_whether_it_needs_the_image():
-    blind = {name for name, rule in RULES.items() if not looks_at_image(rule)}
+    blind = {name for name, rule in RULES.items() if not OcclusionHandler.of(rule, True, 0.2, 0.5).needs_image}
     assert blind == {"score", "area", "heuristic"}
-    assert looks_at_image(Procedure(lambda *_: None, needs_image=True))
+    assert OcclusionHandler.of(Procedure(lambda *_: None, needs_image=True), True, 0.2, 0.5).needs_image
 
     @needs_image
     def red(pairs):

@@ -18,10 +18,9 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.coco.rle import decode_crop, why_empty
 from banet.panoptic.coco.runs import Crop, union
 from banet.panoptic.id_maps import runs
-from banet.panoptic.occlusion.resolve import resolve_occlusions
-from banet.panoptic.occlusion.rules import find_rule, looks_at_image
+from banet.panoptic.occlusion.resolve import OcclusionHandler
 from banet.panoptic.segments import Segment
-from banet.panoptic.validation import MaskCrops
+from banet.panoptic.validation import MaskCrops, check_instances
 
 __all__ = [
     "FAIL",
@@ -147,13 +146,11 @@ def _owners(
 ) -> NDArray[np.int32]:
     """Return which shape each pixel belongs to, (H, W); -1 where none."""
     if overlaps != FAIL:
-        image = to_rgb_array(image_path) if looks_at_image(find_rule(overlaps)) else None
+        handler = OcclusionHandler.of(overlaps, True, overlap_threshold=0.0, removal_threshold=1.0)
+        image = to_rgb_array(image_path) if handler.needs_image else None
         crops = [shape.crop for shape in shapes]
         masks = MaskCrops(np.array([crop.box for crop in crops]), [crop.pixels for crop in crops], size)
-        owners: NDArray[np.int32] = resolve_occlusions(
-            masks, np.ones(len(shapes)), image, rule=overlaps, overlap_threshold=0.0, removal_threshold=1.0
-        )
-        return owners
+        return handler.owners(*check_instances(masks, np.ones(len(shapes)), image))
     owner = np.full(size, -1, np.int32)
     for row, shape in enumerate(shapes):
         window = owner[shape.crop.window]

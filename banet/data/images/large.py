@@ -12,8 +12,8 @@ from PIL import Image
 from banet.data.images.reading import read_image
 from banet.data.images.source import ImageSource
 from banet.errors import InputError, MissingExtraError
+from banet.files.exif import turn
 from banet.files.reading import MAX_PIXELS, open_file
-from banet.panoptic.pixels import turn
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, StrPath
 

@@ -17,7 +17,8 @@ from PIL import Image, ImageFile
 
 from banet.data.images.formats import heif_error, identify, is_heif
 from banet.errors import InputError, InputWarning
-from banet.panoptic.pixels import deep_samples, orientation, rgb_image, turn
+from banet.files.exif import orientation, turn
+from banet.panoptic.pixels import deep_samples, rgb_image
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, Size
 

@@ -34,7 +34,8 @@ from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
 
 if TYPE_CHECKING:
-    from banet.data.samples import AnnotatedImage, Sample, Transform
+    from banet.data.samples import AnnotatedImage, Sample
+    from banet.data.transforms import Transform
 
 __all__ = [
     "SCENE_CATEGORIES",

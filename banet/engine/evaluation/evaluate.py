@@ -107,7 +107,7 @@ class Evaluator:
             unfused = postprocess(one, example.image, self.model.categories, self.model.inference)
             if self.full:
                 size = (example.image.shape[0], example.image.shape[1])
-                instances = paste_instances(ap_sets[index], size, self.model.categories)
+                instances = paste_instances(ap_sets[index], size)
                 self.ap.update(instances, example.ground_truth)
                 self.stuff.update(unfused.semantic, example.ground_truth)
             result = unfused.fuse(self.model.categories, self.model.inference)

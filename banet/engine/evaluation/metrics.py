@@ -69,7 +69,7 @@ class MaskAP:
             self.results.append(
                 {
                     "image_id": image_id,
-                    "category_id": int(label),
+                    "category_id": int(self.categories.ids[label]),
                     "score": float(score),
                     "segmentation": rle.encode(canvas),
                 }

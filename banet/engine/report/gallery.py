@@ -115,7 +115,8 @@ class Gallery:
             if truth is not None:
                 match = self.quality.setdefault(title, PanopticQuality(self.categories)).update(result, truth)
             if instances is not None:
-                overlaps = report_overlaps(result, instances.masks, instances.scores, instances.labels)
+                labels = self.categories.ids[instances.labels]
+                overlaps = report_overlaps(result, instances.masks, instances.scores, labels)
             verdicts = None if match is None else _verdicts(match)[0]
             views.append(self._view(title, result, verdicts, overlaps, instances))
             compared.append((result, match, overlaps))
@@ -182,7 +183,7 @@ class Gallery:
                 segments[place[segment_id]]["hides"] = [[place_of[n], pixels] for n, pixels in hidden.items()]
             view["lost"] = [
                 {
-                    "class": self.categories.index(int(instances.labels[n])),
+                    "class": int(instances.labels[n]),
                     "score": float(instances.scores[n]),
                     "area": int(instances.masks.crops[n].sum()),
                 }

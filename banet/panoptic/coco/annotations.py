@@ -7,24 +7,19 @@ image with id = R + 256 G + 65536 B, 0 = void, and one JSON with `images`, `anno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from banet._moved import renamed
 from banet.errors import InputError, shown
 from banet.files.fields import is_number, read_flag, read_image_id, read_integer, read_object
-from banet.files.names import check_file_name, safe_join
+from banet.files.names import check_file_name
 from banet.files.reading import MAX_PIXELS, stream_lists
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco.png import read_ids
-from banet.panoptic.id_maps import MAX_SEGMENT_ID, check_ids
-from banet.panoptic.segments import Segment
+from banet.panoptic.id_maps import MAX_SEGMENT_ID
+from banet.panoptic.segments import Annotation, ImageInfo, Segment
 from banet.types import ImageId, StrPath
 
 __all__ = [
@@ -32,35 +27,13 @@ __all__ = [
     "ImageInfo",
     "PanopticJson",
     "add_image",
-    "load_ids",
     "read_annotation",
     "read_categories",
     "read_image_info",
-    "read_map",
     "read_tables",
-    "report_disagreement",
 ]
 
 __getattr__ = renamed(__name__, {"load": "banet.panoptic.segmentation:PanopticSegmentation.from_annotation"})
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """An entry of `images`: id, file name of the image, width and height in pixels."""
-
-    id: ImageId
-    file_name: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """An entry of `annotations`: the image, the PNG of its id map, and the segments in it, not measured."""
-
-    image_id: ImageId
-    file_name: str
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
@@ -121,47 +94,6 @@ class PanopticJson:
                 )
             annotations[image_id] = _of_classes(annotation, where, categories)
         return cls(file, images, annotations, categories)
-
-
-def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | None = None) -> NDArray[np.int32]:
-    """Read the id map of an annotation, (H, W), and measure nothing.
-
-    Args:
-        annotation: from `PanopticJson.annotations`.
-        png_dir: folder of the PNGs.
-        image: where given, the id map must have its width and height.
-
-    Raises:
-        InputError: see `read_ids`; map and JSON do not name the same ids (all of them are listed); the size is another.
-    """
-    path, ids = read_map(annotation, png_dir, image)
-    with report_disagreement(annotation, path):
-        check_ids(ids, [segment.id for segment in annotation.segments])
-    return ids
-
-
-def read_map(annotation: Annotation, png_dir: StrPath, image: ImageInfo | None) -> tuple[Path, NDArray[np.int32]]:
-    """Return the PNG of an annotation and its id map, (H, W); that both name the same ids is not checked."""
-    path = safe_join(png_dir, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
-    ids = read_ids(path)
-    if image is not None and ids.shape != (image.height, image.width):
-        raise InputError(
-            f"is {ids.shape[1]}x{ids.shape[0]}, but images[].width and height of image {image.id} say "
-            f"{image.width}x{image.height}",
-            where=path,
-            hint="correct one of them",
-        )
-    return path, ids
-
-
-@contextmanager
-def report_disagreement(annotation: Annotation, path: Path) -> Iterator[None]:
-    """Raise a disagreement of map and JSON as an error in the file."""
-    try:
-        yield
-    except ValueError as error:
-        where = f"{path}, segments_info of image {annotation.image_id}"
-        raise InputError(str(error), where=where, hint="make the PNG and 'segments_info' agree") from error
 
 
 def read_categories(path: StrPath) -> Categories:

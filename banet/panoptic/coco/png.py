@@ -13,12 +13,13 @@ from PIL import Image
 
 from banet.errors import InputError
 from banet.files.atomic import atomic_path
+from banet.files.names import safe_join
 from banet.files.reading import MAX_PIXELS, open_file
-from banet.panoptic.id_maps import in_range
+from banet.panoptic.id_maps import check_ids, in_range
+from banet.panoptic.segments import Annotation, ImageInfo
 from banet.types import StrPath
 
-__all__ = ["read_ids", "read_labels", "write_ids"]
-
+__all__ = ["load_ids", "read_ids", "read_labels", "write_ids"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -40,6 +41,34 @@ def read_ids(path: StrPath) -> NDArray[np.int32]:
             16-bit).
     """
     return _read_png(Path(path), _ids_fault, _decode)
+
+
+def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | None = None) -> NDArray[np.int32]:
+    """Read the id map of an annotation, (H, W), and measure nothing.
+
+    Args:
+        annotation: what the JSON says of it.
+        png_dir: folder of the PNGs.
+        image: where given, the id map must have its width and height.
+
+    Raises:
+        InputError: see `read_ids`; map and JSON do not name the same ids (all of them are listed); the size is another.
+    """
+    path = safe_join(png_dir, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
+    ids = read_ids(path)
+    if image is not None and ids.shape != (image.height, image.width):
+        raise InputError(
+            f"is {ids.shape[1]}x{ids.shape[0]}, but images[].width and height of image {image.id} say "
+            f"{image.width}x{image.height}",
+            where=path,
+            hint="correct one of them",
+        )
+    try:
+        check_ids(ids, [segment.id for segment in annotation.segments])
+    except ValueError as error:
+        where = f"{path}, segments_info of image {annotation.image_id}"
+        raise InputError(str(error), where=where, hint="make the PNG and 'segments_info' agree") from error
+    return ids
 
 
 def read_labels(path: StrPath) -> tuple[NDArray[np.int32], int]:

@@ -10,10 +10,11 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from banet._renamed import current_value
 from banet.panoptic.adapters import find_adapter, read_detections
 from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE
 from banet.panoptic.occlusion.ranking import lock_in, remove_hidden
-from banet.panoptic.occlusion.rules import Pairs, Procedure, Rule, find_rule
+from banet.panoptic.occlusion.rules import RULES, Pairs, Procedure, Rule
 from banet.panoptic.validation import MaskCrops, as_input_type, check_instances
 from banet.types import RuleLike
 
@@ -180,7 +181,25 @@ class OcclusionHandler:
         for name, value in (("overlap_threshold", overlap_threshold), ("removal_threshold", removal_threshold)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in 0..1, not {value}")
-        return cls(find_rule(rule, has_image), overlap_threshold, removal_threshold)
+        rule = current_value(rule, stacklevel=4)
+        if isinstance(rule, str) and rule not in RULES:
+            raise ValueError(f"unknown rule {rule!r}; there are {', '.join(map(repr, RULES))}")
+        found = RULES[rule] if isinstance(rule, str) else rule
+        if not isinstance(found, Procedure) and not callable(found):
+            raise ValueError(f"rule must be a name or a function of the pairs, not {found!r}")
+        if getattr(found, "needs_image", False) and not has_image:
+            name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
+            blind = ", ".join(repr(name) for name, each in RULES.items() if not getattr(each, "needs_image", False))
+            raise ValueError(
+                f"the rule {name!r} looks at the image, but image is None: give it, or a rule that does without "
+                f"({blind})"
+            )
+        return cls(found, overlap_threshold, removal_threshold)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether the rule reads the image, as it says itself."""
+        return bool(getattr(self.rule, "needs_image", False))
 
     def owners(self, masks: MaskCrops, scores: NDArray[np.float64], image: NDArray[Any] | None) -> NDArray[np.int32]:
         """Decide the owner of each pixel, (H, W) int32; the arguments are what `check_instances` returns."""

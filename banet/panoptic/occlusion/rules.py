@@ -17,7 +17,7 @@ from banet.panoptic.occlusion.cues import Overlap, log_odds
 from banet.panoptic.occlusion.ranking import rank_by_score, remove_hidden
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.validation import MaskCrops, to_numpy
-from banet.types import Box, RuleLike
+from banet.types import Box
 
 __all__ = [
     "RULES",
@@ -27,10 +27,8 @@ __all__ = [
     "appearance",
     "area",
     "color_contour",
-    "find_rule",
     "gt_order_rule",
     "logit_rule",
-    "looks_at_image",
     "match_boxes",
     "needs_image",
     "score",
@@ -184,11 +182,6 @@ def needs_image(rule: F) -> F:
     return rule
 
 
-def looks_at_image(rule: Rule | Procedure) -> bool:
-    """Return whether a rule or procedure reads the image, as it says itself."""
-    return bool(getattr(rule, "needs_image", False))
-
-
 @needs_image
 def appearance(pairs: Pairs) -> NDArray[np.float64]:
     """Compare colors: the object whose mean color is closer to the overlap's is in front (section 3.4 of the paper).
@@ -278,7 +271,7 @@ def gt_order_rule(truth_ids: Any, matched: Any, fallback: Rule = appearance) -> 
             margin[k] = np.count_nonzero(there == first[k]) - np.count_nonzero(there == second[k])
         return margin
 
-    return needs_image(rule) if looks_at_image(fallback) else rule
+    return needs_image(rule) if getattr(fallback, "needs_image", False) else rule
 
 
 def logit_rule(mask_logits: Any, semantic_logits: Any, combine: Literal["sum", "gated"] = "sum") -> Rule:
@@ -504,31 +497,6 @@ RULES: Mapping[str, Rule | Procedure] = MappingProxyType(
     _Rules({name: globals()[name.replace("-", "_")] for name in get_args(RuleName)})
 )
 """What `rule` may name. A rule decides the occluded pairs only, and all others go by score; a procedure decides all."""
-
-
-def find_rule(rule: RuleLike, has_image: bool = True) -> Rule | Procedure:
-    """Return the rule of a name; a function or procedure as it is.
-
-    Args:
-        rule: a name in `RULES`, a function or a procedure.
-        has_image: whether there will be an image.
-
-    Raises:
-        ValueError: the name is unknown, `rule` is neither of the three, or it needs an image where there is none.
-    """
-    rule = current_value(rule, stacklevel=5)
-    if isinstance(rule, str) and rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}; there are {', '.join(map(repr, RULES))}")
-    found = RULES[rule] if isinstance(rule, str) else rule
-    if not isinstance(found, Procedure) and not callable(found):
-        raise ValueError(f"rule must be a name or a function of the pairs, not {found!r}")
-    if looks_at_image(found) and not has_image:
-        name = rule if isinstance(rule, str) else getattr(rule, "__name__", type(rule).__name__)
-        blind = ", ".join(repr(name) for name, each in RULES.items() if not looks_at_image(each))
-        raise ValueError(
-            f"the rule {name!r} looks at the image, but image is None: give it, or a rule that does without ({blind})"
-        )
-    return found
 
 
 __getattr__ = renamed(__name__, {"colour_contour": "color_contour"})
