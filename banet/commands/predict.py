@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from banet.commands.base import Argument, Command, Value
-from banet.commands.shared import DepthOptions, DeviceOptions, Folder, FusionOptions, OverwriteOptions, Pixels, Weights
+from banet.commands.shared import (
+    DepthOptions,
+    DeviceOptions,
+    Folder,
+    Fraction,
+    FusionOptions,
+    OverwriteOptions,
+    Pixels,
+    Weights,
+)
 from banet.errors import InputError
+from banet.panoptic.defaults import DrawingStyle, StuffStyle
 
 __all__ = ["Predict"]
 
@@ -34,11 +44,15 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
         tile: Cut larger images and frames into tiles of this side; objects are joined over the seams.
         overlap: With --tile: what neighbours share at least; default: a quarter of the tile.
         frames: With videos: also write id PNG and JSON of each frame to NAME_frames.
+        style: What the overlays' colors tell apart: things, or classes; contour leaves things unfilled.
+        stuff: What overlays show of stuff: where it ends, a light filling too, or nothing.
+        alpha: Opacity of the filling of things in overlays, from 0 to 1.
         page: The page or frame, from 1, of files that have several; all writes NAME_pageN of each. Default: the first.
     """
 
     usage: ClassVar[str] = (
         "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
+        "                     [--style instance|class|contour] [--stuff outline|fill|none] [--alpha FRACTION]\n"
         "                     [--frames] [--page N|all] [--bit-depth auto|BITS] [--score SCORE] [--rule RULE]\n"
         "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite]"
     )
@@ -51,6 +65,9 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
     tile: Pixels | None = None
     overlap: Pixels | None = None
     frames: bool = False
+    style: DrawingStyle = "instance"
+    stuff: StuffStyle = "outline"
+    alpha: Fraction = 0.5
     page: Annotated[Literal["all"] | int, Value("N|all")] | None = None
 
     def run(self) -> int:
@@ -62,6 +79,8 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
             raise InputError("missing: --weights")
         if isinstance(self.page, int) and self.page < 1:
             raise InputError(f"--page {self.page}: pages count from 1")
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"--alpha {self.alpha:g}: must be from 0 to 1")
         from banet.engine.prediction.predict import predict_files
 
         failed = predict_files(
@@ -78,6 +97,7 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
             frames=self.frames,
             bit_depth=self.bit_depth,
             page=self.page,
+            drawing={"style": self.style, "stuff": self.stuff, "alpha": self.alpha},
             overwrite=self.overwrite,
         )
         return 1 if failed else 0

@@ -1,10 +1,13 @@
-"""Names of the occlusion rules, and default values of fusion. Free of numpy, as the command line's help shows them."""
+"""Names of occlusion rules and of styles of drawings, and default values of fusion.
+
+Free of numpy, as the command line's help shows them.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["OVERLAP_THRESHOLD", "REMOVAL_THRESHOLD", "RULE", "STUFF_AREA", "RuleName"]
+__all__ = ["OVERLAP_THRESHOLD", "REMOVAL_THRESHOLD", "RULE", "STUFF_AREA", "DrawingStyle", "RuleName", "StuffStyle"]
 
 RuleName = Literal["appearance", "appearance-pixel", "color-contour", "score", "area", "heuristic"]
 """The rules of `banet.panoptic.RULES`; each is a function or procedure of `occlusion.rules`, with `_` for `-`."""
@@ -17,3 +20,8 @@ REMOVAL_THRESHOLD = 0.5
 """Lost fraction above which an instance is removed (the paper's)."""
 STUFF_AREA = 4096
 """A stuff class with fewer pixels left becomes void (the paper's, for COCO)."""
+
+DrawingStyle = Literal["instance", "class", "contour"]
+"""What the colors of a drawing tell apart: things from each other, or classes; `contour` is `instance` unfilled."""
+StuffStyle = Literal["outline", "fill", "none"]
+"""What a drawing shows of stuff: where it ends, a light filling too, or nothing."""

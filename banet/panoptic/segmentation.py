@@ -20,6 +20,7 @@ from banet.files.fields import read_flag
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.png import load_ids, write_ids
+from banet.panoptic.defaults import DrawingStyle, StuffStyle
 from banet.panoptic.id_maps import (
     MAX_SEGMENT_ID,
     as_ids,
@@ -388,28 +389,41 @@ class PanopticSegmentation:
             },
         )
 
-    def draw(self, image: Any = None, alpha: float = 0.5, *, legend: bool = False) -> Image.Image:
-        """Paint the segments over the image: class colors, a shade per instance, outlines, labels, void hatched.
-
-        The colour is that of the category, whatever else is in the image. Names stand where there is room for them.
+    def draw(
+        self,
+        image: Any = None,
+        alpha: float = 0.5,
+        *,
+        legend: bool = False,
+        style: DrawingStyle = "instance",
+        stuff: StuffStyle = "outline",
+    ) -> Image.Image:
+        """Paint the segments over the image: fillings, contours, names where they fit, thin stripes on void.
 
         Args:
             image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; `self.image` where left out. Without any,
                 the segments are painted on their own.
-            alpha: 0 leaves the image as it is, 1 hides it.
+            alpha: opacity of the filling of things: 0 leaves the image as it is, 1 hides it.
             legend: adds a strip below the image that names each class that occurs and counts its instances. An image
-                of less than 320 pixels is then enlarged, each pixel to a square, so that there is room for names.
+                of less than 640 pixels is then enlarged, so that there is room for names.
+            style: `instance` gives things that are near each other different colors, from a sequence that color-blind
+                people can tell apart; `class` gives each the color of its class; `contour` is `instance` without
+                fillings.
+            stuff: `outline` draws where stuff ends, in the color of its class; `fill` also fills it, more lightly than
+                things; `none` leaves it out.
 
         Returns:
             RGB image of width W and height H; with a legend larger.
 
         Raises:
-            ValueError: the image's size is not the id map's, or alpha is outside 0..1.
+            ValueError: the image's size is not the id map's, alpha is outside 0..1, or `style` or `stuff` is unknown.
         """
         from banet.panoptic.drawing.overlay import draw_segments
 
         shown = self.image if image is None else image
-        return draw_segments(self.ids, self.segments, self.categories, shown, alpha, legend=legend)
+        return draw_segments(
+            self.ids, self.segments, self.categories, shown, alpha, legend=legend, style=style, stuff=stuff
+        )
 
     def show(self, image: Any = None, **options: Any) -> None:
         """Show the drawing: in a notebook below the cell, elsewhere in the system's image viewer.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import colorsys
+import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from factories import PERSON_SKY_TIE
 from PIL import Image
 
 from banet.panoptic.categories import Categories, Category
+from banet.panoptic.drawing import labels as writing
 from banet.panoptic.drawing import overlay as drawing
-from banet.panoptic.drawing.overlay import segment_colors
+from banet.panoptic.drawing.colors import SEQUENCE, segment_colors
 from banet.panoptic.segmentation import PanopticSegmentation, Segment
 
 
@@ -43,13 +45,13 @@ def squares(rows: int, side: int, gap: int, category_id: int = 1) -> PanopticSeg
 def labels(monkeypatch):
     """The boxes and texts of the names that are written."""
     written = []
-    write = drawing._write
+    write = writing._write
 
     def note(draw, font, size, label, color):
         written.append((label.box, label.text))
         write(draw, font, size, label, color)
 
-    monkeypatch.setattr(drawing, "_write", note)
+    monkeypatch.setattr(writing, "_write", note)
     return written
 
 
@@ -82,22 +84,61 @@ def test_alpha_one_hides_the_picture():
     inside = np.s_[46:59, 5:24]  # off the outlines
     drawn = [np.array(scene(60, 80).draw(image, alpha=1)) for image in (noise, plain)]
     assert np.array_equal(drawn[0][inside], drawn[1][inside])
-    assert np.array_equal(drawn[0][:14], drawn[1][:14])  # void
 
 
-def test_draw_shows_classes_instances_void_outlines_and_labels(labels):
-    picture = np.array(scene(200, 300).draw(np.full((200, 300, 3), 128, np.uint8))).astype(int)
-    first, second, sky = picture[90, 5], picture[190, 5], picture[190, 290]
-    assert np.abs(first - second).max() > 20  # a shade per instance
-    assert np.abs(first - sky).max() > 20
-    assert picture[99, 5].sum() > first.sum() + 100  # a light outline
-    void = picture[5:40, 5:290]
-    assert np.ptp(void.reshape(-1, 3), axis=0).max() > 10  # hatched
-    assert np.abs(void - void[..., :1]).max() <= 1  # and grey
+GREY = np.full((200, 300, 3), 128, np.uint8)
+FIRST, SECOND, SKY, VOID = np.s_[90, 5], np.s_[190, 5], np.s_[190, 290], np.s_[5:40, 5:290]
+
+
+def test_things_are_filled_and_have_contours_of_their_color(labels):
+    picture = np.array(scene(200, 300).draw(GREY)).astype(int)
+    first, second = np.array(SEQUENCE[:2])
+    assert np.abs(picture[FIRST] - (first + 128) / 2).max() <= 1
+    assert np.abs(picture[SECOND] - (second + 128) / 2).max() <= 1
+    assert np.abs(picture[99, 5] - first).max() < 10 and np.abs(picture[100, 5] - second).max() < 10
     assert [text for _, text in labels] == ["person 80%", "sky", "person 90%"]
-    # The same class has the same colour in another result.
-    other = PanopticSegmentation.from_ids(np.full((200, 300), 9), [{"id": 9, "category_id": 5}], PERSON_SKY_TIE)
-    assert np.array_equal(np.array(other.draw(np.full((200, 300), 128, np.uint8)))[190, 290], sky)
+
+
+def test_void_is_thinly_striped_and_shows_the_picture():
+    for level in (0, 128, 255):
+        void = np.array(scene(200, 300).draw(np.full((200, 300), level, np.uint8))).astype(int)[VOID]
+        striped = (void != level).any(axis=2).mean()
+        assert 0.1 < striped < 0.4
+        assert np.abs(void - level).max() > 40, "one of the lines can be seen on any ground"
+        assert np.abs(void - level).max() < 0.45 * 255
+
+
+@pytest.mark.parametrize("stuff", ["outline", "fill", "none"])
+def test_stuff_is_outlined_filled_lightly_or_left_out(labels, stuff):
+    ids = np.full((200, 300), 1)
+    ids[:, 100:] = 2
+    ids[150:, :] = 3
+    classes = Categories([Category(1, "sky", False), Category(2, "sea", False), Category(3, "ship", True)])
+    result = PanopticSegmentation.from_ids(ids, [{"id": k, "category_id": k} for k in (1, 2, 3)], classes)
+    picture = np.array(result.draw(GREY, stuff=stuff)).astype(int)
+    sky, sea = (np.array(classes.by_id(k).color) for k in (1, 2))
+    inside, border = picture[20, 20], picture[20, 99]
+    if stuff == "fill":
+        assert np.abs(inside - (128 + 0.2 * (sky - 128))).max() <= 1
+    else:
+        assert (inside == 128).all()
+    assert (border == 128).all() == (stuff == "none")
+    assert (picture[149, 20] == inside).all(), "towards a thing there is the thing's contour"
+    if stuff != "none":
+        assert np.abs(border - sky).max() < np.abs(border - 128).max()
+        assert np.abs(picture[20, 100] - sea).max() < np.abs(picture[20, 100] - 128).max()
+    assert {text for _, text in labels} == {"ship", *(() if stuff == "none" else ("sky", "sea"))}
+    assert np.array_equal(np.array(result.draw()), np.array(result.draw(stuff="fill"))), "without an image it is filled"
+
+
+def test_styles():
+    result = scene(200, 300)
+    image = replace(result, image=GREY)
+    contour = np.array(image.draw(style="contour")).astype(int)
+    assert (contour[FIRST] == 128).all() and np.abs(contour[99, 5] - SEQUENCE[0]).max() < 10
+    classes = np.array(image.draw(style="class")).astype(int)
+    person = np.array(PERSON_SKY_TIE.by_id(1).color)
+    assert np.array_equal(classes[FIRST], classes[SECOND]) and np.abs(classes[FIRST] - (person + 128) / 2).max() <= 1
 
 
 def test_bands_leave_no_trace(monkeypatch):
@@ -118,16 +159,56 @@ def test_ids_without_a_segment_are_drawn_as_void():
     assert np.array_equal(np.array(stray.draw(image))[:, 22:], np.array(void.draw(image))[:, 22:])
 
 
-def test_shades_stay_near_the_colour_of_the_class():
-    result = squares(4, 10, 4)
-    colors = segment_colors(result.segments, result.categories)
-    assert tuple(colors[0]) == PERSON_SKY_TIE.by_id(1).color and tuple(colors[-1]) == PERSON_SKY_TIE.by_id(5).color
-    hues = np.array([colorsys.rgb_to_hls(*(color / 255))[0] for color in colors[:-1]])
-    turned = (hues - hues[0] + 0.5) % 1 - 0.5
-    assert np.abs(turned).max() < 0.05
-    apart = np.abs(np.diff(colors[:-1].astype(int), axis=0)).max(axis=1)
-    assert apart.min() > 15  # neighbours in the list can be told apart
-    assert len({tuple(color) for color in colors}) == len(colors)
+def cielab(rgb, vision):
+    """CIELAB (N, 3) of colors (N, 3) in 0..255 as seen with a matrix for linear RGB."""
+    share = np.asarray(rgb) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ np.array(vision).T
+    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    xyz = linear.clip(0, 1) @ np.array(to_xyz).T / [0.95047, 1, 1.08883]
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+VISION = {  # Machado, Oliveira and Fernandes 2009, severity 1
+    "normal": np.eye(3),
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+}
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colors_of_instances_can_be_told_apart(vision):
+    seen = cielab(SEQUENCE, VISION[vision])
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 19
+
+
+def test_things_near_each_other_have_different_colors():
+    result = squares(9, 10, 4)
+    colors = [tuple(color) for color in segment_colors(result.segments, result.categories).tolist()]
+    assert colors[-1] == PERSON_SKY_TIE.by_id(5).color
+    grid = np.array(colors[:-1]).reshape(9, 9, 3)
+    for a, b in ((grid[1:], grid[:-1]), (grid[:, 1:], grid[:, :-1]), (grid[1:, 1:], grid[:-1, :-1])):
+        assert (a != b).any(axis=2).all()
+    used = [colors[:-1].count(color) for color in SEQUENCE]
+    assert sum(used) == 81 and min(used) >= 4
+
+
+@pytest.mark.parametrize("ids", [range(1, 13), [3_000_000 + 7 * 12 * k for k in range(12)], [5, 2, 9]])
+def test_up_to_twelve_things_share_no_color(ids):
+    segments = [Segment(k, 1, True, area=4, bbox=(9 * n, 0, 2, 2)) for n, k in enumerate(ids)]
+    colors = [tuple(color) for color in segment_colors(segments, PERSON_SKY_TIE).tolist()]
+    assert len(set(colors)) == len(colors)
+    if max(ids) <= 12:  # an object that is tracked keeps its color
+        assert colors == [SEQUENCE[k - 1] for k in ids]
+
+
+def test_colors_of_very_many_things_take_little_time_and_differ_nearby(monkeypatch):
+    from banet.panoptic.drawing import colors
+
+    monkeypatch.setattr(colors, "_WINDOW", 30)
+    result = squares(9, 10, 4)
+    grid = segment_colors(result.segments, result.categories)[:-1].reshape(9, 9, 3)
+    assert (grid[1:] != grid[:-1]).any(axis=2).all() and (grid[:, 1:] != grid[:, :-1]).any(axis=2).all()
 
 
 @pytest.mark.parametrize("height,width", [(200, 300), (40, 500), (480, 640), (64, 64)])
@@ -164,38 +245,82 @@ def test_tiny_pictures_have_no_names_on_them(labels):
 
 
 def test_legend_names_what_occurs():
-    plain = scene(400, 600).draw(np.full((400, 600), 128, np.uint8))
-    picture = scene(400, 600).draw(np.full((400, 600), 128, np.uint8), legend=True)
-    assert picture.width == 600 and picture.height > 400
+    plain = scene(400, 700).draw(np.full((400, 700), 128, np.uint8))
+    picture = scene(400, 700).draw(np.full((400, 700), 128, np.uint8), legend=True)
+    assert picture.width == 700 and picture.height > 400
     assert np.array_equal(np.array(picture)[:400], np.array(plain))
     strip = np.array(picture)[400:].reshape(-1, 3)
 
     def shown(color):
         return (strip == color).all(axis=1).any()
 
-    assert shown(PERSON_SKY_TIE.by_id(1).color) and shown(PERSON_SKY_TIE.by_id(5).color)
+    assert all(map(shown, [*SEQUENCE[:2], PERSON_SKY_TIE.by_id(5).color]))
     assert not shown(PERSON_SKY_TIE.by_id(300).color)
-    assert shown((168, 168, 168))  # void
-    full = PanopticSegmentation.from_ids(np.full((400, 600), 9), [{"id": 9, "category_id": 5}], PERSON_SKY_TIE)
-    assert not (np.array(full.draw(legend=True))[400:] == (168, 168, 168)).all(axis=2).any()
+    assert shown((150, 150, 150))  # void
+    full = PanopticSegmentation.from_ids(np.full((400, 700), 9), [{"id": 9, "category_id": 5}], PERSON_SKY_TIE)
+    assert not (np.array(full.draw(legend=True))[400:] == (150, 150, 150)).all(axis=2).any()
+    bare = full.draw(np.full((400, 700), 128, np.uint8), legend=True, stuff="none")
+    assert not (np.array(bare) == PERSON_SKY_TIE.by_id(5).color).all(axis=2).any()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (16, 16), (3, 200), (200, 3)])
-def test_legend_enlarges_tiny_pictures(size):
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (16, 16), (3, 200), (200, 3), (256, 256), (640, 3)])
+def test_legend_enlarges_small_pictures(size):
     image = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
     picture = scene(*size).draw(image, alpha=0, legend=True)
-    factor = -(-320 // max(size))
+    factor = -(-640 // max(size))
     left = (picture.width - factor * size[1]) // 2
     assert left >= 0
-    shown = np.array(picture)[: factor * size[0], left : left + factor * size[1]]
-    assert np.array_equal(shown, image.repeat(factor, axis=0).repeat(factor, axis=1))
+    shown = picture.crop((left, 0, left + factor * size[1], factor * size[0]))
+    assert np.array_equal(shown, Image.fromarray(image).resize(shown.size, Image.Resampling.BICUBIC))
 
 
 def test_names_beyond_ascii_or_a_line_and_very_long_ones_are_drawn():
     classes = Categories([Category(1, "Fuß\ngänger", True), Category(2, "sky " * 40, False)])
     infos = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]
     result = PanopticSegmentation.from_ids(np.repeat([[1, 2]], 300, axis=0).repeat(200, axis=1), infos, classes)
-    assert result.draw(legend=True).width == 400
+    assert result.draw(legend=True).width == 2 * 400
+
+
+def test_a_name_that_no_font_has_becomes_the_number_of_its_class(labels, monkeypatch):
+    monkeypatch.setattr(writing, "_FONTS", ())
+    writing._system_fonts.cache_clear()
+    writing._font.cache_clear()
+    classes = Categories([Category(7, "\u4eba", True), Category(8, "foot", True)])
+    infos = [{"id": 1, "category_id": 7}, {"id": 2, "category_id": 8}]
+    result = PanopticSegmentation.from_ids(np.repeat([[1, 2]], 300, axis=0).repeat(200, axis=1), infos, classes)
+    with pytest.warns(UserWarning, match="no font .* has all characters of '\u4eba'; drawn as 'class 7'"):
+        result.draw()
+    assert {text for _, text in labels} == {"class 7", "foot"}
+    writing._system_fonts.cache_clear()
+    writing._font.cache_clear()
+
+
+def test_the_first_font_that_has_the_characters_is_taken(monkeypatch):
+    class Font:
+        def __init__(self, known):
+            self.known = known
+
+        def getmask(self, character):
+            return character.encode() if character in self.known else b"box"
+
+    monkeypatch.setattr(writing, "_system_fonts", lambda size: [Font("\u4eba"), Font("\u4eba\u0434\u0430")])
+    writing._font.cache_clear()
+    assert writing._font("\u4eba", 12).known == "\u4eba"
+    assert writing._font("\u0434\u0430 \u4eba", 12).known == "\u4eba\u0434\u0430"
+    with pytest.raises(LookupError):
+        writing._font("\u0e01", 12)
+    writing._font.cache_clear()
+
+
+def test_a_name_does_not_hide_a_thing_that_it_barely_fits_on(labels):
+    def names(side):
+        labels.clear()
+        result = squares(5, side, 4)  # too many to be named beside
+        result.draw(np.zeros(result.ids.shape))
+        return [text for _, text in labels if text != "sky"]
+
+    assert names(40) == []
+    assert names(200).count("person 50%") == 25
 
 
 @pytest.mark.parametrize("legend", [False, True])
@@ -218,3 +343,7 @@ def test_draw_refuses():
         scene(60, 80).draw(alpha=1.5)
     with pytest.raises(ValueError, match="shape"):
         scene(60, 80).draw(np.zeros((60, 80, 2), np.uint8))
+    with pytest.raises(ValueError, match="style must be one of instance, class, contour, not 'classes'"):
+        scene(60, 80).draw(style="classes")
+    with pytest.raises(ValueError, match="stuff must be one of outline, fill, none, not 'off'"):
+        scene(60, 80).draw(stuff="off")

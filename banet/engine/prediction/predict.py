@@ -7,11 +7,11 @@ import io
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +114,7 @@ def predict_files(
     frames: bool = False,
     bit_depth: BitDepth | None = None,
     page: int | Literal["all"] | None = None,
+    drawing: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> int:
     """Segment images and videos; a bad one does not keep the others from being done.
@@ -138,6 +139,7 @@ def predict_files(
             number for all images.
         page: The page or frame, from 1, of files that have several; `all` makes each an image of its own, with outputs
             `NAME_pageN`. By default the first, with a note.
+        drawing: Options of `PanopticSegmentation.draw` for the overlays.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Returns:
@@ -164,12 +166,12 @@ def predict_files(
     out.mkdir(parents=True, exist_ok=True)
     with outputs:
         note = f"{weights}, occlusion rule {rule or model.inference.rule}" if gallery else ""
-        counts, failures = _segment_images(plan, model, depth, rule, tile, overlap, note)
+        counts, failures = _segment_images(plan, model, depth, rule, tile, overlap, note, drawing or {})
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
 
-        failures += _segment_videos(plan, outputs, segment)
+        failures += _segment_videos(plan, outputs, segment, drawing or {})
     failures += plan.unreadable
     for failure in failures:
         print(f"banet: error: {failure}", file=sys.stderr)
@@ -252,6 +254,7 @@ def _segment_images(
     tile: int | None,
     overlap: int | None,
     note: str,
+    drawing: Mapping[str, Any],
 ) -> tuple[Counter[str], list[str]]:
     """Segment the images, and write and print what was found: things by class, and the errors of those not done."""
     counts: Counter[str] = Counter()
@@ -277,7 +280,7 @@ def _segment_images(
             found = fuse()
             found.result.save(plan.out / f"{name}.png", file_name=path.name)
             jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
-            found.shown.draw(found.image, legend=True).save(jpeg, format="JPEG", quality=92)
+            found.shown.draw(found.image, legend=True, **drawing).save(jpeg, format="JPEG", quality=92)
             with atomic_path(plan.out / f"{name}_overlay.jpg") as temporary:
                 temporary.write_bytes(jpeg.getbuffer())
             if page is not None:
@@ -300,15 +303,19 @@ def _segment_images(
 
 
 def _segment_videos(
-    plan: _Plan, outputs: Outputs, segment: Callable[[NDArray[np.uint8]], PanopticSegmentation]
+    plan: _Plan,
+    outputs: Outputs,
+    segment: Callable[[NDArray[np.uint8]], PanopticSegmentation],
+    drawing: Mapping[str, Any],
 ) -> list[str]:
     """Segment the videos; returns the errors of those not done."""
     failures: list[str] = []
     for source, name in plan.videos:
         folder = plan.out / f"{name}_frames" if plan.frames else None
         try:
+            path = plan.out / f"{name}_overlay.mp4"
             with _enough_memory(source):
-                count = segment_video(segment, source, plan.out / f"{name}_overlay.mp4", frames=folder, overwrite=True)
+                count = segment_video(segment, source, path, frames=folder, drawing=drawing, overwrite=True)
         except InputError as error:
             failures.append(str(error))
             continue

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -54,6 +54,7 @@ def segment_video(
     path: Path,
     *,
     frames: Path | None = None,
+    drawing: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> int:
     """Segments a video frame by frame; writes it anew with the results drawn over it.
@@ -66,6 +67,7 @@ def segment_video(
         source: A video file, or `camera:N` for the N-th camera, which runs until Ctrl-C.
         path: The .mp4 to write; there once it is whole.
         frames: A folder to write `000001.png`, `000001.json` and so on to, the id map and records of each frame.
+        drawing: Options of `PanopticSegmentation.draw`.
         overwrite: The folder for the frames may hold some, which are replaced.
 
     Returns:
@@ -90,7 +92,7 @@ def segment_video(
                 result = segment(image)
                 if writer is None:
                     writer = files.enter_context(_Writer(temporary, reader))
-                writer.write(np.asarray(result.draw()), ticks)
+                writer.write(np.asarray(result.draw(**(drawing or {}))), ticks)
                 done += 1
                 if frames is not None:
                     frames.mkdir(parents=True, exist_ok=True)

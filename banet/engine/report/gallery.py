@@ -21,7 +21,8 @@ from banet.files.atomic import atomic_path
 from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
-from banet.panoptic.drawing.overlay import image_array, segment_colors
+from banet.panoptic.drawing.colors import segment_colors
+from banet.panoptic.drawing.overlay import image_array
 from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
 from banet.panoptic.occlusion.overlap_report import OverlapReport, report_overlaps

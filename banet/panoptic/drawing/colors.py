@@ -1,0 +1,63 @@
+"""Colors of segments: a sequence for instances that color-blind people can tell apart, and those of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.panoptic.categories import Categories
+from banet.panoptic.defaults import DrawingStyle
+from banet.panoptic.segments import Segment
+
+__all__ = ["SEQUENCE", "segment_colors"]
+
+SEQUENCE = (
+    *((86, 180, 233), (230, 159, 0), (225, 15, 90), (180, 240, 150), (135, 15, 255), (0, 240, 225)),
+    *((180, 60, 0), (105, 105, 225), (240, 120, 165), (15, 135, 105), (180, 45, 150), (180, 165, 90)),
+)
+"""RGB of instances. Chosen one by one, after two of Okabe and Ito's, to lie far apart in CIELAB from those before, for
+normal vision and as people without red or green cones see them (Machado et al. 2009): any two differ by 19 at least,
+where Okabe and Ito's seven colors differ by 17."""
+
+_WINDOW = 2000  # things that are compared with each other; of more, each with that many that begin above it
+
+
+def segment_colors(
+    segments: Sequence[Segment], categories: Categories, style: DrawingStyle = "instance"
+) -> NDArray[np.uint8]:
+    """Return the RGB of each segment, (N, 3).
+
+    Args:
+        segments: the segments, measured.
+        categories: their classes.
+        style: `class` gives a segment the color of its class; otherwise things get the colors of `SEQUENCE`, a thing
+            another one than those near it, and only stuff that of its class. Of up to twelve things no two share a
+            color, and with ids 1, 2, ... each keeps its own whatever else is there.
+    """
+    colors = np.array([categories.by_id(segment.category_id).color for segment in segments], dtype=np.uint8)
+    colors = colors.reshape(-1, 3)
+    things = [k for k, segment in enumerate(segments) if segment.isthing]
+    if style != "class" and things:
+        colors[things] = np.array(SEQUENCE, dtype=np.uint8)[_places([segments[k] for k in things])]
+    return colors
+
+
+def _places(things: Sequence[Segment]) -> NDArray[np.int64]:
+    """Return a place in the sequence for each of K things, (K,): another than those of its neighbours, evenly used."""
+    count = len(SEQUENCE)
+    boxes = np.array([thing.bbox for thing in things], dtype=np.int64)
+    margin = boxes[:, 2:] // 4 + 2
+    low, high = boxes[:, :2] - margin, boxes[:, :2] + boxes[:, 2:] + margin
+    ids = np.array([thing.id for thing in things])
+    order = np.argsort(ids if len(things) <= _WINDOW else low[:, 1], kind="stable")
+    places, used = np.zeros(len(things), dtype=np.int64), np.zeros(count, dtype=np.int64)
+    for done, k in enumerate(order.tolist()):
+        before = order[max(0, done - _WINDOW) : done]
+        near = before[((low[before] < high[k]) & (low[k] < high[before])).all(axis=1)]
+        beside = np.bincount(places[near], minlength=count)
+        turned = (np.arange(count) - (ids[k] - 1)) % count
+        places[k] = np.lexsort((turned, used, beside))[0]
+        used[places[k]] += 1
+    return places
