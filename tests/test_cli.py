@@ -272,9 +272,20 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
             "frames": False,
             "bit_depth": None,
             "page": None,
+            "drawing": {"style": "instance", "stuff": "outline", "alpha": 0.5},
             "overwrite": False,
         },
     )
+
+
+def test_predict_passes_how_to_draw(engine, capsys):
+    calls = engine("prediction.predict", "predict_files", 0)
+    assert (
+        main(["predict", "a.jpg", "--weights", "w", *["--style", "contour", "--stuff", "none", "--alpha", "0.25"]]) == 0
+    )
+    assert calls["predict_files"][1]["drawing"] == {"style": "contour", "stuff": "none", "alpha": 0.25}
+    assert fault(capsys, "predict", "a.jpg", "--weights", "w", "--alpha", "2") == "--alpha 2: must be from 0 to 1"
+    assert "instance, class, contour" in fault(capsys, "predict", "a.jpg", "--weights", "w", "--style", "x")
 
 
 def test_predict_passes_tiles_and_frames(engine):
