@@ -41,6 +41,8 @@ class DataConfig:
         train: The split to learn from.
         val: The split to measure on; with an empty `json` nothing is measured.
         scene_size: Side of a scene in pixels.
+        scene_context: Things in scenes depend on the ground, and pairs of stuff look alike (`banet data scenes
+            --context`); otherwise any thing stands on any ground.
         train_scenes: How many different scenes to learn from.
         val_scenes: How many scenes to measure on; never the ones learnt from.
         shorter: The shorter side of a training image is resized to one of these at random.
@@ -68,6 +70,7 @@ class DataConfig:
         )
     )
     scene_size: int = 256
+    scene_context: bool = False
     train_scenes: int = 1_000_000
     val_scenes: int = 100
     shorter: tuple[int, ...] = (800,)

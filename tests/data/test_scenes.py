@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from PIL import Image
 
 from banet.data.coco_panoptic import CocoPanoptic
 from banet.data.scenes.generate import SCENE_CATEGORIES, Scene, Scenes, make_scene, write_coco
+from banet.engine.evaluation.evaluation_data import open_validation
+from banet.engine.recipe import DataConfig
+from banet.engine.training.datasets import training_set
 
 
 @functools.cache
@@ -195,3 +199,89 @@ def test_reference_decoder_reads_the_masks(tmp_path: Path) -> None:
         mask = mask_tools.decode(mask_tools.frPyObjects(annotation["segmentation"], 256, 256))
         row = annotation["panoptic_id"] - 1
         assert np.array_equal(mask.astype(bool), _scenes()[annotation["image_id"] - 1].masks[row])
+
+
+@functools.cache
+def _in_context() -> list[Scene]:
+    return [make_scene(5, index, (128, 128), context=True) for index in range(300)]
+
+
+def _present(scenes: list[Scene]) -> dict[str, np.ndarray]:
+    """Which scenes each class occurs in, by name."""
+    ids = [{segment.category_id for segment in scene.segments} for scene in scenes]
+    return {c.name: np.array([c.id in found for found in ids]) for c in SCENE_CATEGORIES}
+
+
+def _correlation(scenes: list[Scene]) -> float:
+    """Mean absolute correlation of the presence of things with that of stuff."""
+    present = _present(scenes)
+    things, stuff = ([present[c.name] for c in SCENE_CATEGORIES if c.isthing == kind] for kind in (True, False))
+    return float(np.mean([abs(np.corrcoef(a, b)[0, 1]) for a in things for b in stuff]))
+
+
+def test_scenes_without_context_are_those_of_earlier_versions() -> None:
+    digest = hashlib.sha256()
+    for index in range(20):
+        scene = make_scene(5, index, (96, 128))
+        for array in (scene.ids, scene.masks, scene.order):
+            digest.update(array.tobytes())
+        digest.update((scene.image // 16).astype(np.uint8).tobytes())
+    assert digest.hexdigest() == "ac671c3fb519ef447b72b663be7fb1459063c8d9eef9df2be4b5d02e82ff2570"
+
+
+def test_scenes_in_context_are_exact_too() -> None:
+    for scene in _in_context():
+        _check(scene)
+    assert not np.array_equal(_in_context()[0].image, make_scene(5, 0, (128, 128)).image)
+    assert np.array_equal(_in_context()[7].image, make_scene(5, 7, (128, 128), context=True).image)
+    assert min(found.sum() for found in _present(_in_context()).values()) >= 10
+
+
+def test_things_depend_on_the_ground_in_context_only() -> None:
+    assert _correlation([make_scene(5, index, (64, 64)) for index in range(300)]) < 0.08
+    assert _correlation(_in_context()) > 0.18
+    present = _present(_in_context())
+    homes = {"car": "road", "chair": "floor", "table": "floor", "cup": "floor", "kite": "sky", "umbrella": "sand"}
+    for thing, ground in {**homes, "ball": "grass"}.items():
+        with_ground, without = (present[thing][present[ground] == there].mean() for there in (True, False))
+        assert with_ground > 0.4 > 0.3 > without, (thing, ground, with_ground, without)
+
+
+@pytest.mark.parametrize("pair", [("road", "floor"), ("sky", "wall"), ("sand", "grass")])
+def test_texture_hardly_tells_the_pairs_apart_in_context(pair: tuple[str, str]) -> None:
+    def mean_colors(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean colour of each region of the pair, and which of the two it is."""
+        ids = [next(c.id for c in SCENE_CATEGORIES if c.name == name) for name in pair]
+        found = [
+            (scene.image[scene.ids == segment.id].mean(0), ids.index(segment.category_id))
+            for scene in scenes
+            for segment in scene.segments
+            if segment.category_id in ids and segment.area > 400
+        ]
+        colors, kinds = zip(*found, strict=True)
+        return np.array(colors), np.array(kinds)
+
+    def nearest_is_right(scenes: list[Scene]) -> float:
+        colors, kinds = mean_colors(scenes)
+        distance = ((colors[:, None] - colors[None]) ** 2).sum(-1)
+        np.fill_diagonal(distance, np.inf)
+        right = kinds[distance.argmin(1)] == kinds
+        return float(np.mean([right[kinds == kind].mean() for kind in (0, 1)]))
+
+    assert nearest_is_right(_in_context()) < 0.72
+    assert nearest_is_right([make_scene(5, index, (128, 128)) for index in range(300)]) > 0.8
+
+
+def test_recipes_can_ask_for_context() -> None:
+    data = DataConfig(kind="scenes", scene_size=64, scene_context=True, shorter=(64,), longer=64, flip=0, crop=(1, 1))
+    sample = training_set(data)[0]
+    assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), make_scene(1, 0, (64, 64), context=True).image)
+    assert np.array_equal(open_validation(data)[3].image, make_scene(2, 3, (64, 64), context=True).image)
+
+
+def test_files_can_have_context(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, seed=5, count=1, size=(64, 64), context=True)
+    stored = json.loads(path.read_text())
+    assert "with context" in stored["info"]["description"]
+    image = np.asarray(Image.open(tmp_path / "images" / stored["images"][0]["file_name"]))
+    assert np.array_equal(image, make_scene(5, 0, (64, 64), context=True).image)

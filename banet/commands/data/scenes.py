@@ -19,12 +19,15 @@ class Scenes(OverwriteOptions, Command):
         count: How many scenes.
         seed: Another seed draws other scenes.
         size: Side of a scene in pixels.
+        context: Things depend on the ground (cars on roads, chairs on floors, umbrellas on sand), and pairs of stuff
+            look alike, so that only things tell them apart. Otherwise any thing stands on any ground.
     """
 
     out: Folder
     count: Count = 20
     seed: Seed = 0
     size: Pixels = 256
+    context: bool = False
 
     def run(self) -> int:
         """Write the scenes, and print the path of the JSON."""
@@ -37,6 +40,7 @@ class Scenes(OverwriteOptions, Command):
                 self.count,
                 (self.size, self.size),
                 progress=lambda done: show(done, self.count),
+                context=self.context,
                 overwrite=self.overwrite,
             )
         print(path)

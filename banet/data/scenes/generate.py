@@ -15,7 +15,7 @@ This module loads no torch until a `Scenes` is indexed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from banet.data.scenes.stuff import STUFF_NAMES, Floats, Ground, compose_stuff, dim
-from banet.data.scenes.things import SHAPES, Patch, Pose, Sprite, render
+from banet.data.scenes.context import ContextStage, compose_context
+from banet.data.scenes.stage import Stage, Thing
+from banet.data.scenes.stuff import STUFF_NAMES, Floats, compose_stuff, dim
+from banet.data.scenes.things import Patch, render
 from banet.files.atomic import atomic_path, write_json
 from banet.files.outputs import Outputs
 from banet.panoptic.categories import Categories, Category
@@ -96,161 +98,6 @@ class Scene:
     categories: Categories
 
 
-@dataclass(frozen=True)
-class _Thing:
-    """A thing before it is painted; larger depth is nearer to us."""
-
-    name: str
-    shape: Sprite
-    pose: Pose
-    depth: float
-    parent: _Thing | None = None
-
-
-class _Stage:
-    """Puts things on the ground of one scene."""
-
-    def __init__(self, rng: np.random.Generator, ground: Ground, height: int, width: int) -> None:
-        self.rng, self.ground, self.height, self.width = rng, ground, height, width
-        self.unit = float(min(height, width))
-        self.things: list[_Thing] = []
-
-    def spot(self) -> tuple[float, float, float]:
-        """Return a place to stand: x, y and how large things are there."""
-        rng = self.rng
-        if self.ground.flat:
-            y, near = rng.uniform(0.3, 1.05) * self.height, rng.uniform(0.3, 1.0)
-        else:
-            near = rng.uniform(0.08, 1.0)
-            y = self.ground.horizon + near * (1.06 * self.height - self.ground.horizon)
-        x = rng.uniform(0.04, 0.96) * self.width
-        if self.things and rng.random() < 0.45:  # close to another thing, so that one hides part of the other
-            x = self.things[rng.integers(len(self.things))].pose.offset[0] + rng.normal() * 0.12 * self.width
-        return float(np.clip(x, 0, self.width)), float(y), float(self.unit * (0.55 + 0.6 * near))
-
-    def put(
-        self,
-        name: str,
-        scale: float,
-        x: float,
-        y: float,
-        *,
-        turn: float = 0.0,
-        depth: float | None = None,
-        parent: _Thing | None = None,
-        unlike: Floats | None = None,
-    ) -> _Thing:
-        rng = self.rng
-        scale = scale * rng.uniform(0.88, 1.14)
-        stretch = np.diag([rng.uniform(0.92, 1.1), 1.0])
-        pose = Pose.of(scale, x, y, turn + rng.normal() * 0.05, mirror=rng.random() < 0.5)
-        pose = replace(pose, matrix=pose.matrix @ stretch)
-        if depth is None:
-            depth = y + rng.normal() * (0.3 if self.ground.flat else 0.02) * self.height
-        thing = _Thing(name, SHAPES[name](rng, unlike), pose, depth, parent)
-        self.things.append(thing)
-        return thing
-
-    def fasten(
-        self, name: str, scale: float, parent: _Thing, anchor: str, *, turn: float = 0.0, unlike: bool = True
-    ) -> _Thing:
-        """Put a thing on another one's anchor, just before it."""
-        x, y = parent.pose.at(*parent.shape.anchors[anchor])
-        depth = parent.depth + 1e-3 * (1 + len(self.things))
-        color = parent.shape.color if unlike else None
-        return self.put(name, scale, x, y, turn=turn, depth=depth, parent=parent, unlike=color)
-
-    # Groups of things that belong together.
-
-    def person_at(self, x: float, y: float, size: float) -> None:
-        rng = self.rng
-        person = self.put("person", 0.5 * size, x, y, turn=rng.normal() * 0.03)
-        height = float(np.linalg.norm(person.pose.matrix[:, 1]))
-        lean = float(np.arctan2(-person.pose.matrix[0, 1], person.pose.matrix[1, 1]))
-        draw = rng.random()
-        if draw < 0.5:
-            self.fasten("tie", 0.37 * height, person, "collar", turn=lean)
-        if 0.4 < draw < 0.52:
-            self.fasten("book", 0.22 * height, person, "chest", turn=lean + rng.normal() * 0.2)
-        elif 0.52 < draw < 0.6:
-            self.fasten("ball", 0.2 * height, person, "chest")
-        elif 0.6 < draw < 0.68:
-            self.fasten("cup", 0.13 * height, person, "hand")
-        elif 0.68 < draw < 0.85:
-            self.fasten("umbrella", 0.75 * height, person, "hand", turn=rng.normal() * 0.15, unlike=False)
-
-    def person(self) -> None:
-        self.person_at(*self.spot())
-
-    def crowd(self) -> None:
-        x, y, size = self.spot()
-        size = min(size, 0.9 * self.unit)
-        for _ in range(int(self.rng.integers(3, 5))):
-            self.person_at(x, y + self.rng.normal() * 0.02 * self.height, size)
-            x += self.rng.uniform(0.08, 0.17) * size
-
-    def laid_table(self) -> None:
-        rng = self.rng
-        x, y, size = self.spot()
-        if rng.random() < 0.5:
-            self.put("chair", 0.42 * size, x + rng.choice([-1, 1]) * rng.uniform(0.15, 0.3) * size, y - 0.04 * size)
-        if rng.random() < 0.35:
-            self.person_at(x + rng.normal() * 0.1 * size, y - 0.05 * size, size)
-        table = self.put("table", 0.55 * size, x, y)
-        length = float(np.linalg.norm(table.pose.matrix[:, 0]))
-        for anchor in ("left", "middle", "right"):
-            name = ("cup", "book", "ball", "")[rng.choice(4, p=[0.35, 0.27, 0.13, 0.25])]
-            if name:
-                self.fasten(name, length * {"cup": 0.15, "book": 0.25, "ball": 0.17}[name], table, anchor)
-        if rng.random() < 0.35:
-            self.put("chair", 0.45 * size, x + rng.normal() * 0.2 * size, y + 0.05 * size)
-
-    def chair(self) -> None:
-        x, y, size = self.spot()
-        chair = self.put("chair", 0.38 * size, x, y)
-        if self.rng.random() < 0.4:
-            name = ("ball", "book", "cup")[self.rng.integers(3)]
-            self.fasten(name, {"ball": 0.09, "book": 0.1, "cup": 0.065}[name] * size, chair, "seat")
-
-    def car(self) -> None:
-        x, y, size = self.spot()
-        self.put("car", 0.5 * size, x, y)
-
-    def ball(self) -> None:
-        x, y, size = self.spot()
-        self.put("ball", self.rng.uniform(0.08, 0.17) * size, x, y, turn=self.rng.uniform(-1, 1))
-
-    def umbrella(self) -> None:
-        """A beach umbrella."""
-        x, y, size = self.spot()
-        self.put("umbrella", 0.45 * size, x, y, turn=self.rng.normal() * 0.15)
-
-    def kite(self) -> None:
-        rng = self.rng
-        x, y = rng.uniform(0.08, 0.92) * self.width, rng.uniform(0.08, 0.5) * self.height
-        depth = None if rng.random() < 0.5 else self.height * rng.uniform(0.3, 1.2)
-        self.put("kite", rng.uniform(0.15, 0.28) * self.unit, x, y, turn=rng.uniform(-0.7, 0.7), depth=depth)
-
-    def loose(self) -> None:
-        """A small thing on the ground."""
-        x, y, size = self.spot()
-        name = ("book", "cup")[self.rng.integers(2)]
-        self.put(name, {"book": 0.15, "cup": 0.11}[name] * size, x, y)
-
-    def fill(self) -> list[_Thing]:
-        """Things from the back to the front."""
-        rng = self.rng
-        wanted = 0 if rng.random() < 0.04 else int(rng.integers(3, 11))
-        groups: list[tuple[float, Callable[[], None]]] = [
-            (2.2, self.person), (0.8, self.crowd), (1.5, self.laid_table), (1.0, self.chair), (1.3, self.car),
-            (0.9, self.ball), (0.6, self.umbrella), (1.0, self.kite), (0.7, self.loose),
-        ]  # fmt: skip
-        weights = np.array([weight for weight, _ in groups])
-        while len(self.things) < wanted:
-            groups[rng.choice(len(groups), p=weights / weights.sum())][1]()
-        return sorted(self.things, key=lambda thing: thing.depth)
-
-
 def _own(patches: list[Patch], size: tuple[int, int]) -> NDArray[np.int32]:
     """(H,W): 1 + the index of the last patch that covers each pixel; 0 where none does."""
     ids = np.zeros(size, np.int32)
@@ -278,7 +125,7 @@ def _paint(image: Floats, patch: Patch, shadow: tuple[int, int, float]) -> None:
     under += patch.color
 
 
-def _settle(things: list[_Thing], patches: list[Patch | None], size: tuple[int, int]) -> list[int]:
+def _settle(things: list[Thing], patches: list[Patch | None], size: tuple[int, int]) -> list[int]:
     """Leave out what can hardly be seen, and what was fastened to it; the rows that stay, back to front."""
     row_of = {id(thing): row for row, thing in enumerate(things)}
     kept = [row for row, patch in enumerate(patches) if patch is not None]
@@ -295,13 +142,15 @@ def _settle(things: list[_Thing], patches: list[Patch | None], size: tuple[int, 
         kept = [row for row in kept if row in stay]
 
 
-def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Scene:
+def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256), *, context: bool = False) -> Scene:
     """Draw one scene.
 
     Args:
         seed: the dataset; different seeds share no scene.
         index: the scene's number in it. The same (seed, index, size) always gives the same scene.
         size: (H,W) in pixels, at least 32 each. Things scale with the shorter side.
+        context: things depend on the ground, and some stuff only they can tell apart (see
+            `banet.data.scenes.context`); otherwise both are drawn independently.
 
     Returns:
         The image with its ground truth.
@@ -314,10 +163,11 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256)) -> Sce
         raise ValueError(f"size must be at least 32 x 32 pixels, not {height} x {width}")
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, not {seed} and {index}")
-    rng = np.random.default_rng([seed, index])
-    ground = compose_stuff(rng, height, width)
+    rng = np.random.default_rng([seed, index, 1] if context else [seed, index])
+    ground = compose_context(rng, height, width) if context else compose_stuff(rng, height, width)
     image = ground.image
-    things = _Stage(rng, ground, height, width).fill()
+    stage = ContextStage if context else Stage
+    things = stage(rng, ground, height, width).fill()
     light = float(rng.uniform(-1, 1))
     patches = [render(rng, thing.shape, thing.pose, size, light) for thing in things]
     kept = _settle(things, patches, size)
@@ -365,19 +215,27 @@ class Scenes:
 
     Args:
         seed: the dataset; training and evaluation take different seeds and so share no scene.
-        length: how many scenes it has; scene k is `make_scene(seed, k, size)`.
+        length: how many scenes it has; scene k is `make_scene(seed, k, size, context=context)`.
         size: (H,W) in pixels.
         transform: takes and gives (image, id map), as those of `banet.data.transforms`; or None.
+        context: see `make_scene`.
     """
 
     categories = SCENE_CATEGORIES
 
     def __init__(
-        self, seed: int, length: int, size: tuple[int, int] = (256, 256), transform: Transform | None = None
+        self,
+        seed: int,
+        length: int,
+        size: tuple[int, int] = (256, 256),
+        transform: Transform | None = None,
+        *,
+        context: bool = False,
     ) -> None:
         if length < 0:
             raise ValueError(f"length must not be negative, not {length}")
         self.seed, self.length, self.size, self.transform = seed, length, (int(size[0]), int(size[1])), transform
+        self.context = context
 
     def __len__(self) -> int:
         return self.length
@@ -421,7 +279,7 @@ class Scenes:
     def _scene(self, index: int) -> Scene:
         if not 0 <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
-        return make_scene(self.seed, index, self.size)
+        return make_scene(self.seed, index, self.size, context=self.context)
 
 
 def write_coco(
@@ -431,6 +289,7 @@ def write_coco(
     size: tuple[int, int] = (256, 256),
     progress: Callable[[int], None] | None = None,
     *,
+    context: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write scenes 0..count-1 of a seed to a folder in COCO's formats, as `write_scenes` does.
@@ -441,6 +300,7 @@ def write_coco(
         count: how many scenes.
         size: (H,W) in pixels.
         progress: called with the number of scenes done, after each.
+        context: see `make_scene`.
         overwrite: also replace files that this function did not write.
 
     Returns:
@@ -451,8 +311,8 @@ def write_coco(
     """
     names = [_file_name(seed, index) for index in range(count)]
     outputs = scene_outputs(out_dir, "banet data scenes", names, overwrite=overwrite)
-    scenes = (make_scene(seed, index, size) for index in range(count))
-    description = f"scenes of seed {seed}, {size[1]} x {size[0]}"
+    scenes = (make_scene(seed, index, size, context=context) for index in range(count))
+    description = f"scenes of seed {seed}, {size[1]} x {size[0]}" + (", with context" if context else "")
     return write_scenes(outputs, names, scenes, SCENE_CATEGORIES, description, progress)
 
 

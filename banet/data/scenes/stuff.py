@@ -7,7 +7,7 @@ numpy and Pillow only. Every texture is a function `(rng, height, width) -> (hei
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from banet.panoptic.id_maps import tight_box
 
-__all__ = ["STUFF_NAMES", "Ground", "compose_stuff"]
+__all__ = ["STUFF_NAMES", "TEXTURES", "Ground", "compose_stuff", "paint_stuff"]
 
 Floats = NDArray[np.float32]
 Texture = Callable[[np.random.Generator, int, int], Floats]
@@ -80,7 +80,7 @@ def blend(image: Floats, color: Floats, share: NDArray[Any]) -> None:
         image[..., channel] += (color[channel] - image[..., channel]) * share
 
 
-def _ramp(top: Floats, low: Floats, h: int, w: int) -> Floats:
+def ramp(top: Floats, low: Floats, h: int, w: int) -> Floats:
     """(h,w,3): one colour at the top, another below."""
     rows = np.linspace(0, 1, h, dtype=np.float32)[:, None]
     return np.repeat((top + (low - top) * rows)[:, None], w, axis=1)
@@ -94,7 +94,7 @@ def _sky(rng: np.random.Generator, h: int, w: int) -> Floats:
         top, low = hsv(rng.uniform(0.62, 0.8), 0.5, rng.uniform(0.45, 0.65)), hsv(rng.uniform(0.0, 0.1), 0.55, 1.0)
     else:  # overcast
         top, low = hsv(0.6, 0.12, rng.uniform(0.6, 0.75)), hsv(0.6, 0.05, 0.92)
-    image = _ramp(top, low, h, w)
+    image = ramp(top, low, h, w)
     clouds = 0.65 * value_noise(rng, h, w, 22, 60) + 0.35 * value_noise(rng, h, w, 8, 18)
     cover = np.clip((clouds - np.float32(rng.uniform(0.42, 0.62))) * 5, 0, 0.9)
     blend(image, hsv(0.08, 0.15, 1.0) if kind == 2 else hsv(0.6, 0.03, 1.0), cover)
@@ -118,7 +118,7 @@ def _water(rng: np.random.Generator, h: int, w: int) -> Floats:
     depth = np.sqrt(rows + 3)
     swell = value_noise(rng, h, w, 12, 50)
     waves = np.sin(depth * rng.uniform(4.5, 6.5) + 7 * swell + 3 * value_noise(rng, h, w, 4, 14))
-    image = _ramp(far, near, h, w)
+    image = ramp(far, near, h, w)
     dim(image, 1 + 0.13 * waves)
     foam = np.clip((waves * value_noise(rng, h, w, 2.5, 12) - 0.62) * 5, 0, 0.75)
     blend(image, hsv(hue, 0.05, 1.0), foam)
@@ -198,7 +198,7 @@ TEXTURES: dict[int, Texture] = {
 }
 
 
-def _wavy(rng: np.random.Generator, w: int, level: float, rough: float) -> Floats:
+def wavy(rng: np.random.Generator, w: int, level: float, rough: float) -> Floats:
     """Return a border line: row of the border for each of w columns."""
     x = np.linspace(0, 1, w, dtype=np.float32)
     line = level + rough * rng.normal() * (x - 0.5)
@@ -208,7 +208,7 @@ def _wavy(rng: np.random.Generator, w: int, level: float, rough: float) -> Float
     return np.asarray(line, np.float32)
 
 
-def _blob(rng: np.random.Generator, h: int, w: int, cy: float, cx: float, ry: float, rx: float) -> NDArray[np.bool_]:
+def blob(rng: np.random.Generator, h: int, w: int, cy: float, cx: float, ry: float, rx: float) -> NDArray[np.bool_]:
     """Return a patch with an uneven border, as (h,w) bool."""
     y = (np.arange(h, dtype=np.float32)[:, None] - cy) / ry
     x = (np.arange(w, dtype=np.float32)[None] - cx) / rx
@@ -223,9 +223,9 @@ def _outdoor(rng: np.random.Generator, h: int, w: int) -> tuple[NDArray[np.int8]
         peaks = value_noise(rng, 2, w, 2, w * rng.uniform(0.1, 0.3))[0]
         labels[rows > horizon - h * rng.uniform(0.08, 0.2) + h * 0.22 * (peaks - 0.5)] = MOUNTAIN
     grounds = rng.permutation([WATER, GRASS, GRASS, SAND, ROAD])
-    labels[rows > _wavy(rng, w, horizon, 0.03 * h)] = grounds[0]
+    labels[rows > wavy(rng, w, horizon, 0.03 * h)] = grounds[0]
     if rng.random() < 0.5:
-        labels[rows > _wavy(rng, w, horizon + (h - horizon) * rng.uniform(0.35, 0.75), 0.12 * h)] = grounds[1]
+        labels[rows > wavy(rng, w, horizon + (h - horizon) * rng.uniform(0.35, 0.75), 0.12 * h)] = grounds[1]
     kind = rng.random()
     if kind < 0.3:  # a road towards the horizon
         far, near = rng.uniform(0.2, 0.8) * w, rng.uniform(0.1, 0.9) * w
@@ -235,11 +235,11 @@ def _outdoor(rng: np.random.Generator, h: int, w: int) -> tuple[NDArray[np.int8]
         labels[(np.abs(columns - middle) < w * (0.03 + rng.uniform(0.15, 0.28) * t)) & (t > 0.03)] = ROAD
     elif kind < 0.55:
         cy, cx = rng.uniform(horizon + 0.1 * h, h), rng.uniform(0, w)
-        patch = _blob(rng, h, w, cy, cx, h * rng.uniform(0.1, 0.25), w * rng.uniform(0.2, 0.45))
+        patch = blob(rng, h, w, cy, cx, h * rng.uniform(0.1, 0.25), w * rng.uniform(0.2, 0.45))
         labels[patch & (labels != SKY) & (labels != MOUNTAIN)] = grounds[2]
     elif kind < 0.7:  # a wall from the side
-        top = _wavy(rng, w, horizon - h * rng.uniform(0.0, 0.12), 0.02 * h)
-        low = _wavy(rng, w, horizon + h * rng.uniform(0.04, 0.12), 0.03 * h)
+        top = wavy(rng, w, horizon - h * rng.uniform(0.0, 0.12), 0.02 * h)
+        low = wavy(rng, w, horizon + h * rng.uniform(0.04, 0.12), 0.03 * h)
         columns = np.arange(w, dtype=np.float32)[None]
         edge = rng.uniform(0.25, 0.8) * w
         labels[(rows > top) & (rows < low) & ((columns < edge) == (rng.random() < 0.5))] = WALL
@@ -260,9 +260,9 @@ def _indoor(rng: np.random.Generator, h: int, w: int) -> tuple[NDArray[np.int8],
         bar = np.abs(columns - (x0 + 0.12 * w)) < 1.6
         labels[opening & ~bar & (labels == WALL)] = SKY if rng.random() < 0.75 else WATER
     elif rng.random() < 0.4:
-        labels[rows < _wavy(rng, w, horizon * rng.uniform(0.15, 0.5), 0.04 * h)] = SKY
+        labels[rows < wavy(rng, w, horizon * rng.uniform(0.15, 0.5), 0.04 * h)] = SKY
     if rng.random() < 0.25:  # a rug of grass
-        patch = _blob(rng, h, w, rng.uniform(horizon + 0.1 * h, h), rng.uniform(0, w), 0.14 * h, 0.35 * w)
+        patch = blob(rng, h, w, rng.uniform(horizon + 0.1 * h, h), rng.uniform(0, w), 0.14 * h, 0.35 * w)
         labels[patch & (labels != WALL) & (labels != SKY)] = rng.choice([GRASS, SAND])
     return labels, horizon + abs(tilt) * 0.3 * w
 
@@ -308,6 +308,21 @@ def compose_stuff(rng: np.random.Generator, h: int, w: int) -> Ground:
     kind = rng.random()
     flat = kind >= 0.85
     labels, horizon = (_patches if flat else _outdoor if kind < 0.57 else _indoor)(rng, h, w)
+    return Ground(labels=labels, image=paint_stuff(rng, labels, TEXTURES), horizon=horizon, flat=flat)
+
+
+def paint_stuff(rng: np.random.Generator, labels: NDArray[np.int8], textures: Mapping[int, Texture]) -> Floats:
+    """Fill each region with the texture of its class; regions that are too small join the largest one first.
+
+    Args:
+        rng: source of the textures.
+        labels: (H,W), index into `STUFF_NAMES`; small regions are changed in place.
+        textures: of each class. A road of its own texture gets lane marks.
+
+    Returns:
+        (H,W,3), RGB in 0..255.
+    """
+    h, w = labels.shape
     counts = [int((labels == index).sum()) for index in range(len(STUFF_NAMES))]
     largest = int(np.argmax(counts))
     for index, count in enumerate(counts):
@@ -319,9 +334,9 @@ def compose_stuff(rng: np.random.Generator, h: int, w: int) -> Ground:
         region = labels == index
         x1, y1, x2, y2 = tight_box(region)
         box = slice(y1, y2), slice(x1, x2)
-        texture = TEXTURES[int(index)](rng, y2 - y1, x2 - x1)
+        texture = textures[index](rng, y2 - y1, x2 - x1)
         for channel in range(3):
             np.copyto(image[box][..., channel], texture[..., channel], where=region[box])
-        if index == ROAD:
+        if index == ROAD and textures[ROAD] is _road:
             _lane_marks(rng, image, region)
-    return Ground(labels=labels, image=image, horizon=horizon, flat=flat)
+    return image

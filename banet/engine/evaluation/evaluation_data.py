@@ -84,9 +84,9 @@ class EvaluationData:
         return EvaluationImage(image, ground_truth, self.dataset.image_ids[index], self.dataset.file_name(index))
 
 
-def scene_data(seed: int, count: int, size: int) -> EvaluationData:
-    """Return procedural scenes of size x size pixels."""
-    return EvaluationData(Scenes(seed, count, (size, size)))
+def scene_data(seed: int, count: int, size: int, *, context: bool = False) -> EvaluationData:
+    """Return procedural scenes of size x size pixels; `context` as in `make_scene`."""
+    return EvaluationData(Scenes(seed, count, (size, size), context=context))
 
 
 def open_split(split: SplitConfig, root: str = "") -> EvaluationData:
@@ -106,7 +106,7 @@ def open_validation(data: DataConfig) -> EvaluationData:
         InputError: The data set is missing or damaged.
     """
     if data.kind == "scenes":
-        return scene_data(VAL_SCENES_SEED, data.val_scenes, data.scene_size)
+        return scene_data(VAL_SCENES_SEED, data.val_scenes, data.scene_size, context=data.scene_context)
     return open_split(data.val, data.root)
 
 

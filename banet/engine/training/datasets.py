@@ -63,7 +63,7 @@ def training_set(data: DataConfig, bit_depth: BitDepth = "auto") -> PanopticData
     dataset: Scenes | CocoPanoptic
     if data.kind == "scenes":
         size = (data.scene_size, data.scene_size)
-        dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, size, transform=transform)
+        dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, size, transform, context=data.scene_context)
     else:
         root, split = Path(data.root), data.train
         dataset = CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform, bit_depth)
