@@ -1,0 +1,285 @@
+"""Does aggregation help? The study of docs/studies/claim: ``python benchmarks/claim.py --step b --out runs/claim``.
+
+`--step a` trains the trunks and the read-outs on top of them, `--step b` every arm from the trunk's weights, and
+`--step report` writes what has been measured so far as JSON and Markdown, with the figure, to `--docs`. Killed and
+started again, each goes on where it was: finished arms are not run again, an unfinished network goes on from its last
+checkpoint. Only one training runs at a time: each waits for the lock `--lock`, gives it up every 15 minutes for
+others that wait, and saves before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from claim_arms import NETWORKS, READ_OUTS, Arm, arm_recipe, load_network
+from claim_measures import Counter, scores
+from claim_read_outs import run_arm, training_features, validation_features
+from claim_report import write_report
+from harness import parser, use_threads
+from torchvision.ops import box_iou
+from tqdm import tqdm
+
+from banet import BANet
+from banet.data.scenes.generate import SCENE_CATEGORIES, Scenes
+from banet.engine.evaluation.metrics import MaskAP
+from banet.engine.options import load_recipe
+from banet.engine.recipe import Recipe, to_yaml
+from banet.engine.training.train import train
+from banet.files.atomic import atomic_path, write_json
+from banet.inference.postprocess import paste_instances, postprocess
+from banet.inference.preprocess import preprocess
+
+SLICE = 15 * 60
+"""Seconds after which a training gives up the lock for a moment."""
+KINDS = {"context": True, "control": False}
+BASELINE = NETWORKS[0]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers of a study, as its plan in the docs states them.
+
+    Attributes:
+        trunk_iterations: of the baseline that every arm starts from.
+        trunk_seed: of its weights and draws.
+        found_wanted: fraction of the true boxes that the trunk must find.
+        more_iterations: by which it is trained on until it does.
+        more_times: at most.
+        arm_iterations: of each arm after that.
+        read_out_seeds: of step A.
+        arm_seeds: of step B.
+        gate_scenes: seed and number of the scenes that decide whether the trunk is good enough.
+        feature_scenes: of those whose features are cached in step A.
+        read_out_scenes: of those that step A is measured on.
+        arm_scenes: of those that step B is measured on.
+    """
+
+    trunk_iterations: int = 6000
+    trunk_seed: int = 100
+    found_wanted: float = 0.6
+    more_iterations: int = 2000
+    more_times: int = 3
+    arm_iterations: int = 1500
+    read_out_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    arm_seeds: tuple[int, ...] = (0, 1, 2)
+    gate_scenes: tuple[int, int] = (7101, 200)
+    feature_scenes: tuple[int, int] = (7111, 2000)
+    read_out_scenes: tuple[int, int] = (7112, 500)
+    arm_scenes: tuple[int, int] = (7121, 1000)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study in its folder.
+
+    Attributes:
+        plan: its numbers.
+        recipe: what all networks have in common.
+        out: the folder.
+        lock: the file that trainings wait for, if any.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    out: Path
+    lock: Path | None
+
+    def scenes(self, which: tuple[int, int], *, context: bool) -> Scenes:
+        """Return the scenes of a seed and number."""
+        seed, count = which
+        side = self.recipe.data.scene_size
+        return Scenes(seed, count, (side, side), context=context)
+
+    def train(self, recipe: Recipe, folder: Path) -> Path:
+        """Train a network in a process of its own, unless it is trained; return its weights."""
+        path = self.out / "recipes" / f"{recipe.name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.write_text(to_yaml(recipe), encoding="utf-8")
+        done = folder / "trained"
+        while not done.is_file():
+            with turn(self.lock):
+                status = run_slice([sys.executable, __file__, "--step", "train", "--out", str(folder), str(path)])
+            if status == 0:
+                done.touch()
+            elif status != 130:  # not interrupted: an error, which its own output tells
+                raise SystemExit(f"{recipe.name}: training ended with {status}")
+            else:
+                time.sleep(5)
+        return folder / "model.safetensors"
+
+    def trunk(self, kind: str) -> Path:
+        """Train the baseline until it finds enough boxes, or as often as the plan allows; return its weights."""
+        plan, context = self.plan, KINDS[kind]
+        weights: Path | None = None
+        for turn_number in range(1 + plan.more_times):
+            changes: dict[str, Any] = {"iterations": plan.trunk_iterations}
+            if weights is not None:
+                changes = {"iterations": plan.more_iterations, "init": str(weights)}
+            recipe = arm_recipe(self.recipe, BASELINE, context=context, seed=plan.trunk_seed + turn_number, **changes)
+            folder = self.out / "trunk" / kind / f"part{turn_number}"
+            weights = self.train(replace(recipe, name=f"trunk_{kind}_{turn_number}"), folder)
+            result = folder / "found.json"
+            if not result.is_file():
+                scenes = self.scenes(plan.gate_scenes, context=context)
+                write_json(result, {"found": boxes_found(BANet.from_pretrained(weights), scenes)})
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            if read_number(result, "found") >= plan.found_wanted:
+                break
+        assert weights is not None
+        return weights
+
+    def step_a(self) -> None:
+        """Run every read-out on the trunk of either kind of data."""
+        for kind, context in KINDS.items():
+            weights = self.trunk(kind)
+            jobs = [
+                (seed, arm, self.out / "a" / kind / arm.name / f"seed{seed}")
+                for seed in self.plan.read_out_seeds
+                for arm in READ_OUTS
+            ]
+            jobs = [job for job in jobs if not (job[2] / "figures.json").is_file()]
+            if not jobs:
+                continue
+            model = BANet.from_pretrained(weights)
+            with turn(self.lock):
+                cache = training_features(model, self.scenes(self.plan.feature_scenes, context=context))
+                validation = validation_features(model, self.scenes(self.plan.read_out_scenes, context=context))
+            for seed, arm, folder in tqdm(jobs, desc=kind, unit="read-out", mininterval=10):
+                with turn(self.lock):
+                    run_arm(arm, seed, self.recipe, cache, validation, folder)
+
+    def step_b(self) -> None:
+        """Train and measure every arm from the trunk, seed by seed."""
+        for seed in self.plan.arm_seeds:
+            for kind, context in KINDS.items():
+                for arm in NETWORKS:
+                    folder = self.out / "b" / kind / arm.name / f"seed{seed}"
+                    if (context or arm.control) and not (folder / "figures.json").is_file():
+                        self.run_network(arm, seed, kind, folder)
+
+    def run_network(self, arm: Arm, seed: int, kind: str, folder: Path) -> None:
+        """Train and measure one arm; its JSON comes last, and says that all is there."""
+        context, weights = KINDS[kind], self.trunk(kind)
+        recipe = arm_recipe(
+            self.recipe, arm, context=context, seed=seed, iterations=self.plan.arm_iterations, init=str(weights)
+        )
+        trained = self.train(recipe, folder)
+        with turn(self.lock):
+            measure(load_network(arm, trained), self.scenes(self.plan.arm_scenes, context=context), folder)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+@contextmanager
+def turn(lock: Path | None) -> Iterator[None]:
+    """Hold the lock that trainings share, as flock(1) takes it."""
+    if lock is None:
+        yield
+        return
+    import fcntl
+
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def run_slice(command: list[str]) -> int:
+    """Run a program for `SLICE` seconds at most; return its status, 130 where it was asked to stop and has saved."""
+    process = subprocess.Popen(command)
+    try:
+        return process.wait(SLICE)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait()
+        return 130 if status == -signal.SIGTERM else status  # so early that there was nothing to save
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def read_number(path: Path, field: str) -> float:
+    """Return one number of a JSON file."""
+    import json
+
+    return float(json.loads(path.read_text(encoding="utf-8"))[field])
+
+
+@torch.no_grad()
+def boxes_found(model: BANet, scenes: Scenes) -> float:
+    """Return the fraction of the true boxes that a panoptic instance of any class overlaps with IoU 0.5 or more."""
+    found = total = 0
+    for index in tqdm(range(len(scenes)), desc="boxes", unit="scene", mininterval=10):
+        sample = scenes[index]
+        boxes = model([sample.image]).detections[0].boxes
+        total += len(sample.target.boxes)
+        if len(boxes) and len(sample.target.boxes):
+            found += int((box_iou(sample.target.boxes, boxes).amax(1) >= 0.5).sum())
+    return found / max(total, 1)
+
+
+@torch.no_grad()
+def measure(model: BANet, scenes: Scenes, folder: Path) -> None:
+    """Count the scenes; write `counts.npz` and, at last, `figures.json`."""
+    counter, ap = Counter(), MaskAP(SCENE_CATEGORIES, model.inference.ap_instances)
+    for index in tqdm(range(len(scenes)), desc="measure", unit="scene", mininterval=10):
+        image, truth = scenes.read(index)
+        output = model([preprocess(image, model.inference)])
+        (raw,) = output.images
+        counter.add(postprocess(raw, image, SCENE_CATEGORIES, model.inference), truth, model.inference)
+        (for_ap,) = replace(output, detections=model.ap_detections(output)).images
+        ap.update(paste_instances(for_ap, (image.shape[0], image.shape[1]), SCENE_CATEGORIES), truth)
+    counts = counter.counts()
+    counts.save(folder / "counts.npz")
+    figures = {way: {k: float(v[0]) for k, v in scores(counts, way).items()} for way in counts.quality}
+    write_json(folder / "figures.json", {"ap": 100 * ap.compute()["ap"], **figures})
+
+
+def train_here(recipe: Path, out: Path) -> int:
+    """Train in this process; 130 where it is interrupted, as `banet train` ends."""
+    try:
+        train(load_recipe(str(recipe)), out, resume="auto", device="cpu", measure=False)
+    except KeyboardInterrupt as stop:
+        print(stop, flush=True)
+        return 130
+    return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    raise SystemExit(f"stopped by signal {number}; the same command goes on")
+
+
+def main() -> None:
+    command_line = parser(__doc__, threads=1)
+    command_line.add_argument("--step", choices=("a", "b", "report", "train"), required=True)
+    command_line.add_argument("--out", type=Path, required=True, help="folder of the study")
+    command_line.add_argument("--lock", type=Path, help="file that trainings of this machine wait for")
+    command_line.add_argument("--docs", type=Path, default=Path("docs"), help="with report: where the docs are")
+    command_line.add_argument("recipe", type=Path, nargs="?", help=argparse.SUPPRESS)
+    options = command_line.parse_args()
+    use_threads(options.threads)
+    torch.set_num_threads(options.threads)
+    if options.step == "train":
+        raise SystemExit(train_here(options.recipe, options.out))
+    if options.step == "report":
+        write_report(options.out, options.docs)
+        return
+    signal.signal(signal.SIGTERM, _stop)
+    options.out.mkdir(parents=True, exist_ok=True)
+    study = Study(Plan(), load_recipe("scenes_small"), options.out.resolve(), options.lock)
+    study.step_a() if options.step == "a" else study.step_b()
+
+
+if __name__ == "__main__":
+    main()
