@@ -26,7 +26,7 @@ from claim_arms import NETWORKS, READ_OUTS, Arm, arm_recipe, load_network
 from claim_measures import Counter, scores
 from claim_read_outs import run_arm, training_features, validation_features
 from claim_report import write_report
-from harness import parser, use_threads
+from harness import Report, parser, use_threads
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
@@ -273,12 +273,13 @@ def main() -> None:
     if options.step == "train":
         raise SystemExit(train_here(options.recipe, options.out))
     if options.step == "report":
-        write_report(options.out, options.docs)
+        write_report(options.out, options.docs, (len(Plan().read_out_seeds), len(Plan().arm_seeds)))
         return
     signal.signal(signal.SIGTERM, _stop)
     options.out.mkdir(parents=True, exist_ok=True)
     study = Study(Plan(), load_recipe("scenes_small"), options.out.resolve(), options.lock)
-    study.step_a() if options.step == "a" else study.step_b()
+    with Report(options, __file__):
+        study.step_a() if options.step == "a" else study.step_b()
 
 
 if __name__ == "__main__":

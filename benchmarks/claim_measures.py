@@ -7,7 +7,7 @@ for every arm, so that differences between arms are paired.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,11 +186,6 @@ def interval(draws: Floats) -> tuple[float, float, float]:
     return float(np.std(draws, ddof=1)), float(low), float(high)
 
 
-def load_arm(paths: Iterable[Path]) -> list[Counts]:
-    """Return the counts of an arm, one per seed."""
-    return [Counts.load(path) for path in paths]
-
-
 def compare(arms: Mapping[str, Sequence[Counts]], way: str) -> dict[str, dict[str, dict[str, float]]]:
     """Return, for each arm and score, the mean, its standard error and its interval."""
     found = {}
@@ -201,11 +196,18 @@ def compare(arms: Mapping[str, Sequence[Counts]], way: str) -> dict[str, dict[st
     return found
 
 
-def difference(arm: Sequence[Counts], other: Sequence[Counts], way: str) -> dict[str, dict[str, float]]:
-    """Return, for each score, the paired difference `arm - other`, its standard error and its interval."""
+def difference(arm: Sequence[Counts], other: Sequence[Counts], way: str, other_way: str) -> dict[str, dict[str, float]]:
+    """Return, for each score, the paired difference `arm - other`, its standard error and its interval.
+
+    Args:
+        arm: counts of each seed.
+        other: of the same seeds.
+        way: rule and limit of the first.
+        other_way: of the second.
+    """
     bootstrap = Bootstrap(len(arm[0].confusion), len(arm))
-    mine, theirs = bootstrap.draws(arm, way), bootstrap.draws(other, way)
-    here, there = mean_scores(arm, way), mean_scores(other, way)
+    mine, theirs = bootstrap.draws(arm, way), bootstrap.draws(other, other_way)
+    here, there = mean_scores(arm, way), mean_scores(other, other_way)
     return {score: _figure(here[score] - there[score], mine[score] - theirs[score]) for score in SCORES}
 
 

@@ -1,9 +1,234 @@
-"""The report of a study of aggregation."""
+"""The report of a study of aggregation: its JSON, its tables and its figure, from what has been measured so far."""
 
 from __future__ import annotations
 
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from claim_arms import NETWORKS, READ_OUTS, Arm
+from claim_measures import SCORES, Counts, compare, difference
+
+from banet.files.atomic import atomic_path, write_json
+
+Figures = dict[str, dict[str, float]]
+HEAD = """# Study 1: what it found
+
+`python benchmarks/claim.py --step report` writes this page from the runs. The plan is [here](plan_1.md).
+
+Means over the seeds; in brackets 95 % intervals, after ± standard errors, of 2,000 paired resamples of scenes and
+seeds. *false*: false positives of stuff per 100 scenes. *missed*: share of the pixels of missed things that the result
+calls stuff. *pairs*: right pixels of look-alike stuff. All else in per cent.
+""".splitlines()
+WAY, OH = "heuristic-218", "appearance-218"
+QUESTIONS = (
+    ("sim_0.0", "sim_emptied"), ("sim_ocm_0.0", "sim_0.0"), ("sim_ocm_0.0", "sim_ocm_linear_0.0"),
+    ("sim_0.0", "sim_0.6"), ("sim_ocm_linear_0.0", "sim_ocm_linear_0.6"), ("sim_ocm_0.0", "sim_ocm_0.6"),
+)  # fmt: skip
+"""Of step A: the first arm less the second."""
+COMPARISONS = (
+    ("sim", "baseline"), ("sim", "sim_emptied"), ("sim_ocm", "sim"), ("s2i", "baseline"), ("whole", "baseline"),
+    ("whole_dfm", "baseline_dfm"), ("baseline_0.3", "baseline"), ("baseline_1.0", "baseline"),
+)  # fmt: skip
+"""Of step B."""
 
 
-def write_report(out: Path, docs: Path) -> None:
-    raise NotImplementedError
+@dataclass(frozen=True)
+class Measured:
+    """The arms of one step on one kind of data, as far as they are measured.
+
+    Attributes:
+        arms: in their order.
+        counts: by arm and seed.
+        ap: by arm and seed, in per cent; empty in step A.
+    """
+
+    arms: Sequence[Arm]
+    counts: Mapping[str, Mapping[str, Counts]]
+    ap: Mapping[str, Mapping[str, float]]
+
+    @property
+    def done(self) -> int:
+        """Return how many runs are measured."""
+        return sum(len(seeds) for seeds in self.counts.values())
+
+    def pair(self, arm: str, other: str, way: str, other_way: str) -> Figures | None:
+        """Return the paired difference of two arms over the seeds that both have; None where there is none."""
+        common = sorted(self.counts.get(arm, {}).keys() & self.counts.get(other, {}).keys())
+        if not common:
+            return None
+        mine, theirs = ([self.counts[name][seed] for seed in common] for name in (arm, other))
+        return {**difference(mine, theirs, way, other_way), "seeds": {"value": len(common)}}
+
+
+def read_step(folder: Path, arms: Sequence[Arm], file: str) -> Measured:
+    """Read the runs of one step on one kind of data: those with `figures.json`."""
+    counts: dict[str, dict[str, Counts]] = {}
+    ap: dict[str, dict[str, float]] = {}
+    for arm in arms:
+        for figures in sorted((folder / arm.name).glob("seed*/figures.json")):
+            seed = figures.parent.name
+            counts.setdefault(arm.name, {})[seed] = Counts.load(figures.with_name(file))
+            if "ap" in (found := json.loads(figures.read_text(encoding="utf-8"))):
+                ap.setdefault(arm.name, {})[seed] = found["ap"]
+    return Measured(arms, counts, ap)
+
+
+def summarise(measured: Measured, ways: Sequence[str]) -> dict[str, Any]:
+    """Return every score of every arm, by way and arm, with its error and interval."""
+    result: dict[str, Any] = {}
+    for way in ways:
+        arms = {arm: list(seeds.values()) for arm, seeds in measured.counts.items()}
+        result[way] = compare(arms, way)
+        for arm, seeds in measured.counts.items():
+            result[way][arm]["seeds"] = {"value": len(seeds)}
+            if arm in measured.ap:
+                result[way][arm]["AP"] = _over_seeds(list(measured.ap[arm].values()))
+    return result
+
+
+def _over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """Return mean and standard error over seeds, and two of the latter to either side."""
+    mean = statistics.mean(values)
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {"value": mean, "error": error, "low": mean - 2 * error, "high": mean + 2 * error}
+
+
+def table(measured: Measured, summary: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """Return a Markdown table: an arm per row, a score with its 95 % interval per column."""
+    lines = ["| arm | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for arm in measured.arms:
+        if arm.name in summary:
+            figures = summary[arm.name]
+            cells = [_cell(figures[column]) if column in figures else "–" for column in columns]
+            lines.append(f"| {arm.title} | {figures['seeds']['value']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(figure: Mapping[str, float]) -> str:
+    return f"{figure['value']:.1f} [{figure['low']:.1f}, {figure['high']:.1f}]"
+
+
+def _difference_rows(pairs: Mapping[str, Figures], columns: Sequence[str]) -> list[str]:
+    lines = ["| difference | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for name, figures in pairs.items():
+        cells = [f"{figures[c]['value']:+.2f} ± {figures[c]['error']:.2f}" for c in columns]
+        lines.append(f"| {name} | {figures['seeds']['value']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _pairs(measured: Measured, which: Sequence[tuple[str, str]], way: str, other_way: str | None = None) -> Any:
+    title = {arm.name: arm.title for arm in measured.arms}
+    there = [(a, b) for a, b in which if a in measured.counts and b in measured.counts]
+    found = {f"{title[a]} − {title[b]}": measured.pair(a, b, way, other_way or way) for a, b in there}
+    return {name: figures for name, figures in found.items() if figures is not None}
+
+
+def build(out: Path, plan_seeds: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
+    """Return all figures of a study, and its page.
+
+    Args:
+        out: folder of the study.
+        plan_seeds: number of seeds of step A and of step B.
+    """
+    content: dict[str, Any] = {}
+    page: list[str] = []
+    for kind in ("context", "control"):
+        step_a(out / "a" / kind, kind, plan_seeds[0], content, page)
+    for kind in ("context", "control"):
+        step_b(out / "b" / kind, kind, plan_seeds[1], content, page)
+    return content, page
+
+
+def step_a(folder: Path, kind: str, seeds: int, content: dict[str, Any], page: list[str]) -> None:
+    """Add the read-outs on one kind of data to the figures and the page of a study."""
+    found, true = (read_step(folder, READ_OUTS, f"{name}.npz") for name in ("found", "true"))
+    page += [f"\n## Step A, {kind}: {found.done} of {len(READ_OUTS) * seeds} read-outs\n"]
+    if not found.done:
+        return
+    summary, bound = (summarise(each, [WAY, "heuristic-64"]) for each in (found, true))
+    pairs = _pairs(found, QUESTIONS, WAY)
+    content[f"a-{kind}"] = {"found": summary, "true": bound, "differences": pairs}
+    columns = ("PQ^St", "mIoU^St", "false", "missed", "pairs")
+    page += [*table(found, summary[WAY], columns), "", *_difference_rows(pairs, columns), ""]
+    page += ["With the true boxes (a bound):", "", *table(true, bound[WAY], columns)]
+
+
+def step_b(folder: Path, kind: str, seeds: int, content: dict[str, Any], page: list[str]) -> None:
+    """Add the networks on one kind of data to the figures and the page of a study."""
+    arms = [arm for arm in NETWORKS if kind == "context" or arm.control]
+    found = read_step(folder, arms, "counts.npz")
+    page += [f"\n## Step B, {kind}: {found.done} of {len(arms) * seeds} runs\n"]
+    if not found.done:
+        return
+    titles = {
+        WAY: "Heuristic fusion, stuff from 218 pixels", OH: "With OH, from 218",
+        "heuristic-64": "Heuristic fusion, from 64", "appearance-64": "With OH, from 64",
+    }  # fmt: skip
+    summary = summarise(found, list(titles))
+    pairs, handled = _pairs(found, COMPARISONS, WAY), _pairs(found, (("whole", "baseline"),), OH, WAY)
+    content[f"b-{kind}"] = {"figures": summary, "differences": pairs, "with OH": handled}
+    columns = ("PQ", "PQ^Th", "PQ^St", "AP", *SCORES[3:])
+    for way, title in titles.items():
+        page += [f"{title}:", "", *table(found, summary[way], columns), ""]
+    page += _difference_rows(pairs, SCORES)
+    if handled:
+        page += ["", "With OH, less the baseline without:", "", *_difference_rows(handled, SCORES[:3])]
+
+
+def write_report(out: Path, docs: Path, plan_seeds: tuple[int, int]) -> None:
+    """Write `study_1.json` and `study_1.md` to the docs' `studies/claim`, and the figure to `images/claim.png`."""
+    content, page = build(out, plan_seeds)
+    trunks = {
+        str(path.parent.relative_to(out / "trunk")): json.loads(path.read_text(encoding="utf-8"))["found"]
+        for path in sorted((out / "trunk").glob("*/part*/found.json"))
+    }
+    found = ", ".join(f"{name} {100 * share:.1f} %" for name, share in trunks.items()) or "not measured yet"
+    head = [*HEAD, f"True boxes that the trunk finds: {found}."]
+    folder = docs / "studies" / "claim"
+    write_json(folder / "study_1.json", {"trunk": trunks, **content})
+    with atomic_path(folder / "study_1.md") as temporary:
+        temporary.write_text("\n".join([*head, *page]) + "\n", encoding="utf-8")
+    if content:
+        draw(content, docs / "images" / "claim.png")
+    print(f"written: {folder}/study_1.json, study_1.md" + (f", {docs}/images/claim.png" if content else ""))
+
+
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Draw PQ^St of the read-outs, and things against stuff of the networks, each with its 95 % interval."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for offset, (kind, color) in enumerate((("context", "tab:blue"), ("control", "tab:gray"))):
+        if (step := content.get(f"a-{kind}")) is not None:
+            arms = [arm for arm in READ_OUTS if arm.name in step["found"][WAY]]
+            rows = [READ_OUTS.index(arm) + 0.2 * offset for arm in arms]
+            _bars(left, [step["found"][WAY][arm.name]["PQ^St"] for arm in arms], rows, color, kind)
+    left.set_yticks(range(len(READ_OUTS)), [arm.title for arm in READ_OUTS])
+    left.invert_yaxis()
+    left.set(xlabel="PQ^St", title="Step A: read-outs of a frozen trunk")
+    left.legend()
+    if (step := content.get("b-context")) is not None:
+        figures = step["figures"][WAY]
+        for arm in NETWORKS:
+            if arm.name in figures:
+                x, y = figures[arm.name]["PQ^Th"], figures[arm.name]["PQ^St"]
+                spread = [[[f["value"] - f["low"]], [f["high"] - f["value"]]] for f in (x, y)]
+                right.errorbar(x["value"], y["value"], yerr=spread[1], xerr=spread[0], fmt="o", label=arm.title)
+        right.legend(fontsize=7)
+    right.set(xlabel="PQ^Th", ylabel="PQ^St", title="Step B: networks, context data")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    plt.close(figure)
+
+
+def _bars(panel: Any, figures: Sequence[Mapping[str, float]], rows: Sequence[float], color: str, label: str) -> None:
+    values = [f["value"] for f in figures]
+    spread = [[f["value"] - f["low"] for f in figures], [f["high"] - f["value"] for f in figures]]
+    panel.errorbar(values, rows, xerr=spread, fmt="o", color=color, label=label)
