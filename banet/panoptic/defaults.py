@@ -7,13 +7,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["OVERLAP_THRESHOLD", "REMOVAL_THRESHOLD", "RULE", "STUFF_AREA", "DrawingStyle", "RuleName", "StuffStyle"]
+__all__ = [
+    "BEST_OVERLAP_THRESHOLD",
+    "BEST_RULE",
+    "OVERLAP_THRESHOLD",
+    "REMOVAL_THRESHOLD",
+    "RULE",
+    "STUFF_AREA",
+    "DrawingStyle",
+    "RuleName",
+    "StuffStyle",
+]
 
 RuleName = Literal["appearance", "appearance-pixel", "color-contour", "score", "area", "heuristic"]
 """The rules of `banet.panoptic.RULES`; each is a function or procedure of `occlusion.rules`, with `_` for `-`."""
 
 RULE: RuleName = "appearance"
 """The paper's rule."""
+BEST_RULE: RuleName = "color-contour"
+"""The rule that finds the owner most often (docs/results/occlusion_rules.md)."""
+BEST_OVERLAP_THRESHOLD = 0.0
+"""The overlap threshold that goes with it: it decides every overlap."""
 OVERLAP_THRESHOLD = 0.2
 """Fraction of either mask above which a pair counts as occluded (the paper's)."""
 REMOVAL_THRESHOLD = 0.5

@@ -27,7 +27,7 @@ from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
 from banet.panoptic.occlusion.overlap_report import OverlapReport, report_overlaps
 
-__all__ = ["Gallery", "write_gallery"]
+__all__ = ["Gallery", "encode_jpeg", "encode_map", "write_gallery"]
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 LARGEST = 1024  # of a side, in pixels; larger images are shown smaller
@@ -132,7 +132,7 @@ class Gallery:
             "size": [main.width, main.height],
             "jpeg": _jpeg(pixels),
             "views": views,
-            "changed": None if changed is None else _packed(_shrunk(changed)),
+            "changed": None if changed is None else encode_map(_shrunk(changed)),
         }
         self._file.write(f'<script type="application/json" class="image">{_json(block)}</script>\n')
         self._index.append(
@@ -172,7 +172,7 @@ class Gallery:
         view = {
             "title": title,
             "truth": truth,
-            "map": _packed(index_map(_shrunk(result.ids), [segment.id for segment in result.segments])),
+            "map": encode_map(index_map(_shrunk(result.ids), [segment.id for segment in result.segments])),
             "segments": segments,
         }
         if overlaps is not None and instances is not None:
@@ -190,7 +190,7 @@ class Gallery:
                 }
                 for n in lost.tolist()
             ]
-            view["claims"] = _packed(_shrunk(overlaps.claims))
+            view["claims"] = encode_map(_shrunk(overlaps.claims))
             view["claimants"] = [[place[s] for s in some] for some in overlaps.claimants]
         return view
 
@@ -271,11 +271,18 @@ def _shrunk(values: NDArray[Any]) -> NDArray[Any]:
     return small
 
 
-def _packed(values: NDArray[Any]) -> str:
-    """Return a map as text: values and lengths of its runs in reading order, 32 bits each, deflated, in base 64."""
+def encode_map(values: NDArray[Any]) -> str:
+    """Return a map (H, W) as text: values and lengths of its runs in reading order, 32 bits each, deflated, base 64."""
     starts, lengths = runs(values)
     both = np.concatenate([values.reshape(-1)[starts].astype("<u4"), lengths.astype("<u4")])
     return base64.b64encode(zlib.compress(both.tobytes(), 9)).decode()
+
+
+def encode_jpeg(image: Image.Image) -> str:
+    """Return an image as text: a JPEG in base 64."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85, optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _jpeg(image: NDArray[np.uint8]) -> str:
@@ -283,9 +290,7 @@ def _jpeg(image: NDArray[np.uint8]) -> str:
     scaled = Image.fromarray(image)
     if scaled.size != (width, height):
         scaled = scaled.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    buffer = io.BytesIO()
-    scaled.save(buffer, "JPEG", quality=85, optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return encode_jpeg(scaled)
 
 
 def _json(value: Any) -> str:

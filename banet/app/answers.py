@@ -1,0 +1,152 @@
+"""Bytes of an image file in, what the page shows of it out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.data.images import decode_image
+from banet.engine.report.gallery import encode_jpeg, encode_map
+from banet.errors import InputWarning
+from banet.inference.postprocess import UnfusedPrediction
+from banet.inference.predictor import Predictor
+from banet.panoptic import PanopticQuality, PanopticSegmentation
+from banet.panoptic.categories import Categories
+from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, RuleName
+from banet.panoptic.drawing.overlay import segment_colors
+from banet.panoptic.id_maps import index_map
+from banet.panoptic.sample_depth import SampleDepth
+from banet.panoptic.segments import Segment
+
+__all__ = ["Limits", "Segmenter"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What visitors may ask for.
+
+    Attributes:
+        file_bytes: Largest file.
+        pixels: Most pixels of an image, read in its header before it is decoded.
+        side: Longest side that the network's results are made at; larger images are reduced to it.
+        waiting: Images that wait for the network; further requests are refused with 503.
+        receiving: Files that are received at the same time. A further one displaces the slowest.
+        seconds: Longest time in which a file may arrive.
+        bytes_per_second: Least rate at which it must arrive, after the first five seconds.
+    """
+
+    file_bytes: int = 16 * 2**20
+    pixels: int = 40_000_000
+    side: int = 1280
+    waiting: int = 8
+    receiving: int = 8
+    seconds: float = 60
+    bytes_per_second: int = 32 * 2**10
+
+
+class Segmenter:
+    """A function from the bytes of an image file to the JSON that the page shows; all work on a visitor's file is here.
+
+    Args:
+        model: Any network with `predict_unfused`.
+        limits: Of these `pixels` and `side`.
+    """
+
+    def __init__(self, model: Predictor, limits: Limits) -> None:
+        self.model, self.limits = model, limits
+
+    def __call__(self, data: bytes, name: str) -> bytes:
+        """Segment an image file.
+
+        Args:
+            data: What the file holds.
+            name: What to call it in errors and notes.
+
+        Returns:
+            JSON, see `answer`.
+
+        Raises:
+            InputError: It is not an image, or has too many pixels.
+            MissingExtraError: A HEIC image, and pillow-heif is not installed.
+        """
+        depth = replace(SampleDepth.of(self.model.inference.bit_depth), warns=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", InputWarning)
+            image = decode_image(data, name, max_pixels=self.limits.pixels, bit_depth=depth)
+        notes = [str(one.message) for one in caught if issubclass(one.category, InputWarning)]
+        return self.answer(image, notes=notes)
+
+    def answer(
+        self, image: Image.Image, *, notes: Sequence[str] = (), ground_truth: PanopticSegmentation | None = None
+    ) -> bytes:
+        """Return what the page shows of an image: its segmentation by every rule, from one pass of the network.
+
+        Args:
+            image: RGB.
+            notes: What was guessed or left out when it was read.
+            ground_truth: Where it is known, of the same size; the image must not be larger than `limits.side`.
+
+        Returns:
+            JSON with `size` (width, height) and `original`, the same before the image was reduced; `image`, a JPEG in
+            base 64; `notes`; `objects`, what is found by any rule: `category_id`, `score` and `color`; and `results` by
+            rule: `map`, positions in the list of segments, see `encode_map`; `segments` with `id`, `object` (position
+            in `objects`), `area`, `bbox` (x, y, width, height); and `pq`, where the ground truth is known.
+        """
+        original = image.size
+        image.thumbnail((self.limits.side, self.limits.side))
+        (unfused,) = self.model.predict_unfused([np.array(image)])
+        results = {rule: self._fuse(unfused, rule) for rule in get_args(RuleName)}
+        numbers, objects = _objects(results.values(), self.model.categories)
+        content = {
+            "size": image.size,
+            "original": original,
+            "image": encode_jpeg(image),
+            "notes": list(notes),
+            "objects": objects,
+            "results": {rule: _describe(result, numbers, ground_truth) for rule, result in results.items()},
+        }
+        return json.dumps(content, separators=(",", ":")).encode()
+
+    def _fuse(self, unfused: UnfusedPrediction, rule: RuleName) -> PanopticSegmentation:
+        options = self.model.inference
+        if rule == BEST_RULE:
+            options = replace(options, overlap_threshold=BEST_OVERLAP_THRESHOLD)
+        return unfused.fuse(self.model.categories, options, rule=rule)
+
+
+_Key = tuple[int, float | None]
+"""What results by different rules share: category and score of a thing, category of stuff; as in `differing_pixels`."""
+
+
+def _objects(results: Any, categories: Categories) -> tuple[dict[_Key, int], list[dict[str, Any]]]:
+    """Return all that any result holds: positions by key, and records, things by score before stuff."""
+    segments = {(s.category_id, s.score): s for result in results for s in result.segments}
+    ordered: list[Segment] = sorted(segments.values(), key=lambda s: (not s.isthing, -(s.score or 0.0), s.category_id))
+    colors = segment_colors(ordered, categories)
+    records = [
+        {"category_id": s.category_id, "score": s.score, "color": color.tolist()}
+        for s, color in zip(ordered, colors, strict=True)
+    ]
+    return {(s.category_id, s.score): k for k, s in enumerate(ordered)}, records
+
+
+def _describe(
+    result: PanopticSegmentation, numbers: dict[_Key, int], ground_truth: PanopticSegmentation | None
+) -> dict[str, Any]:
+    segments = [
+        {"id": s.id, "object": numbers[s.category_id, s.score], "area": s.area, "bbox": s.bbox} for s in result.segments
+    ]
+    positions: NDArray[np.int32] = index_map(result.ids, [s.id for s in result.segments])
+    described: dict[str, Any] = {"map": encode_map(positions), "segments": segments}
+    if ground_truth is not None:
+        quality = PanopticQuality(result.categories)
+        quality.update(result, ground_truth)
+        described["pq"] = quality.compute()["All"]["pq"]
+    return described
