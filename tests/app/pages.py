@@ -52,7 +52,7 @@ class TwoBoxes(Predictor):
         masks[0, : height // 2 + 1, : width // 2 + 1] = True
         masks[1, height // 3 :, : width // 2 + 1] = True
         found = Instances(
-            MaskCrops.from_masks(masks), np.array([0.9, 0.7]), np.array([5, 9]), np.zeros((2, 4), dtype=np.float32)
+            MaskCrops.from_masks(masks), np.array([0.9, 0.7]), np.array([0, 1]), np.zeros((2, 4), dtype=np.float32)
         )
         return UnfusedPrediction(image, found, np.full((height, width), 2))
 
