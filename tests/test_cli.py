@@ -262,6 +262,7 @@ def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
     assert calls["predict_files"] == (
         ("w", ["a.jpg", "b/", "*.png"], Path("o")),
         {
+            "recursive": False,
             "rule": "score",
             "score_threshold": None,
             "device": "auto",

@@ -18,6 +18,7 @@ from banet.commands.shared import (
     Weights,
 )
 from banet.errors import InputError
+from banet.files.outputs import free_folder
 from banet.panoptic.defaults import DrawingStyle, StuffStyle
 
 __all__ = ["Predict"]
@@ -25,7 +26,7 @@ __all__ = ["Predict"]
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
-    """Segment images and videos; writes id PNG, JSON and an overlay per image, an overlay per video.
+    """Segment images and videos; writes id PNG, JSON and an overlay per image, segments.csv, an overlay per video.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
     a video or a camera's recording after the current frame.
@@ -37,9 +38,10 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
 
     Attributes:
         inputs: Images, folders of images, globs, videos, or camera:0 for the first camera.
+        recursive: Also the images in the folders of a folder; results keep these folders.
         weights: A .safetensors file, a folder that holds one, or a name: `scenes` comes with the package.
         runtime: What runs the network. All but torch run a file of `banet export`, on the CPU, without torch.
-        out: Where the results go.
+        out: Where the results go. Default: predictions, or predictions-2 and so on where that holds something.
         gallery: Also write DIR/gallery.html, one page of all images.
         tile: Cut larger images and frames into tiles of this side; objects are joined over the seams.
         overlap: With --tile: what neighbours share at least; default: a quarter of the tile.
@@ -51,7 +53,7 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
     """
 
     usage: ClassVar[str] = (
-        "INPUT [INPUT ...] --weights WEIGHTS [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
+        "INPUT [INPUT ...] --weights WEIGHTS [--recursive] [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
         "                     [--style instance|class|contour] [--stuff outline|fill|none] [--alpha FRACTION]\n"
         "                     [--frames] [--page N|all] [--bit-depth auto|BITS] [--score SCORE] [--rule RULE]\n"
         "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite]"
@@ -60,7 +62,8 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
     inputs: Annotated[list[str], Argument("INPUT")]
     weights: Weights | None = None
     runtime: Literal["torch", "onnx", "openvino"] = "torch"
-    out: Folder = "predictions"
+    recursive: bool = False
+    out: Folder | None = None
     gallery: bool = False
     tile: Pixels | None = None
     overlap: Pixels | None = None
@@ -86,7 +89,8 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
         failed = predict_files(
             weights,
             inputs,
-            Path(self.out),
+            Path(self.out) if self.out else free_folder(Path("predictions")),
+            recursive=self.recursive,
             rule=self.rule,
             score_threshold=self.score,
             device=self.device,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import stat
@@ -25,7 +26,17 @@ from banet.files.atomic import guards
 from banet.files.names import name_key
 from banet.types import StrPath
 
-__all__ = ["RECORD", "Entry", "Outputs", "Record", "digest_of", "is_output", "output_file", "weight_files"]
+__all__ = [
+    "RECORD",
+    "Entry",
+    "Outputs",
+    "Record",
+    "digest_of",
+    "free_folder",
+    "is_output",
+    "output_file",
+    "weight_files",
+]
 
 RECORD = ".banet-outputs.jsonl"
 """Name of the record in a folder of outputs."""
@@ -424,6 +435,12 @@ def output_file(path: StrPath, kind: str, option: str, **options: Any) -> Output
     return Outputs(file.parent, kind, [file.name], option=option, **options)
 
 
+def free_folder(out: Path) -> Path:
+    """Return a folder for the results of a run: `out`, or `out-2` and so on where those before hold something."""
+    candidates = itertools.chain([out], (out.with_name(f"{out.name}-{n}") for n in itertools.count(2)))
+    return next(one for one in candidates if not one.exists() or (one.is_dir() and not any(one.iterdir())))
+
+
 def weight_files(weights: StrPath) -> list[Path]:
     """Return the files that hold weights, where these are named by a path and not by a name of the library's."""
     path = Path(weights)
@@ -433,17 +450,19 @@ def weight_files(weights: StrPath) -> list[Path]:
 
 
 def is_output(path: Path, kind: str, records: dict[Path, Record]) -> bool:
-    """Return whether a file is an output that this library wrote into its folder, and unchanged.
+    """Return whether a file is an output that this library wrote into a folder that it lies in, and unchanged.
 
     Args:
         path: The file.
         kind: The kind of output.
         records: Records that were read already, by folder; gets those that are read.
     """
-    folder = path.parent
-    if folder not in records:
-        records[folder] = Record(folder)
-    return records[folder].find(path.name, kind) is not None
+    for folder in path.parents:
+        if folder not in records:
+            records[folder] = Record(folder)
+        if records[folder].find(path.relative_to(folder).as_posix(), kind) is not None:
+            return True
+    return False
 
 
 def _open_regular(path: Path) -> BinaryIO:

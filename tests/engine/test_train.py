@@ -358,7 +358,7 @@ def test_predict_does_the_good_ones_and_names_the_bad(
     (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:200])
     assert predict_files(str(run), [str(folder)], tmp_path / "out", device="cpu", gallery=True) == 1
     written = {p.name for p in (tmp_path / "out").iterdir()} - {RECORD}
-    assert len(written) == 7 and {"a.png", "a.json", "a_overlay.jpg", "gallery.html"} <= written
+    assert len(written) == 8 and {"a.png", "a.json", "a_overlay.jpg", "gallery.html"} <= written
     assert (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8").count('class="image"') == 2
     said = capsys.readouterr()
     assert "bad.png" in said.err and "2 of 3" in said.out and "person" in said.out

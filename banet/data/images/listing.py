@@ -6,7 +6,7 @@ import glob
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,14 +33,15 @@ class ImageList:
     skipped: list[str] = field(default_factory=list)
 
 
-def find_images(inputs: Sequence[str]) -> ImageList:
+def find_images(inputs: Sequence[str], *, recursive: bool = False) -> ImageList:
     """Return the images that files, folders and patterns name, and what was skipped.
 
-    A file is taken whatever its name. A folder gives the images that lie in it (not in its folders), by name. A
+    A file is taken whatever its name. A folder gives the images that lie in it, by name. A
     pattern (`*`, `?`, `[..]`, `**` for any depth) gives the images that it matches, by name. No image comes twice.
 
     Args:
         inputs: paths and patterns; `~` is the home folder.
+        recursive: a folder also gives the images in its folders, but for hidden ones and links.
 
     Raises:
         InputError: one of them names no image that can be read, or there is none at all.
@@ -54,17 +55,20 @@ def find_images(inputs: Sequence[str]) -> ImageList:
         if os.path.exists(path) and not os.path.isdir(path):
             found[path] = None
         else:
-            found.update(dict.fromkeys(_search(text, path, images)))
+            found.update(dict.fromkeys(_search(text, path, images, recursive)))
     if not found:
         raise InputError("no images given", hint="give at least one image, folder or pattern")
     images.paths = list(found)
     return images
 
 
-def _search(text: str, path: Path, images: ImageList) -> list[Path]:
+def _search(text: str, path: Path, images: ImageList, recursive: bool) -> list[Path]:
     """Return the images in a folder or of a pattern; what is skipped is added to the lines of `images`."""
     if os.path.isdir(path):
-        entries, problem = _entries(text, path), "the folder holds no image"
+        entries = sorted(_walk(path)) if recursive else _entries(text, path)
+        problem = "the folder holds no image"
+        if not recursive and any(os.path.isdir(entry) for entry in entries):
+            problem += "; its folders are searched with --recursive"
     elif glob.has_magic(str(path)):
         entries = sorted(_hits(path))
         problem = "the pattern matches no image" if entries else "no file matches the pattern"
@@ -111,6 +115,13 @@ def _entries(text: str, folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=text, hint="check its permissions") from error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in its folders, but for those that are hidden or links, which may form a loop."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place) / name for name in files)
 
 
 def _hits(pattern: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import glob
 import io
 import sys
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ from banet.modeling.config import change_options
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.id_maps import find_ids
 from banet.panoptic.sample_depth import SampleDepth
-from banet.panoptic.segmentation import join_some
+from banet.panoptic.segmentation import COLUMNS, join_some
 from banet.types import BitDepth
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = ["Runtime", "predict_files"]
 Runtime = Literal["torch", "onnx", "openvino"]
 
 KIND = "banet predict"
+SEGMENTS = "segments.csv"
 _IMAGE_OUTPUTS = (".png", ".json", "_overlay.jpg")
 _OVERLAY_SIDE = 4096
 """Pixels of the longer side to which the overlay of an image in tiles is reduced: bounds the memory."""
@@ -55,6 +57,11 @@ class _Item(NamedTuple):
     path: Path
     name: str
     page: int | None = None
+
+    @property
+    def title(self) -> str:
+        """Return what the image is called in messages and tables."""
+        return f"{self.path}" if self.page is None else f"{self.path} (page {self.page + 1})"
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ class _Plan:
         files = {f"{one.name}{suffix}": one.path for one in self.images for suffix in _IMAGE_OUTPUTS}
         sources: dict[str, Path | None] = {**files}
         sources |= {f"{name}_overlay.mp4": _file_of(source) for source, name in self.videos}
-        if self.gallery and self.images:
-            sources["gallery.html"] = None
+        if self.images:
+            sources |= dict.fromkeys([SEGMENTS, *(["gallery.html"] if self.gallery else [])])
         read = [one.path for one in self.images] + [file for source, _ in self.videos if (file := _file_of(source))]
         return Outputs(
             self.out,
@@ -104,6 +111,7 @@ def predict_files(
     inputs: list[str],
     out: Path,
     *,
+    recursive: bool = False,
     rule: str | None = None,
     score_threshold: float | None = None,
     device: str = "auto",
@@ -124,8 +132,9 @@ def predict_files(
     Args:
         weights: See `BANet.from_pretrained`; or, with another runtime than torch, a file that `banet export` wrote.
         inputs: Images, folders of images, or patterns; videos and cameras (see `is_video`).
-        out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each image, and `NAME_overlay.mp4`
-            for each video.
+        out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each image, `NAME_overlay.mp4` for each
+            video, and `segments.csv`, a table of the segments of all images.
+        recursive: Also segment what lies in the folders of a folder; NAME then keeps these folders.
         rule: Another occlusion rule than the one saved with the weights.
         score_threshold: Instances score above this, in place of the threshold saved with the weights. An exported
             graph leaves instances out itself, so for it the threshold can only be raised.
@@ -154,7 +163,7 @@ def predict_files(
     """
     if overlap is not None and (tile is None or not 1 <= overlap < tile):
         raise InputError(f"--overlap {overlap}: must be at least 1 and less than --tile")
-    plan = _plan(inputs, out, gallery, frames, page)
+    plan = _plan(inputs, out, gallery, frames, page, recursive)
     outputs = plan.claim(weights, overwrite)
     model, place = _open(weights, runtime, device)
     if score_threshold is not None:
@@ -179,24 +188,28 @@ def predict_files(
     total = len(plan.images) + len(plan.videos)
     things = join_some([f"{count:,} {name}" for name, count in counts.most_common()]) or "no things"
     found = f" ({things} in all)" if plan.images else ""
-    print(f"{total - len(failures) + len(plan.unreadable)} of {total} {' and '.join(kinds)} segmented{found}: {out}")
+    done = total - len(failures) + len(plan.unreadable)
+    table = f"; all segments: {out / SEGMENTS}" if plan.images else ""
+    print(f"{done} of {total} {' and '.join(kinds)} segmented{found}: {out}{table}")
     return len(failures)
 
 
-def _plan(inputs: list[str], out: Path, gallery: bool, frames: bool, page: int | Literal["all"] | None) -> _Plan:
-    videos = [name for text in inputs if is_video(text) for name in _matches(text)]
+def _plan(
+    inputs: list[str], out: Path, gallery: bool, frames: bool, page: int | Literal["all"] | None, recursive: bool
+) -> _Plan:
     given = [text for text in inputs if not is_video(text)]
-    if videos:
+    if len(given) < len(inputs):
         load_av()
     elif frames:
         raise InputError("--frames: goes with videos; give one, or leave it out")
-    images = find_images(given) if given or not videos else ImageList()
+    videos = [name for text in inputs if is_video(text) for name in _matches(text)]
+    images = find_images(given, recursive=recursive) if given or not videos else ImageList()
     for line in images.skipped:
         warnings.warn(line, InputWarning, stacklevel=2)
     paths = _without_outputs(images.paths, given)
     names, video_names = DistinctNames(*_IMAGE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames")
     return _Plan(
-        [item for path in paths for item in _pages(path, names, page)],
+        [item for path in paths for item in _pages(path, _name_of(path, given if recursive else ()), names, page)],
         images.unreadable,
         [(video, _video_name(video, out, video_names)) for video in videos],
         out,
@@ -205,19 +218,23 @@ def _plan(inputs: list[str], out: Path, gallery: bool, frames: bool, page: int |
     )
 
 
-def _pages(path: Path, names: DistinctNames, page: int | Literal["all"] | None) -> list[_Item]:
+def _name_of(path: Path, folders: Sequence[str]) -> PurePath:
+    """Return the name of an image: with its place in the folder that was given, where it was found in one of some."""
+    roots = (root for root in (Path(text).expanduser() for text in folders) if root in path.parents)
+    root = next(roots, None)
+    return PurePath(path.name) if root is None else path.relative_to(root)
+
+
+def _pages(path: Path, name: PurePath, names: DistinctNames, page: int | Literal["all"] | None) -> list[_Item]:
     """Return what is to be segmented of a file."""
-    if page is None:
-        return [_Item(path, names.choose(path.name))]
     try:
-        count = page_count(path)
+        count = 1 if page is None else page_count(path)
     except (InputError, MissingExtraError):  # the reader says why
         count = 1
-    if page != "all":
-        return [_Item(path, names.choose(path.name), page - 1 if count > 1 else None)]
-    if count == 1:
-        return [_Item(path, names.choose(path.name))]
-    return [_Item(path, names.choose(f"{path.stem}_page{n + 1}{path.suffix}"), n) for n in range(count)]
+    if page == "all" and count > 1:
+        pages = [name.with_name(f"{name.stem}_page{n + 1}{name.suffix}") for n in range(count)]
+        return [_Item(path, names.choose(each.as_posix()), n) for n, each in enumerate(pages)]
+    return [_Item(path, names.choose(name.as_posix()), page - 1 if isinstance(page, int) and count > 1 else None)]
 
 
 def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
@@ -259,11 +276,14 @@ def _segment_images(
     """Segment the images, and write and print what was found: things by class, and the errors of those not done."""
     counts: Counter[str] = Counter()
     failures: list[str] = []
+    if not plan.images:
+        return counts, failures
     with ExitStack() as stack:
         page = None
-        if plan.gallery and plan.images:
+        if plan.gallery:
             pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
             page = stack.enter_context(pages)
+        table = stack.enter_context(_segment_table(plan.out / SEGMENTS))
 
         def read(item: _Item) -> CroppableImage:
             with _enough_memory(item.path):
@@ -278,6 +298,8 @@ def _segment_images(
         def write(item: _Item, fuse: Callable[[], _Found]) -> tuple[str, Counter[str]]:
             path, name = item.path, item.name
             found = fuse()
+            (plan.out / name).parent.mkdir(parents=True, exist_ok=True)
+            table.writerows({"image": item.title, **_rounded(row)} for row in found.result.to_records())
             found.result.save(plan.out / f"{name}.png", file_name=path.name)
             jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
             found.shown.draw(found.image, legend=True, **drawing).save(jpeg, format="JPEG", quality=92)
@@ -291,13 +313,12 @@ def _segment_images(
         pipeline = Pipeline(read, run, write, failures=(InputError, MissingExtraError), overlap=tile is None)
         # Closed at the end, which waits for its threads: after Ctrl-C, too, no file is left half written.
         steps = stack.enter_context(closing(pipeline.process(plan.images)))
-        for item, done in tqdm(steps, desc="predict", unit="image", total=len(plan.images), disable=not plan.images):
+        for item, done in tqdm(steps, desc="predict", unit="image", total=len(plan.images), leave=False, disable=None):
             if isinstance(done, Exception):
                 failures.append(str(done))
             else:
                 words, things = done
-                page_note = "" if item.page is None else f" (page {item.page + 1})"
-                tqdm.write(printable(f"{item.path}{page_note}: {words}"))
+                tqdm.write(printable(f"{item.title}: {words}"))
                 counts += things
     return counts, failures
 
@@ -323,6 +344,23 @@ def _segment_videos(
             outputs.prune(folder.name)
         tqdm.write(printable(f"{source}: {count} frames"))
     return failures
+
+
+@contextmanager
+def _segment_table(path: Path) -> Iterator[csv.DictWriter[str]]:
+    """Write a table of segments, a row at a time."""
+    with (
+        atomic_path(path) as temporary,  # names of files need not be text
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+    ):
+        table = csv.DictWriter(stream, ("image", *COLUMNS))
+        table.writeheader()
+        yield table
+
+
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the table without digits that say nothing."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
 @contextmanager
@@ -380,8 +418,10 @@ def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
 
 def _matches(text: str) -> Sequence[str]:
     """Return the videos that a name or a pattern stands for."""
-    if not glob.has_magic(text) or Path(text).exists():
+    if is_camera(text) or Path(text).exists():
         return [text]
+    if not glob.has_magic(text):
+        raise InputError(f"{text}: does not exist; give a video, or camera:0 for the first camera")
     records: dict[Path, Record] = {}
     matches = [name for name in sorted(glob.glob(text, recursive=True)) if not is_output(Path(name), KIND, records)]
     if not matches:
