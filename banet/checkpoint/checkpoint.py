@@ -59,7 +59,9 @@ class Checkpoint:
         infinite = next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
         if infinite:
             raise InputError(
-                f"{self.path}: tensor {infinite} holds NaN or infinity; the training that wrote it had failed"
+                f"tensor {infinite} holds NaN or infinity",
+                where=self.path,
+                hint="the training that wrote it had failed",
             )
         return state
 
@@ -118,11 +120,13 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         categories = Categories.from_coco(json.loads(metadata["categories"]), source=str(path))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: the header does not describe a model of this version ({error}); use its own version"
+            f"the header does not describe a model of this version ({error})", where=path, hint="use its own version"
         ) from None
     for name, (kind, _) in tensors.items():
         if kind not in _FLOATS:
-            raise InputError(f"{path}: tensor {name} is of type {kind}, not {' or '.join(_FLOATS)}; save it as floats")
+            raise InputError(
+                f"tensor {name} is of type {kind}, not {' or '.join(_FLOATS)}", where=path, hint="save it as floats"
+            )
     shapes = {name: shape for name, (_, shape) in tensors.items()}
     return Checkpoint(path, config, inference, categories, metadata, shapes)
 
@@ -145,7 +149,9 @@ def find_weights(source: str | Path) -> Path:
     if name.count("/") == 1 and not weights and not os.path.exists(path) and not name.startswith((".", "/", "~")):
         return _download(name)
     known = ", ".join(packaged) or "none"
-    raise InputError(f"{source}: no such weights; give a .safetensors file, a run's folder, or a name ({known})")
+    raise InputError(
+        "no such weights", where=source, hint=f"give a .safetensors file, a run's folder, or a name ({known})"
+    )
 
 
 def _download(repository: str) -> Path:
@@ -159,7 +165,7 @@ def _download(repository: str) -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{repository}: no such file or folder, and could not be downloaded from the hub: {reason}"
+            f"no such file or folder, and could not be downloaded from the hub: {reason}", where=repository
         ) from None
 
 
@@ -167,7 +173,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple
     """Metadata, and type and shape of each tensor, before any memory is taken for them."""
     with open_file(path) as stream:
         if (length := int.from_bytes(stream.read(8), "little")) > _LONGEST_HEADER:
-            raise InputError(f"{path}: not a safetensors file: its header would have {length:,} bytes")
+            raise InputError(f"not a safetensors file: its header would have {length:,} bytes", where=path)
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -177,10 +183,10 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple
                 tensors[name] = part.get_dtype(), tuple(part.get_shape())
     except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(
-            f"{path}: not a readable safetensors file ({error}); weights are read from these only"
+            f"not a readable safetensors file ({error})", where=path, hint="weights are read from these only"
         ) from None
     if header.get("format") != FORMAT:
         raise InputError(
-            f"{path}: was not written by this library (format {shown(header.get('format'))}, not {FORMAT!r})"
+            f"was not written by this library (format {shown(header.get('format'))}, not {FORMAT!r})", where=path
         )
     return header, tensors

@@ -24,15 +24,19 @@ def check_fit(checkpoint: Checkpoint) -> None:
             network = Network(checkpoint.categories, checkpoint.config)
     except Exception as error:  # whatever torch says of numbers that are too large or do not go together
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: no network can be made as its header says ({reason}); it is damaged") from None
+        raise InputError(
+            f"no network can be made as its header says ({reason})", where=path, hint="it is damaged"
+        ) from None
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     shapes = {current_name(name): shape for name, shape in checkpoint.shapes.items()}
     wrong = sorted(name for name in expected.keys() | shapes.keys() if expected.get(name) != shapes.get(name))
     if wrong:
         name = wrong[0]
         raise InputError(
-            f"{path}: tensor {name} has shape {shapes.get(name)} where the header's network wants {expected.get(name)}"
-            f" ({len(wrong)} such tensors); the file is damaged or was written by another version"
+            f"tensor {name} has shape {shapes.get(name)} where the header's network wants "
+            f"{expected.get(name)} ({len(wrong)} such tensors)",
+            where=path,
+            hint="the file is damaged or was written by another version",
         )
     if len(shapes) < len(checkpoint.shapes):
-        raise InputError(f"{path}: holds tensors under old and new names at once; the file is damaged")
+        raise InputError("holds tensors under old and new names at once", where=path, hint="the file is damaged")

@@ -106,7 +106,9 @@ def push_to_hub(
         raise
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{repository}: the hub did not take the weights: {reason}; see `hf auth login`") from None
+        raise InputError(
+            f"the hub did not take the weights: {reason}", where=repository, hint="see `hf auth login`"
+        ) from None
 
 
 def _check_repository(api: Any, repository: str) -> None:

@@ -55,7 +55,7 @@ class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DepthOptions, Devic
         """Measure, and print the figures."""
         split = self.split()
         if self.gallery and not self.out:
-            raise InputError("--gallery: goes with --out DIR; add it")
+            raise InputError("goes with --out DIR", where="--gallery", hint="add it")
         from banet.engine.options import load_recipe
 
         recipe = load_recipe(self.config) if self.config else None

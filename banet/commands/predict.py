@@ -81,9 +81,9 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
         if weights is None:
             raise InputError("missing: --weights")
         if isinstance(self.page, int) and self.page < 1:
-            raise InputError(f"--page {self.page}: pages count from 1")
+            raise InputError("pages count from 1", where=f"--page {self.page}")
         if not 0 <= self.alpha <= 1:
-            raise InputError(f"--alpha {self.alpha:g}: must be from 0 to 1")
+            raise InputError("must be from 0 to 1", where=f"--alpha {self.alpha:g}")
         from banet.engine.prediction.predict import predict_files
 
         failed = predict_files(

@@ -140,9 +140,11 @@ class SplitOptions(Command):
         if any(parts.values()):
             missing = [f"--{name}" for name, value in parts.items() if not value]
             if missing:
-                raise InputError(f"{', '.join(missing)}: missing; a split is --images, --panoptic and --json together")
+                raise InputError(
+                    "missing", where=", ".join(missing), hint="a split is --images, --panoptic and --json together"
+                )
             if self.config:
-                raise InputError("--config: give either a recipe or --images, --panoptic and --json, not both")
+                raise InputError("give either a recipe or --images, --panoptic and --json, not both", where="--config")
             return SplitConfig(**parts)
         if not self.config:
             raise InputError("say what to measure on: --config NAME|FILE, or --images, --panoptic and --json")
@@ -152,7 +154,9 @@ class SplitOptions(Command):
 def require_config(config: str | None) -> str:
     """Return `--config`, or raise an InputError that lists the recipes where it is missing."""
     if config is None:
-        raise InputError(f"--config: say what to train; recipes: {', '.join(recipe_names())}; or give a YAML file")
+        raise InputError(
+            "say what to train", where="--config", hint=f"recipes: {', '.join(recipe_names())}; or give a YAML file"
+        )
     return config
 
 

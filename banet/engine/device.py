@@ -29,9 +29,9 @@ def pick_device(name: str) -> torch.device:
         name = next(device for device, available in there.items() if available)
     kind = name.split(":")[0]
     if kind not in there:
-        raise InputError(f"--device {name}: choose auto, cpu, cuda or mps")
+        raise InputError("choose auto, cpu, cuda or mps", where=f"--device {name}")
     if not there[kind]:
-        raise InputError(f"--device {name}: torch sees no such device here; choose auto or cpu")
+        raise InputError("torch sees no such device here", where=f"--device {name}", hint="choose auto or cpu")
     local_rank = os.environ.get("LOCAL_RANK")
     return torch.device(name if name != "cuda" or local_rank is None else f"cuda:{local_rank}")
 

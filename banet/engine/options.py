@@ -125,7 +125,7 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
         if batch is not None:
             recipe = replace(recipe, train=recipe.train.at_batch(batch, accumulate=passes, keep=given))
     except (ValueError, TypeError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"recipe {source}: {error}") from None
+        raise error if isinstance(error, InputError) else InputError(str(error), where=f"recipe {source}") from None
     _check_numbers(asdict(recipe), source)
     return recipe
 
@@ -134,20 +134,20 @@ def _read(parser: ArgumentParser, path: Path) -> Namespace:
     with open_file(path) as stream:
         data = stream.read(_LARGEST_RECIPE + 1)
     if len(data) > _LARGEST_RECIPE:
-        raise InputError(f"{path}: a recipe has at most {_LARGEST_RECIPE >> 10} KB; is it the right file?")
+        raise InputError(f"a recipe has at most {_LARGEST_RECIPE >> 10} KB", where=path, hint="is it the right file?")
     try:
         content = yaml.load(data.decode("utf-8-sig"), _Loader)
     except Exception as error:  # the constructors of YAML's types raise anything on bad data
         reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise InputError(f"{path}: not a YAML file: {reason}") from None
+        raise InputError(f"not a YAML file: {reason}", where=path) from None
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a recipe is a list of 'option: value', see `banet train --help`")
+        raise InputError("a recipe is a list of 'option: value', see `banet train --help`", where=path)
     try:
         content = current_options("Recipe", content, source=str(path))
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(str(error), where=path) from None
     _check_names(content, Recipe, str(path))
     return _parse(parser, _text_choices(content), str(path))
 
@@ -172,11 +172,13 @@ def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str
     known = get_type_hints(kind)
     for key, value in content.items():
         if key not in known:
-            raise InputError(f"{source}: {prefix}{key}: no such option{_near(str(key), list(known))}")
+            raise InputError(f"no such option{_near(str(key), list(known))}", where=f"{source}: {prefix}{key}")
         if is_dataclass(known[key]):
             if not isinstance(value, dict):
                 inner = ", ".join(get_type_hints(known[key]))
-                raise InputError(f"{source}: {prefix}{key}: give options of this group ({inner}), not {shown(value)}")
+                raise InputError(
+                    f"give options of this group ({inner}), not {shown(value)}", where=f"{source}: {prefix}{key}"
+                )
             _check_names(value, known[key], source, f"{prefix}{key}.")
 
 
@@ -187,7 +189,7 @@ def _check_numbers(options: Mapping[str, Any], source: str, prefix: str = "") ->
             _check_numbers(value, source, f"{prefix}{name}.")
         for number in value if isinstance(value, tuple) else [value]:
             if isinstance(number, (int, float)) and not abs(number) < 2**63:
-                raise InputError(f"{source}: {prefix}{name}: must be a finite number, not {shown(number)}")
+                raise InputError(f"must be a finite number, not {shown(number)}", where=f"{source}: {prefix}{name}")
 
 
 def _text_choices(content: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +205,7 @@ def _parse(parser: ArgumentParser, values: dict[str, Any], source: str, *, defau
         parsed: Namespace = parser.parse_object(values, defaults=defaults)
         return parsed
     except (ArgumentError, OverflowError) as error:  # the latter from whole numbers that are too large to be others
-        raise InputError(f"{source}: {_explain(str(error), parser, '')}") from None
+        raise InputError(_explain(str(error), parser, ""), where=source) from None
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

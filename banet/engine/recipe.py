@@ -281,7 +281,7 @@ def find_recipe(name: str) -> Path:
     if os.path.isfile(path):
         return path
     known = ", ".join(recipe_names())
-    raise InputError(f"--config {name}: no such file, nor a recipe of that name; recipes: {known}")
+    raise InputError("no such file, nor a recipe of that name", where=f"--config {name}", hint=f"recipes: {known}")
 
 
 def to_yaml(recipe: Recipe) -> str:

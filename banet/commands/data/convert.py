@@ -194,7 +194,7 @@ class _Shapes(_Objects):
     def run(self) -> int:
         """Convert, unless --stuff and --categories contradict each other."""
         if self.stuff and self.categories:
-            raise InputError("--stuff: give either it or --categories, which says what is stuff")
+            raise InputError("give either it or --categories, which says what is stuff", where="--stuff")
         return super().run()
 
 

@@ -62,7 +62,7 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
 
         recipe = load_recipe(self.config) if self.config else None
         if not self.figure and (self.baseline or self.image_ids):
-            raise InputError("--baseline and --image-ids go with --figure PNG; add it")
+            raise InputError("--baseline and --image-ids go with --figure PNG", hint="add it")
         from banet.engine.studies.analyze import analyze_command
 
         analyze_command(

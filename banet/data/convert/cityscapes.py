@@ -67,10 +67,10 @@ def convert_cityscapes(root: StrPath, split: str, out: StrPath, progress: Progre
     truth, images = Path(root) / "gtFine" / split, Path(root) / "leftImg8bit" / split
     for folder in (truth, images):
         if not folder.is_dir():
-            raise InputError(f"{folder}: does not exist; --root is the folder of gtFine and leftImg8bit")
+            raise InputError("does not exist", where=folder, hint="--root is the folder of gtFine and leftImg8bit")
     maps = sorted(truth.glob(f"*/*{_SUFFIX}"))
     if not maps:
-        raise InputError(f"{truth}: holds no CITY/*{_SUFFIX}; unpack gtFine_trainvaltest.zip there")
+        raise InputError(f"holds no CITY/*{_SUFFIX}", where=truth, hint="unpack gtFine_trainvaltest.zip there")
     return write_panoptic(out, _truths(maps, images), CATEGORIES, len(maps), progress)
 
 
@@ -82,7 +82,9 @@ def _truths(maps: list[Path], images: Path) -> Iterator[ConvertedImage]:
         present = np.unique(values)
         labels = np.where(present < 1000, present, present // 1000)
         if labels.max() >= _LABELS:
-            raise InputError(f"{path}: holds {present[labels.argmax()]}, which is of no label; is it an instance map?")
+            raise InputError(
+                f"holds {present[labels.argmax()]}, which is of no label", where=path, hint="is it an instance map?"
+            )
         ids = np.zeros(_LABELS * 1000, np.int32)
         segments: dict[int, Segment] = {}
         for value, label in zip(present.tolist(), labels.tolist(), strict=True):

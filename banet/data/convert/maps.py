@@ -61,9 +61,13 @@ def convert_maps(
     instance_maps = None if instances is None else find_image_files(instances, "--instances")
     for stem, name in label_maps.items():
         if stem not in image_files:
-            raise InputError(f"{Path(labels) / name}: there is no image of this name in {images}; add or remove it")
+            raise InputError(
+                f"there is no image of this name in {images}", where=Path(labels) / name, hint="add or remove it"
+            )
         if instance_maps is not None and stem not in instance_maps:
-            raise InputError(f"{Path(labels) / name}: there is no instance map of this name in {instances}; add it")
+            raise InputError(
+                f"there is no instance map of this name in {instances}", where=Path(labels) / name, hint="add it"
+            )
 
     def truths() -> Iterator[ConvertedImage]:
         for stem, name in label_maps.items():
@@ -101,7 +105,9 @@ def convert_ade20k(root: StrPath, split: str, out: StrPath, progress: Progress |
     label_maps = find_image_files(base / "annotations" / split, "--root")
     missing = next((stem for stem in label_maps if stem not in image_files), None)
     if missing is not None:
-        raise InputError(f"{base / 'images' / split}: has no image {missing}.jpg; add it or remove its annotation")
+        raise InputError(
+            f"has no image {missing}.jpg", where=base / "images" / split, hint="add it or remove its annotation"
+        )
 
     def truths() -> Iterator[ConvertedImage]:
         for stem, name in label_maps.items():
@@ -113,7 +119,9 @@ def convert_ade20k(root: StrPath, split: str, out: StrPath, progress: Progress |
             kind, numbers = _instances(path)
             same_size(path, numbers.shape, image_path)
             if kind.max() >= len(label_of):
-                raise InputError(f"{path}: holds instance class {kind.max()}, which categoryMapping.txt does not list")
+                raise InputError(
+                    f"holds instance class {kind.max()}, which categoryMapping.txt does not list", where=path
+                )
             labels = np.where(numbers > 0, label_of[kind], labels)
             yield ConvertedImage(image_files[stem], *from_classes(path, labels, numbers, classes))
 
@@ -132,7 +140,9 @@ def ade20k_categories(root: Path) -> tuple[Categories, NDArray[np.int32]]:
         cells = line.split("\t")
         name = cells[-1].strip().split(",")[0]
         if len(cells) < 2 or not name or (label := _label(cells[0])) is None:
-            raise InputError(f"{file}, line {number}: must begin with a number and end with a name, with tabs between")
+            raise InputError(
+                "must begin with a number and end with a name, with tabs between", where=f"{file}, line {number}"
+            )
         names[label] = name
     label_of: dict[int, int] = {}
     file = root / "categoryMapping.txt"
@@ -140,7 +150,7 @@ def ade20k_categories(root: Path) -> tuple[Categories, NDArray[np.int32]]:
         kind, label = ([_label(cell) for cell in line.split()] + [None, None])[:2]
         if kind is None or label not in names:
             raise InputError(
-                f"{file}, line {number}: must begin with an instance class and a line of objectInfo150.txt"
+                "must begin with an instance class and a line of objectInfo150.txt", where=f"{file}, line {number}"
             )
         label_of[kind] = label
     table = np.zeros(1 + max(label_of), np.int32)
@@ -162,10 +172,10 @@ def _rows(file: Path) -> list[tuple[int, str]]:
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: cannot be read ({error}); copy it anew") from None
+        raise InputError(f"cannot be read ({error})", where=file, hint="copy it anew") from None
     rows = [(number, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     if not rows:
-        raise InputError(f"{file}: holds no line; copy it anew")
+        raise InputError("holds no line", where=file, hint="copy it anew")
     return rows
 
 

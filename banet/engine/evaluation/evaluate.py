@@ -56,8 +56,10 @@ def check_categories(model: Network, categories: Categories, source: str) -> Non
         only = sorted(ours ^ theirs)[0]
         whose = "the weights" if only in ours else source
         raise InputError(
-            f"{source}: categories: {len(theirs)} classes, the weights have {len(ours)}; id {only[0]} ({only[1]},"
-            f" {'thing' if only[2] else 'stuff'}) is known to {whose} only; use weights trained on this data set"
+            f"{len(theirs)} classes, the weights have {len(ours)}; id {only[0]} ({only[1]}, "
+            f"{'thing' if only[2] else 'stuff'}) is known to {whose} only",
+            where=f"{source}: categories",
+            hint="use weights trained on this data set",
         )
 
 
@@ -276,7 +278,9 @@ def evaluate_command(
     with joined(), outputs or nullcontext():
         rank, world = share()
         if gallery and world > 1:
-            raise InputError("--gallery: one process writes the page; run `banet evaluate` without torchrun")
+            raise InputError(
+                "one process writes the page", where="--gallery", hint="run `banet evaluate` without torchrun"
+            )
         if rank == 0:
             where = f"{world} x {target.type}" if world > 1 else target.type
             print(f"{weights} on {len(data)} images ({source}), {where}, rule {model.inference.rule}")

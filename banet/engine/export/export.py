@@ -139,7 +139,7 @@ def export_model(
         MissingExtraError: What writes the format is not installed.
     """
     if path.suffix != SUFFIXES[export_format]:
-        raise InputError(f"--out {path}: a file of --format {export_format} ends in {SUFFIXES[export_format]}")
+        raise InputError(f"a file of --format {export_format} ends in {SUFFIXES[export_format]}", where=f"--out {path}")
     _check(model, export_format, precision, calibration)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = write_header(model.categories, model.inference)
@@ -181,9 +181,9 @@ def export_model(
 def _check(model: Network, export_format: ExportFormat, precision: Precision, calibration: Sequence[Path]) -> None:
     if (export_format, precision) not in PRECISIONS:
         known = ", ".join(p for f, p in PRECISIONS if f == export_format)
-        raise InputError(f"--precision {precision}: --format {export_format} knows {known}")
+        raise InputError(f"--format {export_format} knows {known}", where=f"--precision {precision}")
     if (precision == "int8") != bool(calibration):
-        raise InputError("--calibration: give some images with --precision int8, and only there")
+        raise InputError("give some images with --precision int8, and only there", where="--calibration")
     for package in PRECISIONS[export_format, precision]:
         try:
             if package == "openvino":
@@ -194,13 +194,15 @@ def _check(model: Network, export_format: ExportFormat, precision: Precision, ca
             raise MissingExtraError(package, "export") from None
     if export_format != "torch-export" and not model.categories.num_things:
         raise InputError(
-            f"--format {export_format}: these weights know stuff only, and ONNX's graph needs at least one thing class;"
-            " take --format torch-export"
+            "these weights know stuff only, and ONNX's graph needs at least one thing class",
+            where=f"--format {export_format}",
+            hint="take --format torch-export",
         )
     if export_format == "openvino" and any(isinstance(part, DeformableConv2d) for part in model.modules()):
         raise InputError(
-            "--format openvino: OpenVINO reads no deformable convolution, which these weights have (model.deformable or"
-            " backbone dcn101); take --format onnx, which ONNX Runtime runs"
+            "OpenVINO reads no deformable convolution, which these weights have (model.deformable or backbone dcn101)",
+            where="--format openvino",
+            hint="take --format onnx, which ONNX Runtime runs",
         )
 
 
@@ -268,7 +270,9 @@ def _write_openvino(proto: Any, header: str, path: Path, *, half: bool) -> None:
         try:
             openvino.save_model(graph, Path(folder) / path.name, compress_to_fp16=half)
         except RuntimeError as error:  # "iostream error": it could not write
-            raise InputError(f"--out {path}: cannot be written ({error}); make room on the disk") from None
+            raise InputError(
+                f"cannot be written ({error})", where=f"--out {path}", hint="make room on the disk"
+            ) from None
         for suffix in (".bin", ".xml"):  # the one that names the other last
             commit((Path(folder) / path.name).with_suffix(suffix), path.with_suffix(suffix))
 

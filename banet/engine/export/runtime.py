@@ -76,7 +76,7 @@ def read_header(text: str | None, path: Path) -> tuple[Categories, InferenceConf
         InputError: There is no header, or it is another version's.
     """
     if text is None:
-        raise InputError(f"{path}: was not exported by this library; make one with `banet export`")
+        raise InputError("was not exported by this library", where=path, hint="make one with `banet export`")
     try:
         header = json.loads(text)
         if header["format"] != FORMAT:
@@ -84,7 +84,9 @@ def read_header(text: str | None, path: Path) -> tuple[Categories, InferenceConf
         inference = read_options(InferenceConfig, header["inference"])
         return Categories.from_coco(header["categories"], source=str(path)), inference
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: its header is not of this version ({error}); export the weights again") from None
+        raise InputError(
+            f"its header is not of this version ({error})", where=path, hint="export the weights again"
+        ) from None
 
 
 class ExportedModel(Predictor):
@@ -112,9 +114,9 @@ class ExportedModel(Predictor):
         """
         file = Path(path)
         if file.suffix not in _OPENERS:
-            raise InputError(f"{file}: give an exported file, .onnx or .xml; `banet export` makes them")
+            raise InputError("give an exported file, .onnx or .xml", where=file, hint="`banet export` makes them")
         if not file.is_file():
-            raise InputError(f"{file}: does not exist; check the path, or make it with `banet export`")
+            raise InputError("does not exist", where=file, hint="check the path, or make it with `banet export`")
         run, header = _OPENERS[file.suffix](file)
         return cls(run, *read_header(header, file))
 
@@ -147,7 +149,7 @@ def _open_onnx(path: Path) -> tuple[Run, str | None]:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has many kinds of error of its own
         raise InputError(
-            f"{path}: ONNX Runtime cannot read it ({_last_line(error)}); export the weights again"
+            f"ONNX Runtime cannot read it ({_last_line(error)})", where=path, hint="export the weights again"
         ) from None
     header = session.get_modelmeta().custom_metadata_map.get(HEADER)
     return lambda pixels: session.run(list(OUTPUTS), {INPUT: pixels}), header
@@ -176,7 +178,9 @@ def _open_openvino(path: Path) -> tuple[Run, str | None]:
         # Processors with half-precision units would else compute in half precision.
         compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except Exception as error:  # RuntimeError of several kinds
-        raise InputError(f"{path}: OpenVINO cannot read it ({_last_line(error)}); export the weights again") from None
+        raise InputError(
+            f"OpenVINO cannot read it ({_last_line(error)})", where=path, hint="export the weights again"
+        ) from None
     header = str(graph.get_rt_info(HEADER).astype(str)) if graph.has_rt_info(HEADER) else None
 
     def run(pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:

@@ -131,10 +131,10 @@ def fuse_files(
     shares = {"score": score_threshold, "overlap-threshold": overlap_threshold, "removal-threshold": removal_threshold}
     for name, share in {**shares, **({} if nms_threshold is None else {"nms": nms_threshold})}.items():
         if not 0 <= share <= 1:
-            raise InputError(f"--{name}: must lie in 0..1, not {share}")
+            raise InputError(f"must lie in 0..1, not {share}", where=f"--{name}")
     for name, folder in (("semantic", semantic), ("images", images)):
         if not Path(folder).is_dir():
-            raise InputError(f"--{name}: {folder} is not a folder")
+            raise InputError(f"{folder} is not a folder", where=f"--{name}")
     classes, infos = _classes_and_images(Path(images), json, categories, _ids_are_texts(Path(instances)))
     pngs = png_names(info.file_name for info in infos)
     sources = [safe_join(images, info.file_name) for info in infos]
@@ -151,7 +151,7 @@ def fuse_files(
     )
     found, elsewhere = _read_instances(Path(instances), {info.id for info in infos}, classes, score_threshold)
     if elsewhere and not found:
-        raise InputError(f"{instances}: no image_id is the id of an image; check {json or images}")
+        raise InputError("no image_id is the id of an image", where=instances, hint=f"check {json or images}")
     depth = find_depth(sources, bit_depth)
     target, count, left_out = Path(out), 0, LeftOut(strict=strict)
     with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
@@ -159,7 +159,9 @@ def fuse_files(
             image = to_rgb_array(path, depth)
             size = (image.shape[0], image.shape[1])
             if info.size is not None and info.size != size:
-                raise InputError(f"{path}: is {_words(size)}, but {json} says {_words(info.size)}; correct one of them")
+                raise InputError(
+                    f"is {_words(size)}, but {json} says {_words(info.size)}", where=path, hint="correct one of them"
+                )
             entries = sorted(found.pop(info.id, []), key=lambda entry: -entry.score)
             tell = partial(left_out.add, image=info.file_name, source=instances)
             left_out.objects += len(entries)
@@ -184,7 +186,7 @@ def fuse_files(
             except InputError:
                 raise
             except ValueError as error:
-                raise InputError(f"{json or images}: image {shown(info.id)}: {error}") from error
+                raise InputError(str(error), where=f"{json or images}: image {shown(info.id)}") from error
             if progress is not None:
                 progress(done, len(infos))
     return Fused(target / "panoptic.json", len(infos), count, elsewhere, left_out)
@@ -210,7 +212,7 @@ def _classes_and_images(
         name = info.file_name
         for key in (("id", info.id), ("name without suffix", str(PurePosixPath(forward(name)).with_suffix("")))):
             if seen.setdefault(key, name) != name:
-                raise InputError(f"{images}: {seen[key]} and {name} have the same {key[0]}, {key[1]}")
+                raise InputError(f"{seen[key]} and {name} have the same {key[0]}, {key[1]}", where=images)
     return classes, infos
 
 
@@ -223,7 +225,9 @@ def _ids_are_texts(file: Path) -> bool:
 def _number(path: Path) -> int:
     digits = re.findall(r"\d+", path.stem)
     if not digits:
-        raise InputError(f"{path}: there is no number in its name that could be its id; give --json with 'images'")
+        raise InputError(
+            "there is no number in its name that could be its id", where=path, hint="give --json with 'images'"
+        )
     return int(digits[-1])
 
 
@@ -235,7 +239,7 @@ def _read_instances(
     elsewhere = 0
     for _, where, entry in stream_lists(file, ("annotations",), bare=True):
         if not isinstance(entry, dict):
-            raise InputError(f"{where}: must be an object, not {shown(entry)}")
+            raise InputError(f"must be an object, not {shown(entry)}", where=where)
         image_id, instance = _check_entry(entry, where, classes)
         if image_id not in image_ids:
             elsewhere += 1
@@ -249,21 +253,27 @@ def _read_instances(
 def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> tuple[ImageId, _Instance]:
     for key in ("image_id", "category_id"):
         if key not in entry:
-            raise InputError(f"{where}.{key}: is missing; give results of a detector")
+            raise InputError("is missing", where=f"{where}.{key}", hint="give results of a detector")
     image_id, category_id = read_image_id(entry, "image_id", where), read_integer(entry, "category_id", where, 0)
     if category_id not in classes:
-        raise InputError(f"{where}.category_id: {category_id} is unknown; give the classes with --json or --categories")
+        raise InputError(
+            f"{category_id} is unknown",
+            where=f"{where}.category_id",
+            hint="give the classes with --json or --categories",
+        )
     if not classes.isthing(category_id):
         raise InputError(
-            f"{where}.category_id: {category_id} is {classes.by_id(category_id).name}, which is not a thing"
+            f"{category_id} is {classes.by_id(category_id).name}, which is not a thing", where=f"{where}.category_id"
         )
     score = entry.get("score")
     if "score" not in entry:
-        raise InputError(f"{where}.score: is missing; give results of a detector, not annotations")
+        raise InputError("is missing", where=f"{where}.score", hint="give results of a detector, not annotations")
     if not is_number(score):
-        raise InputError(f"{where}.score: must be a finite number, not {shown(score)}")
+        raise InputError(f"must be a finite number, not {shown(score)}", where=f"{where}.score")
     if "segmentation" not in entry:
-        raise InputError(f"{where}.segmentation: is missing; give results with masks, not with boxes alone")
+        raise InputError(
+            "is missing", where=f"{where}.segmentation", hint="give results with masks, not with boxes alone"
+        )
     return image_id, _Instance(where, category_id, float(score), entry["segmentation"], entry.get("bbox"))
 
 
@@ -328,7 +338,9 @@ def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Catego
     labels, top = read_labels(path)
     if labels.shape != size:
         shape = (labels.shape[0], labels.shape[1])
-        raise InputError(f"{path}: is {_words(shape)}, but the image is {_words(size)}; resize it by nearest neighbour")
+        raise InputError(
+            f"is {_words(shape)}, but the image is {_words(size)}", where=path, hint="resize it by nearest neighbour"
+        )
     if top not in classes:
         labels[labels == top] = VOID
     try:

@@ -162,7 +162,7 @@ def predict_files(
         KeyboardInterrupt: See `segment_video`.
     """
     if overlap is not None and (tile is None or not 1 <= overlap < tile):
-        raise InputError(f"--overlap {overlap}: must be at least 1 and less than --tile")
+        raise InputError("must be at least 1 and less than --tile", where=f"--overlap {overlap}")
     plan = _plan(inputs, out, gallery, frames, page, recursive)
     outputs = plan.claim(weights, overwrite)
     model, place = _open(weights, runtime, device)
@@ -201,7 +201,7 @@ def _plan(
     if len(given) < len(inputs):
         load_av()
     elif frames:
-        raise InputError("--frames: goes with videos; give one, or leave it out")
+        raise InputError("goes with videos", where="--frames", hint="give one, or leave it out")
     videos = [name for text in inputs if is_video(text) for name in _matches(text)]
     images = find_images(given, recursive=recursive) if given or not videos else ImageList()
     for line in images.skipped:
@@ -243,7 +243,7 @@ def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
     records: dict[Path, Record] = {}
     left = [path for path in paths if path in single or not is_output(path, KIND, records)]
     if not left and paths:
-        raise InputError(f"{paths[0].parent}: holds no images but results of `{KIND}`; give the images")
+        raise InputError(f"holds no images but results of `{KIND}`", where=paths[0].parent, hint="give the images")
     if len(left) < len(paths):
         print(f"left out, as `{KIND}` wrote them: {len(paths) - len(left)} images")
     return left
@@ -371,7 +371,9 @@ def _enough_memory(source: str | Path) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise InputError(f"{source}: does not fit into the memory; add --tile 512, or less, or --device cpu") from None
+        raise InputError(
+            "does not fit into the memory", where=source, hint="add --tile 512, or less, or --device cpu"
+        ) from None
 
 
 class _Found(NamedTuple):
@@ -425,7 +427,7 @@ def _matches(text: str) -> Sequence[str]:
     records: dict[Path, Record] = {}
     matches = [name for name in sorted(glob.glob(text, recursive=True)) if not is_output(Path(name), KIND, records)]
     if not matches:
-        raise InputError(f"{text}: no file matches the pattern; give videos")
+        raise InputError("no file matches the pattern", where=text, hint="give videos")
     return matches
 
 
@@ -436,13 +438,17 @@ def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | Exported
         from banet.engine.export.runtime import ExportedModel
 
         if Path(weights).suffix != suffix[runtime]:
-            raise InputError(f"{weights}: --runtime {runtime} runs {suffix[runtime]} files; `banet export` makes them")
+            raise InputError(
+                f"--runtime {runtime} runs {suffix[runtime]} files", where=weights, hint="`banet export` makes them"
+            )
         if device not in ("auto", "cpu"):
-            raise InputError(f"--device {device}: --runtime {runtime} computes on the CPU; choose auto or cpu")
+            raise InputError(
+                f"--runtime {runtime} computes on the CPU", where=f"--device {device}", hint="choose auto or cpu"
+            )
         return ExportedModel.open(weights), "cpu"
     if Path(weights).suffix in suffix.values():
         known = next(name for name, ending in suffix.items() if ending == Path(weights).suffix)
-        raise InputError(f"{weights}: is an exported network; add --runtime {known}")
+        raise InputError("is an exported network", where=weights, hint=f"add --runtime {known}")
     from banet.engine.device import pick_device
     from banet.inference.banet import BANet
 
@@ -455,5 +461,7 @@ def _set_score_threshold(model: BANet | ExportedModel, threshold: float) -> None
 
     saved = model.inference.score_threshold
     if isinstance(model, ExportedModel) and threshold < saved:
-        raise InputError(f"--score {threshold:g}: the exported graph leaves out scores up to {saved:g}; give more")
+        raise InputError(
+            f"the exported graph leaves out scores up to {saved:g}", where=f"--score {threshold:g}", hint="give more"
+        )
     model.inference = change_options(model.inference, {"score_threshold": threshold})

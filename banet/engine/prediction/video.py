@@ -80,7 +80,7 @@ def segment_video(
         KeyboardInterrupt: After Ctrl-C in a file; what was done is written.
     """
     if frames is not None and not overwrite and any(frames.glob("*.png")):
-        raise InputError(f"{frames}: holds frames already; delete the folder, or choose another with --out")
+        raise InputError("holds frames already", where=frames, hint="delete the folder, or choose another with --out")
     done = 0
     with ExitStack() as stack:
         reader = stack.enter_context(_Reader(source))
@@ -101,14 +101,18 @@ def segment_video(
                 if stopped():
                     break
             if not done:
-                raise InputError(f"{source}: no frame of it can be read; play it to see whether it is whole")
+                raise InputError("no frame of it can be read", where=source, hint="play it to see whether it is whole")
     if stopped() and not reader.live:
         of = f" of {reader.total}" if reader.total else ""
         raise KeyboardInterrupt(f"stopped after {done}{of} frames; {path} holds them")
     if reader.broken and not stopped():  # Ctrl-C may break what the camera waits for
-        raise InputError(f"{source}: cannot be read on ({reader.broken}); {path} holds the first {done} frames")
+        raise InputError(
+            f"cannot be read on ({reader.broken})", where=source, hint=f"{path} holds the first {done} frames"
+        )
     if reader.damaged:
-        raise InputError(f"{source}: is damaged ({reader.damaged} packets); {path} holds the {done} other frames")
+        raise InputError(
+            f"is damaged ({reader.damaged} packets)", where=source, hint=f"{path} holds the {done} other frames"
+        )
     return done
 
 
@@ -135,7 +139,7 @@ class _Reader:
         self.container = _open_camera(source, int(camera[1])) if camera else _open_file(source)
         if not self.container.streams.video:
             self.container.close()
-            raise InputError(f"{source}: has no image; give a video")
+            raise InputError("has no image", where=source, hint="give a video")
         self.stream: VideoStream = self.container.streams.video[0]
         self.stream.thread_type = "SLICE"  # threads of a frame each would lose frames next to a damaged one
         self.rate = self.stream.average_rate or self.stream.guessed_rate or Fraction(25)
@@ -196,7 +200,9 @@ def _open_file(source: str) -> InputContainer:
     try:
         container: InputContainer = av.open(source)
     except av.FFmpegError as error:
-        raise InputError(f"{source}: is not a video, or is damaged ({error.strerror}); give another file") from error
+        raise InputError(
+            f"is not a video, or is damaged ({error.strerror})", where=source, hint="give another file"
+        ) from error
     return container
 
 
@@ -209,16 +215,18 @@ def _open_camera(source: str, number: int) -> InputContainer:
         name, driver, options = f"{number}:none", "avfoundation", {"framerate": "30"}
     elif sys.platform == "win32":
         if not hasattr(av, "enumerate_input_devices"):
-            raise InputError(f"{source}: this PyAV cannot list cameras; pip install --upgrade av")
+            raise InputError("this PyAV cannot list cameras", where=source, hint="pip install --upgrade av")
         devices = [d for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
         if number >= len(devices):
-            raise InputError(f"{source}: there is no such camera; {len(devices)} are connected")
+            raise InputError("there is no such camera", where=source, hint=f"{len(devices)} are connected")
         name, driver = f"video={devices[number].name}", "dshow"
     try:
         container: InputContainer = av.open(name, format=driver, options=options)
     except (av.FFmpegError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
-        raise InputError(f"{source}: cannot be opened ({name}: {what}); see that it is connected and free") from error
+        raise InputError(
+            f"cannot be opened ({name}: {what})", where=source, hint="see that it is connected and free"
+        ) from error
     return container
 
 

@@ -207,9 +207,9 @@ def ablate(
         InputError: An unknown table, no seed, bad data, or a folder that holds a study of another recipe.
     """
     if table not in (*TABLES, "all"):
-        raise InputError(f"--table {table}: there are {', '.join(TABLES)} and all")
+        raise InputError(f"there are {', '.join(TABLES)} and all", where=f"--table {table}")
     if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError("--seeds: give one or more different numbers")
+        raise InputError("give one or more different numbers", where="--seeds")
     tables = dict(TABLES) if table == "all" else {table: TABLES[table]}
     rows = [row for rows in tables.values() for row in rows]
     runs = [run for seed in seeds for run in _runs(recipe, out, rows, seed)]
@@ -295,7 +295,9 @@ def _check_study(recipe: Recipe, out: Path) -> None:
     for option in sorted(ours.keys() - NEUTRAL):
         if ours[option] != theirs[option]:
             raise InputError(
-                f"{kept}: this study was begun with {option} {theirs[option]}, not {ours[option]}; choose another --out"
+                f"this study was begun with {option} {theirs[option]}, not {ours[option]}",
+                where=kept,
+                hint="choose another --out",
             )
 
 
@@ -341,7 +343,7 @@ def _figures(path: Path) -> dict[str, float]:
         shares = [metrics[subset][kind] for subset in ("All", "Things", "Stuff") for kind in ("pq", "sq", "rq")]
         shares += [metrics["ap"], metrics["miou_stuff"]]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: holds no figures of a run; delete it, to measure the run again") from None
+        raise InputError("holds no figures of a run", where=path, hint="delete it, to measure the run again") from None
     return {column: math.nan if share is None else 100 * share for column, share in zip(COLUMNS, shares, strict=True)}
 
 

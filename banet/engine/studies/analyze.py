@@ -237,7 +237,7 @@ def _baseline_of(weights: str) -> str:
     run = Path(weights).parent if Path(weights).is_file() else Path(weights)
     sibling = run.parent.parent / "baseline" / run.name
     if not (sibling / "model.safetensors").is_file():
-        raise InputError("--figure: name the weights of its second column with --baseline WEIGHTS")
+        raise InputError("name the weights of its second column with --baseline WEIGHTS", where="--figure")
     return str(sibling)
 
 
@@ -278,7 +278,7 @@ def analyze_command(
     target = pick_device(device)
     data, source = choose_data(recipe, split)
     if figure is not None and figure.suffix.lower() != ".png":
-        raise InputError(f"--figure {figure}: give the name of a .png file")
+        raise InputError("give the name of a .png file", where=f"--figure {figure}")
     read = [*weight_files(weights), *weight_files(baseline or weights), *data.files()]
     outputs = [
         Outputs(folder, "banet analyze", [name], inputs=read, overwrite=overwrite, option=option)

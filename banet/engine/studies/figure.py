@@ -60,7 +60,7 @@ class Figure:
         for identity in ids:
             known = identity if identity in places else str(identity)  # a number may be meant as the text
             if known not in places:
-                raise InputError(f"--image-ids: {identity}: {self.source} has no image of that id")
+                raise InputError(f"{self.source} has no image of that id", where=f"--image-ids: {identity}")
             found.append(places[known])
         return found
 

@@ -57,7 +57,7 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
-                f"--out {out}: another run is writing there; wait for its end, or choose another folder"
+                "another run is writing there", where=f"--out {out}", hint="wait for its end, or choose another folder"
             ) from None
         for folder in (out, (out / LAST).parent):
             for left in folder.glob(".*.tmp.*"):
@@ -71,7 +71,9 @@ def out_of_space(error: OSError, out: Path) -> InputError | None:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
     kept = f"{out / LAST} is whole" if (out / LAST).is_file() else "there is no checkpoint yet"
-    return InputError(f"--out {out}: {error.strerror}; {kept}; make room and go on with --resume auto")
+    return InputError(
+        error.strerror or str(error), where=f"--out {out}", hint=f"{kept}; make room and go on with --resume auto"
+    )
 
 
 def saved(out: Path) -> str:

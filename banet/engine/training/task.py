@@ -76,8 +76,8 @@ class TrainingTask(L.LightningModule):
         if not torch.isfinite(total):
             wrong = ", ".join(name for name, loss in losses.items() if not torch.isfinite(loss))
             raise InputError(
-                f"training stopped at iteration {self.global_step}: {wrong} not finite on {self._culprits(batch)};"
-                " lower --train.lr, set --train.clip 10, or start from pretrained weights"
+                f"training stopped at iteration {self.global_step}: {wrong} not finite on {self._culprits(batch)}",
+                hint="lower --train.lr, set --train.clip 10, or start from pretrained weights",
             )
         self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}

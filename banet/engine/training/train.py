@@ -139,7 +139,7 @@ def _validation(data: DataConfig, depth: SampleDepth) -> EvaluationData | None:
     try:
         validation = open_validation(data)
     except InputError as error:
-        raise InputError(f"{error}; or set --data.val.json '' to train without a measurement") from None
+        raise InputError(str(error), hint="or set --data.val.json '' to train without a measurement") from None
     validation.set_bit_depth(depth)
     return validation
 
@@ -155,8 +155,10 @@ def _errors_in_one_line(out: Path) -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise InputError(
-            f"data.workers: a process that reads images was ended from outside ({str(error).rstrip('. ')}), as"
-            f" happens where memory runs out; lower --data.workers; {saved(out)}"
+            f"a process that reads images was ended from outside ({str(error).rstrip('. ')}), as "
+            "happens where memory runs out",
+            where="data.workers",
+            hint=f"lower --data.workers; {saved(out)}",
         ) from None
 
 
@@ -215,7 +217,7 @@ def _stopped(trainer: L.Trainer, memory: MemoryCheck, out: Path) -> Iterator[Non
         raise KeyboardInterrupt(f"stopped at once; {saved(out)}") from None
     except Exception:
         if memory.advice:
-            raise InputError(f"{memory.advice}; {saved(out)}") from None
+            raise InputError(memory.advice, hint=saved(out)) from None
         raise
 
 
@@ -224,8 +226,9 @@ def _local_batch(options: TrainConfig, world: int) -> int:
     local, rest = divmod(options.batch_size, world * options.accumulate)
     if rest:
         raise InputError(
-            f"train.batch_size: {options.batch_size} cannot be shared by {world} devices x {options.accumulate}"
-            " accumulated passes; make it a multiple"
+            f"{options.batch_size} cannot be shared by {world} devices x {options.accumulate} accumulated passes",
+            where="train.batch_size",
+            hint="make it a multiple",
         )
     return local
 
@@ -267,7 +270,9 @@ def _lock(out: Path) -> AbstractContextManager[None]:
 
 def _refuse_another_run(out: Path, resume: str | None) -> None:
     if resume is None and (out / LAST).exists():
-        raise InputError(f"--out {out}: holds a run already; go on with --resume auto, or choose another folder")
+        raise InputError(
+            "holds a run already", where=f"--out {out}", hint="go on with --resume auto, or choose another folder"
+        )
 
 
 def _checkpoint(resume: str | None, last: Path) -> Path | None:
@@ -275,7 +280,7 @@ def _checkpoint(resume: str | None, last: Path) -> Path | None:
         return None
     path = last if resume == "auto" else Path(resume)
     if not path.is_file():
-        raise InputError(f"--resume {resume}: no such checkpoint; give auto or a .ckpt file of this run")
+        raise InputError("no such checkpoint", where=f"--resume {resume}", hint="give auto or a .ckpt file of this run")
     return path
 
 
@@ -292,11 +297,15 @@ def _steps_done(checkpoint: Path | None, model: Network) -> int:
         content["loops"]["fit_loop"]
     except Exception as error:  # a decoder may raise anything on bad data
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{checkpoint}: not a checkpoint of a run ({reason}); give another, or start afresh") from None
+        raise InputError(
+            f"not a checkpoint of a run ({reason})", where=checkpoint, hint="give another, or start afresh"
+        ) from None
     ours = {f"model.{name}": tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if theirs != ours:
         other = min(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        raise InputError(f"{checkpoint}: is of another network (see {other}); train with the recipe of its run")
+        raise InputError(
+            f"is of another network (see {other})", where=checkpoint, hint="train with the recipe of its run"
+        )
     return steps
 
 

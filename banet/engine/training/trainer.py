@@ -81,16 +81,20 @@ def build_trainer(
         )
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"train.devices, train.nodes: {reason}; leave them 0 to take what there is") from None
+        raise InputError(
+            reason, where="train.devices, train.nodes", hint="leave them 0 to take what there is"
+        ) from None
 
 
 def _refuse_without_gpu(options: TrainConfig, device: torch.device) -> None:
     if device.type == "cuda":
         return
     if options.strategy == "fsdp":
-        raise InputError(f"train.strategy: fsdp needs GPUs, this run is on {device.type}; set ddp")
+        raise InputError(f"fsdp needs GPUs, this run is on {device.type}", where="train.strategy", hint="set ddp")
     if options.precision == "16":
-        raise InputError(f"train.precision: 16 needs a GPU, this run is on {device.type}; set bf16 or 32")
+        raise InputError(
+            f"16 needs a GPU, this run is on {device.type}", where="train.precision", hint="set bf16 or 32"
+        )
 
 
 def _own_callbacks(options: TrainConfig, loggers: Sequence[Logger]) -> list[Callback]:
