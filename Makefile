@@ -7,11 +7,11 @@ READY  := $(VENV)/ready
 .PHONY: demo test slow adapters docs check audit format clean help
 
 help:
-	@echo "make demo    segment fresh scenes with the weights that come along, write demo/index.html"
+	@echo "make demo    segment fresh scenes with the bundled weights, write demo/index.html"
 	@echo "make test    run the tests           (make slow: the long ones too)"
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
 	@echo "make docs    build the site of the docs into site/"
-	@echo "make check   lint, format, types     (make format: mend what can be mended)"
+	@echo "make check   lint, format, types     (make format: fix what can be fixed)"
 	@echo "make audit   ask pip-audit for known vulnerabilities of what is installed"
 	@echo "make clean   remove the environment and the caches"
 

@@ -74,6 +74,7 @@ RENAMED = {
     "changed_hands": "differing_pixels",
     "draw_changes": "draw_diff",
     "find_disputes": "report_overlaps",
+    "initialise": "initialize",
     "like": "as_input_type",
     "open_picture": "open_image",
     "picture_size": "image_size",

@@ -32,6 +32,7 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     "fuse_files": {"score": "score_threshold", "nms": "nms_threshold", "top": "max_instances"},
     "model_card": {"licence": "license"},
     "push_to_hub": {"licence": "license"},
+    "segment_tiles": {"picture": "image"},
 }
 """Old and new names of keyword arguments and attributes, by the function or class that has them."""
 VALUES: Mapping[str, str] = {"colour-contour": "color-contour"}

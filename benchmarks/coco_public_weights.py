@@ -1,4 +1,4 @@
-"""Runs public COCO weights over pictures, and writes what `banet fuse` reads: results.json and a folder of label maps.
+"""Runs public COCO weights over images, and writes what `banet fuse` reads: results.json and a folder of label maps.
 
     pip install 'banet-panoptic[adapters]'
     python benchmarks/coco_public_weights.py --images val2017 --json panoptic_val2017.json --out public
@@ -29,7 +29,7 @@ from banet.panoptic.coco.rle import encode_rle
 
 
 def detect(model: Any, image: Image.Image, image_id: int, device: str, score: float) -> list[dict[str, Any]]:
-    """Entries of a COCO results JSON for one picture."""
+    """Entries of a COCO results JSON for one image."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(device) / 255
     found = {key: value.cpu().numpy() for key, value in model([pixels])[0].items()}
     entries = []

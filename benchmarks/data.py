@@ -7,7 +7,7 @@
 reads every annotation in two workers, forked and spawned. Memory is private memory (USS, from /proc, so Linux only):
 what would be there once more for one more process. The sole exception is the peak, which is of the whole process.
 
-`load` takes the pictures of `--root` (images/, panoptic/, panoptic.json) or else makes some of 640 x 480.
+`load` takes the images of `--root` (images/, panoptic/, panoptic.json) or else makes some of 640 x 480.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def benchmark_index(report: Report, path: Path | None) -> None:
 
 
 def make_pictures(root: Path, count: int = 24) -> None:
-    """Textured pictures of 640 x 480 with 11 segments each, as COCO has on average."""
+    """Textured images of 640 x 480 with 11 segments each, as COCO has on average."""
     from banet.panoptic.coco.writer import CocoPanopticWriter
     from banet.panoptic.segmentation import PanopticSegmentation
 
@@ -153,8 +153,8 @@ def make_pictures(root: Path, count: int = 24) -> None:
                 (640, 480), Image.Resampling.BICUBIC
             )
             noise = rng.normal(0, 8, (480, 640, 3))
-            picture = np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(picture).save(root / "images" / f"{number}.jpg", quality=90)
+            image = np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(root / "images" / f"{number}.jpg", quality=90)
             ids = np.full((480, 640), 11, np.int32)
             y, x = np.mgrid[:480, :640]
             for identity in range(1, 11):

@@ -38,15 +38,15 @@ VARIANTS = {
 
 
 def exported(model: BANet, folder: Path, side: int) -> dict[str, ExportedModel]:
-    pictures = []
+    images = []
     scenes = Scenes(CALIBRATION_SEED, CALIBRATION, (side, side))
     for index in range(CALIBRATION):
-        pictures.append(folder / f"calibration{index}.png")
-        Image.fromarray(scenes.read(index)[0]).save(pictures[-1])
+        images.append(folder / f"calibration{index}.png")
+        Image.fromarray(scenes.read(index)[0]).save(images[-1])
     result = {}
     for name, (kind, precision, file) in VARIANTS.items():
         if not (folder / file).exists():
-            use = pictures if precision == "int8" else []
+            use = images if precision == "int8" else []
             export_model(model, folder / file, kind, precision=precision, calibration=use)  # type: ignore[arg-type]
         result[name] = ExportedModel.open(folder / file)
     return result

@@ -31,17 +31,17 @@ def main() -> None:
     options = command_line.parse_args()
     torch.set_num_threads(options.threads)
     model = BANet.from_pretrained(options.weights)
-    pictures = [make_scene(5, index, size=(options.size, options.size)).image for index in range(options.count)]
+    images = [make_scene(5, index, size=(options.size, options.size)).image for index in range(options.count)]
 
     @torch.inference_mode()
     def network() -> None:
-        for picture in pictures:
+        for picture in images:
             model([preprocess(np.ascontiguousarray(picture), model.inference)])
 
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "pictures", Path(folder) / "results"
         source.mkdir()
-        for index, picture in enumerate(pictures):
+        for index, picture in enumerate(images):
             Image.fromarray(picture).save(source / f"{index}.png")
 
         def everything() -> None:

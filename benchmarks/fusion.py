@@ -2,11 +2,11 @@
 
 `fuse_panoptic` with occlusion handling (rule "appearance") takes turns with a plain loop that knows only the heuristic:
 best score first, drop what is more than half covered, paint full-size masks, then one segment a stuff class. Medians
-and ratios are printed. Then: 1000 small objects as crops in a 4000 × 4000 picture, time and peak memory in a process of
+and ratios are printed. Then: 1000 small objects as crops in a 4000 × 4000 image, time and peak memory in a process of
 its own; and more and more objects with equally many overlapping pairs.
 
 Objects are ellipses of random place, shape (sides 1:2 to 2:1) and size; areas are log-uniform, as COCO's nearly are,
-between the bounds that are printed. In the picture each has a colour of its own, with noise, and later ones lie on top.
+between the bounds that are printed. In the image each has a colour of its own, with noise, and later ones lie on top.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def plain_loop(
 
 
 def draw_objects(count: int, areas: tuple[float, float], size: tuple[int, int], rng: np.random.Generator) -> MaskCrops:
-    """Ellipses, cut off where they leave the picture."""
+    """Ellipses, cut off where they leave the image."""
     boxes, crops = [], []
     for _ in range(count):
         area, ratio = np.exp(rng.uniform(*np.log(areas))), np.exp(rng.uniform(-np.log(2), np.log(2)))

@@ -1,7 +1,7 @@
 """How `BANet.predict` grows: ``python benchmarks/growth.py [--threads 1] [--rounds 3] [--plot FILE]``.
 
-ResNet-50 with random weights that finds what it is told to, as in `inference.py`. From a picture of one megapixel with
-50 detections and 133 classes one thing at a time changes: the picture, which the network sees at its own size, the
+ResNet-50 with random weights that finds what it is told to, as in `inference.py`. From an image of one megapixel with
+50 detections and 133 classes one thing at a time changes: the image, which the network sees at its own size, the
 number of detections, the number of classes (six in ten are things). Each round lets every point have its turn, in a
 process of its own that predicts twice and measures the second time. Printed are median seconds of processor time, which
 other work on the machine hardly touches, the peak memory, and what one more megapixel, detection or class costs beyond
@@ -25,7 +25,7 @@ from banet.panoptic import Categories, Category
 
 
 class Point(NamedTuple):
-    """One prediction: size of the picture, number of detections and of classes."""
+    """One prediction: size of the image, number of detections and of classes."""
 
     height: int = 832
     width: int = 1216
@@ -55,11 +55,11 @@ def measure(point: Point) -> tuple[float, float]:
     model = banet(point.detections, ModelConfig(norm="frozen_batch"), size, categories)
     # Coarse noise: the best class changes at as many pixels as in a photograph, not at all of them.
     coarse = torch.rand(1, 3, point.height // 32, point.width // 32, generator=torch.Generator().manual_seed(0))
-    picture = torch.nn.functional.interpolate(255 * coarse, size, mode="bicubic")[0].clamp(0, 255).to(torch.uint8)
+    image = torch.nn.functional.interpolate(255 * coarse, size, mode="bicubic")[0].clamp(0, 255).to(torch.uint8)
     forget_peak()
-    model.predict(picture)
+    model.predict(image)
     begin = time.process_time()
-    model.predict(picture)
+    model.predict(image)
     return time.process_time() - begin, peak() / 2**30
 
 

@@ -1,6 +1,6 @@
 """BANet.predict beside torchvision's Mask R-CNN: ``python benchmarks/inference.py [--threads 2] [--repeats 5]``.
 
-ResNet-50, one picture of 800 × 1216 pixels, random weights, 133 classes here and 91 there. Random weights find nothing,
+ResNet-50, one image of 800 × 1216 pixels, random weights, 133 classes here and 91 there. Random weights find nothing,
 so after the box head both are given the same 50 boxes and scores, and after the mask head the same smooth mask logits;
 all heads run all the same. Measured are the whole of `BANet.predict` (network, RoIInlay, occlusion handling, fusion, id
 map) and the whole of `maskrcnn_resnet50_fpn` (network and pasting of masks at full size). They take turns; medians and
@@ -58,7 +58,7 @@ def boxes_and_masks(
 def banet(
     count: int, options: ModelConfig, size: tuple[int, int] = SIZE, categories: Categories | None = None
 ) -> BANet:
-    """BANet that finds what `boxes_and_masks` gives in pictures of a size, which is the network's too.
+    """BANet that finds what `boxes_and_masks` gives in images of a size, which is the network's too.
 
     The heads run, only their last word is replaced.
     """
@@ -102,21 +102,21 @@ def mask_rcnn(count: int) -> torch.nn.Module:
 
 def contestants(count: int, names: list[str]) -> dict[str, Callable[[], object]]:
     torch.manual_seed(0)
-    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    picture = np.asarray(torch.nn.functional.avg_pool2d(torch.from_numpy(picture).permute(2, 0, 1).float(), 9, 1, 4))
-    picture = np.ascontiguousarray(picture.transpose(1, 2, 0)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    image = np.asarray(torch.nn.functional.avg_pool2d(torch.from_numpy(image).permute(2, 0, 1).float(), 9, 1, 4))
+    image = np.ascontiguousarray(image.transpose(1, 2, 0)).astype(np.uint8)
     options = ModelConfig(norm="frozen_batch")
     made: dict[str, Callable[[], object]] = {}
     if "banet" in names:
         ours = banet(count, options)
-        made["banet"] = lambda: ours.predict(picture)
+        made["banet"] = lambda: ours.predict(image)
     if "banet compiled" in names:
         compiled = banet(count, options)
         compiled.compile()
-        made["banet compiled"] = lambda: compiled.predict(picture)
+        made["banet compiled"] = lambda: compiled.predict(image)
     if "mask_rcnn" in names:
         theirs = mask_rcnn(count)
-        tensor = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+        tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
         def predict() -> object:
             with torch.inference_mode():
@@ -200,8 +200,8 @@ def compare(report: Report, options: argparse.Namespace, names: list[str]) -> fl
 def take_apart(report: Report, detections: int, theirs: float) -> None:
     """Print the multiply-adds and the seconds of each part of one prediction."""
     model = banet(detections, ModelConfig(norm="frozen_batch"))
-    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    counted, spent = stages(lambda: model.predict(picture), model)
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    counted, spent = stages(lambda: model.predict(image), model)
     report.say(f"multiply-adds: banet {counted['all']:.1f} G, mask_rcnn {theirs:.1f} G")
     for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         share = 100 * seconds / spent["all"]

@@ -1,12 +1,12 @@
 """How well weights find nuclei: ``python benchmarks/nuclei.py WEIGHTS --data DIR [--figure PNG] [--json JSON]``.
 
-DIR holds one split: ``images/``, ``panoptic/``, ``panoptic.json``. For all pictures, and for fluorescence and stained
+DIR holds one split: ``images/``, ``panoptic/``, ``panoptic.json``. For all images, and for fluorescence and stained
 tissue apart, it prints PQ of nucleus and background, and for thresholds of IoU the score TP / (TP + FP + FN) of nuclei,
-with TP, FP and FN pooled over the pictures and, beside it, the mean over pictures. A nucleus is found when a segment
-overlaps it by more than the threshold; from 0.5 on no nucleus has two such segments. A picture is taken for
+with TP, FP and FN pooled over the images and, beside it, the mean over images. A nucleus is found when a segment
+overlaps it by more than the threshold; from 0.5 on no nucleus has two such segments. An image is taken for
 fluorescence when it is grey and most of it is dark.
 
-The figure shows the best, the median and the worst pictures by their score at 0.5.
+The figure shows the best, the median and the worst images by their score at 0.5.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ CHANNEL_GAP = 8
 
 @dataclass(frozen=True)
 class Scored:
-    """One picture: IoU of each pair of nuclei that is matched at 0.5, and how many nuclei there are on either side."""
+    """One image: IoU of each pair of nuclei that is matched at 0.5, and how many nuclei there are on either side."""
 
-    picture: EvaluationImage
+    image: EvaluationImage
     prediction: PanopticSegmentation
     ious: NDArray[np.float64]
     found: int
@@ -45,10 +45,10 @@ class Scored:
         return score([self], threshold)
 
 
-def score(pictures: list[Scored], threshold: float) -> float:
+def score(images: list[Scored], threshold: float) -> float:
     """TP / (TP + FP + FN), pooled."""
-    hits = sum(int((each.ious > threshold).sum()) for each in pictures)
-    union = sum(each.found + each.true for each in pictures) - hits
+    hits = sum(int((each.ious > threshold).sum()) for each in images)
+    union = sum(each.found + each.true for each in images) - hits
     return hits / union if union else 1.0
 
 
@@ -78,16 +78,16 @@ def compare(picture: EvaluationImage, prediction: PanopticSegmentation) -> Score
     return Scored(picture, prediction, matched, len(ours), len(theirs), is_fluorescence(picture.image))
 
 
-def summarize(name: str, pictures: list[Scored], report: Report) -> None:
-    categories = pictures[0].picture.ground_truth.categories
+def summarize(name: str, images: list[Scored], report: Report) -> None:
+    categories = images[0].picture.ground_truth.categories
     quality = PanopticQuality(categories)
-    for each in pictures:
+    for each in images:
         quality.update(each.prediction, each.picture.ground_truth)
     result = quality.compute()
-    pooled = [score(pictures, t) for t in THRESHOLDS]
-    means = [float(np.mean([each.score(t) for each in pictures])) for t in THRESHOLDS]
+    pooled = [score(images, t) for t in THRESHOLDS]
+    means = [float(np.mean([each.score(t) for each in images])) for t in THRESHOLDS]
     figures = {
-        "pictures": len(pictures),
+        "pictures": len(images),
         "PQ of nuclei": 100 * result["Things"]["pq"],
         "SQ of nuclei": 100 * result["Things"]["sq"],
         "RQ of nuclei": 100 * result["Things"]["rq"],
@@ -103,13 +103,13 @@ def summarize(name: str, pictures: list[Scored], report: Report) -> None:
     report.say("  pooled, by threshold: " + "  ".join(f"{t}: {s:.3f}" for t, s in zip(THRESHOLDS, pooled, strict=True)))
 
 
-def draw(pictures: list[Scored], path: Path) -> None:
+def draw(images: list[Scored], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    ranked = sorted(pictures, key=lambda each: -each.score(0.5))
+    ranked = sorted(images, key=lambda each: -each.score(0.5))
     middle = len(ranked) // 2
     rows = {"best": ranked[:2], "median": ranked[middle - 1 : middle + 1], "worst": ranked[-2:]}
     figure, axes = pyplot.subplots(3, 6, figsize=(15, 7.8), layout="constrained")

@@ -1,9 +1,9 @@
-"""Learn eight real pictures by heart: shows that targets, losses and inference agree.
+"""Learn eight real images by heart: shows that targets, losses and inference agree.
 
     python benchmarks/overfit.py --data DIR --out runs/overfit     # DIR: images/, panoptic/, panoptic.json
 
-Cuts the JSON down to the pictures, trains a small BANet on them from random weights with `banet train`, goes on where
-an earlier call stopped, and measures the same pictures with `banet evaluate`.
+Cuts the JSON down to the images, trains a small BANet on them from random weights with `banet train`, goes on where
+an earlier call stopped, and measures the same images with `banet evaluate`.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def usual_way(truth: Folder, prediction: Folder) -> dict[str, Any]:
 
 
 def decode(path: Path) -> NDArray[np.uint32]:
-    with Image.open(path) as picture:
-        rgb = np.array(picture.convert("RGB"), dtype=np.uint32)
+    with Image.open(path) as image:
+        rgb = np.array(image.convert("RGB"), dtype=np.uint32)
     ids: NDArray[np.uint32] = rgb[:, :, 0] + 256 * rgb[:, :, 1] + 256 * 256 * rgb[:, :, 2]
     return ids
 

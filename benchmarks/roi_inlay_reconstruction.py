@@ -1,4 +1,4 @@
-"""How well RoIInlay and RoIUpsample undo RoIAlign on feature maps of pictures, as a table and a figure.
+"""How well RoIInlay and RoIUpsample undo RoIAlign on feature maps of images, as a table and a figure.
 
 ``python benchmarks/roi_inlay_reconstruction.py --figure docs/images/roi_inlay.png`` uses procedural scenes;
 ``--coco FOLDER`` (with ``images``, ``panoptic`` and ``panoptic.json``) measures on photographs instead.
@@ -25,7 +25,7 @@ OPERATORS = {"RoIInlay": roi_inlay, "RoIUpsample": roi_upsample}
 
 
 def scenes(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pictures ``(3, H, W)`` in 0..255 and boxes of their things ``(L, 4)`` in pixels."""
+    """Images ``(3, H, W)`` in 0..255 and boxes of their things ``(L, 4)`` in pixels."""
     for index in range(count):
         scene = make_scene(0, index)
         boxes = [segment.bbox for segment in scene.segments if segment.isthing]
@@ -49,7 +49,7 @@ def corners(boxes: list[tuple[int, int, int, int]]) -> Tensor:
 
 
 def feature_maps(image: Tensor) -> dict[str, Tensor]:
-    """Stride-4 maps ``(1, C, H, W)``: the picture itself, its edges, and a random-weight ResNet-18's first stage."""
+    """Stride-4 maps ``(1, C, H, W)``: the image itself, its edges, and a random-weight ResNet-18's first stage."""
     torch.manual_seed(0)
     network = torchvision.models.resnet18(weights=None).eval()
     small = F.avg_pool2d(image[None] / 255 - 0.5, 4)
@@ -67,10 +67,10 @@ def reconstruct(name: str, features: Tensor, boxes: Tensor) -> Tensor:
     return result
 
 
-def measure(pictures: Iterator[tuple[Tensor, Tensor]], report: Report) -> None:
+def measure(images: Iterator[tuple[Tensor, Tensor]], report: Report) -> None:
     errors: dict[tuple[str, str], list[float]] = {}
     holes: dict[str, list[int]] = {name: [0, 0] for name in OPERATORS}
-    for image, boxes in pictures:
+    for image, boxes in images:
         for kind, features in feature_maps(image).items():
             for box in boxes:
                 crops = torch.ones(1, 1, 14, 14)
@@ -113,7 +113,7 @@ def fill_boxes(report: Report, corner: float = 8.3) -> None:
 
 
 def draw(path: Path) -> None:
-    """The picture's own colours put back, whole and one big box."""
+    """The image's own colours put back, whole and one big box."""
     image, boxes = next(scenes(1))
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     boxes = boxes[areas.argsort(descending=True)[:4]]

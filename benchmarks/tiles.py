@@ -1,11 +1,11 @@
-"""Pictures in tiles: how good they are, and how much memory they take.
+"""Images in tiles: how good they are, and how much memory they take.
 
-``python benchmarks/tiles.py quality [--side 8] [--seed 901]`` puts scenes side by side to one picture with a known
-truth and scores the shipped weights on it: each scene on its own, which no seam cuts; the picture as a whole, which the
+``python benchmarks/tiles.py quality [--side 8] [--seed 901]`` puts scenes side by side to one image with a known
+truth and scores the shipped weights on it: each scene on its own, which no seam cuts; the image as a whole, which the
 network sees much reduced; and in tiles, whose things are joined over the seams, or not joined: the tiles are cut along
 the middle of their overlap and put side by side.
 
-``python benchmarks/tiles.py memory [--sides 4000 8000] [--tile 1024]`` runs `banet predict` on pictures of these sides,
+``python benchmarks/tiles.py memory [--sides 4000 8000] [--tile 1024]`` runs `banet predict` on images of these sides,
 with and without tiles, each in a process of its own, and prints time and peak memory.
 """
 
@@ -37,7 +37,7 @@ def measure_quality(report: Report, side: int, seed: int) -> None:
 
     model = BANet.from_pretrained("scenes")
     area = model.inference.stuff_area
-    model.inference = replace(model.inference, stuff_area=0)  # small stuff is judged on the whole picture
+    model.inference = replace(model.inference, stuff_area=0)  # small stuff is judged on the whole image
     size = (side * SCENE, side * SCENE)
     corners = [(x, y) for y in range(0, size[0], SCENE) for x in range(0, size[1], SCENE)]
     places = [(x, y, x + SCENE, y + SCENE) for x, y in corners]
@@ -125,10 +125,10 @@ def measure_memory(report: Report, sides: list[int], tile: int) -> None:
                 report.say(f"{size}{seconds:6.0f} s{peak / 1e9:10.2f} GB{4 * side * side / 1e9:6.2f} GB", bytes=peak)
 
 
-def run(picture: Path, options: list[str]) -> tuple[float, int]:
+def run(image: Path, options: list[str]) -> tuple[float, int]:
     """Seconds and peak bytes of `banet predict`."""
-    command = [sys.executable, "-m", "banet", "predict", str(picture), "--weights", "scenes", "--device", "cpu"]
-    return run_program([*command, *options, "--out", str(picture.parent / "out")])
+    command = [sys.executable, "-m", "banet", "predict", str(image), "--weights", "scenes", "--device", "cpu"]
+    return run_program([*command, *options, "--out", str(image.parent / "out")])
 
 
 def main() -> None:

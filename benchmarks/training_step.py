@@ -1,7 +1,7 @@
 """A training step beside torchvision's Mask R-CNN: ``python benchmarks/training_step.py [--threads 2] [--repeats 3]``.
 
-ResNet-50, two pictures of 800 × 1088 pixels with ten objects each, random weights, frozen batch norm, stem and layer1
-frozen in both, 512 RoIs a picture. A step is losses, backward and SGD. The two take turns; medians and their ratio are
+ResNet-50, two images of 800 × 1088 pixels with ten objects each, random weights, frozen batch norm, stem and layer1
+frozen in both, 512 RoIs an image. A step is losses, backward and SGD. The two take turns; medians and their ratio are
 printed, then where our time goes, and the peak memory of each in a process of its own, ours with gradient checkpointing
 as well.
 """

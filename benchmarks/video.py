@@ -26,9 +26,9 @@ def write(path: Path, frames: int, width: int, height: int) -> None:
         stream = container.add_stream("libx264", rate=Fraction(30), options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for k in range(frames):
-            picture = np.zeros((height, width, 3), dtype=np.uint8)
-            picture[20:80, k % (width - 60) : k % (width - 60) + 60] = 240
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            image = np.zeros((height, width, 3), dtype=np.uint8)
+            image[20:80, k % (width - 60) : k % (width - 60) + 60] = 240
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
 
 

@@ -256,7 +256,7 @@ def test_analyze_passes_the_figure(engine, capsys):
 
 
 @pytest.mark.parametrize(("failed", "status"), [(0, 0), (2, 1)])
-def test_predict_ends_with_1_when_a_picture_failed(engine, failed, status):
+def test_predict_ends_with_1_when_an_image_failed(engine, failed, status):
     calls = engine("prediction.predict", "predict_files", failed)
     assert main(["predict", "a.jpg", "b/", "*.png", "--weights", "w", "--out", "o", "--rule", "score"]) == status
     assert calls["predict_files"] == (
@@ -297,7 +297,7 @@ def test_predict_passes_tiles_and_frames(engine):
     assert (named["tile"], named["overlap"], named["frames"]) == (512, 64, True)
 
 
-def test_predict_takes_an_exported_file_before_the_pictures(engine):
+def test_predict_takes_an_exported_file_before_the_images(engine):
     calls = engine("prediction.predict", "predict_files", 0)
     assert main(["predict", "--runtime", "onnx", "a.onnx", "b/", "c.jpg"]) == 0
     positional, named = calls["predict_files"]
@@ -368,8 +368,8 @@ def scenes(tmp_path_factory):
 
 
 def test_scenes_are_written_and_repeatable(scenes, tmp_path, capsys):
-    with Image.open(next((scenes / "images").iterdir())) as picture:
-        assert picture.size == (96, 96)
+    with Image.open(next((scenes / "images").iterdir())) as image:
+        assert image.size == (96, 96)
     capsys.readouterr()
     assert main(["data", "scenes", "--out", str(tmp_path), "--count", "2", "--seed", "5", "--size", "96"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'panoptic.json'}\n"

@@ -139,7 +139,7 @@ def check_call(program: str, arguments: list[str]) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the pictures and weights that pages speak of."""
+    """A folder with the images and weights that pages speak of."""
     picture = Image.fromarray(make_scene(3, 3).image)
     for name in (
         "street.jpg",

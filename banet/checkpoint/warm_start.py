@@ -22,7 +22,7 @@ from banet.modeling.aggregation import current_name
 from banet.modeling.backbone import imagenet_weights
 from banet.modeling.network import Network
 
-__all__ = ["LoadReport", "initialise"]
+__all__ = ["LoadReport", "initialize"]
 
 
 _COUNTER = ".num_batches_tracked"
@@ -62,7 +62,7 @@ class LoadReport:
         return text
 
 
-def initialise(network: Network, init: str) -> LoadReport:
+def initialize(network: Network, init: str) -> LoadReport:
     """Fill a network from other weights, as far as they fit.
 
     Args:

@@ -51,7 +51,7 @@ class Finding:
     """One fault.
 
     Attributes:
-        kind: `json`, `categories`, `picture`, `png`, `size`, `ids`, `area`, `bbox`, `stuff`, `annotation`,
+        kind: `json`, `categories`, `image`, `png`, `size`, `ids`, `area`, `bbox`, `stuff`, `annotation`,
             `duplicate` or `leak`.
         where: file and field.
         what: what is wrong there.
@@ -305,7 +305,7 @@ class _Check:
         try:
             image = to_rgb_array(safe_join(self.split.images, info.file_name))
         except InputError as error:
-            self.error("picture", error)
+            self.error("image", error)
             return None
         digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=repr(image.shape).encode()).digest()
         small = Image.fromarray(image).resize((8, 8), Image.Resampling.BOX, reducing_gap=2.0)

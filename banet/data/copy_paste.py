@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from banet._moved import renamed
 from banet.data.samples import AnnotatedImage, Sample, make_target
 from banet.data.transforms import Transform, transformed
 from banet.panoptic.categories import Categories
@@ -18,11 +19,13 @@ from banet.panoptic.id_maps import find_ids, runs
 from banet.panoptic.segments import Segment
 from banet.types import ImageId
 
-__all__ = ["CopyPaste", "Labelled", "paste"]
+__all__ = ["CopyPaste", "Labeled", "paste"]
+
+__getattr__ = renamed(__name__, {"Labelled": "Labeled"})
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """An image with its id map.
 
     Attributes:
@@ -36,7 +39,7 @@ class Labelled:
     segments: tuple[Segment, ...]
 
 
-def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tuple[int, int] = (0, 0)) -> Labelled:
+def paste(under: Labeled, over: Labeled, chosen: Collection[int], offset: tuple[int, int] = (0, 0)) -> Labeled:
     """Put segments of one image in front of another.
 
     A pixel of a chosen segment takes colour and id with it and hides what was there, be it thing, stuff, crowd or void;
@@ -72,7 +75,7 @@ def paste(under: Labelled, over: Labelled, chosen: Collection[int], offset: tupl
     colors, window = over.image[:, here[0], here[1]], image[:, there[0], there[1]]
     window[:] = torch.where(owner > 0, colors, window)
     visible = _visible(ids)
-    return Labelled(image, ids, tuple(s for s in (*under.segments, *pasted) if s.id in visible))
+    return Labeled(image, ids, tuple(s for s in (*under.segments, *pasted) if s.id in visible))
 
 
 def _visible(ids: Tensor) -> set[int]:
@@ -122,20 +125,20 @@ class CopyPaste(Dataset[Sample]):
         Raises:
             InputError: one of the two images cannot be read.
         """
-        result = self._labelled(index)
+        result = self._labeled(index)
         if float(torch.rand(())) < self.probability:
-            over = self._labelled(int(torch.randint(len(self), ())))
+            over = self._labeled(int(torch.randint(len(self), ())))
             result = paste(result, over, self._choose(over), self._place(result, over))
         target = make_target(
             result.ids, result.segments, self.categories, self.dataset.image_ids[index], self.dataset.file_name(index)
         )
         return Sample(result.image, target)
 
-    def _labelled(self, index: int) -> Labelled:
+    def _labeled(self, index: int) -> Labeled:
         annotated = self.dataset.read_annotated(index)
-        return Labelled(*transformed(annotated.image, annotated.ids, self.dataset.transform), tuple(annotated.segments))
+        return Labeled(*transformed(annotated.image, annotated.ids, self.dataset.transform), tuple(annotated.segments))
 
-    def _choose(self, over: Labelled) -> set[int]:
+    def _choose(self, over: Labeled) -> set[int]:
         """Ids of one or more of the things that can be seen; none where there is none."""
         visible = _visible(over.ids)
         things = [
@@ -147,7 +150,7 @@ class CopyPaste(Dataset[Sample]):
         return {things[k] for k in torch.randperm(len(things))[:count].tolist()}
 
     @staticmethod
-    def _place(under: Labelled, over: Labelled) -> tuple[int, int]:
+    def _place(under: Labeled, over: Labeled) -> tuple[int, int]:
         """Row and column at which the smaller image lies within the larger, drawn for each side."""
         room = [a - b for a, b in zip(under.ids.shape, over.ids.shape, strict=True)]
         y, x = (int(torch.randint(min(0, n), max(0, n) + 1, ())) for n in room)

@@ -37,11 +37,11 @@ def roi_inlay(
         boxes: one ``(L_i, 4)`` tensor an image, ``x1, y1, x2, y2`` in input pixels; ``K = sum of L_i``. No gradient.
         output_size: ``(H, W)`` of the map.
         spatial_scale: map pixels per input pixel, such as ``1 / 4`` for a map of stride 4.
-        aligned: shift boxes by half a map pixel, so that pixel ``(a, b)`` of the map is the square around its centre.
+        aligned: shift boxes by half a map pixel, so that pixel ``(a, b)`` of the map is the square around its center.
 
     Returns:
         ``(N, C, H, W)`` of the features' dtype, ``N = len(boxes)``. Boxes outside the map and boxes that cover no pixel
-        centre leave no trace.
+        center leave no trace.
 
     Raises:
         ValueError: ``K`` differs from the number of boxes, a shape is wrong, or (on CPU, not compiled) a box has a NaN
@@ -483,11 +483,11 @@ def _inlay_dense(features: Tensor, coordinates: Tensor, sizes: list[int], output
 
 
 def _axis_spread(start: Tensor, stop: Tensor, bins: int, length: int) -> tuple[Tensor, Tensor]:
-    """One axis of every box: the two pixels next to each bin's centre and their weights, ``(K, bins, 2)``."""
+    """One axis of every box: the two pixels next to each bin's center and their weights, ``(K, bins, 2)``."""
     finite = torch.isfinite(start) & torch.isfinite(stop)
     start, stop = torch.where(finite, start, 0.0)[:, None], torch.where(finite, stop, 0.0)[:, None]
-    centre = torch.arange(bins, device=start.device, dtype=start.dtype) + 0.5
-    point = start + centre * ((stop - start) / bins)
+    center = torch.arange(bins, device=start.device, dtype=start.dtype) + 0.5
+    point = start + center * ((stop - start) / bins)
     pixel, weights = linear_taps(point, length)
     fraction = point - point.floor()
     divisor = (1 - fraction).square() + fraction.square()

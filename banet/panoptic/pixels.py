@@ -21,34 +21,34 @@ from banet.types import BitDepth
 __all__ = ["deep_samples", "rgb_array", "rgb_image"]
 
 
-def rgb_image(picture: Image.Image, bit_depth: BitDepth | SampleDepth = "auto", name: object = "image") -> Image.Image:
+def rgb_image(image: Image.Image, bit_depth: BitDepth | SampleDepth = "auto", name: object = "image") -> Image.Image:
     """Convert a Pillow image to mode RGB, as it is stored: not turned.
 
     Raises:
         InputError: Its pixels are floats or integers out of 0..65535; see also `SampleDepth.white`.
     """
-    if picture.mode == "RGB":
-        return picture
-    samples = deep_samples(picture, name)
+    if image.mode == "RGB":
+        return image
+    samples = deep_samples(image, name)
     if samples is not None:
         white = SampleDepth.of(bit_depth).white(int(samples.max(initial=0)), None, name)
         return Image.fromarray(to_8_bits(samples, white)).convert("RGB")
-    if picture.mode in ("P", "PA"):  # by way of RGBA, so that a transparent colour is not lost
-        return picture.convert("RGBA").convert("RGB")
-    return picture.convert("RGB")
+    if image.mode in ("P", "PA"):  # by way of RGBA, so that a transparent colour is not lost
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
 
 
-def deep_samples(picture: Image.Image, name: object = "image") -> NDArray[np.uint16] | None:
+def deep_samples(image: Image.Image, name: object = "image") -> NDArray[np.uint16] | None:
     """Return the samples (H, W) of a grey image of more than 8 bits; None for other images.
 
     Raises:
         InputError: They are floats, or integers out of 0..65535.
     """
-    if not (picture.mode in ("I", "F") or picture.mode.startswith("I;16")):
+    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
         return None
-    values = np.asarray(picture)
-    if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-        kind = "floating-point numbers" if picture.mode == "F" else "32-bit integers"
+    values = np.asarray(image)
+    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
         raise InputError(f"its pixels are {kind}", where=str(name), hint="save it with 8 or 16 bits per channel")
     return values.astype(np.uint16, copy=False)
 

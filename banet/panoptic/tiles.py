@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet._renamed import accept_old_names
 from banet.panoptic.categories import Categories
 from banet.panoptic.defaults import REMOVAL_THRESHOLD
 from banet.panoptic.id_maps import runs, sum_by
@@ -62,9 +63,10 @@ def _spread(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
     return [(start, start + tile) for start in starts]
 
 
+@accept_old_names
 def segment_tiles(
     segment: Callable[[NDArray[Any]], PanopticSegmentation],
-    picture: Any,
+    image: Any,
     *,
     tile: int,
     overlap: int | None = None,
@@ -76,7 +78,7 @@ def segment_tiles(
 
     Args:
         segment: Segments one tile, (h, w, ...). It should keep stuff however small, as a tile may hold a corner of it.
-        picture: What has a shape (H, W, ...) and can be cut by rows and columns: an array, a memory map, an array on
+        image: What has a shape (H, W, ...) and can be cut by rows and columns: an array, a memory map, an array on
             disk. It is cut in reading order, one row of tiles after the other.
         tile: Side of a tile in pixels.
         overlap: Pixels that neighbours share at least; a quarter of the tile by default. An object that is not larger
@@ -86,16 +88,16 @@ def segment_tiles(
         progress: Given the tiles, gives them one by one; for a progress bar.
 
     Returns:
-        The result, with `picture` as its image if that is a numpy array.
+        The result, with `image` as its image if that is a numpy array.
 
     Raises:
         ValueError: See `tile_boxes` and `merge_tiles`.
     """
-    size = (int(picture.shape[0]), int(picture.shape[1]))
+    size = (int(image.shape[0]), int(image.shape[1]))
     boxes = tile_boxes(size, tile, tile // 4 if overlap is None else overlap)
-    tiles = ((box, segment(np.asarray(picture[box[1] : box[3], box[0] : box[2]]))) for box in progress(boxes))
+    tiles = ((box, segment(np.asarray(image[box[1] : box[3], box[0] : box[2]]))) for box in progress(boxes))
     result = merge_tiles(tiles, size, stuff_area=stuff_area, removal_threshold=removal_threshold)
-    result.image = picture if isinstance(picture, np.ndarray) else None
+    result.image = image if isinstance(image, np.ndarray) else None
     return result
 
 

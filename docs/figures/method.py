@@ -138,12 +138,12 @@ class Study:
         return features
 
     def best(self, logits: Tensor) -> NDArray[np.int64]:
-        """Best class of each pixel of the picture, (H, W), from logits (C, H/4, W/4)."""
+        """Best class of each pixel of the image, (H, W), from logits (C, H/4, W/4)."""
         height, width = self.scene.ids.shape
         return semantic_argmax(logits, self.output.sizes[0], (height, width))
 
     def truth(self) -> NDArray[np.int64]:
-        """Class index of each pixel of the picture."""
+        """Class index of each pixel of the image."""
         of_segment = {segment.id: segment.category_id for segment in self.scene.segments}
         table = np.array([0, *(of_segment[i] for i in sorted(of_segment))])
         return self.model.categories.indices_of(table[self.scene.ids], "truth")
@@ -247,7 +247,7 @@ def ocm(studies: list[Study]) -> Figure:
         squeezed = roi_inlay(i2s.ocm.squeeze(study.f_ins()), [study.detections.boxes], study.size, 1 / 4)[0]
         pooled = torch.cat([F.adaptive_max_pool2d(squeezed, cells).flatten() for cells in i2s.ocm.cells])
         # Only 1x1 convolutions follow the vector: it moves the logit of each class by one number everywhere. What a
-        # picture without instances gets is taken off.
+        # image without instances gets is taken off.
         moved = i2s.ocm.context(pooled) - i2s.ocm.context(torch.zeros_like(pooled))
         offsets.append((final @ i2s.ocm.merge.weight.flatten(1).chunk(2, dim=1)[1] @ moved).numpy())
         maps.append(squeezed)
@@ -318,7 +318,7 @@ def occlusion(study: Study) -> Figure:
 
 
 def _tinted(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The picture with two masks in colour; where they overlap the colours mix."""
+    """The image with two masks in colour; where they overlap the colours mix."""
     canvas = image / 255
     for mask, colour in zip(masks, COLOURS, strict=False):
         canvas = np.where(mask[..., None], 0.45 * canvas + 0.55 * np.array(colour), canvas)

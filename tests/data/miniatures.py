@@ -38,7 +38,7 @@ class Expected:
 
 
 def read_back(folder: Path) -> dict[str, PanopticSegmentation]:
-    """What was written, by the picture's name."""
+    """What was written, by the image's name."""
     content = PanopticJson.read(folder / "panoptic.json")
     return {
         content.images[image_id].file_name: PanopticSegmentation.from_annotation(
@@ -142,7 +142,7 @@ def ade20k(root: Path, split: str, seed: int, count: int = 2) -> dict[str, Expec
 
 
 def shapes(seed: int) -> tuple[NDArray[np.uint8], list[tuple[str, list[tuple[int, int]]]]]:
-    """A picture of a field under a sky with boxes on it, and label and outline of each; nothing overlaps but stuff."""
+    """An image of a field under a sky with boxes on it, and label and outline of each; nothing overlaps but stuff."""
     rng = np.random.default_rng(seed)
     image = np.zeros((*SIZE, 3), np.uint8)
     image[:24], image[24:] = (90, 140, 210), (60, 120, 50)
@@ -158,7 +158,7 @@ def shapes(seed: int) -> tuple[NDArray[np.uint8], list[tuple[str, list[tuple[int
 
 
 def labelme(folder: Path, seed: int, count: int = 2) -> None:
-    """Pictures with Labelme's JSON beside each."""
+    """Images with Labelme's JSON beside each."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         image, outlines = shapes(1000 * seed + number)

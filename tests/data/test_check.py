@@ -47,7 +47,7 @@ def _map(root: Path, row: int = 0) -> Path:
     return root / "train" / "panoptic" / content["annotations"][row]["file_name"]
 
 
-def _picture(root: Path, row: int = 0, split: str = "train") -> Path:
+def _image(root: Path, row: int = 0, split: str = "train") -> Path:
     content = json.loads((root / split / "panoptic.json").read_text())
     return root / split / "images" / content["images"][row]["file_name"]
 
@@ -111,9 +111,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], set[str]]] = {
     "map of another size": (lambda r: _grow(_map(r)), {"size", "area", "bbox"}),
     "map missing": (lambda r: _map(r).unlink(), {"png"}),
     "map grey": (lambda r: Image.new("L", (64, 48)).save(_map(r)), {"png"}),
-    "picture missing": (lambda r: _picture(r).unlink(), {"picture"}),
-    "picture truncated": (lambda r: _truncate(_picture(r)), {"picture"}),
-    "picture of another size": (lambda r: Image.new("RGB", (48, 64)).save(_picture(r)), {"size"}),
+    "image missing": (lambda r: _image(r).unlink(), {"image"}),
+    "image truncated": (lambda r: _truncate(_image(r)), {"image"}),
+    "picture of another size": (lambda r: Image.new("RGB", (48, 64)).save(_image(r)), {"size"}),
     "image size": (lambda r: _edit(r, lambda c: c["images"][0].update(width=63)), {"size"}),
     "image id twice": (lambda r: _edit(r, lambda c: c["images"].append(c["images"][0])), {"duplicate"}),
     "file name twice": (
@@ -123,7 +123,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], set[str]]] = {
     "annotated twice": (lambda r: _edit(r, lambda c: c["annotations"].append(c["annotations"][0])), {"duplicate"}),
     "not annotated": (lambda r: _edit(r, lambda c: c["annotations"].pop()), {"annotation"}),
     "annotation of no image": (lambda r: _edit(r, lambda c: c["images"].pop()), {"json"}),
-    "same picture twice": (lambda r: shutil.copy(_picture(r, 0), _picture(r, 1)), {"duplicate"}),
+    "same picture twice": (lambda r: shutil.copy(_image(r, 0), _image(r, 1)), {"duplicate"}),
     "no object": (lambda r: _edit(r, lambda c: c["annotations"].append(5)), {"json"}),
     "category twice": (
         lambda r: _edit(r, lambda c: c["categories"].append(c["categories"][0])),
@@ -138,7 +138,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], set[str]]] = {
         {"categories"},
     ),
     "stuff in pieces": (lambda r: _edit(r, _swap_stuff), {"stuff"}),
-    "leak": (lambda r: shutil.copy(_picture(r), _picture(r, 0, "val")), {"leak"}),
+    "leak": (lambda r: shutil.copy(_image(r), _image(r, 0, "val")), {"leak"}),
 }
 
 
@@ -149,11 +149,11 @@ def test_damage_is_found(root: Path, what: str) -> None:
     assert set(kinds(root)) == expected
 
 
-def test_the_same_picture_in_another_format_is_a_leak(root: Path) -> None:
+def test_the_same_image_in_another_format_is_a_leak(root: Path) -> None:
     """Names, ids and bytes differ; pixels do not."""
-    picture = _picture(root)
+    picture = _image(root)
     with Image.open(picture) as image:
-        image.save(_picture(root, 0, "val").with_suffix(".bmp"))
+        image.save(_image(root, 0, "val").with_suffix(".bmp"))
     _edit(
         root,
         lambda c: c["images"][0].update(file_name=str(Path(c["images"][0]["file_name"]).with_suffix(".bmp"))),
@@ -169,7 +169,7 @@ def test_the_same_name_is_a_leak_where_it_looks_the_same(root: Path) -> None:
     report = check_splits(find_splits(root))
     assert report.findings == []
     assert any("same id" in note for note in report.notes)
-    picture, old = _picture(root), _picture(root, 0, "val")
+    picture, old = _image(root), _image(root, 0, "val")
     new = old.with_name(picture.name)
     old.rename(new)
     _edit(root, lambda c: c["images"][0].update(file_name=new.name), "val")
@@ -198,7 +198,7 @@ def test_a_recipe_names_the_splits(root: Path, tmp_path: Path) -> None:
     parts = "{{images: {0}/images, panoptic: {0}/panoptic, json: {0}/panoptic.json}}"
     recipe.write_text(f"data:\n  root: {root}\n  train: {parts.format('train')}\n  val: {parts.format('val')}\n")
     assert main(["data", "check", "--config", str(recipe)]) == 0
-    shutil.copy(_picture(root), _picture(root, 0, "val"))
+    shutil.copy(_image(root), _image(root, 0, "val"))
     assert main(["data", "check", "--config", str(recipe)]) == 1
 
 
@@ -240,7 +240,7 @@ def test_a_file_that_is_no_json_is_an_error(root: Path) -> None:
         kinds(root)
 
 
-def test_real_pictures() -> None:
+def test_real_images() -> None:
     folder = Path(os.environ.get("BANET_TEST_DATA", "")) / "coco_panoptic"
     if not os.environ.get("BANET_TEST_DATA") or not folder.is_dir():
         pytest.skip("BANET_TEST_DATA/coco_panoptic is absent")

@@ -1,4 +1,4 @@
-"""COCO panoptic datasets: good ones, damaged ones, and real pictures where there are any."""
+"""COCO panoptic datasets: good ones, damaged ones, and real images where there are any."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _real() -> Path:
     return folder
 
 
-def test_real_pictures() -> None:
+def test_real_images() -> None:
     dataset = _open(_real())
     assert len(dataset) == 22
     dataset.transform = eval_transform(160, 240)
@@ -195,7 +195,7 @@ def test_real_pictures() -> None:
             assert (target.semantic[mask] == target.labels[row]).all()
 
 
-def test_real_pictures_in_training() -> None:
+def test_real_images_in_training() -> None:
     root = _real()
     transform = train_transform([96, 128], 200, color_jitter=0.3)
     dataset = CocoPanoptic(root / "images", root / "panoptic", root / "panoptic.json", transform)

@@ -1,4 +1,4 @@
-"""Collages: the order is true, the files agree with it, and the same numbers give the same picture."""
+"""Collages: the order is true, the files agree with it, and the same numbers give the same image."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ COLOURS = {3: (200, 30, 30), 7: (30, 30, 200)}
 
 @pytest.fixture
 def instance_set(tmp_path):
-    """Two pictures with a square and a triangle each, of plain colours, and grey backgrounds."""
+    """Two images with a square and a triangle each, of plain colours, and grey backgrounds."""
     (tmp_path / "images").mkdir()
     (tmp_path / "grounds").mkdir()
     images, annotations = [], []
     for image_id in (5, 9):
         name = f"{image_id}.png"
-        picture = np.full((160, 200, 3), 120, np.uint8)
+        image = np.full((160, 200, 3), 120, np.uint8)
         for category, corners in ((3, [20, 20, 80, 20, 80, 90, 20, 90]), (7, [100, 40, 180, 40, 180, 140])):
             mask = decode_segmentation([corners], (160, 200))
-            picture[mask] = COLOURS[category]
+            image[mask] = COLOURS[category]
             xs, ys = corners[0::2], corners[1::2]
             annotations.append(
                 {
@@ -43,7 +43,7 @@ def instance_set(tmp_path):
                     "iscrowd": 0,
                 }
             )
-        Image.fromarray(picture).save(tmp_path / "images" / name)
+        Image.fromarray(image).save(tmp_path / "images" / name)
         Image.fromarray(np.full((150, 220, 3), 10 * image_id, np.uint8)).save(tmp_path / "grounds" / name)
         images.append({"id": image_id, "file_name": name, "width": 200, "height": 160})
     content = {
@@ -117,7 +117,7 @@ def test_covered_and_cut_off_instances_are_left_where_they_are(instance_set):
     path.write_text(json.dumps(content))
     instances, _ = read(instance_set)
     cut = [instances.cut_out(n) for n in range(len(instances.candidates))]
-    assert sum(one is not None for one in cut) == 2  # those of the second picture
+    assert sum(one is not None for one in cut) == 2  # those of the second image
     assert {one.image_id for one in cut if one} == {9}
 
 
@@ -157,7 +157,7 @@ def test_boxes_and_areas_are_measured_where_they_are_not_numbers(instance_set, v
         np.testing.assert_allclose(*boxes, atol=1)  # of the pixels, and of the corners
 
 
-def test_deep_pictures_use_one_number_of_bits_per_data_set(instance_set):
+def test_deep_images_use_one_number_of_bits_per_data_set(instance_set):
     grounds = instance_set / "grounds"
     Image.fromarray(np.full((150, 220), 4000, np.uint16)).save(grounds / "5.png")
     Image.fromarray(np.full((150, 220), 900, np.uint16)).save(grounds / "9.png")  # alone, 10 bits

@@ -136,7 +136,7 @@ CLASSES = [
 
 
 def _maps(root: Path) -> dict[str, Expected]:
-    """One picture: wall (0), table (300), two cups, a crowd of cups and void (255); the wall has instance numbers."""
+    """One image: wall (0), table (300), two cups, a crowd of cups and void (255); the wall has instance numbers."""
     labels = np.array([[0, 0, 300, 300, 255], [40, 40, 40, 40, 0]], np.uint16)
     instances = np.array([[7, 0, 0, 0, 3], [1, 1, 2, 0, 0]], np.uint8)
     for folder in ("images/a", "labels/a", "instances/a"):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banet.data.copy_paste import CopyPaste, Labelled, paste
+from banet.data.copy_paste import CopyPaste, Labeled, paste
 from banet.data.samples import AnnotatedImage
 from banet.data.scenes.generate import Scenes
 from banet.data.transforms import train_transform
@@ -21,20 +21,18 @@ from banet.panoptic.segments import Segment
 
 
 @st.composite
-def labelled(draw: Any) -> Labelled:
+def labelled(draw: Any) -> Labeled:
     """A small image of random colours; ids 0..5, of which some are crowd and some are listed without a pixel."""
     height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     ids = rng.integers(0, draw(st.integers(1, 6)), (height, width)).astype(np.int32)
     segments = [Segment(i, 10 + i, True, iscrowd=bool(rng.random() < 0.3)) for i in rng.permutation(5) + 1]
     image = torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
-    return Labelled(image, torch.from_numpy(ids), tuple(segments))
+    return Labeled(image, torch.from_numpy(ids), tuple(segments))
 
 
 @given(labelled(), labelled(), st.sets(st.integers(1, 6)), st.integers(-8, 8), st.integers(-8, 8))
-def test_pasting_is_what_it_is_pixel_by_pixel(
-    under: Labelled, over: Labelled, chosen: set[int], y: int, x: int
-) -> None:
+def test_pasting_is_what_it_is_pixel_by_pixel(under: Labeled, over: Labeled, chosen: set[int], y: int, x: int) -> None:
     before = under.image.clone(), under.ids.clone()
     result = paste(under, over, chosen, (y, x))
     assert torch.equal(under.image, before[0]) and torch.equal(under.ids, before[1])

@@ -76,8 +76,8 @@ def agree(path: Path, expected: np.ndarray) -> None:
     assert image_size(path) == pixels.shape[:2]
     assert open_image(path).shape == pixels.shape
     assert np.array_equal(np.asarray(decode_image(path.read_bytes(), path.name)), pixels)
-    with Image.open(path) as picture:
-        assert np.array_equal(to_rgb_array(picture), pixels)
+    with Image.open(path) as image:
+        assert np.array_equal(to_rgb_array(image), pixels)
     quarter = expected.shape[0] // 4, expected.shape[1] // 4
     for y in (quarter[0], -quarter[0]):
         for x in (quarter[1], -quarter[1]):
@@ -184,10 +184,10 @@ def test_rows_of_large_files_are_turned_alike(
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
     save(STORED[orientation](corners()), path, suffix, exif=exif)
-    picture = LargeImage(path)
+    image = LargeImage(path)
     expected = to_rgb_array(path)
-    assert picture.shape == expected.shape
-    assert abs(picture[0 : expected.shape[0], 0 : expected.shape[1]].astype(int) - expected).max() < 8
+    assert image.shape == expected.shape
+    assert abs(image[0 : expected.shape[0], 0 : expected.shape[1]].astype(int) - expected).max() < 8
     small = LargeImage(path).reduced(4)
     assert small.shape == (10, 16, 3)
     assert abs(small[2::5, 3::9].astype(int) - corners()[10::20, 14::36]).max() < 40
@@ -220,8 +220,8 @@ def test_smaller_copies_of_a_page_are_not_pages(tmp_path: Path, recwarn: pytest.
     first, copy, second = (Image.new("RGB", size, "red") for size in ((40, 30), (20, 15), (40, 30)))
     copy.encoderinfo = {"tiffinfo": {254: 1}}
     first.save(tmp_path / "a.tif", save_all=True, append_images=[copy, second])
-    with Image.open(tmp_path / "a.tif") as picture:
-        kinds = [picture.seek(n) or picture.tag_v2.get(254, 0) for n in range(3)]
+    with Image.open(tmp_path / "a.tif") as image:
+        kinds = [image.seek(n) or image.tag_v2.get(254, 0) for n in range(3)]
     if kinds != [0, 1, 0]:
         pytest.skip("this Pillow does not write tags of later pages")
     assert page_count(tmp_path / "a.tif") == 2
@@ -263,8 +263,8 @@ def test_heic_without_what_reads_it_names_the_extra(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"])
 def test_images_of_pillow_of_every_mode(mode: str) -> None:
     grey = mode in ("1", "L", "LA")
-    picture = Image.fromarray(corners()).convert("L" if grey else "RGB").convert(mode)
-    found = to_rgb_array(picture)
+    image = Image.fromarray(corners()).convert("L" if grey else "RGB").convert(mode)
+    found = to_rgb_array(image)
     assert found.shape == (40, 64, 3) and found.dtype == np.uint8
     if mode in ("RGB", "RGBA", "RGBX", "P", "PA"):
         assert abs(found[5, 5].astype(int) - corners()[5, 5]).max() < 40

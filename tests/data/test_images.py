@@ -1,4 +1,4 @@
-"""Pictures of every kind, good and bad."""
+"""Images of every kind, good and bad."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ GREY = RGB[..., 0]
 
 def test_plain(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    picture = read_image(tmp_path / "a.png")
-    assert picture.mode == "RGB"
-    assert np.array_equal(np.asarray(picture), RGB)
+    image = read_image(tmp_path / "a.png")
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), RGB)
 
 
 def test_grey_two_tone_alpha_and_palette(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_16_bit_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_the_picture(tmp_path: Path, orientation: int) -> None:
+def test_exif_turns_the_image(tmp_path: Path, orientation: int) -> None:
     undo = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -164,7 +164,7 @@ def test_forbidden_file(tmp_path: Path) -> None:
         read_image(path)
 
 
-def test_a_picture_that_claims_to_be_huge(tmp_path: Path) -> None:
+def test_an_image_that_claims_to_be_huge(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     data = bytearray((tmp_path / "a.png").read_bytes())
     data[16:24] = struct.pack(">II", 60000, 60000)

@@ -17,10 +17,10 @@ def image() -> Image.Image:
     return Image.fromarray(blocks).resize((91, 63))
 
 
-def whole(picture, rows=20):
+def whole(image, rows=20):
     """All rows, in overlapping pieces from top to bottom."""
-    height, width, _ = picture.shape
-    parts = [picture[max(top - 3, 0) : min(top + rows, height), 0:width] for top in range(0, height, rows)]
+    height, width, _ = image.shape
+    parts = [image[max(top - 3, 0) : min(top + rows, height), 0:width] for top in range(0, height, rows)]
     return np.concatenate([part if top == 0 else part[3:] for top, part in enumerate(parts)])
 
 
@@ -51,7 +51,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_rows_are_those_of_the_decoded_picture(tmp_path, image, name):
+def test_rows_are_those_of_the_decoded_image(tmp_path, image, name):
     pytest.importorskip("pyvips")
     KINDS[name](image, tmp_path / name)
     expected = np.asarray(read_image(tmp_path / name))
@@ -62,7 +62,7 @@ def test_rows_are_those_of_the_decoded_picture(tmp_path, image, name):
     assert np.array_equal(whole(decoded), expected)
     small = by_rows.reduced(4).astype(int)
     assert small.shape == decoded.reduced(4).shape == (-(-expected.shape[0] // 4), -(-expected.shape[1] // 4), 3)
-    assert abs(small - decoded.reduced(4)).mean() < 20  # another filter; of other pictures it would be some 70
+    assert abs(small - decoded.reduced(4)).mean() < 20  # another filter; of other images it would be some 70
 
 
 def test_few_rows_are_kept(tmp_path, image):
@@ -77,7 +77,7 @@ def test_few_rows_are_kept(tmp_path, image):
         picture[0:10, 0:20]
 
 
-def test_only_large_pictures_are_read_by_rows(tmp_path, image, monkeypatch):
+def test_only_large_images_are_read_by_rows(tmp_path, image, monkeypatch):
     pytest.importorskip("pyvips")
     image.save(tmp_path / "a.png")
     assert isinstance(open_image(tmp_path / "a.png"), DecodedImage)
@@ -116,7 +116,7 @@ def test_pyvips_is_asked_for_where_it_is_needed(tmp_path, image, monkeypatch):
         open_image(tmp_path / "a.png")
 
 
-def test_pages_that_are_left_out_of_a_large_picture_are_told(tmp_path, image, monkeypatch):
+def test_pages_that_are_left_out_of_a_large_image_are_told(tmp_path, image, monkeypatch):
     pytest.importorskip("pyvips")
     image.save(tmp_path / "a.tif", save_all=True, append_images=[image, image])
     monkeypatch.setattr(large, "MAX_PIXELS", image.width * image.height - 1)

@@ -383,7 +383,7 @@ def test_ids_of_images_in_checks_and_training(tmp_path: Path) -> None:
     path, folder = panoptic(tmp_path, IDS, separator="\\")
     images = path.parent / "images"
     report = check_splits([Split("a", images, folder, path), Split("b", images, folder, path)])
-    assert {finding.kind for finding in report.findings} == {"leak", "duplicate"}  # one picture several times
+    assert {finding.kind for finding in report.findings} == {"leak", "duplicate"}  # one image several times
     assert not any("does not name" in note for note in report.notes)
     dataset = CocoPanoptic(images, folder, path)
     assert dataset.image_ids == IDS and [type(one) for one in dataset.image_ids] == [type(one) for one in IDS]

@@ -83,8 +83,8 @@ def test_the_same_numbers_give_the_same_scene_in_another_process() -> None:
 
 
 def test_other_numbers_give_other_scenes() -> None:
-    pictures = {make_scene(seed, index, (48, 48)).image.tobytes() for seed in range(4) for index in range(10)}
-    assert len(pictures) == 40
+    images = {make_scene(seed, index, (48, 48)).image.tobytes() for seed in range(4) for index in range(10)}
+    assert len(images) == 40
 
 
 def test_every_class_occurs_and_some_scenes_are_empty() -> None:

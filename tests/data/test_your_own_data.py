@@ -1,4 +1,4 @@
-"""The tutorial does what it says: every block of it is run, on generated pictures and with a tiny network."""
+"""The tutorial does what it says: every block of it is run, on generated images and with a tiny network."""
 
 from __future__ import annotations
 

@@ -87,12 +87,12 @@ def test_each_network_is_trained_once_and_measured_under_every_rule(study: Path)
 
 
 def test_one_pass_gives_what_evaluate_gives_under_each_rule() -> None:
-    model, pictures = BANet.from_pretrained("scenes"), scene_data(27, 1, 256)
-    measured = module._measure(model, pictures, STUDY_RULES, "scenes")
+    model, images = BANet.from_pretrained("scenes"), scene_data(27, 1, 256)
+    measured = module._measure(model, images, STUDY_RULES, "scenes")
     assert len({result["Things"]["pq"] for result in measured.values()}) == len(STUDY_RULES)  # the rules do differ here
     for rule, result in measured.items():
         model.inference = replace(model.inference, rule=rule)
-        wanted = evaluate(model, pictures)
+        wanted = evaluate(model, images)
         assert to_json(result) == to_json(wanted)
 
 

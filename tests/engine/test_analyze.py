@@ -107,7 +107,7 @@ def test_rows_are_each_oracle_alone_and_the_papers_combinations() -> None:
 def overlapping(
     truth: PanopticSegmentation, colour: tuple[int, int, int], found: list[tuple[int, ...]]
 ) -> UnfusedPrediction:
-    """Boxes found on a picture that is red left of column 6 and of `colour` elsewhere; the second scores higher."""
+    """Boxes found on an image that is red left of column 6 and of `colour` elsewhere; the second scores higher."""
     image = np.full((*truth.ids.shape, 3), colour, dtype=np.uint8)
     image[:, :6] = RED
     boxes = np.array(found)
@@ -233,12 +233,12 @@ def baseline() -> BANet:
     return BANet(SCENE_CATEGORIES, plain, limits).eval()
 
 
-def test_figure_has_the_papers_columns_and_a_picture_a_row(model: BANet, baseline: BANet) -> None:
+def test_figure_has_the_papers_columns_and_an_image_a_row(model: BANet, baseline: BANet) -> None:
     figure = Figure(baseline, model, PICTURES)
     assert figure.titles == ("image", "baseline", "+ S2I and I2S", "+ OH", "truth")
     one, two = figure.draw([0]), figure.draw([0, 2], "note")
     assert one.width == two.width and two.height > one.height + 96
-    # The picture stands in the first column as it is, in the middle of it.
+    # The image stands in the first column as it is, in the middle of it.
     pixels = np.asarray(one)
     top = next(y for y in range(one.height) if (pixels[y : y + 96, 60:156] == PICTURES[0].image).all())
     assert top > 0
@@ -247,9 +247,7 @@ def test_figure_has_the_papers_columns_and_a_picture_a_row(model: BANet, baselin
     assert (pixels[top : top + 96, 60 + 4 * 208 : 156 + 4 * 208] == drawn).all()
 
 
-def test_wide_pictures_are_scaled_to_their_column(
-    model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wide_images_are_scaled_to_their_column(model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Figure(baseline, model, PICTURES).draw([0])
     monkeypatch.setattr("banet.engine.studies.figure.WIDEST", 48)
     half = Figure(baseline, model, PICTURES).draw([0])
@@ -266,19 +264,19 @@ def test_columns_are_the_networks_under_their_fusions(model: BANet, baseline: BA
         assert np.array_equal(result.ids, network.predict(PICTURES[2].image, rule=rule).ids)
 
 
-def test_pictures_are_those_where_both_steps_change_most(
+def test_images_are_those_where_both_steps_change_most(
     model: BANet, baseline: BANet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figure = Figure(baseline, model, scene_data(11, 4, 96))
     steps = [(0.5, 0.9, 0.9), (0.5, 0.4, 0.6), (0.5, 0.5, 0.5), (0.5, 0.8, 0.75)]
-    said = iter([pq for picture in steps for pq in picture])
+    said = iter([pq for image in steps for pq in image])
     monkeypatch.setattr("banet.engine.studies.figure._pq", lambda result, truth: next(said))
     assert figure.choose(3) == [1, 3, 0]
-    said = iter([pq for picture in steps for pq in picture])
+    said = iter([pq for image in steps for pq in image])
     assert figure.choose(3, limit=1) == [0]
 
 
-def test_pictures_by_id(model: BANet, baseline: BANet) -> None:
+def test_images_by_id(model: BANet, baseline: BANet) -> None:
     figure = Figure(baseline, model, PICTURES, "scenes")
     ids = [PICTURES[2].image_id, PICTURES[0].image_id]
     assert figure.find(ids) == [2, 0]

@@ -110,7 +110,7 @@ def test_two_processes_evaluate_as_one_does(tmp_path: Path, batch: str) -> None:
     assert pngs[0] == pngs[1] and not list((tmp_path / "two").glob(".panoptic*"))
 
 
-def test_two_processes_measure_each_picture_once(tmp_path: Path) -> None:
+def test_two_processes_measure_each_image_once(tmp_path: Path) -> None:
     scenes = load_recipe("scenes_r18")
     recipe = with_train(
         scenes, init="scenes", iterations=1, batch_size=2, lr=0.0, weight_decay=0.0, val_every=1, ema=0.0

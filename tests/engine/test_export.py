@@ -203,8 +203,8 @@ def test_smaller_numbers_make_a_smaller_file_that_says_nearly_the_same(model, fi
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "trace", lambda model: None)
         patch.setattr(export, "_onnx", lambda program, header: proto)
-        pictures = [tmp_path / "a.png"]
-        made = [export.export_model(model, tmp_path / "8.onnx", "onnx", precision="int8", calibration=pictures)]
+        images = [tmp_path / "a.png"]
+        made = [export.export_model(model, tmp_path / "8.onnx", "onnx", precision="int8", calibration=images)]
         with contextlib.suppress(MissingExtraError):
             made.append(export.export_model(model, tmp_path / "16.xml", "openvino", precision="float16"))
     logits = in_torch(model, image)[4]

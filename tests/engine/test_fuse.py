@@ -41,7 +41,7 @@ def run_lengths(mask, text=True):
 
 
 def one(seed):
-    """Picture, masks (the fourth scores too little) and label map."""
+    """Image, masks (the fourth scores too little) and label map."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     masks = np.zeros((5, HEIGHT, WIDTH), dtype=bool)
@@ -57,7 +57,7 @@ def one(seed):
 
 @pytest.fixture
 def files(tmp_path):
-    """Three pictures; each with instances but the last."""
+    """Three images; each with instances but the last."""
     for name in ("images", "labels"):
         (tmp_path / name).mkdir()
     scenes, results, infos = {}, [], []
@@ -151,7 +151,7 @@ def test_suppression_goes_by_the_detectors_boxes(files):
     assert fuse(files, nms_threshold=1.0).instances == 8
 
 
-def test_without_json_pictures_come_from_the_folder_and_classes_from_coco(files):
+def test_without_json_images_come_from_the_folder_and_classes_from_coco(files):
     done = fuse(files, json=None)
     assert done.images == 3
     written = PanopticJson.read(files.out / "panoptic.json")
@@ -172,7 +172,7 @@ def test_classes_of_their_own_file(files, bare):
     check(files)
 
 
-def test_instances_of_other_pictures_are_left_out(files):
+def test_instances_of_other_images_are_left_out(files):
     files.instances.write_text(json.dumps([*files.results, {**files.results[0], "image_id": 99}]))
     done = fuse(files)
     assert (done.instances, done.elsewhere) == (8, 1)
@@ -216,7 +216,7 @@ def test_instances_without_a_pixel_are_reported_or_refused(files, capsys):
 
 
 def rename(files, names):
-    """Give the pictures other names, and their instances these names without suffix for ids."""
+    """Give the images other names, and their instances these names without suffix for ids."""
     for image_id, name in zip((11, 22, 33), names, strict=True):
         for folder in (files.images, files.semantic):
             (folder / f"{image_id:012}.png").rename(folder / name)
@@ -254,14 +254,14 @@ def test_a_text_is_not_the_number(files):
 @pytest.mark.parametrize("kind", ["palette", "16 bits", "void"])
 def test_kinds_of_label_maps(files, kind):
     for image_id, (_, _, semantic) in files.scenes.items():
-        picture = Image.fromarray(semantic)
+        image = Image.fromarray(semantic)
         if kind == "palette":
-            picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+            image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
         elif kind == "16 bits":
-            picture = Image.fromarray(np.where(semantic == 0, np.uint16(65535), semantic))
+            image = Image.fromarray(np.where(semantic == 0, np.uint16(65535), semantic))
         else:
-            picture = Image.fromarray(np.where(semantic == 0, 255, semantic).astype(np.uint8))
-        picture.save(files.semantic / f"{image_id:012}.png")
+            image = Image.fromarray(np.where(semantic == 0, 255, semantic).astype(np.uint8))
+        image.save(files.semantic / f"{image_id:012}.png")
     fuse(files)
     check(files)
 
@@ -383,7 +383,7 @@ def test_faults_are_one_line(files, spoil, options, said):
     assert not (files.out / "panoptic.json").exists()
 
 
-def test_other_faults_with_pictures_and_folders(files):
+def test_other_faults_with_images_and_folders(files):
     truth = json.loads(files.json.read_text())
     truth["images"][1]["width"] = 61
     files.json.write_text(json.dumps(truth))

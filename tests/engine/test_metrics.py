@@ -148,7 +148,7 @@ def test_stuff_iou_counted_by_hand() -> None:
     # Sky: 4 columns hit, 2 missed, 1 too many (on the thing); its columns on void do not count, nor does the sea.
     assert metric.compute() == pytest.approx(4 / 7, abs=1e-12)
     metric.update(CATEGORIES.indices_of(np.full((10, 4), SKY)), truth_of([(4, 2)], {2: SEA}))
-    assert metric.compute() == pytest.approx((4 / 11 + 0 / 5) / 2, abs=1e-12)  # over the data set, not by picture
+    assert metric.compute() == pytest.approx((4 / 11 + 0 / 5) / 2, abs=1e-12)  # over the data set, not by image
 
 
 def test_stuff_iou_is_nan_without_stuff() -> None:

@@ -186,10 +186,10 @@ def test_missing_data_and_weights_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_picture_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+def test_a_damaged_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
     write_coco(tmp_path / "data", seed=6, count=2, size=(64, 64))
-    for picture in (tmp_path / "data" / "images").iterdir():
-        picture.write_bytes(picture.read_bytes()[:300])
+    for image in (tmp_path / "data" / "images").iterdir():
+        image.write_bytes(image.read_bytes()[:300])
     split = SplitConfig("images", "panoptic", "panoptic.json")
     data = replace(TINY.data, kind="coco", root=str(tmp_path / "data"), train=split, val=split, workers=workers)
     with pytest.raises(InputError, match=r"^\S+\.png: is truncated or corrupt[^\n]*$"):
@@ -315,9 +315,9 @@ def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatc
     from banet.inference.postprocess import Instances, UnfusedPrediction
     from banet.panoptic import MaskCrops
 
-    pictures, model = scene_data(9, 3, 64), BANet.from_pretrained(run)
+    images, model = scene_data(9, 3, 64), BANet.from_pretrained(run)
     model.inference = replace(model.inference, stuff_area=0)
-    current = iter([pictures[i].ground_truth for i in range(3)])
+    current = iter([images[i].ground_truth for i in range(3)])
     shown: list[Instances] = []
 
     def perfect(output: object, image: np.ndarray, *unused: object) -> UnfusedPrediction:
@@ -331,7 +331,7 @@ def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(module, "postprocess", perfect)
     monkeypatch.setattr(module, "paste_instances", lambda *_: shown[-1])
-    result = evaluate(model, pictures)
+    result = evaluate(model, images)
     assert result["All"]["pq"] == result["Stuff"]["rq"] == pytest.approx(1)
     assert result["ap"] == result["ap50"] == pytest.approx(1) and result["miou_stuff"] == pytest.approx(1)
 

@@ -29,7 +29,7 @@ from mutate import (
 from PIL import Image
 
 from banet import BANet
-from banet.checkpoint.warm_start import initialise
+from banet.checkpoint.warm_start import initialize
 from banet.data.check import check_splits, find_splits
 from banet.data.coco_panoptic import CocoPanoptic
 from banet.data.convert.cityscapes import convert_cityscapes
@@ -348,7 +348,7 @@ MODEL = tiny_model()
 
 
 def _read_pickle(folder: Path, damaged: Path) -> None:
-    initialise(MODEL, str(damaged))
+    initialize(MODEL, str(damaged))
 
 
 def _read_recipe(folder: Path, damaged: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever a network says, the result is a partition of the picture whose segments match their ids, areas and boxes."""
+"""Whatever a network says, the result is a partition of the image whose segments match their ids, areas and boxes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def assert_partition(result: PanopticSegmentation, size: tuple[int, int], limits
 def made_up(
     rng: np.random.Generator, categories: Categories, network: tuple[int, int], count: int, kind: str
 ) -> Output:
-    """What a network may say of a picture that has the size `network` to it."""
+    """What a network may say of an image that has the size `network` to it."""
     height, width = network
     padded = [-(-side // 32) * 32 for side in network]
     corners = rng.uniform(-0.2, 1.2, (2, count, 2)) if kind == "far" else rng.uniform(0, 1, (2, count, 2))
@@ -157,7 +157,7 @@ def test_9600_made_up_outputs(**scene: Any) -> None:
     "crowd": st.tuples(st.just("small"), st.sampled_from([0, 1, 100, 1000])),
     "numbers": st.sampled_from([(1, 0), (0, 1), (80, 53), (1000, 1), (1, 1000)]),
 })  # fmt: skip
-def test_60_large_pictures_with_up_to_1000_detections(**scene: Any) -> None:
+def test_60_large_images_with_up_to_1000_detections(**scene: Any) -> None:
     fuse_made_up(**scene)
 
 

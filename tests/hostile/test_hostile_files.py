@@ -104,7 +104,7 @@ def blank(width: int, height: int, channels: int) -> bytes:
     ("read", "kind"), [(read_image, 2), (image_size, 2), (to_rgb_array, 6), (read_ids, 2), (read_labels, 0)]
 )
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1), (8193, 8192)])
-def test_a_picture_that_claims_too_many_pixels(
+def test_an_image_that_claims_too_many_pixels(
     tmp_path: Path, read: Callable[[Path], object], kind: int, size: tuple[int, int]
 ) -> None:
     path = tmp_path / "a.png"
@@ -133,7 +133,7 @@ def test_other_formats_that_claim_too_much(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
-def test_a_small_picture_with_a_bomb_beside_its_pixels(name: bytes) -> None:
+def test_a_small_image_with_a_bomb_beside_its_pixels(name: bytes) -> None:
     packer = zlib.compressobj(9)
     bomb = b"a\0\0" + b"".join([packer.compress(bytes(1 << 20)) for _ in range(200)] + [packer.flush()])
     data = png(2, 1, 2, zlib.compress(b"\0" + bytes(range(6))), (name, bomb))
@@ -143,7 +143,7 @@ def test_a_small_picture_with_a_bomb_beside_its_pixels(name: bytes) -> None:
 
 
 def test_a_jpeg_of_scans_without_end(tmp_path: Path) -> None:
-    """Each of a hundred bytes, and as much work as the whole picture."""
+    """Each of a hundred bytes, and as much work as the whole image."""
     stream = io.BytesIO()
     Image.new("RGB", (2048, 2048), (90, 120, 140)).save(stream, "JPEG", progressive=True)
     data = stream.getvalue()
@@ -156,7 +156,7 @@ def test_a_jpeg_of_scans_without_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "channels"), [(2, 3), (6, 4), (0, 1), (3, 1)])
-def test_the_largest_picture_fits_into_a_gigabyte(tmp_path: Path, kind: int, channels: int) -> None:
+def test_the_largest_image_fits_into_a_gigabyte(tmp_path: Path, kind: int, channels: int) -> None:
     """8192 x 8192 pixels in 200 KB. In a process of its own, as memory that was freed may stay with a process."""
     side = 8192
     assert side * side == MAX_PIXELS
@@ -218,7 +218,7 @@ def test_outlines_and_run_lengths_without_end() -> None:
     assert grown[0] < GIGABYTE / 4
 
 
-def test_pictures_of_one_pixel(tmp_path: Path) -> None:
+def test_images_of_one_pixel(tmp_path: Path) -> None:
     for suffix in ("png", "jpg", "bmp", "gif", "tiff", "webp"):
         Image.new("RGB", (1, 1), (200, 200, 200)).save(tmp_path / f"a.{suffix}")
         assert to_rgb_array(tmp_path / f"a.{suffix}").shape == (1, 1, 3)
@@ -231,7 +231,7 @@ def test_pictures_of_one_pixel(tmp_path: Path) -> None:
 
 
 def data_set(folder: Path, names: list[str], ids: np.ndarray[Any, Any]) -> Path:
-    """Pictures of these names that all show the same: thing 1, stuff 2, void 0."""
+    """Images of these names that all show the same: thing 1, stuff 2, void 0."""
     with CocoPanopticWriter(folder / "panoptic", folder / "panoptic.json", CLASSES) as writer:
         for number, name in enumerate(names):
             infos = [{"id": int(i), "category_id": int(i)} for i in np.unique(ids) if i]
@@ -402,7 +402,7 @@ def test_names_that_lead_outside(tmp_path: Path, opened: list[str], name: str, f
 
 
 @pytest.mark.parametrize("name", [*OUTSIDE, "/etc/passwd", "..\\secret.png"])
-def test_pictures_of_labelme_and_cvat_stay_inside(tmp_path: Path, name: str) -> None:
+def test_images_of_labelme_and_cvat_stay_inside(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "ann"
     folder.mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
@@ -610,7 +610,7 @@ def test_entities_of_xml(tmp_path: Path) -> None:
 
 
 def _drawn(folder: Path, points: list[Any], data: bytes) -> Callable[[], Path]:
-    """A picture of 40 x 30 pixels with a mask drawn on it."""
+    """An image of 40 x 30 pixels with a mask drawn on it."""
     (folder / "ann").mkdir(exist_ok=True)
     Image.new("RGB", (40, 30)).save(folder / "ann" / "a.png")
     mask = base64.b64encode(data).decode()
@@ -622,7 +622,7 @@ def _drawn(folder: Path, points: list[Any], data: bytes) -> Callable[[], Path]:
 @pytest.mark.parametrize(
     ("x", "y"), [(5, 6), (-3, -2), (38, 28), (-100, 0), (0, -100), (100, 100), (10**18, -(10**18))]
 )
-def test_masks_of_labelme_that_leave_the_picture(tmp_path: Path, x: int, y: int) -> None:
+def test_masks_of_labelme_that_leave_the_image(tmp_path: Path, x: int, y: int) -> None:
     stream = io.BytesIO()
     Image.new("L", (6, 5), 255).save(stream, "PNG")
     result = PanopticJson.read(_drawn(tmp_path, [[x, y], [x + 5, y + 4]], stream.getvalue())())

@@ -77,7 +77,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whole files for every command: pictures, a panoptic data set, results of a detector, weights, a recipe."""
+    """Whole files for every command: images, a panoptic data set, results of a detector, weights, a recipe."""
     folder = tmp_path_factory.mktemp("given")
     READERS["fuse"].make(folder, None)
     tiny_model().save_pretrained(folder / "tiny.safetensors")
@@ -399,7 +399,7 @@ def test_evaluate_says_how_many_images_fit(
     assert main(line) == (0 if holds else 2)
 
 
-def test_predict_does_the_pictures_that_fit(
+def test_predict_does_the_images_that_fit(
     given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()

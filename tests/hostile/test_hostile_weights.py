@@ -22,7 +22,7 @@ from safetensors.torch import save, save_file
 
 from banet import BANet
 from banet.checkpoint import checkpoint
-from banet.checkpoint.warm_start import initialise
+from banet.checkpoint.warm_start import initialize
 from banet.cli import main
 from banet.data.scenes.generate import SCENE_CATEGORIES
 from banet.errors import InputError
@@ -240,7 +240,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path, model: BANet, function: str, form
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form != "legacy")
-    readers: list[Callable[[str], object]] = [BANet.from_pretrained, lambda source: initialise(model, source)]
+    readers: list[Callable[[str], object]] = [BANet.from_pretrained, lambda source: initialize(model, source)]
     for read in readers:
         refused(path, read=read)
     assert not trace.exists()
@@ -275,7 +275,7 @@ def test_a_checkpoint_to_go_on_from_is_of_this_network(tmp_path: Path, capsys: p
 
 def test_a_script_of_torch_is_refused(tmp_path: Path, model: BANet) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
-    refused(tmp_path / "a.pt", read=lambda source: initialise(model, source))
+    refused(tmp_path / "a.pt", read=lambda source: initialize(model, source))
 
 
 @pytest.mark.parametrize(
@@ -300,14 +300,14 @@ def test_a_script_of_torch_is_refused(tmp_path: Path, model: BANet) -> None:
 )
 def test_what_is_no_state_dict(tmp_path: Path, model: BANet, content: Any) -> None:
     torch.save(content, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", read=lambda source: initialise(model, source))
+    refused(tmp_path / "a.pth", read=lambda source: initialize(model, source))
 
 
 def test_rows_of_a_checkpoint_are_of_its_own_size(tmp_path: Path, model: BANet) -> None:
     """Rows of the box head are taken out by class before shapes are compared: no tensor may be larger than it is."""
     logits = torch.zeros(91, 1).expand(91, 10**10)
     torch.save({"roi_heads.box_predictor.cls_score.weight": logits}, tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "holds no state_dict", read=lambda source: initialise(model, source))
+    refused(tmp_path / "a.pth", "holds no state_dict", read=lambda source: initialize(model, source))
 
 
 def test_storages_that_claim_more_than_the_file_has(tmp_path: Path, model: BANet) -> None:
@@ -330,7 +330,7 @@ def test_storages_that_claim_more_than_the_file_has(tmp_path: Path, model: BANet
             assert b"K\x03" in data
             data = data.replace(b"K\x03", b"\x8a\x05" + (10**12).to_bytes(5, "little"))
         (tmp_path / "a.pth").write_bytes(data)
-        refused(tmp_path / "a.pth", read=lambda source: initialise(model, source))
+        refused(tmp_path / "a.pth", read=lambda source: initialize(model, source))
 
 
 def test_the_tiny_network_of_these_tests(model: BANet, whole: bytes, tmp_path: Path) -> None:
@@ -339,5 +339,5 @@ def test_the_tiny_network_of_these_tests(model: BANet, whole: bytes, tmp_path: P
     loaded = BANet.from_pretrained(tmp_path / "a.safetensors")
     assert (loaded.config.fpn_channels, loaded.categories) == (TINY.fpn_channels, SCENE_CATEGORIES)
     torch.save(model.state_dict(), tmp_path / "a.pth")
-    assert not initialise(tiny_model(), str(tmp_path / "a.pth")).missing
+    assert not initialize(tiny_model(), str(tmp_path / "a.pth")).missing
     assert InferenceConfig().longer <= 8192

@@ -219,7 +219,7 @@ def test_other_instances_give_what_forward_gives_for_them(images: list[torch.Ten
         assert torch.equal(ours.boxes, other.boxes) and torch.equal(ours.masks, other.masks)
 
 
-def test_predict_takes_pictures_in_any_form(tmp_path: Path) -> None:
+def test_predict_takes_images_in_any_form(tmp_path: Path) -> None:
     model = small_model()
     array = np.random.default_rng(0).integers(0, 256, (60, 83, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")
@@ -272,7 +272,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_nothing(images: list[torc
 
 @pytest.mark.parametrize("row", ["sim_ocm_s2i", "sim_ocm_s2i_dfm"])
 def test_compiled_parts_change_nothing(row: str) -> None:
-    """Neither results nor names; and the graphs of the first picture serve those of other sizes.
+    """Neither results nor names; and the graphs of the first image serve those of other sizes.
 
     Of tiny maps torch asks how small they are, and looks at them anew.
     """
@@ -288,9 +288,9 @@ def test_compiled_parts_change_nothing(row: str) -> None:
     assert list(compiled.state_dict()) == list(plain.state_dict())
     counts = []
     for size in ((192, 320), (224, 288), (349, 410)):
-        picture = torch.randint(0, 256, (3, *size)).to(torch.uint8)
+        image = torch.randint(0, 256, (3, *size)).to(torch.uint8)
         with torch.inference_mode():
-            expected, found = plain([picture]), compiled([picture])
+            expected, found = plain([image]), compiled([image])
         torch.testing.assert_close(found.logits, expected.logits)
         torch.testing.assert_close(found.detections[0].boxes, expected.detections[0].boxes)
         counts.append(len(graphs))
@@ -306,21 +306,21 @@ def test_other_rules_and_thing_pixels() -> None:
     assert (model.predict(array).ids == 0).sum() == 0 <= void
 
 
-@pytest.mark.parametrize(("network", "picture"), [((32, 48), (64, 96)), ((30, 47), (61, 94)), ((33, 45), (33, 45))])
+@pytest.mark.parametrize(("network", "image"), [((32, 48), (64, 96)), ((30, 47), (61, 94)), ((33, 45), (33, 45))])
 @pytest.mark.parametrize("cells", [(12, 16), (3, 4), (1, 1)], ids=["classes mixed", "in patches", "one class"])
 def test_semantic_argmax_samples_the_logits_at_pixel_centres(
-    network: tuple[int, int], picture: tuple[int, int], cells: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    network: tuple[int, int], image: tuple[int, int], cells: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postprocess, "_PIXELS", 100)
     logits = torch.randn(4, *cells, generator=torch.Generator().manual_seed(5))
     logits = torch.nn.functional.interpolate(logits[None], (12, 16), mode="bilinear")[0]
-    found = semantic_argmax(logits, network, picture)
+    found = semantic_argmax(logits, network, image)
     counts = [-(-side // 4) for side in network]
-    expected = np.empty(picture, dtype=np.int64)
-    for y in range(picture[0]):
-        for x in range(picture[1]):
+    expected = np.empty(image, dtype=np.int64)
+    for y in range(image[0]):
+        for x in range(image[1]):
             position = []
-            for at, out, side, count in zip((y, x), picture, network, counts, strict=True):
+            for at, out, side, count in zip((y, x), image, network, counts, strict=True):
                 position.append(min(max((at + 0.5) * side / out / 4 - 0.5, 0), count - 1))
             (v, u) = position
             y0, x0 = int(v), int(u)
@@ -331,7 +331,7 @@ def test_semantic_argmax_samples_the_logits_at_pixel_centres(
     assert (found == expected).mean() > 0.999  # a tie in the last digit may fall either way
 
 
-def test_masks_are_pasted_where_the_picture_has_them() -> None:
+def test_masks_are_pasted_where_the_image_has_them() -> None:
     output = ImageOutput(
         boxes=np.array([[10.0, 20.0, 30.0, 40.0], [1.3, 1.3, 1.4, 1.4]], np.float32),
         scores=np.array([0.9, 0.8], np.float32),

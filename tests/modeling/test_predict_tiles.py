@@ -1,4 +1,4 @@
-"""Networks whose pictures come in tiles, and `banet predict --tile`."""
+"""Networks whose images come in tiles, and `banet predict --tile`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_every_kind_of_image_and_lists_of_them_may_come_in_tiles(model, tmp_path
 
 
 def test_tiles_go_through_the_network_one_by_one_with_all_their_stuff(monkeypatch):
-    # Noise, of which no class has many pixels in a tile; in the picture each has.
+    # Noise, of which no class has many pixels in a tile; in the image each has.
     inference = InferenceConfig(shorter=64, longer=64, stuff_area=1000)
     model = exported(inference)
     sizes = []
@@ -116,7 +116,7 @@ def test_overlap_must_fit(model):
         model.predict(blocks(90, 150), tile=64, overlap=64)
 
 
-def test_predict_writes_the_same_files_where_one_tile_holds_the_picture(model, tmp_path, monkeypatch):
+def test_predict_writes_the_same_files_where_one_tile_holds_the_image(model, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
     image = Image.fromarray(blocks(90, 150))
     image.save(tmp_path / "a.png")
@@ -132,7 +132,7 @@ def test_predict_writes_the_same_files_where_one_tile_holds_the_picture(model, t
     assert (tmp_path / "tiles" / "gallery.html").exists()
 
 
-def test_overlays_of_large_pictures_are_reduced(model, tmp_path: Path, monkeypatch):
+def test_overlays_of_large_images_are_reduced(model, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
     monkeypatch.setattr(predict, "_OVERLAY_SIDE", 400)
     array = blocks(70, 1300)
@@ -143,7 +143,7 @@ def test_overlays_of_large_pictures_are_reduced(model, tmp_path: Path, monkeypat
         assert overlay.width == 325
 
 
-def test_in_tiles_there_is_one_picture_at_a_time(model, tmp_path, monkeypatch):
+def test_in_tiles_there_is_one_image_at_a_time(model, tmp_path, monkeypatch):
     events = []
     read, save = predict.open_image, PanopticSegmentation.save
     monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))

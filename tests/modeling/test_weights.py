@@ -18,7 +18,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.torch import save_file
 
 from banet import BANet
-from banet.checkpoint.warm_start import initialise
+from banet.checkpoint.warm_start import initialize
 from banet.cli import main
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, TrainConfig, to_yaml
@@ -39,8 +39,8 @@ def test_saved_and_loaded_output_is_equal_to_the_bit(tmp_path: Path, images: lis
     assert torch.equal(a.logits, b.logits)
     for one, other in zip(a.detections, b.detections, strict=True):
         assert torch.equal(one.boxes, other.boxes) and torch.equal(one.masks, other.masks)
-    picture = np.zeros((50, 60, 3), np.uint8)
-    assert np.array_equal(model.predict(picture).ids, loaded.predict(picture).ids)
+    image = np.zeros((50, 60, 3), np.uint8)
+    assert np.array_equal(model.predict(image).ids, loaded.predict(image).ids)
 
 
 def test_half_precision_is_half_the_size(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def mask_rcnn() -> torch.nn.Module:
 def test_a_torchvision_mask_rcnn_fills_every_matching_part(tmp_path: Path, mask_rcnn: torch.nn.Module) -> None:
     torch.save(mask_rcnn.state_dict(), tmp_path / "mask_rcnn.pth")
     model = BANet(coco_like(["dog", "person"]), ModelConfig(norm="frozen_batch"), InferenceConfig())
-    filled = initialise(model, str(tmp_path / "mask_rcnn.pth"))
+    filled = initialize(model, str(tmp_path / "mask_rcnn.pth"))
     left = {".".join(name.split(".")[:2]) for name in filled.missing}
     assert left == {
         *(f"semantic_head.{i}" for i in (0, 2, 4)),
@@ -129,7 +129,7 @@ def test_old_names_of_torchvision_are_understood(tmp_path: Path, mask_rcnn: torc
     }  # fmt: skip
     torch.save(old, tmp_path / "old.pth")
     model = BANet(coco_like(["dog"]), ModelConfig(norm="frozen_batch"))
-    filled = set(initialise(model, str(tmp_path / "old.pth")).loaded)
+    filled = set(initialize(model, str(tmp_path / "old.pth")).loaded)
     assert {"backbone.fpn.inner_blocks.2.0.weight", "rpn.head.conv.0.0.bias", "mask_head.convs.0.weight"} <= filled
 
 
@@ -137,7 +137,7 @@ def test_own_classes_keep_their_box_head_at_random(tmp_path: Path, mask_rcnn: to
     torch.save(mask_rcnn.state_dict(), tmp_path / "m.pth")
     model = BANet(coco_like(["dog", "nucleus"]), ModelConfig(norm="frozen_batch"))
     before = model.box_head.classes.weight.clone()
-    filled = initialise(model, str(tmp_path / "m.pth"))
+    filled = initialize(model, str(tmp_path / "m.pth"))
     assert torch.equal(model.box_head.classes.weight, before) and "box_head.classes.weight" in filled.missing
 
 
@@ -152,7 +152,7 @@ class Evil:
 def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     torch.save({"model": Evil(tmp_path / "pwned")}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match="refused"):
-        initialise(small_model(), str(tmp_path / "evil.pth"))
+        initialize(small_model(), str(tmp_path / "evil.pth"))
     assert not (tmp_path / "pwned").exists()
 
 
@@ -162,7 +162,7 @@ def test_what_fits_nowhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.pth").write_bytes(b"no")
     for name, message in (("a.pth", "fits"), ("b.pth", "state_dict"), ("c.pth", "c.pth")):
         with pytest.raises(InputError, match=message):
-            initialise(small_model(), str(tmp_path / name))
+            initialize(small_model(), str(tmp_path / name))
 
 
 def test_own_weights_with_another_class_list_keep_the_matching_names(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_own_weights_with_another_class_list_keep_the_matching_names(tmp_path: P
     )
     model = BANet(classes, source.config)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    filled = initialise(model, str(path))
+    filled = initialize(model, str(path))
     assert "classes kept: thing 2, stuff 1; at random: new, thing 0" in str(filled)
     ours, theirs = model.state_dict(), source.state_dict()
     assert torch.equal(ours["segmenter.final.weight"][1], theirs["segmenter.final.weight"][2])
@@ -198,7 +198,7 @@ def test_rows_of_other_classes_are_never_taken_by_position(tmp_path: Path) -> No
     classes = Categories([Category(i, f"other {i}", i < 4) for i in range(1, 6)])
     model = BANet(classes, small_model(3, 2).config)
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    initialise(model, str(path))
+    initialize(model, str(path))
     own = model.state_dict()
     for part in ("segmenter.first", "segmenter.final", "mask_head.masks", "box_head.boxes"):
         assert torch.equal(own[f"{part}.weight"], fresh[f"{part}.weight"]), part
@@ -214,7 +214,7 @@ def test_a_backbone_alone_is_understood(tmp_path: Path, prefix: str) -> None:
             torch.nn.init.uniform_(buffer, 0.5, 2)
     torch.save({"model": {f"{prefix}{k}": v for k, v in resnet.state_dict().items()}}, tmp_path / "resnet.pth")
     model = small_model(norm="frozen_batch")
-    filled = initialise(model, str(tmp_path / "resnet.pth"))
+    filled = initialize(model, str(tmp_path / "resnet.pth"))
     assert {name.split(".")[1] for name in filled.loaded} == {"body"}
     assert not [name for name in filled.missing if name.startswith("backbone.body")]
     x = torch.randn(1, 3, 64, 64)
@@ -226,7 +226,7 @@ def test_a_backbone_alone_is_understood(tmp_path: Path, prefix: str) -> None:
 def test_weights_with_another_norm_are_refused(tmp_path: Path) -> None:
     path = small_model().save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"norm group, this network frozen_batch; set --model\.norm group"):
-        initialise(small_model(norm="frozen_batch"), str(path))
+        initialize(small_model(norm="frozen_batch"), str(path))
 
 
 def test_auto_norm_is_that_of_the_weights_that_training_starts_from(tmp_path: Path) -> None:
@@ -347,4 +347,4 @@ def test_a_warm_start_says_that_ocm_is_another(tmp_path):
     old = small_model(ocm_relu=False)
     old.save_pretrained(tmp_path / "old.safetensors")
     with pytest.warns(InputWarning, match=r"old\.safetensors: model\.ocm_relu is False there and True here"):
-        initialise(small_model(), str(tmp_path / "old.safetensors"))
+        initialize(small_model(), str(tmp_path / "old.safetensors"))

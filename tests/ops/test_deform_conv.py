@@ -82,7 +82,7 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda x, *_: conv(x), (x, *conv.parameters()))
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     conv = DeformableConv2d(2, 3, 3, padding=1)
     assert conv(torch.zeros(0, 2, 8, 8)).shape == (0, 3, 8, 8)
 

@@ -1,4 +1,4 @@
-"""Masks pasted onto the picture's pixels, against grid_sample pixel by pixel."""
+"""Masks pasted onto the image's pixels, against grid_sample pixel by pixel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ coordinate = st.floats(-10, 40, width=32)
 
 
 def reference(probability: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Interpolated probability at every pixel of the picture, -1 outside the box: one mask at full size."""
+    """Interpolated probability at every pixel of the image, -1 outside the box: one mask at full size."""
     height, width = size
     x1, y1, x2, y2 = box.double().tolist()
     x = torch.arange(width, dtype=torch.float64).expand(height, width) + 0.5

@@ -1,4 +1,4 @@
-"""The rule "color-contour" written down slowly, for pictures so small that nothing is scaled down or sampled."""
+"""The rule "color-contour" written down slowly, for images so small that nothing is scaled down or sampled."""
 
 from __future__ import annotations
 

@@ -309,7 +309,7 @@ def results(scene, masks, kind=torch.from_numpy):
 @pytest.mark.parametrize("kind", ["tensors", "arrays"])
 def test_ultralytics_results(ultralytics, scene, kind):
     result = results(scene, scene.masks.astype(np.uint8), torch.from_numpy if kind == "tensors" else np.asarray)
-    new = make_disjoint(result)  # the picture comes with it
+    new = make_disjoint(result)  # the image comes with it
     kept, wanted = expected(scene)
     assert type(new) is type(result)
     assert type(new.masks.data) is type(result.masks.data)
@@ -321,7 +321,7 @@ def test_ultralytics_results(ultralytics, scene, kind):
     assert len(result.masks) == 6
 
 
-def test_ultralytics_masks_come_to_the_size_of_the_picture(ultralytics, scene):
+def test_ultralytics_masks_come_to_the_size_of_the_image(ultralytics, scene):
     from ultralytics.utils.ops import scale_masks
 
     rng = np.random.default_rng(1)
@@ -333,7 +333,7 @@ def test_ultralytics_masks_come_to_the_size_of_the_picture(ultralytics, scene):
         found = read_detections(results(scene, masks)).masks
         wanted = scale_masks(torch.from_numpy(masks)[None], (HEIGHT, WIDTH))[0].numpy() >= 0.5
         assert found.shape == wanted.shape
-        # They differ only where a picture is made smaller, and only along edges.
+        # They differ only where an image is made smaller, and only along edges.
         assert (found != wanted).mean() <= (0.03 if columns > WIDTH else 0.005)
 
 
@@ -550,7 +550,7 @@ def test_faults_are_one_line(scene, change, said):
     assert "\n" not in str(fault.value)
 
 
-def test_a_picture_in_the_place_of_the_scores(scene):
+def test_an_image_in_the_place_of_the_scores(scene):
     with (
         pytest.warns(DeprecationWarning, match="make_disjoint"),
         pytest.raises(ValueError, match="give the image by its name"),

@@ -34,7 +34,7 @@ def test_an_object_that_is_gone_and_void_that_is_filled():
     assert differing_pixels(after, before).tolist() == [[True, True], [False, True]]
 
 
-def test_rules_of_one_picture():
+def test_rules_of_one_image():
     """A small dark object on a large light one: the heuristic lets the higher score have all."""
     masks = np.zeros((2, 8, 8), bool)
     masks[0, :, :], masks[1, 2:5, 2:5] = True, True

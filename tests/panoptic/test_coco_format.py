@@ -66,8 +66,8 @@ def test_alpha_is_ignored(tmp_path):
         (Image.new("LA", (3, 2)), "grey with alpha"),
     ],
 )
-def test_other_kinds_of_png_are_refused(tmp_path, picture, kind):
-    picture.save(tmp_path / "map.png")
+def test_other_kinds_of_png_are_refused(tmp_path, image, kind):
+    image.save(tmp_path / "map.png")
     with pytest.raises(InputError) as caught:
         read_ids(tmp_path / "map.png")
     one_line(caught, "map.png", kind, "8-bit RGB")

@@ -158,7 +158,7 @@ def test_a_thin_overlap_is_not_lost_in_scaling():
     assert overlap_of(masks, image).both.any()
 
 
-def test_a_narrow_picture():
+def test_a_narrow_image():
     image = np.random.default_rng(0).integers(0, 256, (1, 900, 3), dtype=np.uint8)
     masks = np.zeros((2, 1, 900), dtype=bool)
     masks[0, :, :600] = masks[1, :, 300:] = True

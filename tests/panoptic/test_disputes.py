@@ -18,7 +18,7 @@ CATEGORIES = Categories.of(
 
 
 def instances(seed: int, count: int, size: tuple[int, int]):
-    """Overlapping rectangles, some of them equal in score, class or shape, and a picture."""
+    """Overlapping rectangles, some of them equal in score, class or shape, and an image."""
     rng = np.random.default_rng(seed)
     height, width = size
     masks = np.zeros((count, height, width), dtype=bool)

@@ -89,7 +89,7 @@ noises = st.tuples(st.integers(0, 2**32), sizes, tilings).map(lambda x: (noise(x
 
 
 @given(sizes, tilings)
-def test_tiles_cover_the_picture_and_overlap(size, tiling):
+def test_tiles_cover_the_image_and_overlap(size, tiling):
     tile, overlap = tiling
     boxes = tile_boxes(size, tile, overlap)
     cover = np.zeros(size, int)
@@ -264,7 +264,7 @@ def test_the_rest_of_a_removed_object_goes_to_the_next_claim_or_is_void():
     assert next_claim.semantic.tolist() == [[-1, -1, 11, 11, 3, 3, 11, 11, 11, 11]]
 
 
-def test_stuff_is_judged_on_the_whole_picture():
+def test_stuff_is_judged_on_the_whole_image():
     ids = np.full((1, 8), 5, dtype=np.int32)
     ids[0, 3:5] = 6
     truth = result_of(ids, {5: 11, 6: 90})
@@ -325,7 +325,7 @@ class Rows:
         return self.pixels[rows, columns]
 
 
-def test_any_network_and_any_picture_that_can_be_cut():
+def test_any_network_and_any_image_that_can_be_cut():
     truth = draw_truth(3, (37, 41), 5, void=False)
     pixels = truth.ids.astype(np.uint8)[..., None].repeat(3, axis=2)
     classes = {s.id: s.category_id for s in truth.segments}

@@ -145,7 +145,7 @@ def export_model(
     header = write_header(model.categories, model.inference)
     stages = ["trace", "write"] if export_format == "torch-export" else ["trace", "convert", "write"]
     if precision == "int8":
-        stages.insert(2, "quantise")
+        stages.insert(2, "quantize")
     with tqdm(total=len(stages), bar_format="export: {n_fmt} of {total_fmt} steps done{postfix} [{elapsed}]") as bar:
 
         def begin(stage: str) -> None:
@@ -164,10 +164,10 @@ def export_model(
             begin("convert")
             proto = _onnx(program, header)
             if precision == "int8":
-                begin("quantise")
+                begin("quantize")
                 depth = find_depth(calibration, model.inference.bit_depth)
                 samples = [preprocess_array(to_rgb_array(one, depth), model.inference) for one in calibration]
-                proto = _quantise(proto, samples)
+                proto = _quantize(proto, samples)
             begin("write")
             if export_format == "onnx":
                 with atomic_path(path) as temporary:
@@ -226,7 +226,7 @@ def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
     return proto
 
 
-def _quantise(proto: Any, images: Sequence[NDArray[np.uint8]]) -> Any:
+def _quantize(proto: Any, images: Sequence[NDArray[np.uint8]]) -> Any:
     """Return the graph with convolutions of 8 bits, by the ranges that numbers have on images of the network's size."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from banet.checkpoint.warm_start import initialise
+from banet.checkpoint.warm_start import initialize
 from banet.data.samples import collate
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
@@ -74,7 +74,7 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> Network:
         group = recipe.model.norm == "group"
         _say("weights: random" + ("; GroupNorm learns where batch norm statistics are missing" if group else ""))
     else:
-        _say(f"weights: {init}\n{initialise(model, init)}")
+        _say(f"weights: {init}\n{initialize(model, init)}")
     if recipe.model.norm == "frozen_batch" and init == "random":
         warnings.warn("frozen batch norm with random weights hardly learns; set --model.norm group", stacklevel=2)
     return model
@@ -175,7 +175,7 @@ def _train(
     start_from = _checkpoint(resume, out / LAST)
     done = _steps_done(start_from, model)
     ema = EMA(decay=options.ema) if options.ema else None
-    metadata = {"recipe": recipe.name, "initialisation": options.init, "recipe_yaml": to_yaml(recipe)}
+    metadata = {"recipe": recipe.name, "initialization": options.init, "recipe_yaml": to_yaml(recipe)}
     checkpointing = CheckpointCallback(out, model, ema, options, metadata, measured=measured)
     memory = MemoryCheck()
     # The average first, as what is saved after a step includes it.

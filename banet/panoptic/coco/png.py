@@ -101,12 +101,12 @@ def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"ids must have shape (H, W) and at least one pixel, not {array.shape}")
     height, width = array.shape
-    picture = Image.new("RGB", (width, height))
+    image = Image.new("RGB", (width, height))
     for top in range(0, height, _ROWS):
         band = in_range(array[top : top + _ROWS]).astype("<u4")  # in memory red, green, blue and a fourth byte
-        picture.paste(Image.frombytes("RGB", (width, len(band)), band.tobytes(), "raw", "RGBX"), (0, top))
+        image.paste(Image.frombytes("RGB", (width, len(band)), band.tobytes(), "raw", "RGBX"), (0, top))
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG", compress_type=_RUNS)
+        image.save(temporary, format="PNG", compress_type=_RUNS)
 
 
 _T = TypeVar("_T")
@@ -133,8 +133,8 @@ def _read_png(file: Path, fault: Callable[[int, int], str | None], decode: Calla
             )
         stream.seek(0)
         try:
-            with Image.open(stream, formats=["PNG"]) as picture:
-                return decode(picture)
+            with Image.open(stream, formats=["PNG"]) as image:
+                return decode(image)
         except Exception as error:  # a decoder may raise anything on bad data
             raise InputError(f"is truncated or corrupt ({error})", where=file, hint="write it again") from error
 
@@ -151,12 +151,12 @@ def _labels_fault(depth: int, color_type: int) -> str | None:
     return "label maps are grey, of 8 or 16 bits, or have a palette, and hold category ids"
 
 
-def _decode_labels(picture: Image.Image) -> tuple[NDArray[np.int32], int]:
-    return np.asarray(picture).astype(np.int32), 65535 if picture.mode.startswith("I") else 255
+def _decode_labels(image: Image.Image) -> tuple[NDArray[np.int32], int]:
+    return np.asarray(image).astype(np.int32), 65535 if image.mode.startswith("I") else 255
 
 
-def _decode(picture: Image.Image) -> NDArray[np.int32]:
+def _decode(image: Image.Image) -> NDArray[np.int32]:
     # Pillow keeps RGB in four bytes per pixel, the last one padding: handing those out spares the shuffle.
-    pixels = picture.tobytes("raw", "RGBX" if picture.mode == "RGB" else "RGBA")
-    packed = np.frombuffer(pixels, dtype="<u4").reshape(picture.height, picture.width)
+    pixels = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")
+    packed = np.frombuffer(pixels, dtype="<u4").reshape(image.height, image.width)
     return (packed & 0xFFFFFF).view(np.int32)
