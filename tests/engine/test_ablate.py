@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_train import TINY, with_train
+from factories import TINY, with_train
 
 from banet import BANet
 from banet.engine.evaluation.evaluate import evaluate

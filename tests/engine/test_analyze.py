@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factories import TINY
 from PIL import Image
-from test_train import TINY
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
 from banet.engine.evaluation.evaluation_data import scene_data

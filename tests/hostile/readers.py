@@ -44,14 +44,15 @@ from banet.engine.export.runtime import read_header, write_header
 from banet.engine.options import load_recipe
 from banet.engine.prediction.fuse import fuse_files
 from banet.engine.recipe import Recipe, to_yaml
-from banet.modeling.config import InferenceConfig, ModelConfig
+from banet.modeling.config import InferenceConfig
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.coco.annotations import PanopticJson, read_categories
 from banet.panoptic.coco.png import read_ids, read_labels, write_ids
 from banet.panoptic.id_maps import measure_ids
 from banet.panoptic.metrics.breakdown import score_folders_in_detail
 
-sys.path.append(str(Path(__file__).parents[1] / "data"))
+sys.path += [str(Path(__file__).parents[1] / "data"), str(Path(__file__).parents[1])]  # `fuzz.py` runs alone
+import factories
 import miniatures
 
 Files = Mapping[str, Damage]
@@ -220,14 +221,7 @@ def _labelme(folder: Path, real: Path | None) -> None:
     path.write_text(json.dumps(content))
 
 
-TINY = ModelConfig(
-    backbone="resnet18",
-    fpn_channels=16,
-    semantic_channels=(16, 16, 8),
-    box_head_channels=16,
-    mask_head_channels=16,
-    i2s_channels=8,
-)
+TINY = factories.TINY.model
 
 
 def tiny_model() -> BANet:

@@ -72,14 +72,20 @@ def training_set(data: DataConfig, bit_depth: BitDepth = "auto") -> PanopticData
 
 def sample_depth(dataset: PanopticDataset) -> SampleDepth:
     """Return how many bits samples of 16-bit images use; without `bits` where nothing had to be found."""
-    source = dataset.dataset if isinstance(dataset, CopyPaste) else dataset
-    return source.depth if isinstance(source, CocoPanoptic) else SampleDepth()
+    coco = _coco(dataset)
+    return SampleDepth() if coco is None else coco.depth
 
 
 def unlearnable(dataset: PanopticDataset) -> list[str]:
     """Return a line for each class of things of which nothing can be learnt, as all its segments are crowd."""
+    coco = _coco(dataset)
+    return [] if coco is None else coco.index.unlearnable()
+
+
+def _coco(dataset: PanopticDataset) -> CocoPanoptic | None:
+    """Return the data set in files that samples come from; None where they are made."""
     source = dataset.dataset if isinstance(dataset, CopyPaste) else dataset
-    return source.index.unlearnable() if isinstance(source, CocoPanoptic) else []
+    return source if isinstance(source, CocoPanoptic) else None
 
 
 class InfiniteDataset(Dataset[Sample]):
