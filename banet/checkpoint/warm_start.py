@@ -19,7 +19,7 @@ from banet.checkpoint.fit import check_fit
 from banet.errors import InputError, InputWarning
 from banet.files.reading import open_file
 from banet.modeling.aggregation import current_name
-from banet.modeling.backbone import imagenet_weights
+from banet.modeling.backbones.build import pretrained_body
 from banet.modeling.network import Network
 
 __all__ = ["LoadReport", "initialize"]
@@ -80,7 +80,12 @@ def initialize(network: Network, init: str) -> LoadReport:
     if init in ("imagenet", "coco"):
         found = _from_torchvision(network, _download(network, init))
     elif Path(init).suffix in {".pth", ".pt"}:
-        found = _from_torchvision(network, _load_pickle(Path(init)))
+        state = _load_pickle(Path(init))
+        backbone = network.config.backbone
+        if backbone.startswith("timm:"):
+            found = {f"backbone.body.{n}": (tensor, n) for n, tensor in pretrained_body(backbone, state).items()}
+        else:
+            found = _from_torchvision(network, state)
     else:
         other = _read_weights(network, init)
         found = _by_category(other, network)
@@ -110,7 +115,7 @@ def _download(network: Network, init: str) -> Mapping[str, Tensor]:
 
     try:
         if init == "imagenet":
-            return imagenet_weights(network.config.backbone)
+            return pretrained_body(network.config.backbone)
         state: Mapping[str, Tensor] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.get_state_dict(
             progress=True, check_hash=True
         )
@@ -126,7 +131,7 @@ def _read_weights(network: Network, init: str) -> Checkpoint:
     """Weights of this library whose network has the same norm."""
     other = read_checkpoint(init)
     check_fit(other)
-    if other.config.norm != network.config.norm:
+    if other.config.norm != network.config.norm and other.config.backbone == network.config.backbone:
         raise InputError(
             f"{init}: its backbone has norm {other.config.norm}, this network {network.config.norm}; set --model.norm"
             f" {other.config.norm}"

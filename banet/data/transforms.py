@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from banet.data.appearance import Blur, Noise, QuarterTurn, StainJitter
 from banet.data.images.resizing import resize_bilinear, resize_image, resized_size
 
 __all__ = [
@@ -168,6 +169,11 @@ def train_transform(
     crop: tuple[float, float] = (0.8, 1.0),
     crop_size: int = 0,
     color_jitter: float = 0.0,
+    quarter_turns: bool = False,
+    stain_jitter: float = 0.0,
+    invert: float = 0.0,
+    blur: float = 0.0,
+    noise: float = 0.0,
 ) -> v2.Compose:
     """Resize, flip, crop and perhaps change colours, at random.
 
@@ -180,11 +186,16 @@ def train_transform(
         crop: lowest and highest share of each side that is kept; (1, 1) crops nothing.
         crop_size: side of a square window in place of `crop`, in pixels after resizing; 0 for none.
         color_jitter: strength of the change of brightness, contrast and saturation, 0 (none) to 1.
+        quarter_turns: whether each image is turned by a random multiple of 90 degrees.
+        stain_jitter: see `appearance.StainJitter`.
+        invert: probability of an inverted image.
+        blur: see `appearance.Blur`.
+        noise: see `appearance.Noise`.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    for name, probability in (("flip", flip), ("flip_vertical", flip_vertical)):
+    for name, probability in (("flip", flip), ("flip_vertical", flip_vertical), ("invert", invert)):
         if not 0 <= probability <= 1:
             raise ValueError(f"{name} must be a probability in 0..1, not {probability}")
     if not 0 <= color_jitter <= 1:
@@ -194,12 +205,22 @@ def train_transform(
         steps.append(v2.RandomHorizontalFlip(flip))
     if flip_vertical > 0:
         steps.append(v2.RandomVerticalFlip(flip_vertical))
+    if quarter_turns:
+        steps.append(QuarterTurn())
     if crop_size:
         steps.append(CropWindow(crop_size))
     elif tuple(crop) != (1.0, 1.0):
         steps.append(CropShare(crop))
     if color_jitter > 0:
         steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter, 0.1 * color_jitter))
+    if stain_jitter > 0:
+        steps.append(StainJitter(stain_jitter))
+    if invert > 0:
+        steps.append(v2.RandomInvert(invert))
+    if blur > 0:
+        steps.append(Blur(blur))
+    if noise > 0:
+        steps.append(Noise(noise))
     return v2.Compose(steps)
 
 

@@ -53,6 +53,11 @@ class DataConfig:
         crop: Range of the fraction of each side that a random crop keeps; 1, 1 does not crop.
         crop_size: Side of a random square window in place of `crop`, in pixels after resizing; 0 crops by `crop`.
         color_jitter: Strength of random changes of brightness, contrast and saturation, 0 to 1.
+        quarter_turns: Whether images are turned by random multiples of 90 degrees, for images without an up and down.
+        stain_jitter: Strength of random changes of stain and gamma, in optical densities, 0 to 1.
+        invert: Probability of an inverted image.
+        blur: Largest standard deviation of a random blur, in pixels.
+        noise: Largest standard deviation of random noise, in grey levels of 0 to 255.
         copy_paste: Probability that things of another training image are pasted on one; 0 pastes nothing.
         workers: Processes that load samples; 0 loads in the training process.
     """
@@ -81,6 +86,11 @@ class DataConfig:
     crop: tuple[float, float] = (0.8, 1.0)
     crop_size: int = 0
     color_jitter: float = 0.0
+    quarter_turns: bool = False
+    stain_jitter: float = 0.0
+    invert: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
     copy_paste: float = 0.0
     workers: int = 4
 
@@ -90,14 +100,12 @@ class DataConfig:
             raise ValueError(f"data.shorter: give lengths from 1 to data.longer ({self.longer}), not {self.shorter}")
         if self.scale != (0, 0) and not 0 < self.scale[0] <= self.scale[1] <= 100:
             raise ValueError(f"data.scale: must be an increasing pair in (0, 100], or 0, 0, not {self.scale}")
-        for name in ("flip", "flip_vertical", "color_jitter"):
+        for name in ("flip", "flip_vertical", "color_jitter", "stain_jitter", "invert", "copy_paste"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}: must lie in 0..1, not {getattr(self, name)}")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"data.crop: must be an increasing pair in (0, 1], not {self.crop}")
-        if not 0 <= self.copy_paste <= 1:
-            raise ValueError(f"data.copy_paste: must lie in 0..1, not {self.copy_paste}")
-        for name in ("workers", "crop_size"):
+        for name in ("workers", "crop_size", "blur", "noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"data.{name}: must not be negative, not {getattr(self, name)}")
         for name in ("scene_size", "train_scenes", "val_scenes"):

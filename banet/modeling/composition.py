@@ -7,7 +7,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_ac
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from banet.modeling.aggregation import OCM, SIM, InstanceToSemantic, InstanceToSemanticWithContext
-from banet.modeling.backbone import PyramidBackbone
+from banet.modeling.backbones.build import build_body
+from banet.modeling.backbones.pyramid import PyramidBackbone
 from banet.modeling.config import LossConfig, ModelConfig
 from banet.modeling.rpn import RegionProposals
 from banet.modeling.s2i import PyramidRoIs, S2IRoIs
@@ -19,9 +20,14 @@ __all__ = ["build_backbone", "build_roi_features", "build_rpn", "build_segmenter
 
 
 def build_backbone(config: ModelConfig) -> PyramidBackbone:
-    """Return ResNet and pyramid."""
+    """Return body and pyramid."""
+    # A pyramid that learns from random weights wants its scales kept even, like the body's.
+    norm = config.norm == "group" if config.fpn_norm == "auto" else config.fpn_norm == "group"
     return PyramidBackbone(
-        config.backbone, norm=config.norm, channels=config.fpn_channels, frozen_stages=config.frozen_stages
+        build_body(config.backbone, config.norm),
+        channels=config.fpn_channels,
+        norm=norm,
+        frozen_stages=config.frozen_stages,
     )
 
 

@@ -5,6 +5,8 @@ The defaults are the paper's values for COCO, and this project's choices where t
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import UnionType
@@ -16,8 +18,8 @@ from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE, 
 from banet.types import BitDepth
 
 __all__ = [
+    "BACKBONES",
     "STRIDES",
-    "BackboneName",
     "InferenceConfig",
     "LossConfig",
     "ModelConfig",
@@ -32,7 +34,8 @@ STRIDES = (4, 8, 16, 32, 64)
 _LONGEST_SIDE = 8192
 _MOST = 64  # anchors per location, and levels of OCM's pyramid
 
-BackboneName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "dcn101"]
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "dcn101")
+"""Backbones by name, besides `timm:NAME`."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class ModelConfig:
     """The composition of a network and its widths.
 
     Attributes:
-        backbone: ResNet depth; `dcn101` is ResNet-101 with deformable 3x3 convolutions in layer2..layer4.
+        backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`; `dcn101` is ResNet-101 with deformable 3x3
+            convolutions in layer2..layer4; `timm:NAME` is a body of timm.
         norm: `frozen_batch` for pretrained backbones, `group` for training from random weights at small batch,
             `auto` takes the first when the training starts from pretrained weights and the second otherwise.
         frozen_stages: with pretrained weights, how many stages do not learn: 0 none, 1 the stem, 2 stem and layer1.
+        fpn_norm: norm of the pyramid's convolutions; `auto` is `group` where `norm` is, else `none`.
         fpn_channels: channels of P2..P6.
         semantic_channels: output channels of the three 3x3 convolutions of the semantic head.
         deformable: the paper's DFM: the semantic head's convolutions are deformable.
@@ -62,9 +67,10 @@ class ModelConfig:
         canonical_box_size: side in input pixels of the box whose features come from level 4.
     """
 
-    backbone: BackboneName = "resnet50"
+    backbone: str = "resnet50"
     norm: Literal["auto", "frozen_batch", "group"] = "auto"
     frozen_stages: int = 2
+    fpn_norm: Literal["auto", "none", "group"] = "auto"
     fpn_channels: int = 256
     semantic_channels: tuple[int, int, int] = (256, 128, 128)
     deformable: bool = False
@@ -83,6 +89,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse compositions that do not exist."""
+        if self.backbone not in BACKBONES and not re.fullmatch(r"timm:[\w.-]+", self.backbone, re.ASCII):
+            near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
+            hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(BACKBONES)}, or timm:NAME"
+            raise ValueError(f"model.backbone: there is no {self.backbone}; {hint}")
         if self.ocm and not self.sim:
             raise ValueError("model.ocm: OCM works on top of SIM; set model.sim to true or model.ocm to false")
         if not 0 <= self.frozen_stages <= 5:

@@ -18,10 +18,6 @@ from banet.panoptic.categories import Categories
 
 __all__ = ["Network"]
 
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-DIVISOR = 32
-
 
 class Network(nn.Module):
     """The bidirectional aggregation network, with random weights; `banet.BANet` is this with `predict`.
@@ -63,8 +59,8 @@ class Network(nn.Module):
         self.mask_head = MaskHead(config.fpn_channels, config.mask_head_channels, categories.num_things)
         self.segmenter = build_segmenter(categories, config, loss)
         self.roi_sampler = RoISampler(loss.roi_samples, loss.roi_positive_share, loss.roi_iou)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(self.backbone.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(self.backbone.std)[:, None, None], persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +72,8 @@ class Network(nn.Module):
 
         Args:
             images: Each (3, h, w), RGB, uint8 or float in 0..255.
-            pad_to: Height and width to pad to; by default the largest of the batch. Rounded up to multiples of 32.
+            pad_to: Height and width to pad to; by default the largest of the batch. Rounded up to multiples of
+                the backbone's divisor, 32 for most.
 
         Raises:
             TypeError: Not a list of tensors, but for example a path.
@@ -95,7 +92,7 @@ class Network(nn.Module):
         height, width = pad_to or needed
         if height < needed[0] or width < needed[1]:
             raise ValueError(f"pad_to {pad_to} is smaller than the largest image, {needed}")
-        height, width = (-(-side // DIVISOR) * DIVISOR for side in (height, width))
+        height, width = (-(-side // self.backbone.divisor) * self.backbone.divisor for side in (height, width))
         pixels = self.mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)
         for slot, image, (h, w) in zip(pixels, images, sizes, strict=True):
             slot[:, :h, :w] = (image.to(self.device) - self.mean) / self.std

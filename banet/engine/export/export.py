@@ -30,7 +30,7 @@ from banet.files.atomic import atomic_path, commit
 from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
 from banet.inference.preprocess import preprocess_array
-from banet.modeling.network import DIVISOR, Network
+from banet.modeling.network import Network
 from banet.modeling.outputs import ImageBatch
 from banet.ops.deform_conv import DeformableConv2d
 
@@ -78,8 +78,9 @@ class GraphModel(nn.Module):
         height, width = image.shape[2:]
         pixels = (image.float() - self.model.mean) / self.model.std
         # Padded too far, then cut: padding by a number of pixels that may be none is another graph.
-        padded = F.pad(pixels, (0, DIVISOR - 1, 0, DIVISOR - 1))
-        padded = padded[:, :, : height + (-height) % DIVISOR, : width + (-width) % DIVISOR]
+        divisor = self.model.backbone.divisor
+        padded = F.pad(pixels, (0, divisor - 1, 0, divisor - 1))
+        padded = padded[:, :, : height + (-height) % divisor, : width + (-width) % divisor]
         output = self.model.segment(ImageBatch(padded, [(height, width)]))
         found = output.detections[0]
         return found.boxes, found.scores, found.labels, found.masks, output.logits

@@ -29,7 +29,7 @@ from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
-from banet.modeling.config import BackboneName, RuleName
+from banet.modeling.config import RuleName
 from banet.panoptic import PanopticQuality
 from banet.panoptic.metrics.quality import to_json
 
@@ -108,7 +108,7 @@ def _table_2() -> tuple[Row, ...]:
 
 
 def _table_3() -> tuple[Row, ...]:
-    rows: tuple[tuple[str, BackboneName, bool, tuple[float, float, float]], ...] = (
+    rows: tuple[tuple[str, str, bool, tuple[float, float, float]], ...] = (
         ("R50", "resnet50", False, (41.8, 48.5, 31.7)),
         ("R101", "resnet101", False, (42.5, 48.6, 33.4)),
         ("R50 + OH", "resnet50", True, (43.0, 50.5, 31.8)),

@@ -59,6 +59,11 @@ def training_set(data: DataConfig, bit_depth: BitDepth = "auto") -> PanopticData
         crop=data.crop,
         crop_size=data.crop_size,
         color_jitter=data.color_jitter,
+        quarter_turns=data.quarter_turns,
+        stain_jitter=data.stain_jitter,
+        invert=data.invert,
+        blur=data.blur,
+        noise=data.noise,
     )
     dataset: Scenes | CocoPanoptic
     if data.kind == "scenes":
