@@ -38,6 +38,7 @@ MOVED = {
     "engine.run_folder": "engine.training.checkpointing engine.training.csv_log",
     "engine.train": "engine.training.train engine.training.task",
     "engine.video": "engine.prediction.video",
+    "modeling.backbone": "modeling.backbones.pyramid modeling.backbones.body modeling.backbones.build",
     "modeling.banet": "inference.banet modeling.outputs",
     "modeling.build": "modeling.composition",
     "modeling.hub": "checkpoint.hub",

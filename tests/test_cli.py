@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_version(capsys):
         ("train --config coco_r50_1x --train.lr", "--train.lr: expected one argument"),
         ("train --config coco_r50_1x --train.batch_size 2.5", "--train.batch_size: must be a whole number, not 2.5"),
         ("train --config coco_r50_1x --model.sim maybe", "--model.sim: must be true or false, not maybe"),
-        ("train --config coco_r50_1x --model.backbone vgg", "--model.backbone: must be one of resnet18, resnet34, "),
+        ("train --config coco_r50_1x --model.backbone vgg", "model.backbone: there is no vgg; give resnet50, "),
         ("train --config coco_r50_1x --data.shorter 640", "--data.shorter: must be a list"),
         ("train --config coco_r50_1x --loss.seg_weight x", "--loss.seg_weight: must be a number or null, not x"),
         ("train --config coco_r50_1x --model.sim false", "model.ocm: OCM works on top of SIM"),
@@ -453,6 +454,8 @@ PAPER = {
 }
 
 
+OTHER_BODIES = {"coco_convnext_t_1x": "convnext_tiny", "coco_dinov2_s_1x": "timm:vit_small_patch14_dinov2"}
+SMALL_RECIPES = ("nuclei_lite0", "nuclei_r18", "scenes_r18", "scenes_small")
 OTHER_SETS = {"cityscapes_r50": (800, 1024), "ade20k_r50": (512, 640)}  # range of shorter sides
 
 
@@ -467,7 +470,17 @@ def test_recipes_of_other_sets_are_the_papers_network(name):
 
 
 def test_every_recipe_is_known_here():
-    assert set(recipe_names()) == {*PAPER, *OTHER_SETS, "nuclei_r18", "scenes_r18", "scenes_small"}
+    assert set(recipe_names()) == {*PAPER, *OTHER_SETS, *OTHER_BODIES, *SMALL_RECIPES}
+
+
+@pytest.mark.parametrize("name", OTHER_BODIES)
+def test_recipes_of_other_bodies_differ_from_the_paper_in_body_and_optimisation_only(name):
+    recipe, paper = load_recipe(name), load_recipe("coco_r50_1x")
+    body = {"backbone", "frozen_stages", "drop_path", "fpn_norm"}
+    assert recipe.model.backbone == OTHER_BODIES[name] and recipe.train.layer_decay < 1
+    assert replace(recipe.model, **{key: getattr(paper.model, key) for key in body}) == paper.model
+    assert (recipe.inference, recipe.loss, recipe.data) == (paper.inference, paper.loss, paper.data)
+    assert (recipe.train.iterations, recipe.train.milestones) == (paper.train.iterations, paper.train.milestones)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -503,7 +516,10 @@ def test_scenes_recipe_starts_from_random_weights_with_a_norm_that_learns():
     assert recipe.inference.stuff_area < 4096
 
 
-@pytest.mark.parametrize(("name", "pixels"), [("scenes_r18", 256**2), ("scenes_small", 128**2), ("nuclei_r18", 256**2)])
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("scenes_r18", 256**2), ("scenes_small", 128**2), ("nuclei_r18", 256**2), ("nuclei_lite0", 256**2)],
+)
 def test_small_recipes_keep_the_papers_fraction_of_stuff_and_train_without_boxes_too(name, pixels):
     recipe = load_recipe(name)
     assert recipe.inference.stuff_area == round(pixels * 4096 / (640 * 480))

@@ -20,7 +20,15 @@ from banet.files.reading import open_file
 from banet.modeling.config import InferenceConfig, ModelConfig, read_options
 from banet.panoptic.categories import Categories
 
-__all__ = ["Checkpoint", "Saveable", "find_weights", "packaged_weights", "read_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Saveable",
+    "find_weights",
+    "is_body_file",
+    "packaged_weights",
+    "read_checkpoint",
+    "save_checkpoint",
+]
 
 FORMAT = "banet-1"
 FILE_NAME = "model.safetensors"
@@ -152,6 +160,20 @@ def find_weights(source: str | Path) -> Path:
     raise InputError(
         "no such weights", where=source, hint=f"give a .safetensors file, a run's folder, or a name ({known})"
     )
+
+
+def is_body_file(source: str | Path) -> bool:
+    """Return whether a file holds the weights of a classifier: a `.pth`, or safetensors of another library."""
+    path = Path(source)
+    if path.suffix in {".pth", ".pt"}:
+        return True
+    if path.suffix != ".safetensors" or not os.path.isfile(path):
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "model" not in (file.metadata() or {})
+    except Exception:  # a decoder may raise anything on bad data, which `read_checkpoint` reports
+        return False
 
 
 def _download(repository: str) -> Path:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from banet.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from banet.checkpoint.checkpoint import Checkpoint, is_body_file, read_checkpoint
 from banet.checkpoint.fit import check_fit
 from banet.errors import InputError, InputWarning
 from banet.files.reading import open_file
@@ -67,10 +68,10 @@ def initialize(network: Network, init: str) -> LoadReport:
 
     Args:
         network: Just built.
-        init: `imagenet` for torchvision's weights of the backbone, `coco` for the Mask R-CNN R50 that torchvision
-            publishes (both downloaded), a torchvision Mask R-CNN or ResNet checkpoint (`.pth` or `.pt`, read with
-            `weights_only`), or weights of this library (`.safetensors`, or a name), of whose classes those of the same
-            name and kind are kept.
+        init: `imagenet` for the weights of the backbone that torchvision or timm publish, `coco` for the Mask R-CNN R50
+            that torchvision publishes (both downloaded), a checkpoint of torchvision's Mask R-CNN or of a classifier
+            with this body (`.safetensors`, or `.pth` or `.pt` read with `weights_only`), or weights of this library (`.safetensors`, or a
+            name), of whose classes those of the same name and kind are kept.
 
     Raises:
         InputError: The weights cannot be read or downloaded, no tensor of them fits, or their network has another norm.
@@ -78,14 +79,10 @@ def initialize(network: Network, init: str) -> LoadReport:
     kept: list[str] = []
     fresh: list[str] = []
     if init in ("imagenet", "coco"):
-        found = _from_torchvision(network, _download(network, init))
-    elif Path(init).suffix in {".pth", ".pt"}:
-        state = _load_pickle(Path(init))
-        backbone = network.config.backbone
-        if backbone.startswith("timm:"):
-            found = {f"backbone.body.{n}": (tensor, n) for n, tensor in pretrained_body(backbone, state).items()}
-        else:
-            found = _from_torchvision(network, state)
+        found = _downloaded(network, init)
+    elif is_body_file(init):
+        path = Path(init)
+        found = _from_file(network, load_file(path) if path.suffix == ".safetensors" else _load_pickle(path))
     else:
         other = _read_weights(network, init)
         found = _by_category(other, network)
@@ -109,22 +106,32 @@ def initialize(network: Network, init: str) -> LoadReport:
     )
 
 
-def _download(network: Network, init: str) -> Mapping[str, Tensor]:
-    """Tensors that torchvision publishes, by its names."""
+def _downloaded(network: Network, init: str) -> _Found:
+    """Our names for weights that torchvision or timm publish."""
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
     try:
         if init == "imagenet":
-            return pretrained_body(network.config.backbone)
-        state: Mapping[str, Tensor] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.get_state_dict(
-            progress=True, check_hash=True
-        )
+            return _of_body(pretrained_body(network.config.backbone))
+        state = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.get_state_dict(progress=True, check_hash=True)
     except OSError as error:
         raise InputError(
-            f"train.init {init}: torchvision's weights could not be downloaded ({error}); connect to the internet once,"
-            " give a file, or set --train.init random"
+            f"train.init {init}: the weights could not be downloaded ({error}); connect to the internet once, give a"
+            " file, or set --train.init random"
         ) from None
-    return state
+    return _from_torchvision(network, state)
+
+
+def _from_file(network: Network, state: Mapping[str, Tensor]) -> _Found:
+    """Our names for a Mask R-CNN or a ResNet of torchvision, or for a classifier whose body is the network's."""
+    backbone = network.config.backbone
+    if backbone.startswith(("resnet", "dcn")) or any(name.startswith("backbone.") for name in state):
+        return _from_torchvision(network, state)
+    return _of_body(pretrained_body(backbone, {name.removeprefix("module."): t for name, t in state.items()}))
+
+
+def _of_body(state: Mapping[str, Tensor]) -> _Found:
+    return {f"backbone.body.{name}": (tensor, name) for name, tensor in state.items()}
 
 
 def _read_weights(network: Network, init: str) -> Checkpoint:

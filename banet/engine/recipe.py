@@ -119,13 +119,15 @@ class TrainConfig:
     """Optimisation. The defaults are the paper's 1x schedule.
 
     Attributes:
-        init: Where weights start: `imagenet` (torchvision's backbone), `random`, `coco` (torchvision's Mask R-CNN R50),
-            or a file: a torchvision Mask R-CNN checkpoint (.pth) or weights of this library (.safetensors).
+        init: Where weights start: `imagenet` (the backbone's, from torchvision or timm), `random`, `coco` (torchvision's
+            Mask R-CNN R50), or a file: weights of a classifier with this backbone or of torchvision's Mask R-CNN (.pth,
+            .safetensors), or weights of this library (.safetensors).
         iterations: Optimizer steps.
         batch_size: Images per step, over all devices together. Changed on the command line, it takes the learning
             rate and the schedule of the recipe along.
         optimizer: `sgd` with momentum, or `adamw`.
         lr: Learning rate after warm-up, at this batch.
+        layer_decay: Factor of the learning rate from each layer of the backbone to the one before it; 1 for one rate.
         momentum: Of SGD.
         weight_decay: Of the weights of convolutions and linear layers; biases and norms have none with `adamw`.
         warmup: Iterations of linear warm-up.
@@ -155,6 +157,7 @@ class TrainConfig:
     batch_size: int = 16
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.02
+    layer_decay: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup: int = 500
@@ -189,6 +192,8 @@ class TrainConfig:
         for name in (*unsigned, "devices", "nodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: must not be negative, not {getattr(self, name)}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"train.layer_decay: must lie in 0..1, above 0, not {self.layer_decay}")
         if self.ema >= 1:
             raise ValueError(f"train.ema: must lie below 1, not {self.ema}")
         if self.strategy == "fsdp" and self.ema:
@@ -259,12 +264,13 @@ class Recipe:
         norm: Literal["group", "frozen_batch"]
         if self.train.init == "random":
             norm = "group"
-        elif self.train.init in ("imagenet", "coco") or self.train.init.endswith((".pth", ".pt")):
+        elif self.train.init in ("imagenet", "coco"):
             norm = "frozen_batch"
         else:
-            from banet.checkpoint.checkpoint import read_checkpoint  # loads torch
+            from banet.checkpoint.checkpoint import is_body_file, read_checkpoint  # loads torch
 
-            norm = "group" if read_checkpoint(self.train.init).config.norm == "group" else "frozen_batch"
+            own = not is_body_file(self.train.init)
+            norm = "group" if own and read_checkpoint(self.train.init).config.norm == "group" else "frozen_batch"
         return replace(self, model=replace(self.model, norm=norm))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from banet.modeling.aggregation import OCM, SIM, InstanceToSemantic, InstanceToSemanticWithContext
 from banet.modeling.backbones.build import build_body
@@ -24,7 +23,7 @@ def build_backbone(config: ModelConfig) -> PyramidBackbone:
     # A pyramid that learns from random weights wants its scales kept even, like the body's.
     norm = config.norm == "group" if config.fpn_norm == "auto" else config.fpn_norm == "group"
     return PyramidBackbone(
-        build_body(config.backbone, config.norm),
+        build_body(config.backbone, norm=config.norm, drop_path=config.drop_path),
         channels=config.fpn_channels,
         norm=norm,
         frozen_stages=config.frozen_stages,
@@ -80,10 +79,10 @@ def build_segmenter(categories: Categories, config: ModelConfig, loss: LossConfi
 
 
 def recompute_in_backward(network: nn.Module) -> None:
-    """Make residual blocks and the semantic head keep their input only, and run twice: gradient checkpointing.
+    """Make blocks of the body and the semantic head keep their input only, and run twice: gradient checkpointing.
 
     Names of parameters in the state dict stay as they are.
     """
-    apply_activation_checkpointing(
-        network, check_fn=lambda part: isinstance(part, (BasicBlock, Bottleneck, SemanticHead))
-    )
+    bodies = [part for part in network.modules() if isinstance(part, PyramidBackbone)]
+    blocks = {block for body in bodies for block in body.blocks()}
+    apply_activation_checkpointing(network, check_fn=lambda part: part in blocks or isinstance(part, SemanticHead))

@@ -34,7 +34,11 @@ STRIDES = (4, 8, 16, 32, 64)
 _LONGEST_SIDE = 8192
 _MOST = 64  # anchors per location, and levels of OCM's pyramid
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "dcn101")
+BACKBONES = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "dcn101"),
+    *("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
+    *("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"),
+)
 """Backbones by name, besides `timm:NAME`."""
 
 
@@ -43,11 +47,16 @@ class ModelConfig:
     """The composition of a network and its widths.
 
     Attributes:
-        backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`; `dcn101` is ResNet-101 with deformable 3x3
-            convolutions in layer2..layer4; `timm:NAME` is a body of timm.
+        backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101`; `dcn101`: ResNet-101 with deformable 3x3 convolutions
+            in layer2..layer4; `convnext_tiny` to `convnext_large`; `swin_t`, `swin_s`, `swin_b` and `swin_v2_t` to
+            `swin_v2_b`; `timm:NAME`: any of timm that gives strides 4 to 32, or a plain vision transformer.
         norm: `frozen_batch` for pretrained backbones, `group` for training from random weights at small batch,
             `auto` takes the first when the training starts from pretrained weights and the second otherwise.
-        frozen_stages: with pretrained weights, how many stages do not learn: 0 none, 1 the stem, 2 stem and layer1.
+        frozen_stages: with pretrained weights, how many stages of the backbone do not learn: 0 none, 1 the stem (all
+            before the features of stride 4), 2 the stem and the stage of stride 4, up to 5; a plain vision transformer
+            has four stages of equally many blocks.
+        drop_path: probability that training skips the last residual block of the backbone, falling to 0 at the first;
+            not for ResNets.
         fpn_norm: norm of the pyramid's convolutions; `auto` is `group` where `norm` is, else `none`.
         fpn_channels: channels of P2..P6.
         semantic_channels: output channels of the three 3x3 convolutions of the semantic head.
@@ -70,6 +79,7 @@ class ModelConfig:
     backbone: str = "resnet50"
     norm: Literal["auto", "frozen_batch", "group"] = "auto"
     frozen_stages: int = 2
+    drop_path: float = 0.0
     fpn_norm: Literal["auto", "none", "group"] = "auto"
     fpn_channels: int = 256
     semantic_channels: tuple[int, int, int] = (256, 128, 128)
@@ -90,13 +100,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Refuse compositions that do not exist."""
         if self.backbone not in BACKBONES and not re.fullmatch(r"timm:[\w.-]+", self.backbone, re.ASCII):
-            near = difflib.get_close_matches(self.backbone, BACKBONES, 1)
-            hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(BACKBONES)}, or timm:NAME"
+            near = difflib.get_close_matches(self.backbone, BACKBONES, 3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "give resnet50, convnext_tiny, swin_t or timm:NAME"
             raise ValueError(f"model.backbone: there is no {self.backbone}; {hint}")
         if self.ocm and not self.sim:
             raise ValueError("model.ocm: OCM works on top of SIM; set model.sim to true or model.ocm to false")
         if not 0 <= self.frozen_stages <= 5:
             raise ValueError(f"model.frozen_stages: must be 0 to 5, not {self.frozen_stages}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"model.drop_path: must lie in 0..1, below 1, not {self.drop_path}")
         widths = {
             "fpn_channels": self.fpn_channels,
             "semantic_channels": min(self.semantic_channels),

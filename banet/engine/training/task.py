@@ -29,9 +29,10 @@ try:
 except ImportError:
     raise MissingExtraError("lightning", "train") from None
 
-__all__ = ["MemoryCheck", "TrainingTask", "learning_rate_factor"]
+__all__ = ["MemoryCheck", "TrainingTask", "learning_rate_factor", "parameter_groups"]
 
 _say = rank_zero_only(print)
+_BODY = "backbone.body."
 
 
 def learning_rate_factor(step: int, options: TrainConfig) -> float:
@@ -43,6 +44,30 @@ def learning_rate_factor(step: int, options: TrainConfig) -> float:
     if step < options.warmup:
         factor *= options.warmup_factor + (1 - options.warmup_factor) * step / options.warmup
     return factor
+
+
+def parameter_groups(model: Network, options: TrainConfig) -> list[dict[str, Any]]:
+    """Return the parameters that learn, in groups of one learning rate and weight decay each.
+
+    With `layer_decay` below 1, layer i of the body's n learns with `lr` times `layer_decay` to the power of n - i (Bao
+    et al. 2022); all else learns with `lr`. With AdamW only weights of convolutions and linear layers decay.
+    """
+    layers, adamw = model.backbone.layers, options.optimizer == "adamw"
+    decayed: list[tuple[str, nn.Parameter]] = []
+    plain: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim > 1 and name.endswith("weight") else plain).append((name, parameter))
+    groups: dict[tuple[int, float], list[nn.Parameter]] = {}
+    for members, weight_decay in ((decayed, options.weight_decay), (plain, 0.0 if adamw else options.weight_decay)):
+        for name, parameter in members:
+            inside = options.layer_decay < 1 and name.startswith(_BODY)
+            depth = len(layers.prefixes) - layers.index(name.removeprefix(_BODY)) if inside else 0
+            groups.setdefault((depth, weight_decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": options.lr * options.layer_decay**depth, "weight_decay": weight_decay}
+        for (depth, weight_decay), parameters in groups.items()
+    ]
 
 
 class TrainingTask(L.LightningModule):
@@ -120,19 +145,12 @@ class TrainingTask(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its schedule, as the recipe says."""
         options = self.recipe.train
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        groups = parameter_groups(self.model, options)
         optimizer: torch.optim.Optimizer
         if options.optimizer == "adamw":
-            groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
             optimizer = torch.optim.AdamW(groups, lr=options.lr)
         else:
-            optimizer = torch.optim.SGD(
-                decayed + plain, lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
-            )
+            optimizer = torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum)
         schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, options))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

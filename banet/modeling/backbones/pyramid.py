@@ -20,10 +20,10 @@ class PyramidBackbone(nn.Module):
         body: Gives the features at strides 4 to 32.
         channels: Channels of every pyramid level.
         norm: Whether the pyramid's convolutions have GroupNorm.
-        frozen_stages: How many stages do not learn: 1 the stem, 2 also the first stage, ...
+        frozen_stages: How many stages of the body do not learn: 1 the stem, 2 also the first stage, ...
 
     Attributes:
-        layers: Prefixes of the names of the body's parameters, layer by layer from the input on.
+        layers: Those of the body.
         divisor: Height and width of the pixels must be multiples of it.
         mean: Of each color channel of 0..255, which the body wants subtracted.
         std: What it wants the difference divided by.
@@ -32,14 +32,22 @@ class PyramidBackbone(nn.Module):
     def __init__(self, body: Body, *, channels: int, norm: bool, frozen_stages: int) -> None:
         super().__init__()
         self.body = body.network
-        self.fpn = FeaturePyramidNetwork(
+        pyramid = FeaturePyramidNetwork if body.top_down else SimplePyramid
+        self.fpn = pyramid(
             list(body.channels), channels, extra_blocks=LastLevelMaxPool(), norm_layer=group_norm if norm else None
         )
         self.layers, self.divisor, self.mean, self.std = body.layers, body.divisor, body.mean, body.std
-        frozen = [prefix for layer in body.layers[: body.stages[frozen_stages - 1]] for prefix in layer]
-        for name, parameter in self.body.named_parameters() if frozen_stages else ():
-            if is_under(name, frozen):
-                parameter.requires_grad_(False)
+        if frozen_stages:
+            frozen = self.layers.prefixes[: self.layers.stages[frozen_stages - 1]]
+            for name, parameter in self.body.named_parameters():
+                if any(is_under(name, layer) for layer in frozen):
+                    parameter.requires_grad_(False)
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks of the body: the modules behind its stem that are layers or the most of one."""
+        modules = dict(self.body.named_modules())
+        prefixes = [prefix for layer in self.layers.prefixes[1:] for prefix in layer]
+        return [modules[prefix] for prefix in prefixes if prefix in modules]
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Compute the features of a batch.
@@ -53,3 +61,16 @@ class PyramidBackbone(nn.Module):
         features = self.body(pixels)
         levels = features.values() if isinstance(features, dict) else features
         return list(self.fpn(OrderedDict(zip(("P2", "P3", "P4", "P5"), levels, strict=True))).values())
+
+
+class SimplePyramid(FeaturePyramidNetwork):  # type: ignore[misc]
+    """A feature pyramid whose levels do not mix (Li et al. 2022): a 1x1 and a 3x3 convolution for each."""
+
+    def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the levels, and P6 from P5."""
+        levels = [
+            layer(inner(level))
+            for inner, layer, level in zip(self.inner_blocks, self.layer_blocks, x.values(), strict=True)
+        ]
+        levels, names = self.extra_blocks(levels, list(x.values()), list(x))
+        return OrderedDict(zip(names, levels, strict=True))

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from banet.modeling.backbones.body import Body, group_norm
+from banet.modeling.backbones.body import Body, Layers, group_norm
 from banet.ops.deform_conv import DeformableConv2d
 
 __all__ = ["resnet_body"]
+
 
 def resnet_body(name: str, norm: str) -> Body:
     """Return ResNet-18/34/50/101, or DCN-101, whose 3x3 convolutions of layer2..layer4 are deformable.
@@ -36,7 +37,7 @@ def resnet_body(name: str, norm: str) -> Body:
     network = IntermediateLayerGetter(resnet, {f"layer{i}": f"P{i + 1}" for i in (1, 2, 3, 4)})
     blocks = [(f"layer{i}.{k}",) for i, stage in enumerate(stages, 1) for k in range(len(stage))]
     counts = accumulate((len(stage) for stage in stages), initial=1)
-    return Body(network, channels, (("conv1", "bn1"), *blocks), tuple(counts))
+    return Body(network, channels, Layers((("conv1", "bn1"), *blocks), tuple(counts)))
 
 
 def _deformable_like(conv: nn.Conv2d) -> DeformableConv2d:
