@@ -516,10 +516,10 @@ def test_scenes_recipe_starts_from_random_weights_with_a_norm_that_learns():
     assert recipe.inference.stuff_area < 4096
 
 
-@pytest.mark.parametrize(
-    ("name", "pixels"),
-    [("scenes_r18", 256**2), ("scenes_small", 128**2), ("nuclei_r18", 256**2), ("nuclei_lite0", 256**2)],
-)
+PIXELS = {"scenes_r18": 256**2, "scenes_small": 128**2, "nuclei_r18": 256**2, "nuclei_lite0": 256**2}
+
+
+@pytest.mark.parametrize(("name", "pixels"), PIXELS.items())
 def test_small_recipes_keep_the_papers_fraction_of_stuff_and_train_without_boxes_too(name, pixels):
     recipe = load_recipe(name)
     assert recipe.inference.stuff_area == round(pixels * 4096 / (640 * 480))

@@ -69,9 +69,9 @@ def initialize(network: Network, init: str) -> LoadReport:
     Args:
         network: Just built.
         init: `imagenet` for the weights of the backbone that torchvision or timm publish, `coco` for the Mask R-CNN R50
-            that torchvision publishes (both downloaded), a checkpoint of torchvision's Mask R-CNN or of a classifier
-            with this body (`.safetensors`, or `.pth` or `.pt` read with `weights_only`), or weights of this library (`.safetensors`, or a
-            name), of whose classes those of the same name and kind are kept.
+            that torchvision publishes (both downloaded), a file of torchvision's Mask R-CNN or of a classifier with
+            this body (`.safetensors`, or `.pth` or `.pt` read with `weights_only`), or weights of this library
+            (`.safetensors`, or a name), of whose classes those of the same name and kind are kept.
 
     Raises:
         InputError: The weights cannot be read or downloaded, no tensor of them fits, or their network has another norm.

@@ -119,9 +119,9 @@ class TrainConfig:
     """Optimisation. The defaults are the paper's 1x schedule.
 
     Attributes:
-        init: Where weights start: `imagenet` (the backbone's, from torchvision or timm), `random`, `coco` (torchvision's
-            Mask R-CNN R50), or a file: weights of a classifier with this backbone or of torchvision's Mask R-CNN (.pth,
-            .safetensors), or weights of this library (.safetensors).
+        init: Where weights start: `imagenet` (the backbone's, from torchvision or timm), `random`, `coco`
+            (torchvision's Mask R-CNN R50), or a file: weights of a classifier with this backbone or of torchvision's
+            Mask R-CNN (.pth, .safetensors), or weights of this library (.safetensors).
         iterations: Optimizer steps.
         batch_size: Images per step, over all devices together. Changed on the command line, it takes the learning
             rate and the schedule of the recipe along.
