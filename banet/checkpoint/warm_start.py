@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.ops import FrozenBatchNorm2d
 
 from banet.checkpoint.checkpoint import Checkpoint, is_body_file, read_checkpoint
 from banet.checkpoint.fit import check_fit
@@ -82,7 +83,8 @@ def initialize(network: Network, init: str) -> LoadReport:
         found = _downloaded(network, init)
     elif is_body_file(init):
         path = Path(init)
-        found = _from_file(network, load_file(path) if path.suffix == ".safetensors" else _load_pickle(path))
+        state = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
+        found = _from_file(network, _with_own_eps(state) if path.name == _coco_file() else state)
     else:
         other = _read_weights(network, init)
         found = _by_category(other, network)
@@ -119,7 +121,7 @@ def _downloaded(network: Network, init: str) -> _Found:
             f"train.init {init}: the weights could not be downloaded ({error}); connect to the internet once, give a"
             " file, or set --train.init random"
         ) from None
-    return _from_torchvision(network, state)
+    return _from_torchvision(network, _with_own_eps(state))
 
 
 def _from_file(network: Network, state: Mapping[str, Tensor]) -> _Found:
@@ -132,6 +134,23 @@ def _from_file(network: Network, state: Mapping[str, Tensor]) -> _Found:
 
 def _of_body(state: Mapping[str, Tensor]) -> _Found:
     return {f"backbone.body.{name}": (tensor, name) for name, tensor in state.items()}
+
+
+def _coco_file() -> str:
+    """Return the name of the file of the Mask R-CNN R50 that torchvision publishes."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    return str(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url).rpartition("/")[2]
+
+
+def _with_own_eps(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights whose frozen batch norms add nothing to the variance, for norms that add torchvision's default.
+
+    torchvision sets the eps of its published COCO detectors to 0, as they were trained with that. Less variance here
+    makes up for the eps there, and is saved with the weights.
+    """
+    eps = FrozenBatchNorm2d(1).eps
+    return {name: tensor - eps if name.endswith("running_var") else tensor for name, tensor in state.items()}
 
 
 def _read_weights(network: Network, init: str) -> Checkpoint:

@@ -17,8 +17,17 @@ from banet._renamed import current_options
 from banet.engine.recipe import Recipe, find_recipe
 from banet.errors import InputError, shown
 from banet.files.reading import open_file
+from banet.modeling.config import BEFORE
 
-__all__ = ["HelpFormatter", "SavedDefaults", "load_recipe", "option_parser", "parse_options"]
+__all__ = [
+    "HelpFormatter",
+    "SavedDefaults",
+    "flat_options",
+    "load_recipe",
+    "option_parser",
+    "options_since",
+    "parse_options",
+]
 
 _LARGEST_RECIPE = 1 << 16  # bytes
 
@@ -97,7 +106,7 @@ def parse_options(parser: ArgumentParser, arguments: Sequence[str], *, defaults:
         raise InputError(_explain(str(error), parser, "--")) from None
 
 
-def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(source: str, overrides: Mapping[str, Any] | None = None, *, kept: bool = False) -> Recipe:
     """Read a recipe.
 
     Args:
@@ -105,6 +114,8 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
             the file's.
         overrides: Values by dotted option that replace the file's, such as `{"train.lr": 0.01}`. A `train.batch_size`
             among them takes the file's schedule along (`TrainConfig.at_batch`), but for options given here too.
+        kept: The file is what a run or a study wrote to its own folder. Such a file has every option, so one that it
+            lacks did not exist then, and means what networks did before it.
 
     Raises:
         InputError: No such recipe, or it has an unknown option or a bad value.
@@ -112,7 +123,7 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
     path = find_recipe(source)
     parser = option_parser("recipe")
     parser.add_class_arguments(Recipe)
-    values = _parse(parser, {"name": path.stem}, str(path))
+    values = _parse(parser, {"name": path.stem, **(_before() if kept else {})}, str(path))
     values.update(_read(parser, path))
     changes = current_options("Recipe", _nested(overrides or {}))
     given = set(changes.get("train", {}))
@@ -128,6 +139,32 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None) -> Reci
         raise error if isinstance(error, InputError) else InputError(str(error), where=f"recipe {source}") from None
     _check_numbers(asdict(recipe), source)
     return recipe
+
+
+def _before() -> dict[str, dict[str, Any]]:
+    """Return what networks did before options existed, by section of a recipe."""
+    sections = {kind.__name__: name for name, kind in get_type_hints(Recipe).items()}
+    return {sections[kind]: dict(options) for kind, options in BEFORE.items()}
+
+
+def options_since(path: Path) -> dict[str, Any]:
+    """Return the options that did not exist when a run wrote its recipe, by dotted name, with what they meant then.
+
+    Only those whose default is another today are among them.
+
+    Raises:
+        InputError: The file is not a recipe.
+    """
+    then, now = (flat_options(asdict(load_recipe(str(path), kept=kept))) for kept in (True, False))
+    return {name: value for name, value in then.items() if value != now[name]}
+
+
+def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested options by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= flat_options(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _read(parser: ArgumentParser, path: Path) -> Namespace:

@@ -164,7 +164,7 @@ class TrainConfig:
     warmup_factor: float = 0.1
     schedule: Literal["steps", "cosine"] = "steps"
     milestones: tuple[int, ...] = (60_000, 80_000)
-    clip: float = 0.0
+    clip: float = 35.0
     ema: float = 0.0
     precision: Literal["32", "bf16", "16"] = "32"
     gradient_checkpointing: bool = False

@@ -19,6 +19,7 @@ from banet.types import BitDepth
 
 __all__ = [
     "BACKBONES",
+    "BEFORE",
     "STRIDES",
     "InferenceConfig",
     "LossConfig",
@@ -232,6 +233,8 @@ class LossConfig:
         roi_samples: boxes per image in the box losses.
         roi_positive_share: most of them that are positive; these enter the mask loss too.
         roi_iou: proposals from this IoU with a box are positive.
+        box_beta: where the box head's smooth L1 turns from a square to a line, in units of its regression; the RPN's
+            is 1/9.
         inlay_share: range of the fraction of ground-truth boxes that feed RoIInlay in training, at least one box. A
             range from 0 (our choice for small recipes) allows none; 0.6 to 1 is the paper's.
         seg_weight: weight of the loss of the first semantic logits; None takes the paper's for the composition.
@@ -246,6 +249,7 @@ class LossConfig:
     roi_samples: int = 512
     roi_positive_share: float = 0.25
     roi_iou: float = 0.5
+    box_beta: float = 1.0
     inlay_share: tuple[float, float] = (0.6, 1.0)
     seg_weight: float | None = None
     i2s_weight: float | None = None
@@ -255,6 +259,8 @@ class LossConfig:
         for name in ("rpn_samples", "proposals_per_level", "proposals", "roi_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loss.{name}: must be at least 1, not {getattr(self, name)}")
+        if self.box_beta < 0:
+            raise ValueError(f"loss.box_beta: must not be negative, not {self.box_beta}")
         low, high = self.inlay_share
         if not 0 <= low <= high <= 1:
             raise ValueError(f"loss.inlay_share: must be an increasing pair in 0..1, not {self.inlay_share}")
@@ -278,11 +284,12 @@ class LossConfig:
 
 _Options = TypeVar("_Options", ModelConfig, InferenceConfig)
 
-_BEFORE: Mapping[str, Mapping[str, Any]] = {
+BEFORE: Mapping[str, Mapping[str, Any]] = {
     "ModelConfig": {"ocm_relu": False},
     "InferenceConfig": {"inlay_score_threshold": None},
+    "LossConfig": {"box_beta": 1 / 9},
 }
-"""What networks did before an option existed, which files saved without it still mean."""
+"""What networks did before an option existed, which weights and recipes of runs saved without it still mean."""
 
 
 def change_options(options: _Options, changes: Mapping[str, Any]) -> _Options:
@@ -315,7 +322,7 @@ def read_options(kind: type[_Options], saved: Any) -> _Options:
         if name not in hints or not _is_of(value, hints[name]):
             raise TypeError(f"{name}: is not an option of this version, or has another type")
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    return kind(**{**_BEFORE[kind.__name__], **values})
+    return kind(**{**BEFORE[kind.__name__], **values})
 
 
 def _is_of(value: Any, hint: Any) -> bool:

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision.models.detection import _utils as detection
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
+from banet.modeling.config import LossConfig
 from banet.modeling.outputs import Candidates, Detections
-from banet.modeling.rpn import SMOOTH_L1_BETA
 from banet.modeling.s2i import BOX_SIZE
 from banet.ops.bilinear import bin_samples, linear_taps
 
@@ -37,11 +37,13 @@ class BoxHead(nn.Module):
         channels: Channels of the RoI features.
         hidden: Width of the fully connected layers.
         num_things: T. The class logits have T + 1 columns, the last one the background; boxes have none for it.
+        beta: Where L_box turns from a square to a line.
     """
 
-    def __init__(self, channels: int, hidden: int, num_things: int) -> None:
+    def __init__(self, channels: int, hidden: int, num_things: int, *, beta: float = LossConfig.box_beta) -> None:
         super().__init__()
         self.num_things = num_things
+        self.beta = beta
         self.fc1 = nn.Linear(channels * BOX_SIZE**2, hidden)
         self.fc2 = nn.Linear(hidden, hidden)
         self.classes = nn.Linear(hidden, num_things + 1)
@@ -93,7 +95,7 @@ class BoxHead(nn.Module):
         targets = torch.cat([self.coder.encode_single(s.truth_boxes, s.boxes[s.labels >= 0]) for s in samples])
         class_loss = F.cross_entropy(logits, classes, reduction="sum") / count
         chosen = deltas[positive, labels[positive]]
-        box_loss = F.smooth_l1_loss(chosen, targets, beta=SMOOTH_L1_BETA, reduction="sum") / count
+        box_loss = F.smooth_l1_loss(chosen, targets, beta=self.beta, reduction="sum") / count
         return class_loss, box_loss
 
 

@@ -55,7 +55,9 @@ class Network(nn.Module):
         self.semantic_head = SemanticHead(config.fpn_channels, config.semantic_channels, deformable=config.deformable)
         self.roi_features = roi_features
         self.rpn = build_rpn(config, loss)
-        self.box_head = BoxHead(config.fpn_channels, config.box_head_channels, categories.num_things)
+        self.box_head = BoxHead(
+            config.fpn_channels, config.box_head_channels, categories.num_things, beta=loss.box_beta
+        )
         self.mask_head = MaskHead(config.fpn_channels, config.mask_head_channels, categories.num_things)
         self.segmenter = build_segmenter(categories, config, loss)
         self.roi_sampler = RoISampler(loss.roi_samples, loss.roi_positive_share, loss.roi_iou)

@@ -95,7 +95,7 @@ class RegionProposals(nn.Module):
         scores, deltas, anchors = self._predict(pyramid)
         proposals = self._select(scores, deltas, anchors, sizes, limits)
         every_anchor = torch.cat(anchors)
-        matches = torch.stack([self._match(every_anchor, truth) for truth in boxes])
+        matches = torch.stack([self._match(every_anchor, *each) for each in zip(boxes, sizes, strict=True)])
         positive, negative = self.sampler([(m >= 0).long().where(m != NO_PART, -1) for m in matches])
         positive, negative = torch.stack(list(positive)).bool(), torch.stack(list(negative)).bool()
         sampled = positive | negative
@@ -109,11 +109,15 @@ class RegionProposals(nn.Module):
         box_loss = F.smooth_l1_loss(regressions[positive], torch.cat(targets), beta=SMOOTH_L1_BETA, reduction="sum")
         return proposals, score_loss / count, box_loss / count
 
-    def _match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
-        """Row of the matched box for each anchor; -1 for negatives, -2 for anchors that take no part."""
-        if len(boxes) == 0:
-            return torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
-        matches: Tensor = self.matcher(box_iou(boxes, anchors))
+    def _match(self, anchors: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the row of the matched box for each anchor; -1 for negatives, -2 for those that take no part.
+
+        Anchors whose centre lies on the padding of an image of `size` take no part.
+        """
+        center = (anchors[:, :2] + anchors[:, 2:]) / 2
+        inside = (center[:, 0] < size[1]) & (center[:, 1] < size[0])
+        matches = torch.full((len(anchors),), NO_PART, dtype=torch.int64, device=anchors.device)
+        matches[inside] = self.matcher(box_iou(boxes, anchors[inside])) if len(boxes) else -1
         return matches
 
     def _predict(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -14,6 +14,9 @@ from banet.modeling.semantic_loss import semantic_loss
 
 __all__ = ["AggregatedLogits", "DirectLogits"]
 
+_CLASSIFIER_STD = 0.01
+"""Of the initial weights of classifiers, so that all classes begin nearly alike."""
+
 
 class DirectLogits(nn.Module):
     """Without I2S: the first logits are the final ones, and instance features are not used.
@@ -26,7 +29,7 @@ class DirectLogits(nn.Module):
 
     def __init__(self, semantic_channels: int, num_classes: int, *, seg_weight: float) -> None:
         super().__init__()
-        self.first = PyramidConv1x1(semantic_channels, num_classes)
+        self.first = PyramidConv1x1(semantic_channels, num_classes, std=_CLASSIFIER_STD)
         self.seg_weight = seg_weight
 
     def forward(self, semantic: Sequence[Tensor], f_ins: Tensor, boxes: list[Tensor], sizes: Sizes) -> Tensor:
@@ -81,13 +84,13 @@ class AggregatedLogits(nn.Module):
         inlay_share: tuple[float, float],
     ) -> None:
         super().__init__()
-        self.first = PyramidConv1x1(semantic_channels, num_classes)
+        self.first = PyramidConv1x1(semantic_channels, num_classes, std=_CLASSIFIER_STD)
         self.i2s = i2s
         self.final = nn.Conv2d(channels, num_classes, 1)
         self.seg_weight = seg_weight
         self.i2s_weight = i2s_weight
         self.inlay_share = inlay_share
-        nn.init.normal_(self.final.weight, std=channels**-0.5)
+        nn.init.normal_(self.final.weight, std=_CLASSIFIER_STD)
         nn.init.zeros_(self.final.bias)  # type: ignore[arg-type]
 
     def forward(self, semantic: Sequence[Tensor], f_ins: Tensor, boxes: list[Tensor], sizes: Sizes) -> Tensor:

@@ -59,12 +59,13 @@ class PyramidConv1x1(nn.Module):
         in_channels: Channels of one level of F_S.
         out_channels: Channels of the result.
         levels: Levels of F_S.
+        std: Standard deviation of the initial weights; by default results keep the variance of what comes in.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, levels: int = 4) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, levels: int = 4, std: float | None = None) -> None:
         super().__init__()
         conv = nn.Conv2d(levels * in_channels, out_channels, kernel_size=1)
-        nn.init.normal_(conv.weight, std=math.sqrt(1.0 / (levels * in_channels)))
+        nn.init.normal_(conv.weight, std=math.sqrt(1.0 / (levels * in_channels)) if std is None else std)
         self.weight = conv.weight
         self.bias = conv.bias
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

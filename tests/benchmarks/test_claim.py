@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import TINY
 
 from banet import BANet
 from banet.data.scenes.generate import SCENE_CATEGORIES, Scenes
@@ -20,7 +21,6 @@ from banet.engine.options import load_recipe
 from banet.engine.training.train import build_for_training
 from banet.inference.postprocess import postprocess
 from banet.inference.preprocess import preprocess
-from tests.factories import TINY
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

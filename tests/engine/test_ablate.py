@@ -141,6 +141,14 @@ def test_a_study_goes_on_elsewhere_but_not_with_another_recipe(study: Path, trai
     assert (study / "recipe.yaml").read_text() == before and trained == []
 
 
+def test_a_study_begun_before_an_option_does_not_go_on_with_its_new_default(study: Path, tmp_path: Path) -> None:
+    text = (study / "recipe.yaml").read_text()
+    older = "".join(line for line in text.splitlines(keepends=True) if "ocm_relu" not in line)
+    (tmp_path / "recipe.yaml").write_text(older)
+    with pytest.raises(InputError, match=r"begun with model.ocm_relu False, not True; choose another --out"):
+        ablate(STUDY, tmp_path, seeds=[4], device="cpu")
+
+
 def test_dry_run_trains_nothing(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ablate(STUDY, tmp_path / "new", seeds=[0, 1], device="cpu", dry_run=True) == []
     said = capsys.readouterr().out

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from banet import BANet
+from banet.checkpoint.checkpoint import read_checkpoint
 from banet.data.samples import Sample
 from banet.data.scenes.generate import write_coco
 from banet.engine.evaluation.evaluate import evaluate, evaluate_command
@@ -130,6 +131,30 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path: Path, whole: Path) -
         torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-6, msg=name)
     states = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (whole, parts)]
     assert states[0]["global_step"] == states[1]["global_step"] == 4
+
+
+def test_a_run_begun_before_an_option_keeps_what_it_did_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resumed with the recipe of today, whose default is another; the run's own recipe does not know the option."""
+    out = tmp_path / "run"
+    before = replace(TINY, model=replace(TINY.model, ocm_relu=False), loss=replace(TINY.loss, box_beta=1 / 9))
+    train(with_train(before, iterations=2), out, device="cpu", measure=False)
+    kept = out / "recipe.yaml"
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(line for line in lines if "ocm_relu" not in line and "box_beta" not in line))
+    train(TINY, out, resume="auto", device="cpu", measure=False, overwrite=True)
+    told = capsys.readouterr().out
+    assert "model.ocm_relu: False, as this run began before the option existed; start another to have True" in told
+    assert "loss.box_beta: 0.111" in told
+    assert read_checkpoint(out).config.ocm_relu is False
+    resumed = load_recipe(str(kept))
+    assert (resumed.model.ocm_relu, resumed.loss.box_beta) == (False, 1 / 9)
+    other = tmp_path / "other"
+    train(with_train(TINY, iterations=2), other, device="cpu", measure=False)
+    train(TINY, other, resume="auto", device="cpu", measure=False)
+    assert "before the option existed" not in capsys.readouterr().out
+    assert read_checkpoint(other).config.ocm_relu is True
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
+from factories import categories
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -13,10 +14,13 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align as torchvision_roi_align
 
 from banet.modeling.aggregation import OCM, SIM, InstanceToSemantic, InstanceToSemanticWithContext
+from banet.modeling.composition import build_segmenter
+from banet.modeling.config import LossConfig, ModelConfig
 from banet.modeling.instance_head import (
     BoxHead,
     MaskHead,
     RoISampler,
+    RoISamples,
     mask_targets,
     select_for_ap,
     select_for_panoptic,
@@ -256,6 +260,46 @@ def test_rpn_loss_falls_when_the_head_says_the_truth() -> None:
         optimizer.step()
         history.append((cls + box).item())
     assert history[-1] < 0.5 * history[0]
+
+
+def test_anchors_over_padding_take_no_part_in_the_losses() -> None:
+    model, boxes = rpn(), torch.tensor([[4.0, 4, 30, 30]])
+    pyramid = [torch.randn(1, 4, 128 // s, 128 // s) for s in (4, 8, 16, 32, 64)]
+    _, _, anchors = model._predict(pyramid)
+    every = torch.cat(anchors)
+    center = (every[:, :2] + every[:, 2:]) / 2
+    padding = (center[:, 0] >= 96) | (center[:, 1] >= 40)
+    assert padding.any() and not padding.all()
+    for truth in (boxes, boxes[:0]):
+        part = model._match(every, truth, (40, 96))
+        assert torch.equal(part == -2, padding | (model._match(every, truth, (128, 128)) == -2))
+    model.sampler.batch_size_per_image = 10**6
+    features = [level.clone().requires_grad_() for level in pyramid]
+    _, score_loss, box_loss = model.losses(features, [(40, 96)], (50, 50, 0.7), [boxes])
+    (score_loss + box_loss).backward()
+    finest = features[0].grad.abs().sum((0, 1))
+    assert (finest[:10, :24] > 0).float().mean() > 0.9  # elsewhere all ReLUs are off
+    assert not finest[11:].any() and not finest[:, 25:].any()  # the 3x3 convolution reaches one pixel on
+
+
+@pytest.mark.parametrize("beta", [1.0, 1 / 9])
+def test_box_loss_turns_to_a_line_at_beta(beta: float) -> None:
+    head = BoxHead(8, 16, 2, beta=beta)
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 20]])
+    samples = RoISamples(boxes, torch.tensor([1, -1]), torch.tensor([0]), torch.tensor([[1.0, 0, 12, 10]]))
+    features = torch.randn(2, 8, 7, 7)
+    _, deltas = head(features)
+    target = head.coder.encode_single(samples.truth_boxes, boxes[:1])
+    off = (deltas[:1, 1] - target).abs()
+    expected = torch.where(off < beta, 0.5 * off**2 / beta, off - 0.5 * beta).sum() / 2
+    torch.testing.assert_close(head.losses(features, [samples])[1], expected)
+
+
+def test_all_classes_begin_nearly_alike() -> None:
+    for config in (ModelConfig(), ModelConfig(sim=False, ocm=False)):
+        made = build_segmenter(categories(8, 5), config, LossConfig())
+        weights = [made.first.weight, *([made.final.weight] if config.sim else [])]
+        assert all(0.009 < float(weight.detach().std()) < 0.011 for weight in weights)
 
 
 def test_semantic_loss_is_cross_entropy_at_input_size_without_void() -> None:

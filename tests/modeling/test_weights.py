@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 from pathlib import Path
@@ -118,6 +119,41 @@ def test_a_torchvision_mask_rcnn_fills_every_matching_part(tmp_path: Path, mask_
         ours, _ = model.rpn.head(theirs)
         other, _ = mask_rcnn.rpn.head(theirs)
         torch.testing.assert_close(ours[0], other[0])
+
+
+def test_init_coco_keeps_the_eps_that_torchvision_gives_its_published_weights(
+    tmp_path: Path, mask_rcnn: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = copy.deepcopy(mask_rcnn)
+    generator = torch.Generator().manual_seed(0)
+    norms = [m for m in published.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:  # variances as small as eps, where it matters
+        norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) * 1e-4 + 1e-6)
+        norm.weight.data.fill_(1e-3)
+    weights = torchvision.models.detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1
+    torch.save(published.state_dict(), tmp_path / "other.pth")
+    torch.save(published.state_dict(), tmp_path / weights.url.rpartition("/")[2])
+    state = published.state_dict()
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda self, **options: state)
+
+    def pyramid(init: str) -> torch.Tensor:
+        model = BANet(coco_like(["dog"]), ModelConfig(norm="frozen_batch"))
+        initialize(model, init)
+        return model.backbone(pixels)[0]
+
+    def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).norm() / other.norm())
+
+    pixels = torch.randn(1, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        as_given = published.backbone(pixels)["0"]
+        for norm in norms:
+            norm.eps = 0.0  # what torchvision's `overwrite_eps` does after loading its weights
+        wanted = published.backbone(pixels)["0"]
+        for init in ("coco", str(tmp_path / weights.url.rpartition("/")[2])):
+            assert distance(pyramid(init), wanted) < 1e-3
+        assert distance(pyramid(str(tmp_path / "other.pth")), as_given) < 1e-3
+        assert distance(as_given, wanted) > 0.1
 
 
 def test_old_names_of_torchvision_are_understood(tmp_path: Path, mask_rcnn: torch.nn.Module) -> None:

@@ -20,7 +20,7 @@ from banet._renamed import VALUES
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import Evaluator, check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, open_validation
-from banet.engine.options import load_recipe
+from banet.engine.options import flat_options, load_recipe
 from banet.engine.recipe import Recipe, to_yaml
 from banet.engine.training.datasets import InfiniteDataset, training_set
 from banet.engine.training.run_folder import RECIPE, claim_run, data_files, is_own_recipe, is_written
@@ -291,7 +291,7 @@ def _check_study(recipe: Recipe, out: Path) -> None:
     kept = out / "recipe.yaml"
     if not kept.is_file():
         return
-    ours, theirs = (_flat(asdict(one)) for one in (recipe, load_recipe(str(kept))))
+    ours, theirs = (flat_options(asdict(one)) for one in (recipe, load_recipe(str(kept), kept=True)))
     for option in sorted(ours.keys() - NEUTRAL):
         if ours[option] != theirs[option]:
             raise InputError(
@@ -299,13 +299,6 @@ def _check_study(recipe: Recipe, out: Path) -> None:
                 where=kept,
                 hint="choose another --out",
             )
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _measure(

@@ -7,7 +7,7 @@ import signal
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from banet.data.samples import collate
 from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, open_validation
+from banet.engine.options import flat_options, options_since
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig, to_yaml
 from banet.engine.training.checkpointing import (
     EMA,
@@ -114,6 +115,7 @@ def train(
     """
     recipe = recipe.resolved()
     _refuse_another_run(out, resume)
+    recipe = _as_begun(recipe, _checkpoint(resume, out / LAST))
     outputs = claim_run(recipe, out, resume=resume, config=config, overwrite=overwrite)
     target = pick_device(device)
     dataset = training_set(recipe.data, recipe.inference.bit_depth)
@@ -282,6 +284,20 @@ def _checkpoint(resume: str | None, last: Path) -> Path | None:
     if not path.is_file():
         raise InputError("no such checkpoint", where=f"--resume {resume}", hint="give auto or a .ckpt file of this run")
     return path
+
+
+def _as_begun(recipe: Recipe, checkpoint: Path | None) -> Recipe:
+    """Return the recipe of a run that is resumed, with what it did where an option did not exist when it began."""
+    kept = checkpoint.parent.parent / RECIPE if checkpoint is not None else None
+    if kept is None or not kept.is_file():
+        return recipe
+    ours = flat_options(asdict(recipe))
+    since = {name: value for name, value in options_since(kept).items() if value != ours[name]}
+    for name, value in since.items():
+        _say(f"{name}: {value}, as this run began before the option existed; start another to have {ours[name]}")
+        section, option = name.split(".")
+        recipe = replace(recipe, **{section: replace(getattr(recipe, section), **{option: value})})
+    return recipe
 
 
 def _steps_done(checkpoint: Path | None, model: Network) -> int:
