@@ -31,6 +31,12 @@ COMMANDS = {
     "data convert maps": "data.convert.Maps",
     "data convert labelme": "data.convert.Labelme",
     "data convert cvat": "data.convert.Cvat",
+    "data convert label-studio": "data.convert.LabelStudio",
+    "data convert yolo": "data.convert.Yolo",
+    "data convert voc": "data.convert.Voc",
+    "data convert mapillary": "data.convert.Mapillary",
+    "data convert datumaro": "data.convert.Datumaro",
+    "data convert cells": "data.convert.Cells",
     "completion": "completion.Completion",
 }
 """Module and class of each command, by the words it is called with, in the order of the help."""

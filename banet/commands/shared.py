@@ -24,6 +24,7 @@ __all__ = [
     "FusionOptions",
     "Ids",
     "Inputs",
+    "Name",
     "Names",
     "Overlaps",
     "OverwriteOptions",
@@ -51,6 +52,7 @@ Score = Annotated[float, Value("SCORE")]
 Fraction = Annotated[float, Value("FRACTION")]
 Ids = Annotated[list[int], Value("'[ID, ...]'")]
 Inputs = Annotated[list[str], Value("'[INPUT, ...]'")]
+Name = Annotated[str, Value("NAME")]
 Names = Annotated[list[str], Value("'[NAME, ...]'")]
 Seeds = Annotated[list[int], Value("'[N, ...]'", least=0)]
 Overlaps = Literal["fail", RuleName]

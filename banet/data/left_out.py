@@ -33,12 +33,16 @@ class LeftOut:
         objects: number of all objects, those left out included.
         counts: number of those left out, by kind.
         named: places of the first few of each kind.
+        overlaps: number of pairs of objects that shared pixels, of which a rule gave each to one.
+        overlapping: the first few of them.
     """
 
     strict: bool = False
     objects: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     named: dict[str, list[str]] = field(default_factory=dict)
+    overlaps: int = 0
+    overlapping: list[str] = field(default_factory=list)
 
     def add(self, kind: str, place: str, image: str, source: StrPath) -> None:
         """Leave an object out.
@@ -62,6 +66,19 @@ class LeftOut:
         if self.counts[kind] <= _NAMED:
             self.named.setdefault(kind, []).append(f"{place} of {image}")
 
+    def add_overlap(self, front: str, behind: str, pixels: int, image: str) -> None:
+        """Count two objects that share pixels.
+
+        Args:
+            front: place of the one that got more of them.
+            behind: place of the other.
+            pixels: how many they share.
+            image: name of their image.
+        """
+        self.overlaps += 1
+        if self.overlaps <= _NAMED:
+            self.overlapping.append(f"{front} over {behind} of {image} ({pixels:,} px)")
+
     @property
     def total(self) -> int:
         """Number of objects that were left out."""
@@ -70,7 +87,8 @@ class LeftOut:
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain dicts and lists."""
         kinds = {kind: {"count": count, "first": self.named[kind]} for kind, count in self.counts.most_common()}
-        return {"objects": self.objects, "left_out": self.total, "kinds": kinds}
+        overlaps = {"count": self.overlaps, "first": self.overlapping}
+        return {"objects": self.objects, "left_out": self.total, "kinds": kinds, "overlaps": overlaps}
 
     def __str__(self) -> str:
         kept = self.objects - self.total
@@ -79,6 +97,10 @@ class LeftOut:
         for kind, count in self.counts.most_common():
             more = ", ..." if count > _NAMED else ""
             lines.append(f"  {count:,} {kind}: {', '.join(self.named[kind])}{more}")
+        if self.overlaps:
+            more = ", ..." if self.overlaps > _NAMED else ""
+            pairs = "pair of objects shares" if self.overlaps == 1 else "pairs of objects share"
+            lines.append(f"{self.overlaps:,} {pairs} pixels, which went to one: {', '.join(self.overlapping)}{more}")
         return "\n".join(lines)
 
 

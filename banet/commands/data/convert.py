@@ -1,17 +1,33 @@
-"""`banet data convert coco | cityscapes | ade20k | maps | labelme | cvat`."""
+"""`banet data convert FORMAT`: a class per format."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import File, Folder, Ids, Names, Overlaps, OverwriteOptions, progress
+from banet.commands.shared import File, Folder, Ids, Name, Names, Overlaps, OverwriteOptions, progress
 from banet.errors import InputError
+from banet.panoptic.defaults import OVERLAPS
 
-__all__ = ["Ade20k", "Cityscapes", "Coco", "Cvat", "Labelme", "Maps"]
+__all__ = [
+    "Ade20k",
+    "Cells",
+    "Cityscapes",
+    "Coco",
+    "Cvat",
+    "Datumaro",
+    "LabelStudio",
+    "Labelme",
+    "Mapillary",
+    "Maps",
+    "Voc",
+    "Yolo",
+]
+
+_OWN = ("overwrite", "strict", "dry_run")  # options that the functions do not take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,28 +36,34 @@ class _Convert(OverwriteOptions, Command):
 
     Attributes:
         out: Folder that panoptic.json and panoptic/ are written to: a new one, or one that this command wrote.
+        dry_run: Read everything, report, and write nothing.
     """
 
     function: ClassVar[str]
     """Module and function that convert."""
 
     out: Folder
+    dry_run: bool = False
 
     def run(self) -> int:
         """Convert, and print what was written."""
-        print(self._convert())
+        self._tell(self._convert())
         return 0
+
+    def _tell(self, written: Any) -> None:
+        print(f"dry run: everything can be read; {written} would be written" if self.dry_run else written)
 
     def _convert(self, **further: Any) -> Any:
         """Call the function with the options of the command and further ones, and return the file that it wrote."""
         from banet.data.convert.output import claim_panoptic
 
-        options = {name: value for name, value in vars(self).items() if name not in ("overwrite", "strict")}
+        options = {name: value for name, value in vars(self).items() if name not in _OWN}
         options["out"] = claim_panoptic(
             self.out,
             inputs=[path for path in self.read_from() if path.is_file()],
             folders=[path for path in self.read_from() if path.is_dir()],
             overwrite=self.overwrite,
+            dry_run=self.dry_run,
         )
         module, function = self.function.split(".")
         convert = getattr(import_module(f"banet.data.convert.{module}"), function)
@@ -50,7 +72,7 @@ class _Convert(OverwriteOptions, Command):
 
     def read_from(self) -> list[Path]:
         """Return the files and folders that are read."""
-        names = ("images", "instances", "labels", "stuff", "annotations", "categories")
+        names = ("images", "instances", "labels", "stuff", "annotations", "categories", "data", "root", "masks")
         return [Path(value) for name in names if isinstance(value := getattr(self, name, None), str)]
 
 
@@ -70,18 +92,31 @@ class _Objects(_Convert):
 
         left_out = LeftOut(strict=self.strict)
         written = self._convert(left_out=left_out)
-        print(left_out, written, sep="\n")
+        print(left_out)
+        self._tell(written)
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coco(_Objects):
-    """Make COCO panoptic of COCO instances and label maps of stuff.
+class _Overlapping(_Objects):
+    """What formats have in which objects may overlap.
 
-    Things are in front of crowds, crowds in front of stuff. Thing ids in --stuff are void.
+    Attributes:
+        overlaps: Which object is in front where two overlap: the occlusion rule that decides; `fail` refuses. Overlaps
+            are counted and reported.
+    """
+
+    overlaps: Overlaps = OVERLAPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(_Overlapping):
+    """Make COCO panoptic of COCO instances, with stuff from label maps or a JSON of its own.
+
+    Things are in front of crowds, crowds in front of stuff. Thing ids in maps of --stuff are void.
 
     example:
-      banet data convert coco --images photos --instances instances.json --overlaps area --out mine
+      banet data convert coco --images photos --instances instances.json --out mine
 
     Attributes:
         images: Folder of the images.
@@ -89,13 +124,12 @@ class Coco(_Objects):
         stuff: Label maps of category ids: PNGs, named as the images.
         categories: JSON of the classes: a list of id, name, isthing, or any COCO panoptic JSON. By default the
             instances' own, as things.
-        overlaps: What to do where objects overlap: refuse, or the occlusion rule that says which object is in front.
         void: Labels of --stuff that are void, beside 0.
     """
 
     usage: ClassVar[str] = (
         "--images DIR --instances FILE --out DIR [--stuff DIR --categories FILE [--void '[ID, ...]']]\n"
-        "                               [--overlaps fail|RULE] [--strict] [--overwrite]"
+        "                               [--overlaps fail|RULE] [--strict] [--dry-run] [--overwrite]"
     )
     function: ClassVar[str] = "coco.convert_coco"
 
@@ -103,7 +137,6 @@ class Coco(_Objects):
     instances: File
     stuff: Folder | None = None
     categories: File | None = None
-    overlaps: Overlaps = "fail"
     void: Ids = field(default_factory=list)
 
 
@@ -120,7 +153,7 @@ class _Unpacked(_Convert):
     """Folders of the data set that are read."""
 
     root: Folder
-    split: Annotated[str, Value("NAME")]
+    split: Name
 
     def read_from(self) -> list[Path]:
         """Return the folders that are read."""
@@ -174,7 +207,7 @@ class Maps(_Convert):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shapes(_Objects):
+class _Shapes(_Overlapping):
     """What formats of drawn shapes have.
 
     Attributes:
@@ -182,14 +215,12 @@ class _Shapes(_Objects):
         stuff: Labels that are stuff; others are things.
         categories: JSON of the classes: a list of id, name, isthing, or any COCO panoptic JSON. In place of --stuff.
         ignore: Labels that are left out.
-        overlaps: What to do where objects overlap: refuse, or the occlusion rule that says which object is in front.
     """
 
     images: Folder | None = None
     stuff: Names = field(default_factory=list)
     categories: File | None = None
     ignore: Names = field(default_factory=list)
-    overlaps: Overlaps = "fail"
 
     def run(self) -> int:
         """Convert, unless --stuff and --categories contradict each other."""
@@ -211,7 +242,8 @@ class Labelme(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations DIR --out DIR [--images DIR] [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--overwrite]"
+        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
+        "                                  [--overwrite]"
     )
     function: ClassVar[str] = "labelme.convert_labelme"
 
@@ -232,9 +264,137 @@ class Cvat(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations FILE --images DIR --out DIR [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--overwrite]"
+        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
+        "                               [--overwrite]"
     )
     function: ClassVar[str] = "cvat.convert_cvat"
 
     annotations: File
     images: Folder = field()  # without a default, unlike that of the base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yolo(_Overlapping):
+    """Make COCO panoptic of a YOLO segmentation data set.
+
+    example:
+      banet data convert yolo --data mine/data.yaml --split train --out mine_panoptic/train
+
+    Attributes:
+        data: data.yaml, or the folder that it is in.
+        split: Which of its splits: train, val or test.
+        stuff: Classes that are stuff; others are things.
+    """
+
+    function: ClassVar[str] = "yolo.convert_yolo"
+
+    data: Annotated[str, Value("FILE|DIR")]
+    split: Name
+    stuff: Names = field(default_factory=list)
+
+    def read_from(self) -> list[Path]:
+        """Return data.yaml and its folder."""
+        return [Path(self.data), Path(self.data).parent] if Path(self.data).is_file() else [Path(self.data)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voc(_Convert):
+    """Make COCO panoptic of Pascal VOC's PNGs of classes and objects.
+
+    Reads VOC's own palette, and colours with a labelmap.txt as CVAT and datumaro write them. Void is void.
+
+    Attributes:
+        root: Folder of JPEGImages, SegmentationClass, SegmentationObject and ImageSets; such as VOCdevkit/VOC2012.
+        split: A list in ImageSets/Segmentation; `all` takes every image with a PNG.
+        stuff: Classes that are stuff; others are things. May hold `background`, which is void otherwise.
+    """
+
+    function: ClassVar[str] = "voc.convert_voc"
+
+    root: Folder
+    split: Name
+    stuff: Names = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelStudio(_Shapes):
+    """Make COCO panoptic of an export of Label Studio (JSON or JSON_MIN).
+
+    Reads brushes, bitmasks, polygons, rectangles and ellipses; each is one object. Give the second split the classes
+    of the first: --categories FIRST/panoptic.json.
+
+    Attributes:
+        annotations: The exported JSON.
+        images: Folder of the images.
+    """
+
+    function: ClassVar[str] = "label_studio.convert_label_studio"
+
+    annotations: File
+    images: Folder = field()  # without a default, unlike that of the base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mapillary(_Objects):
+    """Make COCO panoptic of Mapillary Vistas, v1.2 or v2.0.
+
+    Reads the panoptic files where they are there, else the instance maps with the configuration.
+
+    Attributes:
+        root: The data set as it is unpacked.
+        split: training or validation.
+        version: Of the labels.
+    """
+
+    function: ClassVar[str] = "mapillary.convert_mapillary"
+
+    root: Folder
+    split: Name
+    version: Literal["v1.2", "v2.0"] = "v2.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datumaro(_Overlapping):
+    """Make COCO panoptic of a folder that datumaro wrote: coco, coco_instances, coco_panoptic or coco_stuff.
+
+    Attributes:
+        root: Folder of annotations and images.
+        split: Which subset.
+        task: Which of its JSONs; `auto` takes panoptic, instances or stuff, the first that is there.
+        stuff: Classes that are stuff; others are things. By default as the JSON says, where it does.
+        categories: JSON of the classes: a list of id, name, isthing, or any COCO panoptic JSON. In place of --stuff.
+        no_crowd: Take every object as a single one: datumaro writes iscrowd 1 for whatever is a mask.
+    """
+
+    function: ClassVar[str] = "coco.convert_datumaro"
+
+    root: Folder
+    split: Name
+    task: Literal["auto", "panoptic", "instances", "stuff"] = "auto"
+    stuff: Names = field(default_factory=list)
+    categories: File | None = None
+    no_crowd: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells(_Convert):
+    """Make COCO panoptic of instance label maps, as StarDist and Cellpose write them.
+
+    Reads TIFF and PNG of 8, 16 and 32 bits, NPY, and _seg.npy of Cellpose, of which nothing is executed. 0 is the
+    background.
+
+    Attributes:
+        images: Folder of the images.
+        masks: Folder of the label maps, where they are not beside the images.
+        suffix: What their names have after the image's; by default _seg, _cp_masks, _masks, _labels and the like.
+        label: Name of the class of the objects.
+        background: Name of the stuff around them; '' makes it void.
+    """
+
+    function: ClassVar[str] = "cells.convert_cells"
+
+    images: Folder
+    masks: Folder | None = None
+    suffix: Annotated[str, Value("SUFFIX")] | None = None
+    label: Name = "cell"
+    background: Name = "background"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,12 +11,11 @@ import numpy as np
 
 from banet.data.convert.output import ConvertedImage, name_in, same_size, write_panoptic
 from banet.data.convert.shapes import (
-    FAIL,
     Shape,
     categories_of_names,
+    convert_shapes,
     ellipse,
     joined,
-    layer_shapes,
     outlined,
     turned,
 )
@@ -28,6 +26,7 @@ from banet.files.names import safe_join
 from banet.files.reading import open_file
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop, fill_runs
+from banet.panoptic.defaults import OVERLAPS
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_cvat"]
@@ -46,7 +45,7 @@ def convert_cvat(
     stuff: Collection[str] = (),
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
-    overlaps: str = FAIL,
+    overlaps: str = OVERLAPS,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -94,10 +93,7 @@ def convert_cvat(
             same_size(file, size, path)
             marks = [mark for mark in image if mark.tag in _SHAPES]
             shapes = list(_shapes(marks, size, where, id_of, ignore))
-            report.objects += len(shapes)
-            name = name_in(images, path)
-            tell = partial(report.add, image=name, source=file)
-            yield ConvertedImage(name, *layer_shapes(shapes, classes, path, size, overlaps, tell))
+            yield convert_shapes(shapes, classes, images, name_in(images, path), size, overlaps, report, file)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, total, progress)

@@ -6,14 +6,13 @@ import base64
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from banet.data.convert.output import ConvertedImage, write_panoptic
-from banet.data.convert.shapes import FAIL, Shape, categories_of_names, ellipse, joined, layer_shapes, outlined
+from banet.data.convert.shapes import Shape, categories_of_names, convert_shapes, ellipse, joined, outlined
 from banet.data.images import decode_image, image_size
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, shown
@@ -22,6 +21,7 @@ from banet.files.names import forward
 from banet.files.reading import read_json
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop
+from banet.panoptic.defaults import OVERLAPS
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_labelme"]
@@ -47,7 +47,7 @@ def convert_labelme(
     stuff: Collection[str] = (),
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
-    overlaps: str = FAIL,
+    overlaps: str = OVERLAPS,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -98,10 +98,7 @@ def convert_labelme(
                         hint="was it resized after it was labelled? Put the old one back",
                     )
             shapes = list(_shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of))
-            report.objects += len(shapes)
-            tell = partial(report.add, image=file_name, source=path)
-            layers = layer_shapes(shapes, classes, image_root / file_name, size, overlaps, tell)
-            yield ConvertedImage(file_name, *layers)
+            yield convert_shapes(shapes, classes, image_root, file_name, size, overlaps, report, path)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, len(files), progress)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.images import SUFFIXES, image_size
 from banet.errors import InputError
-from banet.files.atomic import commit
 from banet.files.names import DistinctNames
 from banet.files.outputs import Outputs
+from banet.files.staging import staged
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.id_maps import find_ids, runs
@@ -25,6 +25,7 @@ from banet.types import ImageId, Progress, StrPath
 
 __all__ = [
     "ConvertedImage",
+    "DryRun",
     "claim_panoptic",
     "find_image_files",
     "from_classes",
@@ -81,38 +82,50 @@ def write_panoptic(
     folder = outputs.folder
     if outputs is not out and folder.exists() and any(folder.iterdir()):
         raise InputError(f"--out {folder}: exists already; choose another folder, or remove it first")
-    whole = Path(os.path.abspath(folder))
-    temporary = whole.with_name(f".{whole.name[:32]}.{os.getpid()}.tmp")
-    count, names, taken = 0, DistinctNames(".png"), set[str]()
-    try:
-        with (
-            Outputs(temporary, KIND),
-            CocoPanopticWriter(temporary / "panoptic", temporary / "panoptic.json", categories) as writer,
-        ):
-            for count, truth in enumerate(truths, start=1):
-                present = {*find_ids(truth.ids).tolist()}
-                visible = [segment for identity, segment in truth.segments.items() if identity in present]
-                result = PanopticSegmentation.from_ids(truth.ids, visible, categories)
-                try:
-                    image_id = count if truth.image_id is None else truth.image_id
-                    png_name = None if truth.file_name in taken else f"{names.choose(truth.file_name)}.png"
-                    writer.add(image_id, truth.file_name, result, png_name=png_name)
-                    taken.add(truth.file_name)
-                except ValueError as error:
-                    raise InputError(f"{error}; rename one of the images") from error
-                if progress is not None:
-                    progress(count, total)
-            if not count:
-                raise InputError(f"--out {folder}: there is no image to write; check the folders given")
-        if folder.exists() and any(folder.iterdir()):
-            _replace_files(temporary, outputs)
-        else:
-            if folder.exists():
-                folder.rmdir()
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        add: Callable[..., Any] = _check
+        if not isinstance(outputs, DryRun):
+            temporary = stack.enter_context(staged(outputs, last=["panoptic.json"], prune=["panoptic"]))
+            png, json = temporary / "panoptic", temporary / "panoptic.json"
+            add = stack.enter_context(CocoPanopticWriter(png, json, categories)).add
+        count = _add_all(add, truths, categories, total, progress)
+        if not count:
+            raise InputError(f"--out {folder}: there is no image to write; check the folders given")
     return folder / "panoptic.json"
+
+
+def _add_all(
+    add: Callable[..., Any],
+    truths: Iterable[ConvertedImage],
+    categories: Categories,
+    total: int,
+    progress: Progress | None,
+) -> int:
+    """Give all images to `CocoPanopticWriter.add`, and return how many there are."""
+    count, names, taken = 0, DistinctNames(".png"), set[str]()
+    for count, truth in enumerate(truths, start=1):
+        present = {*find_ids(truth.ids).tolist()}
+        visible = [segment for identity, segment in truth.segments.items() if identity in present]
+        result = PanopticSegmentation.from_ids(truth.ids, visible, categories)
+        try:
+            image_id = count if truth.image_id is None else truth.image_id
+            if truth.file_name in taken:
+                raise ValueError(f"{truth.file_name}: occurs twice; names must be unique")
+            taken.add(truth.file_name)
+            add(image_id, truth.file_name, result, png_name=f"{names.choose(truth.file_name)}.png")
+        except ValueError as error:
+            raise InputError(f"{error}; rename one of the images") from error
+        if progress is not None:
+            progress(count, total)
+    return count
+
+
+def _check(*_: Any, **__: Any) -> None:
+    """Take the place of `CocoPanopticWriter.add` in a dry run."""
+
+
+class DryRun(Outputs):
+    """Outputs that are checked as others are, but not written: `write_panoptic` reads everything and leaves no file."""
 
 
 def claim_panoptic(
@@ -121,6 +134,7 @@ def claim_panoptic(
     inputs: Iterable[StrPath] = (),
     folders: Iterable[StrPath] = (),
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> Outputs:
     """Check that `write_panoptic` may write to a folder: it is new, or holds nothing but what that wrote.
 
@@ -129,22 +143,14 @@ def claim_panoptic(
         inputs: see `Outputs`; likewise
         folders: and
         overwrite: with it the folder may hold other files too.
+        dry_run: with it `write_panoptic` writes nothing.
 
     Raises:
         InputError: it may not.
     """
     trees = ["panoptic"] if overwrite else ["."]
-    return Outputs(out, KIND, ["panoptic.json"], trees=trees, inputs=inputs, folders=folders, overwrite=overwrite)
-
-
-def _replace_files(temporary: Path, outputs: Outputs) -> None:
-    """Move new files over those of an earlier call, the JSON last, and delete those that no image has any more."""
-    files = [path.relative_to(temporary) for path in sorted((temporary / "panoptic").rglob("*.png"))]
-    with outputs:
-        for name in [*files, Path("panoptic.json")]:
-            (outputs.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            commit(temporary / name, outputs.folder / name)
-        outputs.prune("panoptic")
+    kind = DryRun if dry_run else Outputs
+    return kind(out, KIND, ["panoptic.json"], trees=trees, inputs=inputs, folders=folders, overwrite=overwrite)
 
 
 def from_classes(

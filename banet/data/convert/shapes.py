@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.data.convert.output import ConvertedImage
 from banet.data.images import to_rgb_array
-from banet.data.left_out import COVERED
+from banet.data.left_out import COVERED, LeftOut
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.rle import decode_crop, why_empty
 from banet.panoptic.coco.runs import Crop, union
 from banet.panoptic.id_maps import runs
+from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.occlusion.resolve import OcclusionHandler
 from banet.panoptic.segments import Segment
 from banet.panoptic.validation import MaskCrops, check_instances
+from banet.types import ImageId, StrPath
 
 __all__ = [
     "FAIL",
     "ReportLeftOut",
+    "ReportOverlap",
     "Shape",
     "categories_of_names",
+    "convert_shapes",
     "ellipse",
     "joined",
     "layer_shapes",
@@ -37,9 +43,11 @@ __all__ = [
 FAIL = "fail"
 """What to do about overlaps, beside the names of occlusion rules: refuse them."""
 
-
 ReportLeftOut = Callable[[str, str], None]
 """Called with why an object has no pixel, and its place in its file."""
+
+ReportOverlap = Callable[[str, str, int], None]
+"""Called with the places of two objects that share pixels, the one in front first, and how many they share."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,42 @@ def joined(parts: Sequence[tuple[Crop, str]]) -> tuple[Crop, str]:
     return crop, "" if crop.pixels.size else parts[0][1]
 
 
+def convert_shapes(
+    shapes: Sequence[Shape],
+    categories: Categories,
+    images: StrPath,
+    name: str,
+    size: tuple[int, int],
+    overlaps: str,
+    report: LeftOut,
+    source: StrPath,
+    *,
+    ground: tuple[NDArray[np.int32], Mapping[int, Segment]] | None = None,
+    image_id: ImageId | None = None,
+) -> ConvertedImage:
+    """Return an image whose ground truth is shapes that may overlap.
+
+    Args:
+        shapes: what was outlined.
+        categories: the classes.
+        images: the folder of images.
+        name: of the image, relative to it.
+        size: (H, W) of the image.
+        overlaps: see `layer_shapes`.
+        report: counts the shapes, those without a pixel and those that overlap.
+        source: the file of the shapes, for errors.
+        ground: see `layer_shapes`.
+        image_id: see `ConvertedImage`.
+
+    Raises:
+        InputError: see `layer_shapes`.
+    """
+    report.objects += len(shapes)
+    tell, tell_overlap = partial(report.add, image=name, source=source), partial(report.add_overlap, image=name)
+    layers = layer_shapes(shapes, categories, Path(images) / name, size, overlaps, tell, ground, tell_overlap)
+    return ConvertedImage(name, *layers, image_id)
+
+
 def layer_shapes(
     shapes: Sequence[Shape],
     categories: Categories,
@@ -87,6 +131,7 @@ def layer_shapes(
     overlaps: str,
     report: ReportLeftOut,
     ground: tuple[NDArray[np.int32], Mapping[int, Segment]] | None = None,
+    report_overlap: ReportOverlap | None = None,
 ) -> tuple[NDArray[np.int32], dict[int, Segment]]:
     """Return the id map of shapes that may overlap, and what its ids are.
 
@@ -102,6 +147,7 @@ def layer_shapes(
             removed for having lost too much.
         report: called with the kind and the place of each shape without a pixel, or that others cover wholly.
         ground: id map (H, W) and its segments by id, behind everything.
+        report_overlap: called for each two shapes of one layer that overlap, but for stuff of one class.
 
     Raises:
         InputError: two objects overlap and `overlaps` is `FAIL`; names both. Or what `report` raises.
@@ -118,7 +164,8 @@ def layer_shapes(
             layers[1 if shape.iscrowd else 2 * categories.isthing(shape.category_id)].append(shape)
         for number, layer in layers.items():
             if layer:
-                owner = _owners(layer, image_path, size, "score" if number == 1 else overlaps, number == 0)
+                rule = "score" if number == 1 else overlaps
+                owner = _owners(layer, image_path, size, rule, number == 0, report_overlap)
                 placed = owner + np.int32(1 + len(order))
                 front = placed if front is None else np.where(owner >= 0, placed, front)
                 order += layer
@@ -142,15 +189,52 @@ def layer_shapes(
 
 
 def _owners(
-    shapes: Sequence[Shape], image_path: Path, size: tuple[int, int], overlaps: str, one_class_may: bool
+    shapes: Sequence[Shape],
+    image_path: Path,
+    size: tuple[int, int],
+    overlaps: str,
+    one_class_may: bool,
+    report: ReportOverlap | None,
 ) -> NDArray[np.int32]:
     """Return which shape each pixel belongs to, (H, W); -1 where none."""
-    if overlaps != FAIL:
-        handler = OcclusionHandler.of(overlaps, True, overlap_threshold=0.0, removal_threshold=1.0)
-        image = to_rgb_array(image_path) if handler.needs_image else None
-        crops = [shape.crop for shape in shapes]
-        masks = MaskCrops(np.array([crop.box for crop in crops]), [crop.pixels for crop in crops], size)
-        return handler.owners(*check_instances(masks, np.ones(len(shapes)), image))
+    if overlaps == FAIL:
+        return _owners_alone(shapes, image_path, size, one_class_may)
+    crops = [shape.crop for shape in shapes]
+    masks = MaskCrops(np.array([crop.box for crop in crops]), [crop.pixels for crop in crops], size)
+    regions = Regions.of(masks)
+    pairs = [
+        (i, j, pixels)
+        for i, j, pixels in zip(*(column.tolist() for column in regions.pairs(len(masks))), strict=True)
+        if not one_class_may or shapes[i].category_id != shapes[j].category_id
+    ]
+    if not pairs:
+        return regions.paint(regions.first_claimant(np.arange(len(masks))))
+    handler = OcclusionHandler.of(overlaps, True, overlap_threshold=0.0, removal_threshold=1.0)
+    image = to_rgb_array(image_path) if handler.needs_image else None
+    owners = handler.owners(*check_instances(masks, np.ones(len(shapes)), image))
+    if report is None:
+        return owners
+    for i, j, pixels in pairs:
+        front, behind = (i, j) if _wins(owners, crops[i], i, crops[j], j) else (j, i)
+        report(shapes[front].where, shapes[behind].where, pixels)
+    return owners
+
+
+def _wins(owners: NDArray[np.int32], one: Crop, i: int, other: Crop, j: int) -> bool:
+    """Return whether of two masks the first owns at least as much of what they share as the second."""
+    x1, y1 = max(one.box[0], other.box[0]), max(one.box[1], other.box[1])
+    x2, y2 = min(one.box[2], other.box[2]), min(one.box[3], other.box[3])
+    both = [
+        crop.pixels[y1 - crop.box[1] : y2 - crop.box[1], x1 - crop.box[0] : x2 - crop.box[0]] for crop in (one, other)
+    ]
+    shared = owners[y1:y2, x1:x2][both[0] & both[1]]
+    return bool((shared == i).sum() >= (shared == j).sum())
+
+
+def _owners_alone(
+    shapes: Sequence[Shape], image_path: Path, size: tuple[int, int], one_class_may: bool
+) -> NDArray[np.int32]:
+    """Return which shape each pixel belongs to, (H, W), -1 where none, of shapes that may not overlap."""
     owner = np.full(size, -1, np.int32)
     for row, shape in enumerate(shapes):
         window = owner[shape.crop.window]

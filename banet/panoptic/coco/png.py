@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,12 @@ from banet.panoptic.id_maps import check_ids, in_range
 from banet.panoptic.segments import Annotation, ImageInfo
 from banet.types import StrPath
 
-__all__ = ["load_ids", "read_ids", "read_labels", "write_ids"]
+__all__ = ["load_ids", "read_ids", "read_labels", "write_ids", "write_labels"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _RUNS = 3  # zlib's strategy for runs of equal bytes, of which id maps consist: a quarter faster, files of like size
+_COLORS = 1 << 24
 _ROWS = 256  # of an id map that are coded at a time: bounds the memory
 
 
@@ -71,19 +72,36 @@ def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | Non
     return ids
 
 
-def read_labels(path: StrPath) -> tuple[NDArray[np.int32], int]:
+def read_labels(
+    path: StrPath, colors: Mapping[tuple[int, int, int], int] | None = None
+) -> tuple[NDArray[np.int32], int]:
     """Read a PNG label map: a category id per pixel.
 
     Args:
         path: a grey PNG of 8 or 16 bits, or a palette PNG, whose indices count and whose colours do not.
+        colors: where given, the label of each colour; the PNG may then be RGB, too.
 
     Returns:
         (H, W) int32, and the largest value that such a file can hold.
 
     Raises:
-        InputError: missing, a folder, empty, truncated, not a PNG, or one of colours.
+        InputError: missing, a folder, empty, truncated, not a PNG, or one of colours that have no label.
     """
-    return _read_png(Path(path), _labels_fault, _decode_labels)
+    file = Path(path)
+    if colors is None:
+        return _read_png(file, _labels_fault, _decode_labels)
+    labels, highest = _read_png(file, _colored_fault, _decode_colored)
+    if highest < _COLORS:
+        return labels, highest
+    known = np.array([r | g << 8 | b << 16 for r, g, b in colors], np.int32)
+    values, index = np.unique(labels, return_inverse=True)
+    strange = values[~np.isin(values, known)]
+    if len(strange):
+        shown = ", ".join(str((v & 255, v >> 8 & 255, v >> 16)) for v in strange[:3].tolist())
+        raise InputError(f"has the colour {shown}, which no class has", where=file, hint="add it to the colour table")
+    table = dict(zip(known.tolist(), colors.values(), strict=True))
+    found = np.array([table[value] for value in values.tolist()], np.int32)
+    return found[index.reshape(labels.shape)], max(colors.values())
 
 
 def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
@@ -105,6 +123,29 @@ def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
     for top in range(0, height, _ROWS):
         band = in_range(array[top : top + _ROWS]).astype("<u4")  # in memory red, green, blue and a fourth byte
         image.paste(Image.frombytes("RGB", (width, len(band)), band.tobytes(), "raw", "RGBX"), (0, top))
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", compress_type=_RUNS)
+
+
+def write_labels(path: StrPath, labels: NDArray[Any], colors: NDArray[np.uint8] | None = None) -> None:
+    """Write a PNG label map, at once or not at all: grey, of 16 bits where a label is above 255; or with a palette.
+
+    Args:
+        path: file to write.
+        labels: (H, W) integers, 0 .. 65535; 0 .. 255 with `colors`.
+        colors: (256, 3), the colour of each label.
+
+    Raises:
+        InputError: see `atomic_path`.
+        ValueError: a label is out of range.
+    """
+    highest = int(labels.max(initial=0))
+    if labels.min(initial=0) < 0 or highest > (65535 if colors is None else 255):
+        raise ValueError(f"labels must be in 0..{65535 if colors is None else 255}, not {highest}")
+    image = Image.fromarray(np.ascontiguousarray(labels, np.uint8 if highest < 256 else np.uint16))
+    if colors is not None:
+        image = Image.frombytes("P", image.size, image.tobytes())
+        image.putpalette(colors.tobytes())
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG", compress_type=_RUNS)
 
@@ -149,6 +190,15 @@ def _labels_fault(depth: int, color_type: int) -> str | None:
     if color_type == 3 or (color_type == 0 and depth in (8, 16)):
         return None
     return "label maps are grey, of 8 or 16 bits, or have a palette, and hold category ids"
+
+
+def _colored_fault(depth: int, color_type: int) -> str | None:
+    return None if depth == 8 and color_type in (2, 6) else _labels_fault(depth, color_type)
+
+
+def _decode_colored(image: Image.Image) -> tuple[NDArray[np.int32], int]:
+    """Return labels and the largest one that there can be; of an RGB PNG its colours, and `_COLORS`."""
+    return (_decode(image), _COLORS) if image.mode in ("RGB", "RGBA") else _decode_labels(image)
 
 
 def _decode_labels(image: Image.Image) -> tuple[NDArray[np.int32], int]:

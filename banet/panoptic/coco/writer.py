@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from banet.errors import InputError
-from banet.files.atomic import write_json
 from banet.files.names import DistinctNames, forward, name_key, safe_join
+from banet.files.staging import JsonLists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
 from banet.panoptic.segmentation import PanopticSegmentation
@@ -47,8 +47,7 @@ class CocoPanopticWriter:
         self._dir = Path(dir_png)
         self._json = Path(json_path)
         self._categories = Categories.of(categories)
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        self._lists = JsonLists()
         self._ids: set[ImageId] = set()
         self._names: set[str] = set()
         for folder in (self._dir, self._json.parent):
@@ -101,16 +100,15 @@ class CocoPanopticWriter:
         write_ids(path, result.ids)
         self._ids.add(image_id)
         self._names.add(name_key(name))
-        self._images.append({"id": image_id, "file_name": file_name, "width": result.width, "height": result.height})
-        self._annotations.append(result.to_coco(image_id, name))
+        size = {"width": result.width, "height": result.height}
+        self._lists.add("images", {"id": image_id, "file_name": file_name, **size})
+        self._lists.add("annotations", result.to_coco(image_id, name))
         return path
 
     def close(self) -> None:
         """Write the JSON."""
-        write_json(
-            self._json,
-            {"images": self._images, "annotations": self._annotations, "categories": self._categories.to_coco()},
-        )
+        fields = {"images": None, "annotations": None, "categories": self._categories.to_coco()}
+        self._lists.write(self._json, fields)
 
     def __enter__(self) -> CocoPanopticWriter:
         return self
@@ -118,5 +116,6 @@ class CocoPanopticWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
+        with self._lists:
+            if kind is None:
+                self.close()
