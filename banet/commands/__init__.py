@@ -37,10 +37,22 @@ COMMANDS = {
     "data convert mapillary": "data.convert.Mapillary",
     "data convert datumaro": "data.convert.Datumaro",
     "data convert cells": "data.convert.Cells",
+    "data export coco": "data.export.ExportCoco",
+    "data export yolo": "data.export.ExportYolo",
+    "data export voc": "data.export.ExportVoc",
+    "data export semantic": "data.export.ExportSemantic",
+    "data export instance-maps": "data.export.ExportInstanceMaps",
+    "data export mask2former": "data.export.ExportMask2Former",
+    "data export eomt": "data.export.ExportEomt",
+    "data export lightly-train": "data.export.ExportLightlyTrain",
     "completion": "completion.Completion",
 }
 """Module and class of each command, by the words it is called with, in the order of the help."""
-GROUPS = {"data": "Make and check data sets.", "data convert": "Make COCO panoptic of other formats."}
+GROUPS = {
+    "data": "Make and check data sets.",
+    "data convert": "Make COCO panoptic of other formats.",
+    "data export": "Make other formats of COCO panoptic.",
+}
 """What the commands that begin with these words have in common."""
 
 

@@ -501,7 +501,10 @@ def _entry(line: Mapping[str, object]) -> tuple[str, Entry] | None:
 
 def _line(name: str, entry: Entry) -> str:
     return json.dumps(
-        {"name": name, **{key: value for key, value in asdict(entry).items() if value not in (None, False)}}
+        {
+            "name": name,
+            **{key: value for key, value in asdict(entry).items() if value is not None and value is not False},
+        }
     )
 
 

@@ -30,6 +30,7 @@ from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.rle import encode_rle
 from banet.panoptic.coco.runs import Crop
+from banet.panoptic.defaults import BEST_RULE
 
 
 def compare(out: Path, truth: dict[str, Expected], images: Path) -> None:
@@ -225,10 +226,24 @@ def test_coco_with_overlaps_by_area(tmp_path: Path) -> None:
     assert list(PanopticJson.read(tmp_path / "out" / "panoptic.json").images) == [50, 51, 52]
 
 
-def test_coco_overlaps_are_refused_unless_a_rule_is_given(tmp_path: Path) -> None:
+def test_coco_overlaps_go_by_a_rule_and_are_listed_or_refused(tmp_path: Path, capsys: Any) -> None:
     _coco(tmp_path)
     args = (tmp_path / "images", tmp_path / "instances.json")
-    refused(lambda: convert_coco(*args, tmp_path / "out"), tmp_path / "out", "overlap", "annotation", "--overlaps")
+    refused(
+        lambda: convert_coco(*args, tmp_path / "out", overlaps="fail"),
+        tmp_path / "out",
+        *("overlap", "annotation", "--overlaps"),
+    )
+    line = "data convert coco --images {0}/images --instances {0}/instances.json --out {0}/default"
+    assert main(line.format(tmp_path).split()) == 0
+    shared = sum(
+        int((a & b).any()) for _, scene in scenes(8, 3) for k, a in enumerate(scene.masks) for b in scene.masks[:k]
+    )
+    said = capsys.readouterr().out
+    assert f"{shared} pairs of objects share pixels, which went to one: annotations[" in said and " over " in said
+    convert_coco(*args, tmp_path / "named", overlaps=BEST_RULE, left_out=LeftOut())
+    named, default = (read_back(tmp_path / name) for name in ("named", "default"))
+    assert all(np.array_equal(named[name].ids, default[name].ids) for name in named)
     for rule in ("appearance", "color-contour", "score"):
         convert_coco(*args, tmp_path / rule, overlaps=rule)
         for result in read_back(tmp_path / rule).values():
@@ -434,7 +449,9 @@ SQUARE = {"label": "a", "points": [[1, 1], [9, 1], [9, 9], [1, 9]]}
 )
 def test_bad_labelme(tmp_path: Path, entries: list[Any], fields: dict[str, Any], said: list[str]) -> None:
     folder = _labelme(tmp_path, *entries, **fields)
-    refused(lambda: convert_labelme(folder, tmp_path / "out", images=tmp_path), tmp_path / "out", *said)
+    refused(
+        lambda: convert_labelme(folder, tmp_path / "out", images=tmp_path, overlaps="fail"), tmp_path / "out", *said
+    )
 
 
 def test_labels_that_are_unknown(tmp_path: Path) -> None:
@@ -507,7 +524,7 @@ def test_cvat(tmp_path: Path) -> None:
 def test_bad_cvat(tmp_path: Path, old: str, new: str, said: list[str]) -> None:
     assert old in CVAT
     args = _cvat(tmp_path, CVAT.replace(old, new, 1))
-    refused(lambda: convert_cvat(*args, stuff=["ground"], ignore=["road"]), args[2], *said)
+    refused(lambda: convert_cvat(*args, stuff=["ground"], ignore=["road"], overlaps="fail"), args[2], *said)
 
 
 def test_cvat_without_area_or_file(tmp_path: Path) -> None:

@@ -193,7 +193,8 @@ def test_the_command_reports_and_refuses(tmp_path: Path, capsys: pytest.CaptureF
     assert main(line.split()) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "15 objects read, 1 with a pixel; left out:" and said[-1] == f"{tmp_path}/out/panoptic.json"
-    assert len(said) == 2 + len(WITHOUT_A_PIXEL)
+    assert len(said) == 3 + len(WITHOUT_A_PIXEL)
+    assert said[-2].startswith("1 pair of objects shares pixels, which went to one: annotations[0] (id 70) over ")
     assert said[1].startswith("  9 no outline: annotations[1] (id 71) of x.png, ") and said[1].endswith(", ...")
     assert main([*line.replace("/out", "/strict").split(), "--strict"]) == 2
     assert "--strict" in capsys.readouterr().err and not (tmp_path / "strict").exists()
@@ -261,7 +262,8 @@ def test_every_instance_of_real_images_is_accounted_for(tmp_path: Path) -> None:
     written = json.loads(path.read_text())["annotations"]
     assert report.objects == 2966
     assert sum(len(annotation["segments_info"]) for annotation in written) == 2966 - report.total == 2965
-    assert str(report).endswith("1 covered by others: annotations[2675] (id 905000223648) of 000000223648.jpg")
+    assert "\n  1 covered by others: annotations[2675] (id 905000223648) of 000000223648.jpg\n" in str(report)
+    assert str(report).splitlines()[-1].startswith(f"{report.overlaps:,} pairs of objects share pixels")
 
 
 # -------------------------------------------------------------------------------------------- flags, and unread fields

@@ -32,11 +32,18 @@ from banet import BANet
 from banet.checkpoint.warm_start import initialize
 from banet.data.check import check_splits, find_splits
 from banet.data.coco_panoptic import CocoPanoptic
+from banet.data.convert.cells import convert_cells
 from banet.data.convert.cityscapes import convert_cityscapes
-from banet.data.convert.coco import convert_coco
+from banet.data.convert.coco import convert_coco, convert_datumaro
 from banet.data.convert.cvat import convert_cvat
+from banet.data.convert.label_studio import convert_label_studio
 from banet.data.convert.labelme import convert_labelme
+from banet.data.convert.mapillary import convert_mapillary
 from banet.data.convert.maps import convert_ade20k, convert_maps
+from banet.data.convert.voc import convert_voc
+from banet.data.convert.yolo import convert_yolo
+from banet.data.export.coco_instances import CocoInstances
+from banet.data.export.source import ExportSource, export
 from banet.data.images import decode_image, image_size, list_images, to_rgb_array
 from banet.data.scenes.collage import InstanceSet, make_collage
 from banet.data.scenes.generate import SCENE_CATEGORIES, write_coco
@@ -54,6 +61,7 @@ from banet.panoptic.metrics.breakdown import score_folders_in_detail
 sys.path += [str(Path(__file__).parents[1] / "data"), str(Path(__file__).parents[1])]  # `fuzz.py` runs alone
 import factories
 import miniatures
+import tool_files
 
 Files = Mapping[str, Damage]
 """Files that are damaged, by pattern within the reader's folder, and how."""
@@ -361,6 +369,20 @@ def _convert_labelme(folder: Path, damaged: Path) -> None:
 
 
 IMAGES: Files = {"images/*": damage_bytes}
+
+
+def _cells(folder: Path, _: Path | None) -> None:
+    for name in "ab":
+        tool_files.photo(folder / f"images/{name}.png")
+    tool_files.cellpose(folder / "images/a_seg.npy", tool_files.CELLS.astype(np.uint32))
+    Image.fromarray(tool_files.SMALL.astype(np.uint16)).save(folder / "images/b_masks.tif", compression="tiff_lzw")
+
+
+def _export(folder: Path, _: Path) -> None:
+    source = ExportSource(folder / "images", folder / "panoptic", folder / "panoptic.json")
+    export(source, folder / "out", CocoInstances(polygons=True))
+
+
 READERS: dict[str, Reader] = {
     "pictures": Reader(_pictures, _read_pictures, {"*.png": damage_png, "*.[!p]*": damage_bytes}, 40),
     "id and label maps": Reader(_maps, _read_maps, {"*.png": damage_png}, 20),
@@ -415,6 +437,49 @@ READERS: dict[str, Reader] = {
         ),
         {"annotations.xml": damage_xml},
     ),
+    "convert yolo": Reader(
+        lambda folder, _: tool_files.yolo(folder, 3 * tool_files.SQUARE + "1 0 0 1 0 1 0.05\n"),
+        lambda folder, _: _converted(convert_yolo(folder / "data.yaml", "train", folder / "out")),
+        {"labels/train/deep/a.txt": damage_lines, "data.yaml": damage_yaml},
+        5,
+    ),
+    "convert voc": Reader(
+        lambda folder, _: tool_files.voc(folder, rgb=True),
+        lambda folder, _: _converted(convert_voc(folder, "train", folder / "out")),
+        {"Segmentation*/*.png": damage_png, "*.txt": damage_lines, "ImageSets/Segmentation/*.txt": damage_lines},
+        5,
+    ),
+    "convert label-studio": Reader(
+        lambda folder, _: tool_files.tasks(
+            folder,
+            tool_files.POLYGON,
+            tool_files.result(
+                "brushlabels", {"rle": tool_files.brush(tool_files.box(30, 20, 38, 28)), "labels": ["x"]}
+            ),
+        ),
+        lambda folder, _: _converted(
+            convert_label_studio(folder / "export.json", folder / "photos", folder / "out", overlaps="area")
+        ),
+        {"export.json": damage_json},
+    ),
+    "convert mapillary": Reader(
+        lambda folder, _: tool_files.mapillary(folder, "v1.2", panoptic=False),
+        lambda folder, _: _converted(convert_mapillary(folder, "training", folder / "out", version="v1.2")),
+        {"config_v1.2.json": damage_json, "training/v1.2/instances/*": damage_png},
+        5,
+    ),
+    "convert datumaro": Reader(
+        lambda folder, _: tool_files.datumaro(folder, "panoptic"),
+        lambda folder, _: _converted(convert_datumaro(folder, "train", folder / "out", stuff=["sky"])),
+        {"annotations/*.json": damage_json, "annotations/panoptic_train/*": damage_png},
+        5,
+    ),
+    "convert cells": Reader(
+        _cells,
+        lambda folder, _: _converted(convert_cells(folder / "images", folder / "out")),
+        {"images/*.npy": damage_bytes, "images/*.tif": damage_bytes},
+    ),
+    "export": Reader(_panoptic, _export, {"panoptic.json": damage_json, "panoptic/*": damage_png}),
     "classes": Reader(
         lambda folder, _: (folder / "classes.json").write_text(json.dumps(SCENE_CATEGORIES.to_coco())),
         lambda folder, _: read_categories(folder / "classes.json"),

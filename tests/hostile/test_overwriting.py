@@ -28,6 +28,7 @@ ELSEWHERE = {"push"}
 
 DATA = "--images {given}/images --panoptic {given}/panoptic --json {given}/panoptic.json"
 FIRST = "0000_000000"
+PANOPTIC = ["panoptic.json", "panoptic/a.png"]
 WRITERS: dict[str, tuple[str, list[str]]] = {
     "train": (
         "--config {given}/tiny.yaml --device cpu --out {out}",
@@ -99,10 +100,25 @@ WRITERS: dict[str, tuple[str, list[str]]] = {
         "--annotations {given}/a.xml --images {given}/images --out {out}",
         ["panoptic.json", "panoptic/a.png"],
     ),
+    "data convert label-studio": ("--annotations {given}/a.json --images {given}/images --out {out}", PANOPTIC),
+    "data convert yolo": ("--data {given}/data.yaml --split train --out {out}", PANOPTIC),
+    "data convert voc": ("--root {given} --split train --out {out}", PANOPTIC),
+    "data convert mapillary": ("--root {given} --split training --out {out}", PANOPTIC),
+    "data convert datumaro": ("--root {given} --split train --out {out}", PANOPTIC),
+    "data convert cells": ("--images {given}/images --out {out}", PANOPTIC),
+    "data export coco": (f"{DATA} --out {{out}}", ["annotations/instances_train.json"]),
+    "data export yolo": (f"{DATA} --out {{out}}", ["data.yaml", f"images/train/{FIRST}.png"]),
+    "data export voc": (f"{DATA} --out {{out}}", ["labelmap.txt", f"SegmentationClass/{FIRST}.png"]),
+    "data export semantic": (f"{DATA} --out {{out}}", ["classes.json", f"labels/train/{FIRST}.png"]),
+    "data export instance-maps": (f"{DATA} --out {{out}}", [f"masks/train/{FIRST}_masks.tif"]),
+    "data export mask2former": (f"{DATA} --out {{out}}", ["coco/annotations/panoptic_train2017.json"]),
+    "data export eomt": (f"{DATA} --out {{out}}", ["train2017.zip"]),
+    "data export lightly-train": (f"{DATA} --out {{out}}", ["annotations/train.json"]),
 }
 """Options of each command that writes, and files that it writes with them."""
 
 WITHOUT_NETWORK = ["pq", "fuse", "data scenes", "data collage", "data check", "data convert coco", "data convert maps"]
+WITHOUT_NETWORK += [name for name in WRITERS if name.startswith("data export")]
 
 
 @pytest.fixture(scope="module")

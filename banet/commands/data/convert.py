@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from banet.commands.base import Command, Value
 from banet.commands.shared import File, Folder, Ids, Name, Names, Overlaps, OverwriteOptions, progress
 from banet.errors import InputError
-from banet.panoptic.defaults import OVERLAPS
+from banet.panoptic.defaults import BEST_RULE
 
 __all__ = [
     "Ade20k",
@@ -106,7 +106,7 @@ class _Overlapping(_Objects):
             are counted and reported.
     """
 
-    overlaps: Overlaps = OVERLAPS
+    overlaps: Overlaps = BEST_RULE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,23 +121,25 @@ class Coco(_Overlapping):
     Attributes:
         images: Folder of the images.
         instances: COCO instances JSON.
-        stuff: Label maps of category ids: PNGs, named as the images.
+        stuff: Folder of label maps of category ids: PNGs, named as the images. Or a JSON such as stuff_val2017.json.
         categories: JSON of the classes: a list of id, name, isthing, or any COCO panoptic JSON. By default the
-            instances' own, as things.
+            instances' own as things, and those of a JSON of stuff as stuff.
         void: Labels of --stuff that are void, beside 0.
+        label_offset: What is added to the labels of --stuff: 1 for the stuffthingmaps of COCO-Stuff.
     """
 
     usage: ClassVar[str] = (
-        "--images DIR --instances FILE --out DIR [--stuff DIR --categories FILE [--void '[ID, ...]']]\n"
-        "                               [--overlaps fail|RULE] [--strict] [--dry-run] [--overwrite]"
+        "--images DIR --instances FILE --out DIR [--stuff DIR|FILE] [--categories FILE] [--void '[ID, ...]']\n"
+        "                               [--label-offset N] [--overlaps fail|RULE] [--strict] [--dry-run] [--overwrite]"
     )
     function: ClassVar[str] = "coco.convert_coco"
 
     images: Folder
     instances: File
-    stuff: Folder | None = None
+    stuff: Annotated[str, Value("DIR|FILE")] | None = None
     categories: File | None = None
     void: Ids = field(default_factory=list)
+    label_offset: Annotated[int, Value("N", least=0)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)

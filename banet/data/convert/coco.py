@@ -26,7 +26,7 @@ from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import ImageInfo, add_image, read_categories
 from banet.panoptic.coco.png import read_labels
-from banet.panoptic.defaults import OVERLAPS
+from banet.panoptic.defaults import BEST_RULE
 from banet.panoptic.segments import Segment
 from banet.types import ImageId, Progress, StrPath
 
@@ -43,7 +43,7 @@ def convert_coco(
     *,
     stuff: StrPath | None = None,
     categories: StrPath | None = None,
-    overlaps: str = OVERLAPS,
+    overlaps: str = BEST_RULE,
     void: Sequence[int] = (),
     label_offset: int = 0,
     left_out: LeftOut | None = None,
@@ -112,7 +112,7 @@ def convert_datumaro(
     stuff: Collection[str] = (),
     categories: StrPath | None = None,
     no_crowd: bool = False,
-    overlaps: str = OVERLAPS,
+    overlaps: str = BEST_RULE,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:

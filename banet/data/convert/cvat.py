@@ -26,7 +26,7 @@ from banet.files.names import safe_join
 from banet.files.reading import open_file
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop, fill_runs
-from banet.panoptic.defaults import OVERLAPS
+from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_cvat"]
@@ -45,7 +45,7 @@ def convert_cvat(
     stuff: Collection[str] = (),
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
-    overlaps: str = OVERLAPS,
+    overlaps: str = BEST_RULE,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:

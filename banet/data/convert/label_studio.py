@@ -37,7 +37,7 @@ from banet.files.fields import as_number, is_number, read_object
 from banet.files.reading import MAX_PIXELS, stream_json
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop
-from banet.panoptic.defaults import OVERLAPS
+from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_label_studio", "decode_brush"]
@@ -54,7 +54,7 @@ def convert_label_studio(
     stuff: Collection[str] = (),
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
-    overlaps: str = OVERLAPS,
+    overlaps: str = BEST_RULE,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:

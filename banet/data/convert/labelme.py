@@ -21,7 +21,7 @@ from banet.files.names import forward
 from banet.files.reading import read_json
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop
-from banet.panoptic.defaults import OVERLAPS
+from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_labelme"]
@@ -47,7 +47,7 @@ def convert_labelme(
     stuff: Collection[str] = (),
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
-    overlaps: str = OVERLAPS,
+    overlaps: str = BEST_RULE,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:

@@ -19,6 +19,7 @@ from banet.errors import InputError
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.rle import decode_crop, why_empty
 from banet.panoptic.coco.runs import Crop, union
+from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD
 from banet.panoptic.id_maps import runs
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.occlusion.resolve import OcclusionHandler
@@ -209,7 +210,7 @@ def _owners(
     ]
     if not pairs:
         return regions.paint(regions.first_claimant(np.arange(len(masks))))
-    handler = OcclusionHandler.of(overlaps, True, overlap_threshold=0.0, removal_threshold=1.0)
+    handler = OcclusionHandler.of(overlaps, True, overlap_threshold=BEST_OVERLAP_THRESHOLD, removal_threshold=1.0)
     image = to_rgb_array(image_path) if handler.needs_image else None
     owners = handler.owners(*check_instances(masks, np.ones(len(shapes)), image))
     if report is None:

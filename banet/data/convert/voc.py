@@ -20,7 +20,7 @@ from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import read_labels
 from banet.types import Progress, StrPath
 
-__all__ = ["VOC_CLASSES", "convert_voc", "voc_colors"]
+__all__ = ["VOC_CLASSES", "VOID", "convert_voc", "read_voc_classes", "voc_colors"]
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
@@ -28,7 +28,8 @@ VOC_CLASSES = (
 )
 """Names of the classes 1 to 20."""
 
-_VOID = 255
+VOID = 255
+"""The outline of objects, in both PNGs."""
 _VOID_NAMES = ("background", "_background_", "ignored", "__ignore__", "void")
 _LARGEST_TEXT = 1 << 26
 
@@ -77,7 +78,7 @@ def convert_voc(
             if folder == object_maps and class_maps.is_dir():
                 hint = "class PNGs alone are for `banet data convert maps`"
             raise InputError("does not exist", where=folder, hint=hint)
-    names, colors = _classes(base)
+    names, colors = read_voc_classes(base)
     strange = sorted(set(stuff) - set(names.values()))
     if strange:
         raise InputError(f"--stuff {strange[0]}: is not a class; there are {', '.join(names.values())}")
@@ -85,8 +86,8 @@ def convert_voc(
     classes = Categories(
         Category(index, name, name not in stuff, _color(colors, index)) for index, name in kept.items()
     )
-    void = [_VOID, *(index for index in names if index not in kept)]
-    class_colors = {color: index for index, color in colors.items()} | {(224, 224, 192): _VOID}
+    void = [VOID, *(index for index in names if index not in kept)]
+    class_colors = {color: index for index, color in colors.items()} | {(224, 224, 192): VOID}
     object_colors = {(r, g, b): index for index, (r, g, b) in enumerate(voc_colors().tolist())}
     image_files = find_image_files(images)
     stems = _stems(base, split, class_maps)
@@ -100,7 +101,7 @@ def convert_voc(
             same_size(path, labels.shape, images / image_files[stem])
             numbers, _ = read_labels(other, object_colors)
             same_size(other, numbers.shape, images / image_files[stem])
-            labels[numbers == _VOID] = _VOID
+            labels[numbers == VOID] = VOID
             yield ConvertedImage(image_files[stem], *from_classes(path, labels, numbers, classes, void))
 
     return write_panoptic(out, truths(), classes, len(stems), progress)
@@ -110,7 +111,7 @@ def _color(colors: dict[int, tuple[int, int, int]], index: int) -> tuple[int, in
     return colors[index] if index in colors else tuple(voc_colors(index + 1)[index].tolist())
 
 
-def _classes(base: Path) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
+def read_voc_classes(base: Path) -> tuple[dict[int, str], dict[int, tuple[int, int, int]]]:
     """Return names and colours of the classes by index: of labelmap.txt, class_names.txt, or VOC's own."""
     palette: list[tuple[int, int, int]] = [(r, g, b) for r, g, b in voc_colors().tolist()]
     for name in ("labelmap.txt", "class_names.txt"):
@@ -120,7 +121,7 @@ def _classes(base: Path) -> tuple[dict[int, str], dict[int, tuple[int, int, int]
         rows = [line.strip() for line in _lines(file) if line.strip() and not line.startswith("#")]
         if name == "class_names.txt":
             rows = [row for row in rows if row != "__ignore__"]  # which has the label -1, that is, 255
-        if not 0 < len(rows) <= _VOID:
+        if not 0 < len(rows) <= VOID:
             raise InputError(f"holds {len(rows)} classes", where=file, hint="list 1 to 255")
         names = dict(enumerate(row.split(":")[0] if name == "labelmap.txt" else row for row in rows))
         double = next((each for each in names.values() if list(names.values()).count(each) > 1), None)

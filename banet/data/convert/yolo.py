@@ -24,7 +24,7 @@ from banet.files.fields import as_number
 from banet.files.reading import open_file
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.runs import Crop
-from banet.panoptic.defaults import OVERLAPS
+from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_yolo", "read_data_yaml"]
@@ -41,7 +41,7 @@ def convert_yolo(
     out: StrPath,
     *,
     stuff: Collection[str] = (),
-    overlaps: str = OVERLAPS,
+    overlaps: str = BEST_RULE,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -86,8 +86,8 @@ def convert_yolo(
         return write_panoptic(out, truths(), classes, len(images), progress)
 
 
-def read_data_yaml(file: Path, split: str) -> tuple[dict[int, str], list[Path]]:
-    """Return the classes by index and the images of a split: folders, or text files that list images.
+def read_data_yaml(file: Path, split: str = "") -> tuple[dict[int, str], list[Path]]:
+    """Return the classes by index and the images of a split, if one is given: folders, or files that list images.
 
     Raises:
         InputError: the file is missing or bad, or has no such split.
@@ -103,6 +103,8 @@ def read_data_yaml(file: Path, split: str) -> tuple[dict[int, str], list[Path]]:
     if not isinstance(content, dict):
         raise InputError("must have the fields names and train", where=file, hint="give the data.yaml")
     content = {("val" if key == "validation" else key): value for key, value in content.items()}
+    if not split:
+        return _class_names(content, file), []
     if not content.get(split):
         known = [key for key in ("train", "val", "test", "minival") if content.get(key)]
         raise InputError(f"has no split {split}", where=file, hint=f"it has {', '.join(known) or 'none'}")

@@ -1,0 +1,283 @@
+"""What every export begins and ends with: the images of a COCO panoptic data set, and a folder that is there whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from banet.data.convert.output import DryRun, same_size
+from banet.data.images import read_image
+from banet.data.panoptic_stream import PanopticStream
+from banet.errors import InputError
+from banet.files.atomic import atomic_path
+from banet.files.names import DistinctNames, forward, safe_join
+from banet.files.outputs import Outputs
+from banet.files.staging import staged
+from banet.panoptic.categories import Categories
+from banet.panoptic.coco.runs import Crop
+from banet.panoptic.id_maps import index_map, measure_ids
+from banet.panoptic.segments import Segment
+from banet.types import ImageId, Progress, StrPath
+
+__all__ = [
+    "RECODED",
+    "ExportFormat",
+    "ExportImage",
+    "ExportReport",
+    "ExportSource",
+    "export",
+    "is_jpeg",
+    "place_image",
+    "stem_of",
+]
+
+KIND = "banet data export"
+RECODED = "images coded anew as JPEG, which the trainer asks for"
+"""What is lost of images of other formats."""
+
+
+@dataclass(frozen=True)
+class ExportImage:
+    """One image with its ground truth.
+
+    Attributes:
+        id: of the image.
+        file_name: of the image, relative to the folder of images.
+        path: the image.
+        ids: (H, W) int32, 0 is void.
+        segments: those with a pixel, measured, in the order of the JSON.
+    """
+
+    id: ImageId
+    file_name: str
+    path: Path
+    ids: NDArray[np.int32]
+    segments: list[Segment]
+
+    def crop(self, segment: Segment) -> Crop:
+        """Return the pixels of a segment."""
+        x, y, width, height = segment.bbox
+        return Crop.of(self.ids[y : y + height, x : x + width] == segment.id, x, y)
+
+    def paint(self, values: Sequence[int], void: int) -> NDArray[np.int32]:
+        """Return a map (H, W) of one value per segment, in their order, and one for void."""
+        index = index_map(self.ids, [segment.id for segment in self.segments])
+        return np.array([*values, void], np.int32)[index]
+
+
+@dataclass
+class ExportReport:
+    """What was exported, and what the format cannot hold.
+
+    Attributes:
+        images: number of images.
+        segments: number of segments.
+        lost: what was lost, with how often.
+    """
+
+    images: int = 0
+    segments: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        lines = [f"{self.images:,} images, {self.segments:,} segments" + ("; lost:" if self.lost else "; nothing lost")]
+        return "\n".join([*lines, *(f"  {count:,} {what}" for what, count in self.lost.most_common())])
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A COCO panoptic data set.
+
+    Attributes:
+        images: the folder of images.
+        panoptic: the folder of id PNGs.
+        json: the JSON.
+    """
+
+    images: StrPath
+    panoptic: StrPath
+    json: StrPath
+
+    def claim(
+        self,
+        out: StrPath,
+        names: Iterable[str] = (),
+        *,
+        trees: Iterable[str] = (),
+        overwrite: bool = False,
+        dry_run: bool = False,
+    ) -> Outputs:
+        """Check that an export may write to a folder; see `Outputs`.
+
+        Raises:
+            InputError: it may not.
+        """
+        folders = [self.images, self.panoptic]
+        options = {"trees": trees, "inputs": [self.json], "folders": folders, "overwrite": overwrite}
+        return (DryRun if dry_run else Outputs)(out, KIND, names, **options)  # type: ignore[arg-type]
+
+
+class ExportFormat(ABC):
+    """Writes one format into a folder.
+
+    Attributes:
+        names: files whose names are known before, relative to the folder; written after all others.
+        trees: folders of the others.
+        shared: whether other splits have files in these folders.
+        linked: folder of links to images, where they are not copied.
+    """
+
+    names: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
+    shared = False
+    linked: str | None = None
+
+    @abstractmethod
+    def begin(self, categories: Categories, final: Path) -> None:
+        """Take in the classes, before the first image; InputError where the format cannot hold them.
+
+        Args:
+            categories: the classes.
+            final: where the folder will be, which may hold other splits.
+        """
+
+    @abstractmethod
+    def add(self, image: ExportImage, folder: Path, report: ExportReport) -> None:
+        """Write one image into a folder, and count what is lost."""
+
+    @abstractmethod
+    def end(self, folder: Path) -> None:
+        """Write what names all images."""
+
+
+def export(
+    source: ExportSource,
+    out: StrPath,
+    make: ExportFormat,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: ExportReport | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Export a data set.
+
+    Args:
+        source: the data set.
+        out: the folder, which may hold other splits and what an earlier export wrote.
+        make: the format.
+        overwrite: also replace files of others in `out`, but never an input.
+        dry_run: read and code everything, but leave nothing.
+        report: filled with what was exported and lost.
+        progress: see `Progress`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a file is missing or bad, the format cannot hold something, or a file may not be replaced. Nothing
+            is left behind then.
+    """
+    outputs = source.claim(out, make.names, trees=make.trees, overwrite=overwrite, dry_run=dry_run)
+    stream = PanopticStream(source.json, source.panoptic)
+    told = ExportReport() if report is None else report
+    make.begin(stream.categories, outputs.folder)
+    if dry_run:
+        with tempfile.TemporaryDirectory() as temporary:
+            _write(stream, source, make, Path(temporary), told, progress, empty=True)
+            make.end(Path(temporary))
+        return outputs.folder
+    with staged(outputs, last=make.names, prune=() if make.shared else make.trees) as folder:
+        _write(stream, source, make, folder, told, progress)
+        make.end(folder)
+        if make.linked is not None:
+            _check_links(outputs.folder / make.linked, folder / make.linked)
+    return outputs.folder
+
+
+def _write(
+    stream: PanopticStream,
+    source: ExportSource,
+    make: ExportFormat,
+    folder: Path,
+    report: ExportReport,
+    progress: Progress | None,
+    empty: bool = False,
+) -> None:
+    for info, annotation in stream:
+        path = safe_join(source.images, info.file_name, f"{stream.path}: images[].file_name")
+        ids, without = stream.load(info, annotation)
+        same_size(stream.path, ids.shape, path)
+        if without:
+            what = f"segment {without[0].id} of image {info.id} has no pixel in {annotation.file_name}"
+            raise InputError(what, where=stream.path, hint="correct it; `banet data check` finds all such")
+        found, areas, boxes = measure_ids(ids)
+        measured = dict(zip(found.tolist(), zip(areas.tolist(), boxes.tolist(), strict=True), strict=True))
+        segments = [
+            Segment(s.id, s.category_id, s.isthing, None, measured[s.id][0], tuple(measured[s.id][1]), s.iscrowd)
+            for s in annotation.segments
+        ]
+        image = ExportImage(info.id, forward(info.file_name), path, ids, segments)
+        make.add(image, folder, report)
+        report.images, report.segments = report.images + 1, report.segments + len(segments)
+        if empty:  # a dry run of many images fills no disk
+            for each in folder.iterdir():
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+        if progress is not None:
+            progress(report.images, len(stream.images))
+    if not report.images:
+        raise InputError("has no annotation", where=stream.path, hint="give the JSON of a COCO panoptic data set")
+
+
+def stem_of(names: DistinctNames, file_name: str, *, flat: bool = False) -> str:
+    """Return the name of an image's outputs, without a suffix; `flat`: without folders."""
+    return names.choose(file_name.replace("/", "_") if flat else file_name)
+
+
+def place_image(source: Path, target: Path, link: bool, report: ExportReport, *, jpeg: bool = False) -> None:
+    """Copy an image, or make a link to it.
+
+    Args:
+        source: the image.
+        target: its new name, in a folder beside the one that it ends up in.
+        link: make a symbolic link, relative.
+        report: counts images that were coded anew.
+        jpeg: the reader takes JPEG files only: code others as such, with quality 95.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    coded = jpeg and not is_jpeg(source)
+    if coded and not link:
+        report.lost[RECODED] += 1
+        with atomic_path(target) as temporary:
+            read_image(source).save(temporary, quality=95, subsampling=0)
+    elif link:
+        if coded:
+            raise InputError("is not a JPEG, which the trainer asks for", where=source, hint="leave out --link")
+        os.symlink(os.path.relpath(os.path.realpath(source), os.path.realpath(target.parent)), target)
+    else:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def is_jpeg(path: Path) -> bool:
+    """Return whether a file is a JPEG, by its name."""
+    return path.suffix.lower() in (".jpg", ".jpeg")
+
+
+def _check_links(folder: Path, new: Path) -> None:
+    """Refuse a folder with links of an earlier export to images that are not in this one."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            link = Path(root) / name
+            if link.is_symlink() and not os.path.lexists(new / link.relative_to(folder)):
+                what = "is a link of an earlier export, to an image that is not in this one"
+                raise InputError(what, where=link, hint="delete the folder of links first")
