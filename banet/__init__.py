@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from banet import _moved
 
 if TYPE_CHECKING:
+    from banet.composed.load import load, models
     from banet.errors import InputError, MissingExtraError
     from banet.inference.banet import BANet
     from banet.ops import RoIInlay, roi_inlay, roi_upsample
@@ -50,7 +51,9 @@ __all__ = [
     "Segment",
     "__version__",
     "fuse_panoptic",
+    "load",
     "make_disjoint",
+    "models",
     "resolve_occlusions",
     "roi_inlay",
     "roi_upsample",
@@ -63,11 +66,25 @@ _PANOPTIC = (
 _HOME = {
     "BANet": "banet.inference.banet",
     "InputError": "banet.errors",
+    "load": "banet.composed.load",
+    "models": "banet.composed.load",
     "MissingExtraError": "banet.errors",
     **dict.fromkeys(("RoIInlay", "roi_inlay", "roi_upsample"), "banet.ops"),
     **dict.fromkeys(_PANOPTIC.split(), "banet.panoptic"),
 }
-_ROOMS = ("checkpoint", "data", "engine", "errors", "files", "inference", "modeling", "ops", "panoptic", "types")
+_ROOMS = (
+    "checkpoint",
+    "composed",
+    "data",
+    "engine",
+    "errors",
+    "files",
+    "inference",
+    "modeling",
+    "ops",
+    "panoptic",
+    "types",
+)
 
 _moved.install()
 

@@ -286,10 +286,10 @@ def test_every_page_has_one_place_in_the_site() -> None:
 def test_every_module_is_in_the_reference() -> None:
     named = re.findall(r"^::: (\S+)", "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE), re.M)
     assert len(named) == len(set(named))
-    rooms = ("files", "panoptic", "ops", "data", "modeling", "checkpoint", "inference", "engine", "app", "commands")
+    rooms = ("files", "panoptic", "ops", "data", "modeling", "checkpoint", "inference", "composed", "engine", "app")
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for room in rooms
+        for room in (*rooms, "commands")
         for path in (ROOT / "banet" / room).rglob("*.py")
         if path.name != "__init__.py"
     }

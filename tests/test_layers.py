@@ -13,8 +13,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "banet"
 ROOMS = [
-    *("errors", "types", "files", "panoptic", "ops", "data", "modeling", "checkpoint", "inference", "engine"),
-    *("app", "commands", "cli"),
+    *("errors", "types", "files", "panoptic", "ops", "data", "modeling", "checkpoint", "inference", "composed"),
+    *("engine", "app", "commands", "cli"),
 ]
 HEAVY = ("torch", "torchvision", "lightning")
 

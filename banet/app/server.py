@@ -32,9 +32,8 @@ from PIL import Image
 from banet.app.answers import Limits, Segmenter
 from banet.app.gate import LOOPBACK, Busy, Connection, Gate, Receiver
 from banet.app.weights import Samples, describe
-from banet.engine.device import pick_device
+from banet.engine.models import open_model
 from banet.errors import InputError, MissingExtraError
-from banet.inference.banet import BANet
 from banet.inference.predictor import Predictor
 
 __all__ = ["Page", "serve", "web_app"]
@@ -185,14 +184,24 @@ def web_app(page: Page, host: str) -> ASGIApp:
     return Gate(app, hosts=LOOPBACK if host in LOOPBACK else None)
 
 
-def serve(weights: str = "scenes", *, host: str = "127.0.0.1", port: int = 7860, device: str = "auto") -> None:
+def serve(
+    weights: str = "scenes",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    device: str = "auto",
+    class_table: str | None = None,
+    trust: bool = False,
+) -> None:
     """Serve the page until it is interrupted.
 
     Args:
-        weights: See `BANet.from_pretrained`.
+        weights: See `banet.load`.
         host: Address to listen on; any but a loopback address lets other machines in.
         port: Where; 0 takes a free one.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        class_table: See `banet.load`.
+        trust: See `banet.load`.
 
     Raises:
         InputError: The weights cannot be read, or nothing can listen there.
@@ -203,7 +212,8 @@ def serve(weights: str = "scenes", *, host: str = "127.0.0.1", port: int = 7860,
     except (OSError, OverflowError) as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose others") from None
     with listener:
-        app = web_app(Page(BANet.from_pretrained(weights, device=pick_device(device)), weights), host)
+        model, _ = open_model(weights, device=device, class_table=class_table, trust=trust)
+        app = web_app(Page(model, weights), host)
         logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
         config = uvicorn.Config(app, http=Connection, ws="none", log_level="warning", timeout_graceful_shutdown=1)
         if host not in LOOPBACK:

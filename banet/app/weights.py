@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from banet.app.answers import Limits
 from banet.checkpoint.checkpoint import read_checkpoint
+from banet.composed.names import find_named, is_composed
 from banet.data.coco_panoptic import CocoPanoptic
 from banet.data.scenes.generate import SCENE_CATEGORIES, Scenes
 from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage
@@ -89,13 +90,16 @@ def describe(weights: str, model: Predictor, samples: Samples, limits: Limits) -
         `rules` with a line on each; `rule` and `other`, those to begin with; `score`, the least score of things;
         `samples`; and `limits`.
     """
-    domain, figures = BUNDLED.get(weights, ("", ""))
-    if not domain:
+    domain, figures = BUNDLED.get(weights, (model.domain, ""))
+    composed = is_composed(weights)
+    if composed:
+        known = find_named(weights)
+        figures = f"PQ {known.pq:.1f}: {known.pq_source}" if known is not None and known.pq else ""
+    elif weights not in BUNDLED:
         metadata = read_checkpoint(weights).metadata
-        domain = ", ".join(f"{key} {metadata[key]}" for key in ("recipe", "data") if key in metadata)
         figures = f"PQ {float(metadata['pq']):.1f} on its validation data" if "pq" in metadata else ""
     return {
-        "weights": weights if weights in BUNDLED else Path(weights).name,
+        "weights": weights if weights in BUNDLED or composed else Path(weights).name,
         "domain": domain,
         "figures": figures,
         "classes": [

@@ -33,6 +33,8 @@ __all__ = [
 FORMAT = "banet-1"
 FILE_NAME = "model.safetensors"
 
+_DOMAINS = {"scenes_r18": "drawn scenes only", "nuclei_r18": "microscope images"}
+"""What weights of these recipes were trained on that were saved before files said so."""
 _LONGEST_HEADER = 1 << 24  # bytes; those of the largest networks are a hundredth of it
 _FLOATS = ("F32", "F16", "BF16")
 
@@ -56,6 +58,12 @@ class Checkpoint:
     categories: Categories
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def domain(self) -> str:
+        """Return what images the network was trained on, in a few words; empty where the file does not say."""
+        saved = self.metadata.get("domain") or _DOMAINS.get(self.metadata.get("recipe", ""))
+        return saved or self.metadata.get("data", "")
 
     def state(self) -> dict[str, Tensor]:
         """Read the tensors, as float32.

@@ -22,6 +22,7 @@ COMMANDS = {
     "fuse": "fuse.Fuse",
     "demo": "studies.demo.Demo",
     "app": "app.App",
+    "models": "models.Models",
     "data scenes": "data.scenes.Scenes",
     "data collage": "data.collage.Collage",
     "data check": "data.check.Check",

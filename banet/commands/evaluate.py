@@ -14,6 +14,7 @@ from banet.commands.shared import (
     DeviceOptions,
     Folder,
     FusionOptions,
+    ModelOptions,
     OverwriteOptions,
     SplitOptions,
     WeightsArgument,
@@ -25,10 +26,13 @@ __all__ = ["Evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
+class Evaluate(
+    WeightsArgument, SplitOptions, FusionOptions, ModelOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command
+):
     """Measure PQ, AP of masks and mIoU of stuff.
 
-    Options of inference that are not given are those that were saved with the weights.
+    Options of inference that are not given are those that were saved with the weights. Classes of other
+    libraries' models are matched with those of the data, by name, or by the names in --class-table.
 
     Attributes:
         out: Write the results as COCO panoptic, and the figures.
@@ -40,7 +44,8 @@ class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DepthOptions, Devic
 
     usage: ClassVar[str] = (
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery] [--overwrite]]\n"
-        "                      [--score SCORE] [--rule RULE] [--batch N] [--limit N] [--bit-depth auto|BITS]\n"
+        "                      [--score SCORE] [--rule RULE] [--overlap-threshold FRACTION]\n"
+        "                      [--class-table FILE] [--trust] [--batch N] [--limit N] [--bit-depth auto|BITS]\n"
         "                      [--device DEVICE] [--inference.OPTION VALUE ...]"
     )
     saved_defaults: ClassVar[bool] = True
@@ -61,7 +66,11 @@ class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DepthOptions, Devic
         recipe = load_recipe(self.config) if self.config else None
         from banet.engine.evaluation.evaluate import evaluate_command
 
-        short = {"score_threshold": self.score, "bit_depth": self.bit_depth}
+        short = {
+            "score_threshold": self.score,
+            "bit_depth": self.bit_depth,
+            "overlap_threshold": self.overlap_threshold,
+        }
         given = {name: value for name, value in short.items() if value is not None}
         evaluate_command(
             self.weights,
@@ -74,6 +83,8 @@ class Evaluate(WeightsArgument, SplitOptions, FusionOptions, DepthOptions, Devic
             limit=self.limit,
             device=self.device,
             gallery=self.gallery,
+            class_table=self.class_table,
+            trust=self.trust,
             overwrite=self.overwrite,
         )
         return 0

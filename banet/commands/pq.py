@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from banet.commands.base import Command, Value
 from banet.commands.shared import Count, File, Folder, OverwriteOptions, progress
+from banet.errors import InputError
 
 __all__ = ["Pq"]
 
@@ -18,8 +20,8 @@ class Pq(OverwriteOptions, Command):
     Attributes:
         gt_json: COCO panoptic JSON of the ground truth.
         gt_dir: Folder of its id PNGs.
-        pred_json: The same of the predictions.
-        pred_dir: Folder of their id PNGs.
+        pred_dir: Folder of the id PNGs of the predictions, such as --out of `banet predict`.
+        pred_json: Their COCO panoptic JSON; default: panoptic.json in --pred-dir, or beside it.
         json: Write the figures, each class included, to this file.
         workers: Images that are compared at the same time.
         details: Also each class, confusions, sizes, and scores of hidden things.
@@ -28,8 +30,8 @@ class Pq(OverwriteOptions, Command):
 
     gt_json: File
     gt_dir: Folder
-    pred_json: File
     pred_dir: Folder
+    pred_json: File | None = None
     json: Annotated[str, Value("OUT")] | None = None
     workers: Count = 1
     details: bool = False
@@ -41,14 +43,15 @@ class Pq(OverwriteOptions, Command):
         from banet.files.outputs import output_file
         from banet.panoptic.metrics.quality import format_table, score_folders, to_json
 
-        folders = (self.gt_json, self.gt_dir, self.pred_json, self.pred_dir)
+        pred_json = self.pred_json or _json_of(self.pred_dir)
+        folders = (self.gt_json, self.gt_dir, pred_json, self.pred_dir)
         outputs = None
         if self.json:
             outputs = output_file(
                 self.json,
                 "banet pq",
                 "--json",
-                inputs=[file for file in (self.gt_json, self.pred_json, self.amodal) if file],
+                inputs=[file for file in (self.gt_json, pred_json, self.amodal) if file],
                 folders=[self.gt_dir, self.pred_dir],
                 overwrite=self.overwrite,
             )
@@ -68,3 +71,16 @@ class Pq(OverwriteOptions, Command):
             with outputs:
                 write_json(self.json, to_json(result), indent=2)
         return 0
+
+
+def _json_of(folder: str) -> str:
+    """Return the panoptic JSON that goes with a folder of PNGs: in it, or beside it under its name.
+
+    Raises:
+        InputError: There is none.
+    """
+    places = [Path(folder) / "panoptic.json", Path(folder).with_name(f"{Path(folder).name}.json")]
+    for place in places:
+        if place.is_file():
+            return str(place)
+    raise InputError(f"--pred-dir {folder}: holds no panoptic.json; name the file with --pred-json")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from banet.commands.base import Argument, Command, Value
 from banet.commands.shared import (
+    Count,
     DepthOptions,
     DeviceOptions,
+    File,
     Folder,
     Fraction,
     FusionOptions,
+    ModelOptions,
+    Names,
     OverwriteOptions,
     Pixels,
     Weights,
@@ -25,13 +29,14 @@ __all__ = ["Predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
-    """Segment images and videos; writes id PNG, JSON and an overlay per image, segments.csv, an overlay per video.
+class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
+    """Segment images and videos; writes id PNG, JSON and an overlay per image or video, panoptic.json, segments.csv.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
     a video or a camera's recording after the current frame.
 
     examples:
+      banet predict street.jpg --weights coco
       banet predict --runtime onnx model.onnx photos/
       banet predict --weights scenes --tile 1024 aerial.tif
       banet predict --weights scenes street.mp4 camera:0
@@ -39,9 +44,13 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
     Attributes:
         inputs: Images, folders of images, globs, videos, or camera:0 for the first camera.
         recursive: Also the images in the folders of a folder; results keep these folders.
-        weights: A .safetensors file, a folder that holds one, or a name: `scenes` comes with the package.
+        weights: coco or another name of `banet models`; hf:OWNER/NAME or hf:FOLDER; a detector + a segmenter of other
+            libraries; a .safetensors file, or a folder that holds one.
         runtime: What runs the network. All but torch run a file of `banet export`, on the CPU, without torch.
         out: Where the results go. Default: predictions, or predictions-2 and so on where that holds something.
+        json: COCO JSON whose images give the ids in panoptic.json, by file name; default: 1, 2, ...
+        classes: Keep these classes only, by name or id.
+        batch_size: Images that go through the network together.
         gallery: Also write DIR/gallery.html, one page of all images.
         tile: Cut larger images and frames into tiles of this side; objects are joined over the seams.
         overlap: With --tile: what neighbours share at least; default: a quarter of the tile.
@@ -55,7 +64,9 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
     usage: ClassVar[str] = (
         "INPUT [INPUT ...] --weights WEIGHTS [--recursive] [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
         "                     [--style instance|class|contour] [--stuff outline|fill|none] [--alpha FRACTION]\n"
-        "                     [--frames] [--page N|all] [--bit-depth auto|BITS] [--score SCORE] [--rule RULE]\n"
+        "                     [--frames] [--page N|all] [--bit-depth auto|BITS] [--json FILE] [--classes NAME ...]\n"
+        "                     [--score SCORE] [--rule RULE] [--overlap-threshold FRACTION] [--batch-size N]\n"
+        "                     [--class-table FILE] [--trust]\n"
         "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite]"
     )
 
@@ -64,6 +75,9 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
     runtime: Literal["torch", "onnx", "openvino"] = "torch"
     recursive: bool = False
     out: Folder | None = None
+    json: File | None = None
+    classes: Names = field(default_factory=list)
+    batch_size: Count = 1
     gallery: bool = False
     tile: Pixels | None = None
     overlap: Pixels | None = None
@@ -93,6 +107,12 @@ class Predict(FusionOptions, DepthOptions, DeviceOptions, OverwriteOptions, Comm
             recursive=self.recursive,
             rule=self.rule,
             score_threshold=self.score,
+            classes=self.classes or None,
+            overlap_threshold=self.overlap_threshold,
+            batch_size=self.batch_size,
+            class_table=self.class_table,
+            trust=self.trust,
+            json=self.json,
             device=self.device,
             runtime=self.runtime,
             gallery=self.gallery,

@@ -24,6 +24,7 @@ __all__ = [
     "FusionOptions",
     "Ids",
     "Inputs",
+    "ModelOptions",
     "Name",
     "Names",
     "Overlaps",
@@ -63,7 +64,8 @@ class WeightsArgument(Command):
     """The argument of commands that cannot do without weights.
 
     Attributes:
-        weights: A .safetensors file, a folder that holds one, or a name: `scenes` comes with the package.
+        weights: A .safetensors file, a folder that holds one, a name of `banet models`, or a model of another library
+            as for `banet predict`.
     """
 
     weights: Annotated[str, Argument("WEIGHTS")]
@@ -93,16 +95,33 @@ class DepthOptions(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelOptions(Command):
+    """Options of commands that take models of other libraries too.
+
+    Attributes:
+        class_table: Categories that the classes of other libraries' models are matched with, by name; default: COCO's
+            133, which `banet models --write-classes FILE` writes.
+        trust: Load files that may run code, such as Ultralytics' .pt files; only from people you trust.
+    """
+
+    class_table: File | None = None
+    trust: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionOptions(Command):
     """Options of inference, saved with the weights, that are often changed.
 
     Attributes:
         score: Instances score above this, from 0 to 1; default: the threshold saved with the weights.
         rule: Occlusion rule; default: the one saved with the weights.
+        overlap_threshold: Overlap, as a fraction of either mask, above which the rule decides; default: saved with the
+            weights.
     """
 
     score: Score | None = None
     rule: RuleName | None = None
+    overlap_threshold: Fraction | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,8 @@ class DataConfig:
     Attributes:
         kind: `coco` reads the splits below; `scenes` draws procedural scenes at run time.
         root: Folder that relative paths of the splits start from.
+        domain: What the images show, in a few words, such as `street scenes`; saved with the weights, and shown beside
+            their results.
         train: The split to learn from.
         val: The split to measure on; with an empty `json` nothing is measured.
         scene_size: Side of a scene in pixels.
@@ -64,6 +66,7 @@ class DataConfig:
 
     kind: Literal["coco", "scenes"] = "coco"
     root: str = "datasets/coco"
+    domain: str = ""
     train: SplitConfig = field(
         default_factory=lambda: SplitConfig(
             "train2017", "annotations/panoptic_train2017", "annotations/panoptic_train2017.json"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from banet._renamed import accept_old_names
 from banet.checkpoint.checkpoint import read_checkpoint, save_checkpoint
 from banet.checkpoint.fit import check_fit
 from banet.checkpoint.hub import push_to_hub
-from banet.inference.postprocess import UnfusedPrediction, postprocess
+from banet.inference.postprocess import Instances, UnfusedPrediction, paste_instances, postprocess
 from banet.inference.predictor import Predictor
 from banet.inference.preprocess import preprocess
 from banet.modeling.network import Network
@@ -44,6 +45,19 @@ class BANet(Network, Predictor):
         return [
             postprocess(one, image, self.categories, self.inference)
             for one, image in zip(output.images, images, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def predict_for_evaluation(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[UnfusedPrediction, Instances]]:
+        """Run images like `predict_unfused`; return with each the instances above `ap_score` that AP is measured on."""
+        output = self([preprocess(image, self.inference) for image in images])
+        candidates = replace(output, detections=self.ap_detections(output)).images
+        return [
+            (
+                postprocess(one, image, self.categories, self.inference),
+                paste_instances(more, (image.shape[0], image.shape[1])),
+            )
+            for one, more, image in zip(output.images, candidates, images, strict=True)
         ]
 
     def compile(self, *arguments: Any, **options: Any) -> None:
@@ -76,6 +90,7 @@ class BANet(Network, Predictor):
         check_fit(checkpoint)
         model = cls(checkpoint.categories, checkpoint.config, checkpoint.inference)
         model.load_state_dict(checkpoint.state())
+        model.domain = checkpoint.domain
         return model.to(device).eval()
 
     def save_pretrained(self, path: str | Path, *, half: bool = False, **metadata: str) -> Path:
@@ -89,7 +104,10 @@ class BANet(Network, Predictor):
         Returns:
             The file written.
         """
-        return save_checkpoint(path, self, half=half, metadata=metadata)
+        return save_checkpoint(path, self, half=half, metadata=self._with_domain(metadata))
+
+    def _with_domain(self, metadata: Mapping[str, str]) -> Mapping[str, str]:
+        return {"domain": self.domain, **metadata} if self.domain else metadata
 
     @accept_old_names
     def push_to_hub(self, repository: str, *, license: str, private: bool = False, **metadata: str) -> str:
@@ -109,5 +127,5 @@ class BANet(Network, Predictor):
             InputError: The hub refused.
         """
         with TemporaryDirectory() as folder:
-            weights = save_checkpoint(folder, self, metadata=metadata)
+            weights = save_checkpoint(folder, self, metadata=self._with_domain(metadata))
             return push_to_hub(weights, repository, license=license, private=private)

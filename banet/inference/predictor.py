@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,30 +15,84 @@ from tqdm import tqdm
 
 from banet.data.images import find_depth, to_rgb_array
 from banet.data.images.large import CroppableImage
-from banet.inference.postprocess import UnfusedPrediction
-from banet.modeling.config import InferenceConfig
+from banet.errors import InputError
+from banet.inference.postprocess import Instances, UnfusedPrediction
+from banet.modeling.config import InferenceConfig, change_options
 from banet.panoptic import Categories, PanopticSegmentation
 from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.tiles import segment_tiles
 from banet.types import BitDepth, Box, ImageLike, RuleLike
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 __all__ = ["Predictor"]
 
 
 class Predictor(ABC):
-    """A network with its classes and options; loads no torch itself.
+    """One or more networks with their classes and options: image in, overlapping instances and stuff out, then fusion.
+
+    `banet.BANet`, exported networks and models of other libraries (`banet.composed`) are predictors; `predict`,
+    evaluation, videos, the gallery and the page know no more of any of them than is here. Loads no torch itself.
 
     Attributes:
         categories: Things and stuff; the owner of class numbering.
         inference: How images are resized, instances selected and results fused.
+        domain: What images it was trained on, in a few words; empty where nobody said.
+        classes: Ids of the categories whose segments are kept in results; None for all.
     """
 
     categories: Categories
     inference: InferenceConfig
+    domain: str = ""
+    classes: frozenset[int] | None = None
 
     @abstractmethod
     def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
         """Run images (H, W, 3) through the network as one batch; return what fusion needs of each."""
+
+    def predict_for_evaluation(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[UnfusedPrediction, Instances]]:
+        """Run images like `predict_unfused`; return with each the larger set of instances that AP is measured on."""
+        return [(unfused, unfused.instances) for unfused in self.predict_unfused(images)]
+
+    def configured(
+        self,
+        *,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        overlap_threshold: float | None = None,
+    ) -> Self:
+        """Return the same networks with other options; see `predict`. What is None stays.
+
+        Raises:
+            InputError: A value is out of range, or no class has that name.
+        """
+        changes = {"score_threshold": score, "overlap_threshold": overlap_threshold}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        other = copy.copy(self)
+        if changes:
+            other.inference = change_options(self.inference, changes)
+        if classes is not None:
+            other.classes = frozenset(_class_id(given, self.categories) for given in classes)
+        return other
+
+    def fuse(
+        self, unfused: UnfusedPrediction, *, rule: RuleLike | None = None, stuff_area: int | None = None
+    ) -> PanopticSegmentation:
+        """Return the panoptic result of one image, of the classes that are kept.
+
+        Args:
+            unfused: What `predict_unfused` returned for it.
+            rule: As for `predict`.
+            stuff_area: In place of the option.
+        """
+        options = self.inference if stuff_area is None else replace(self.inference, stuff_area=stuff_area)
+        return self._finish(unfused.fuse(self.categories, options, rule=rule))
+
+    def _finish(self, result: PanopticSegmentation) -> PanopticSegmentation:
+        """Name the domain in a result, and make segments of classes void that are not kept; the ids stay."""
+        kept = result if self.classes is None else result.filter(self.classes)
+        return replace(kept, domain=self.domain)
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a string is a sequence, but one image
@@ -44,6 +100,9 @@ class Predictor(ABC):
         image: ImageLike | CroppableImage,
         *,
         rule: RuleLike | None = None,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        overlap_threshold: float | None = None,
         batch_size: int = 1,
         tile: int | None = None,
         overlap: int | None = None,
@@ -57,6 +116,9 @@ class Predictor(ABC):
         image: Sequence[ImageLike | CroppableImage],
         *,
         rule: RuleLike | None = None,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        overlap_threshold: float | None = None,
         batch_size: int = 1,
         tile: int | None = None,
         overlap: int | None = None,
@@ -69,6 +131,9 @@ class Predictor(ABC):
         image: ImageLike | CroppableImage | Sequence[ImageLike | CroppableImage],
         *,
         rule: RuleLike | None = None,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        overlap_threshold: float | None = None,
         batch_size: int = 1,
         tile: int | None = None,
         overlap: int | None = None,
@@ -82,6 +147,9 @@ class Predictor(ABC):
                 uint8, uint16 or float in 0..255, or a list or tuple of these. Alpha is left out.
             rule: Occlusion rule, a name in `banet.panoptic.RULES` or a function; by default the one saved with the
                 weights.
+            score: Instances score above this, 0 to 1; by default the threshold saved with the weights.
+            classes: Names or ids of the classes to keep; the pixels of all others become void after fusion.
+            overlap_threshold: Fraction of either mask above which a pair of instances is decided by the rule.
             batch_size: Images that go through the network together; with tiles they go one by one.
             tile: Side in pixels of the tiles that a larger image is cut into, which bounds the memory. Objects are
                 joined over the seams; see `banet.panoptic.tiles.merge_tiles`. An image that one tile holds is not
@@ -95,9 +163,20 @@ class Predictor(ABC):
             A `banet.panoptic.PanopticSegmentation`, or a list of them for a list.
 
         Raises:
-            InputError: A file is not an image, or samples do not fit into `bit_depth`.
+            InputError: A file is not an image, samples do not fit into `bit_depth`, or see `configured`.
             ValueError: An array has another shape or range, or `overlap` is not in 1 .. `tile` - 1.
         """
+        if (score, classes, overlap_threshold) != (None, None, None):
+            model = self.configured(score=score, classes=classes, overlap_threshold=overlap_threshold)
+            return model.predict(
+                image,
+                rule=rule,
+                batch_size=batch_size,
+                tile=tile,
+                overlap=overlap,
+                progress=progress,
+                bit_depth=bit_depth,
+            )
         many = isinstance(image, (list, tuple))
         images: list[Any] = list(image) if many else [image]  # type: ignore[arg-type]
         depth = SampleDepth.of(bit_depth or self.inference.bit_depth)
@@ -108,7 +187,7 @@ class Predictor(ABC):
             images = []
         for start in range(0, len(images), batch_size):
             arrays = [to_rgb_array(one, depth) for one in images[start : start + batch_size]]
-            results += [one.fuse(self.categories, self.inference, rule=rule) for one in self.predict_unfused(arrays)]
+            results += [self.fuse(one, rule=rule) for one in self.predict_unfused(arrays)]
         return results if many else results[0]
 
     def _predict_tiles(
@@ -121,17 +200,16 @@ class Predictor(ABC):
         depth: SampleDepth,
     ) -> PanopticSegmentation:
         """Segment an image tile by tile; every tile is resized as an image is, small stuff is judged on the whole."""
-        every_stuff = replace(self.inference, stuff_area=0)
         ready = getattr(image, "dtype", None) == np.uint8 and tuple(image.shape[2:]) == (3,)
 
         def segment(part: NDArray[np.uint8]) -> PanopticSegmentation:
             (unfused,) = self.predict_unfused([to_rgb_array(part)])
-            return unfused.fuse(self.categories, every_stuff, rule=rule)
+            return unfused.fuse(self.categories, replace(self.inference, stuff_area=0), rule=rule)
 
         def bar(boxes: list[Box]) -> Iterable[Box]:
             return tqdm(boxes, desc="tiles", unit="tile", leave=False, disable=not progress or len(boxes) == 1)
 
-        return segment_tiles(
+        result = segment_tiles(
             segment,
             image if ready else to_rgb_array(image, depth),
             tile=tile,
@@ -140,6 +218,28 @@ class Predictor(ABC):
             removal_threshold=self.inference.removal_threshold,
             progress=bar,
         )
+        return self._finish(result)
+
+
+def _class_id(given: str | int, categories: Categories) -> int:
+    """Return the id of a category that is given by name or id.
+
+    Raises:
+        InputError: There is none.
+    """
+    by_name = {category.name.casefold(): category.id for category in categories}
+    if isinstance(given, str) and given.casefold() in by_name:
+        return by_name[given.casefold()]
+    number = int(given) if isinstance(given, int) or given.isdecimal() else None
+    if number is not None and number in categories:
+        return number
+    near = difflib.get_close_matches(str(given).casefold(), by_name, n=3)
+    known = near or list(categories.names)
+    raise InputError(
+        f"{given}: is not a class of these weights",
+        where="classes",
+        hint=f"{'perhaps' if near else 'choose from'} {', '.join(known)}",
+    )
 
 
 def read_images(model: Predictor, images: Sequence[ImageLike]) -> Iterator[UnfusedPrediction]:

@@ -59,6 +59,7 @@ class PanopticSegmentation:
         segments: one record per id in the map, with the name of its class as `label`.
         categories: the classes that `category_id` speaks of.
         image: the image, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
+        domain: what images the weights were trained on that found this, in a few words, for the legend of `draw`.
 
     Raises:
         TypeError: `ids` is not an integer array, or `segments` holds something else than `Segment`.
@@ -70,6 +71,7 @@ class PanopticSegmentation:
     segments: list[Segment]
     categories: Categories
     image: NDArray[Any] | None = None
+    domain: str = ""
 
     def __post_init__(self) -> None:
         self.ids = as_ids(self.ids)
@@ -404,8 +406,9 @@ class PanopticSegmentation:
             image: PIL image or array (H, W, 3), (H, W, 4) or (H, W), 0..255; `self.image` where left out. Without any,
                 the segments are painted on their own.
             alpha: opacity of the filling of things: 0 leaves the image as it is, 1 hides it.
-            legend: adds a strip below the image that names each class that occurs and counts its instances. An image
-                of less than 640 pixels is then enlarged, so that there is room for names.
+            legend: adds a strip below the image that names each class that occurs, counts its instances and says what
+                images the weights were trained on. An image of less than 640 pixels is then enlarged, so that there is
+                room for names.
             style: `instance` gives things that are near each other different colors, from a sequence that color-blind
                 people can tell apart; `class` gives each the color of its class; `contour` is `instance` without
                 fillings.
@@ -422,7 +425,15 @@ class PanopticSegmentation:
 
         shown = self.image if image is None else image
         return draw_segments(
-            self.ids, self.segments, self.categories, shown, alpha, legend=legend, style=style, stuff=stuff
+            self.ids,
+            self.segments,
+            self.categories,
+            shown,
+            alpha,
+            legend=legend,
+            style=style,
+            stuff=stuff,
+            domain=self.domain,
         )
 
     def show(self, image: Any = None, **options: Any) -> None:

@@ -153,13 +153,10 @@ def test_other_weights_have_no_samples_and_their_own_figures(app, monkeypatch):
         samples[0]
     facts = weights.describe("runs/mine/model.safetensors", TwoBoxes(), samples, app.Limits())
     assert (facts["weights"], facts["samples"]["count"]) == ("model.safetensors", 0)
-    assert (facts["domain"], facts["figures"]) == (
-        "recipe coco_r50_1x, data COCO train2017",
-        "PQ 41.1 on its validation data",
-    )
+    assert (facts["domain"], facts["figures"]) == (TwoBoxes.domain, "PQ 41.1 on its validation data")
     metadata.clear()
     facts = weights.describe("model.safetensors", TwoBoxes(), samples, app.Limits())
-    assert (facts["domain"], facts["figures"]) == ("", "")
+    assert (facts["domain"], facts["figures"]) == (TwoBoxes.domain, "")
 
 
 def test_every_rule_has_a_line():

@@ -105,10 +105,10 @@ def test_a_run_that_names_no_folder_gets_one_of_its_own(
 def test_what_is_missing_is_said_before_weights_are_read(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def opened(*_: object) -> None:
+    def opened(*_: object, **__: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("banet.engine.prediction.predict._open", opened)
+    monkeypatch.setattr("banet.engine.prediction.predict.open_model", opened)
     with pytest.raises(InputError, match=r"gone.*: (does not exist|no file matches the pattern)"):
         predict_files("weights", [str(tmp_path / name)], tmp_path / "out")
     assert not (tmp_path / "out").exists()

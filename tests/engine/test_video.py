@@ -256,13 +256,17 @@ def test_other_threads_may_segment_too(tmp_path):
 class Model:
     categories = CATEGORIES
     inference = InferenceConfig()
+    domain = "grey videos"
+
+    def configured(self, **_):
+        return self
 
     def predict(self, image, *, rule=None, tile=None, overlap=None, progress=False):
         return threshold(image)
 
 
 def test_predict_takes_videos_and_recordings(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(predict, "_open", lambda *_: (Model(), "nowhere"))
+    monkeypatch.setattr(predict, "open_model", lambda *_, **__: (Model(), "nowhere"))
     monkeypatch.setattr(
         video, "_open_camera", lambda *_: av.open("testsrc=size=64x48:rate=10:duration=0.3", format="lavfi")
     )
@@ -286,7 +290,7 @@ def test_predict_takes_videos_and_recordings(tmp_path, monkeypatch, capsys):
 
 
 def test_predict_says_what_does_not_fit(tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "_open", lambda *_: pytest.fail("opened the weights"))
+    monkeypatch.setattr(predict, "open_model", lambda *_, **__: pytest.fail("opened the weights"))
     for inputs, options, said in [
         (["a.jpg"], {"frames": True}, "--frames: goes with videos"),
         (["a.jpg"], {"overlap": 8}, "--overlap 8: must be at least 1 and less than --tile"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from banet.data.scenes.generate import SCENE_CATEGORIES, make_scene
 from banet.engine.export.runtime import ExportedModel
-from banet.engine.prediction import predict
+from banet.engine.prediction import images, predict
 from banet.engine.prediction.predict import predict_files
 from banet.files.outputs import RECORD
 from banet.inference.banet import BANet
@@ -117,13 +117,17 @@ def test_overlap_must_fit(model):
 
 
 def test_predict_writes_the_same_files_where_one_tile_holds_the_image(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
+    monkeypatch.setattr(predict, "open_model", lambda *_, **__: (model, "cpu"))
     image = Image.fromarray(blocks(90, 150))
     image.save(tmp_path / "a.png")
     for out, tile in (("plain", None), ("tile", 150), ("tiles", 64)):
         assert predict_files("w", [str(tmp_path / "a.png")], tmp_path / out, tile=tile, gallery=out == "tiles") == 0
     names = ["a.json", "a.png", "a_overlay.jpg"]
-    assert sorted(p.name for p in (tmp_path / "plain").iterdir() if p.name != RECORD) == names
+    assert sorted(p.name for p in (tmp_path / "plain").iterdir() if p.name != RECORD) == [
+        *names,
+        "panoptic.json",
+        "segments.csv",
+    ]
     assert all((tmp_path / "plain" / n).read_bytes() == (tmp_path / "tile" / n).read_bytes() for n in names)
     expected = model.predict(image, tile=64)
     assert np.array_equal(read_ids(tmp_path / "tiles" / "a.png"), expected.ids)
@@ -133,21 +137,21 @@ def test_predict_writes_the_same_files_where_one_tile_holds_the_image(model, tmp
 
 
 def test_overlays_of_large_images_are_reduced(model, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
-    monkeypatch.setattr(predict, "_OVERLAY_SIDE", 400)
+    monkeypatch.setattr(predict, "open_model", lambda *_, **__: (model, "cpu"))
+    monkeypatch.setattr(images, "_OVERLAY_SIDE", 400)
     array = blocks(70, 1300)
     Image.fromarray(array).save(tmp_path / "a.png")
     predict_files("w", [str(tmp_path / "a.png")], tmp_path / "out", tile=500)
     assert read_ids(tmp_path / "out" / "a.png").shape == (70, 1300)
     with Image.open(tmp_path / "out" / "a_overlay.jpg") as overlay:
-        assert overlay.width == 325
+        assert overlay.width == 650  # of 325 pixels, which a legend enlarges twice
 
 
 def test_in_tiles_there_is_one_image_at_a_time(model, tmp_path, monkeypatch):
     events = []
-    read, save = predict.open_image, PanopticSegmentation.save
-    monkeypatch.setattr(predict, "_open", lambda *_: (model, "cpu"))
-    monkeypatch.setattr(predict, "open_image", lambda *a, **k: events.append("read") or read(*a, **k))
+    read, save = images.open_image, PanopticSegmentation.save
+    monkeypatch.setattr(predict, "open_model", lambda *_, **__: (model, "cpu"))
+    monkeypatch.setattr(images, "open_image", lambda *a, **k: events.append("read") or read(*a, **k))
     monkeypatch.setattr(PanopticSegmentation, "save", lambda *a, **k: (save(*a, **k), events.append("saved"))[0])
     for name in "ab":
         Image.fromarray(blocks(64, 100)).save(tmp_path / f"{name}.png")

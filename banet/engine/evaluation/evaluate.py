@@ -8,11 +8,12 @@ import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from banet._renamed import accept_old_names
@@ -25,11 +26,9 @@ from banet.errors import InputError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.fields import id_order
 from banet.files.outputs import Outputs, weight_files
-from banet.inference.banet import BANet
-from banet.inference.postprocess import UnfusedPrediction, paste_instances, postprocess
-from banet.inference.preprocess import preprocess
+from banet.inference.postprocess import Instances, UnfusedPrediction
+from banet.inference.predictor import Predictor
 from banet.modeling.config import change_options
-from banet.modeling.network import Network
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
@@ -44,7 +43,7 @@ KIND = "banet evaluate"
 ZIP_STEM = "panoptic_test-dev2017_BANet_results"
 
 
-def check_categories(model: Network, categories: Categories, source: str) -> None:
+def check_categories(model: Predictor, categories: Categories, source: str) -> None:
     """Refuse to measure a model on other classes than it was trained on.
 
     Raises:
@@ -73,7 +72,7 @@ class Evaluator:
         quality: What counts PQ; one that sums over processes can stand in for the plain one.
     """
 
-    model: Network
+    model: Predictor
     full: bool = False
     quality: PanopticQuality | PanopticQualityMetric | None = None
 
@@ -86,7 +85,6 @@ class Evaluator:
             self.ap = MaskAP(self.model.categories, self.model.inference.ap_instances)
             self.stuff = StuffIoU(self.model.categories)
 
-    @torch.no_grad()
     def update(
         self, examples: Sequence[EvaluationImage]
     ) -> Iterator[tuple[EvaluationImage, UnfusedPrediction, PanopticSegmentation]]:
@@ -95,26 +93,26 @@ class Evaluator:
         Raises:
             InputError: The device has too little memory for so many; says how many fit.
         """
-        inputs = [preprocess(each.image, self.model.inference) for each in examples]
+        images = [each.image for each in examples]
+        outputs: Sequence[tuple[UnfusedPrediction, Instances | None]] | None
         try:
-            output = self.model(inputs)
+            outputs = self.model.predict_for_evaluation(images) if self.full else self._without_ap(images)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            output = None
-        if output is None:  # out of the handler, as the error holds on to memory
-            raise InputError(_too_many(self.model, inputs))
-        ap_sets = replace(output, detections=self.model.ap_detections(output)).images if self.full else []
-        for index, (example, one) in enumerate(zip(examples, output.images, strict=True)):
-            unfused = postprocess(one, example.image, self.model.categories, self.model.inference)
-            if self.full:
-                size = (example.image.shape[0], example.image.shape[1])
-                instances = paste_instances(ap_sets[index], size)
-                self.ap.update(instances, example.ground_truth)
+            outputs = None
+        if outputs is None:  # out of the handler, as the error holds on to memory
+            raise InputError(_too_many(self.model, images))
+        for example, (unfused, candidates) in zip(examples, outputs, strict=True):
+            if candidates is not None:
+                self.ap.update(candidates, example.ground_truth)
                 self.stuff.update(unfused.semantic, example.ground_truth)
-            result = unfused.fuse(self.model.categories, self.model.inference)
+            result = self.model.fuse(unfused)
             self.counts.update(result, example.ground_truth)
             yield example, unfused, result
+
+    def _without_ap(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[UnfusedPrediction, Instances | None]]:
+        return [(unfused, None) for unfused in self.model.predict_unfused(images)]
 
     def collect(self) -> None:
         """Bring what all processes have counted to the first one."""
@@ -137,7 +135,7 @@ class Evaluator:
 
 @accept_old_names
 def evaluate(
-    model: Network,
+    model: Predictor,
     data: EvaluationData,
     *,
     out: Path | None = None,
@@ -197,6 +195,36 @@ def evaluate(
     return metrics
 
 
+def open_evaluated(
+    weights: str,
+    data: EvaluationData,
+    source: str,
+    *,
+    device: str,
+    class_table: str | None = None,
+    trust: bool = False,
+) -> Predictor:
+    """Return the model of some weights; the classes of another library's are matched with those of the data, by name.
+
+    Args:
+        weights: See `banet.load`.
+        data: What is measured on.
+        source: Names it in errors.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        class_table: Further names of the data's categories; by default those of COCO's.
+        trust: See `banet.load`.
+
+    Raises:
+        InputError: The weights cannot be read, or none of their classes is in the data.
+    """
+    from banet.composed.classes import ClassTable
+    from banet.composed.load import load
+
+    table = ClassTable.read(class_table) if class_table else ClassTable.default()
+    table = table.for_categories(data.categories, source)
+    return load(weights, device=pick_device(device), class_table=table, trust=trust)
+
+
 def _pngs(data: EvaluationData, limit: int | None) -> list[str]:
     """Return the names of the PNGs of the images that are measured."""
     count = len(data) if limit is None else min(limit, len(data))
@@ -214,14 +242,14 @@ def _claim(out: Path, data: EvaluationData, limit: int | None, weights: str, gal
     return Outputs(out, KIND, names, inputs=inputs, overwrite=overwrite)
 
 
-def _too_many(model: Network, inputs: Sequence[torch.Tensor]) -> str:
+def _too_many(model: Predictor, images: Sequence[NDArray[np.uint8]]) -> str:
     """Return the error of a batch that does not fit into the memory: how many of its images do fit."""
-    largest = sorted(inputs, key=lambda image: -image[0].numel())
-    halves = [len(inputs) >> times for times in range(1, len(inputs).bit_length())]
-    fits = first_that_fits(halves, lambda count: model(largest[:count]))
-    _, height, width = largest[0].shape
+    largest = sorted(images, key=lambda image: -image.size)
+    halves = [len(images) >> times for times in range(1, len(images).bit_length())]
+    fits = first_that_fits(halves, lambda count: model.predict_unfused(largest[:count]))
+    height, width = largest[0].shape[:2]
     if fits:
-        return f"--batch {len(inputs)}: the memory does not hold so many of {width}x{height} at once; {fits} fit"
+        return f"--batch {len(images)}: the memory does not hold so many of {width}x{height} at once; {fits} fit"
     return f"an image of {width}x{height} does not fit into the memory; lower inference.shorter and longer"
 
 
@@ -262,6 +290,8 @@ def evaluate_command(
     limit: int | None,
     device: str,
     gallery: bool = False,
+    class_table: str | None = None,
+    trust: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """`banet evaluate`: load, measure, print the table.
@@ -269,10 +299,10 @@ def evaluate_command(
     Raises:
         InputError: Weights or data cannot be read, or do not fit each other.
     """
-    target = pick_device(device)
+    target = pick_device(device)  # before the data are read
     data, source = choose_data(recipe, split)
     outputs = None if out is None else _claim(out, data, limit, weights, gallery, overwrite)
-    model = BANet.from_pretrained(weights, device=target)
+    model = open_evaluated(weights, data, source, device=device, class_table=class_table, trust=trust)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
     model.inference = change_options(model.inference, overrides)
     with joined(), outputs or nullcontext():

@@ -150,7 +150,8 @@ def _sum_bits(bits: torch.Tensor) -> torch.Tensor:
 class StuffIoU:
     """mIoU^St: intersection over union of the final logits' argmax before fusion, averaged over stuff classes.
 
-    The confusion matrix covers all classes and the whole data set; void is ignored.
+    The confusion matrix covers all classes and the whole data set; pixels that are void in the truth are ignored, and
+    those that are void in the prediction count as missed.
 
     Args:
         categories: Things and stuff.
@@ -158,11 +159,12 @@ class StuffIoU:
 
     def __init__(self, categories: Categories) -> None:
         self.categories = categories
-        self.matrix = MulticlassConfusionMatrix(max(len(categories), 2), ignore_index=VOID)
+        self.matrix = MulticlassConfusionMatrix(len(categories) + 1, ignore_index=VOID)  # the last is predicted void
 
     def update(self, semantic: NDArray[np.int64], truth: PanopticSegmentation) -> None:
-        """Add one image: (H, W) class indices, and its ground truth."""
-        self.matrix.update(torch.from_numpy(semantic), torch.from_numpy(self.categories.indices_of(truth.semantic)))
+        """Add one image: (H, W) class indices, `VOID` for none, and its ground truth."""
+        found = torch.from_numpy(np.where(semantic == VOID, len(self.categories), semantic))
+        self.matrix.update(found, torch.from_numpy(self.categories.indices_of(truth.semantic)))
 
     def merge(self, other: StuffIoU) -> None:
         """Add another one's counts."""

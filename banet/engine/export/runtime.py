@@ -124,6 +124,19 @@ class ExportedModel(Predictor):
         """Run the network alone on an image (h, w, 3) at the size that it works at."""
         return NetworkOutput(*self.run(np.ascontiguousarray(image.transpose(2, 0, 1)[None])))
 
+    def configured(
+        self,
+        *,
+        score: float | None = None,
+        classes: Sequence[str | int] | None = None,
+        overlap_threshold: float | None = None,
+    ) -> ExportedModel:
+        """Return the same network with other options; see `Predictor`. The score can only be raised."""
+        saved = self.inference.score_threshold
+        if score is not None and score < saved:
+            raise InputError(f"--score {score:g}: the exported graph leaves out scores up to {saved:g}; give more")
+        return super().configured(score=score, classes=classes, overlap_threshold=overlap_threshold)
+
     def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
         """Run images (H, W, 3) through the network one by one; return what fusion needs of each."""
         return [self._predict_unfused(image) for image in images]

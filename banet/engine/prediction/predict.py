@@ -2,66 +2,41 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from banet.data.images import ImageList, find_depth, find_images, page_count, read_image, to_rgb_array
-from banet.data.images.large import CroppableImage, DecodedImage, open_image
-from banet.engine.device import is_out_of_memory
+from banet.data.images import ImageList, find_depth, find_images, page_count
+from banet.engine.models import Runtime, describe_model, open_model
+from banet.engine.prediction.images import ImageRun, Item, enough_memory, segment_table
 from banet.engine.prediction.pipeline import Pipeline
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
 from banet.engine.report.gallery import write_gallery
 from banet.errors import InputError, InputWarning, MissingExtraError, printable
-from banet.files.atomic import atomic_path
-from banet.files.names import DistinctNames
+from banet.files.names import DistinctNames, forward
 from banet.files.outputs import Outputs, Record, is_output, weight_files
-from banet.modeling.config import change_options
 from banet.panoptic import PanopticSegmentation
-from banet.panoptic.id_maps import find_ids
-from banet.panoptic.sample_depth import SampleDepth
-from banet.panoptic.segmentation import COLUMNS, join_some
-from banet.types import BitDepth
+from banet.panoptic.coco.annotations import ImageInfo, read_tables
+from banet.panoptic.segmentation import join_some
+from banet.types import BitDepth, ImageId
 
-if TYPE_CHECKING:
-    from banet.engine.export.runtime import ExportedModel
-    from banet.inference.banet import BANet
-    from banet.inference.postprocess import Instances
-
-__all__ = ["Runtime", "predict_files"]
-
-Runtime = Literal["torch", "onnx", "openvino"]
+__all__ = ["RESULTS", "SEGMENTS", "Runtime", "predict_files"]
 
 KIND = "banet predict"
 SEGMENTS = "segments.csv"
+RESULTS = "panoptic.json"
 _IMAGE_OUTPUTS = (".png", ".json", "_overlay.jpg")
-_OVERLAY_SIDE = 4096
-"""Pixels of the longer side to which the overlay of an image in tiles is reduced: bounds the memory."""
-
-
-class _Item(NamedTuple):
-    """An image, or a page of a file of several, and the name of its outputs; without `page` it is the first."""
-
-    path: Path
-    name: str
-    page: int | None = None
-
-    @property
-    def title(self) -> str:
-        """Return what the image is called in messages and tables."""
-        return f"{self.path}" if self.page is None else f"{self.path} (page {self.page + 1})"
+_RESERVED = {SEGMENTS, RESULTS, "gallery.html"}
 
 
 @dataclass(frozen=True)
@@ -77,15 +52,19 @@ class _Plan:
         frames: Whether frames of videos are kept.
     """
 
-    images: list[_Item]
+    images: list[Item]
     unreadable: list[str]
     videos: list[tuple[str, str]]
     out: Path
     gallery: bool
     frames: bool
 
-    def claim(self, weights: str, overwrite: bool) -> Outputs:
+    def claim(self, others: Sequence[str], overwrite: bool) -> Outputs:
         """Check all outputs.
+
+        Args:
+            others: Weights and other files that are read beside images and videos.
+            overwrite: See `Outputs`.
 
         Raises:
             InputError: See `Outputs`.
@@ -94,14 +73,14 @@ class _Plan:
         sources: dict[str, Path | None] = {**files}
         sources |= {f"{name}_overlay.mp4": _file_of(source) for source, name in self.videos}
         if self.images:
-            sources |= dict.fromkeys([SEGMENTS, *(["gallery.html"] if self.gallery else [])])
+            sources |= dict.fromkeys([SEGMENTS, RESULTS, *(["gallery.html"] if self.gallery else [])])
         read = [one.path for one in self.images] + [file for source, _ in self.videos if (file := _file_of(source))]
         return Outputs(
             self.out,
             KIND,
             sources,
             trees=[f"{name}_frames" for _, name in self.videos] if self.frames else (),
-            inputs=[*read, *weight_files(weights)],
+            inputs=[*read, *(file for one in others for file in weight_files(one))],
             overwrite=overwrite,
         )
 
@@ -114,8 +93,14 @@ def predict_files(
     recursive: bool = False,
     rule: str | None = None,
     score_threshold: float | None = None,
+    classes: Sequence[str | int] | None = None,
+    overlap_threshold: float | None = None,
+    batch_size: int = 1,
     device: str = "auto",
     runtime: Runtime = "torch",
+    class_table: str | None = None,
+    trust: bool = False,
+    json: str | None = None,
     gallery: bool = False,
     tile: int | None = None,
     overlap: int | None = None,
@@ -130,16 +115,22 @@ def predict_files(
     A folder or pattern leaves out what this function has written there itself.
 
     Args:
-        weights: See `BANet.from_pretrained`; or, with another runtime than torch, a file that `banet export` wrote.
+        weights: See `banet.load`; or, with another runtime than torch, a file that `banet export` wrote.
         inputs: Images, folders of images, or patterns; videos and cameras (see `is_video`).
         out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each image, `NAME_overlay.mp4` for each
-            video, and `segments.csv`, a table of the segments of all images.
+            video, `panoptic.json`, the COCO panoptic JSON of all images, and `segments.csv`, a table of their segments.
         recursive: Also segment what lies in the folders of a folder; NAME then keeps these folders.
         rule: Another occlusion rule than the one saved with the weights.
         score_threshold: Instances score above this, in place of the threshold saved with the weights. An exported
             graph leaves instances out itself, so for it the threshold can only be raised.
+        classes: Names or ids of the classes to keep.
+        overlap_threshold: Fraction of either mask above which a pair is decided by the rule.
+        batch_size: Images that go through the network together.
         device: `auto`, `cpu`, `cuda` or `mps`; the other runtimes compute on the CPU.
         runtime: What runs the network. All but `torch` need no torch.
+        class_table: See `banet.load`.
+        trust: See `banet.load`.
+        json: COCO JSON whose `images` give the ids of images, by file name; by default they count from 1.
         gallery: Also write `gallery.html`, one page of all images.
         tile: Side in pixels of the tiles that larger images and frames are cut into; see `BANet.predict`.
         overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
@@ -163,19 +154,18 @@ def predict_files(
     """
     if overlap is not None and (tile is None or not 1 <= overlap < tile):
         raise InputError("must be at least 1 and less than --tile", where=f"--overlap {overlap}")
-    plan = _plan(inputs, out, gallery, frames, page, recursive)
-    outputs = plan.claim(weights, overwrite)
-    model, place = _open(weights, runtime, device)
-    if score_threshold is not None:
-        _set_score_threshold(model, score_threshold)
+    plan = _plan(inputs, out, gallery, frames, page, recursive, json)
+    outputs = plan.claim([weights, *([json] if json else []), *([class_table] if class_table else [])], overwrite)
+    model, place = open_model(weights, device=device, runtime=runtime, class_table=class_table, trust=trust)
+    model = model.configured(score=score_threshold, classes=classes, overlap_threshold=overlap_threshold)
     depth = find_depth((item.path for item in plan.images), bit_depth or model.inference.bit_depth)
-    things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
-    stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
-    print(f"{weights} on {place}: things: {things}; stuff: {stuff}")
+    print(describe_model(model, weights, place))
     out.mkdir(parents=True, exist_ok=True)
     with outputs:
-        note = f"{weights}, occlusion rule {rule or model.inference.rule}" if gallery else ""
-        counts, failures = _segment_images(plan, model, depth, rule, tile, overlap, note, drawing or {})
+        trained = f"trained on: {model.domain}; " if model.domain else ""
+        note = f"{weights}, {trained}occlusion rule {rule or model.inference.rule}" if gallery else ""
+        run = ImageRun(model, out, depth, rule, tile, overlap, drawing=drawing or {})
+        counts, failures = _segment_images(plan, run, batch_size, note)
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
@@ -195,7 +185,13 @@ def predict_files(
 
 
 def _plan(
-    inputs: list[str], out: Path, gallery: bool, frames: bool, page: int | Literal["all"] | None, recursive: bool
+    inputs: list[str],
+    out: Path,
+    gallery: bool,
+    frames: bool,
+    page: int | Literal["all"] | None,
+    recursive: bool,
+    json: str | None,
 ) -> _Plan:
     given = [text for text in inputs if not is_video(text)]
     if len(given) < len(inputs):
@@ -208,8 +204,13 @@ def _plan(
         warnings.warn(line, InputWarning, stacklevel=2)
     paths = _without_outputs(images.paths, given)
     names, video_names = DistinctNames(*_IMAGE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames")
+    items = [item for path in paths for item in _pages(path, _name_of(path, given if recursive else ()), names, page)]
+    for item in items:
+        taken = {f"{item.name}{suffix}".casefold() for suffix in _IMAGE_OUTPUTS} & _RESERVED
+        if taken:
+            raise InputError(f"its result would be {min(taken)}, as that of all", where=item.path, hint="rename it")
     return _Plan(
-        [item for path in paths for item in _pages(path, _name_of(path, given if recursive else ()), names, page)],
+        _with_ids(items, json),
         images.unreadable,
         [(video, _video_name(video, out, video_names)) for video in videos],
         out,
@@ -225,7 +226,7 @@ def _name_of(path: Path, folders: Sequence[str]) -> PurePath:
     return PurePath(path.name) if root is None else path.relative_to(root)
 
 
-def _pages(path: Path, name: PurePath, names: DistinctNames, page: int | Literal["all"] | None) -> list[_Item]:
+def _pages(path: Path, name: PurePath, names: DistinctNames, page: int | Literal["all"] | None) -> list[Item]:
     """Return what is to be segmented of a file."""
     try:
         count = 1 if page is None else page_count(path)
@@ -233,8 +234,34 @@ def _pages(path: Path, name: PurePath, names: DistinctNames, page: int | Literal
         count = 1
     if page == "all" and count > 1:
         pages = [name.with_name(f"{name.stem}_page{n + 1}{name.suffix}") for n in range(count)]
-        return [_Item(path, names.choose(each.as_posix()), n) for n, each in enumerate(pages)]
-    return [_Item(path, names.choose(name.as_posix()), page - 1 if isinstance(page, int) and count > 1 else None)]
+        return [Item(path, names.choose(each.as_posix()), each.as_posix(), n) for n, each in enumerate(pages)]
+    number = page - 1 if isinstance(page, int) and count > 1 else None
+    return [Item(path, names.choose(name.as_posix()), name.as_posix(), number)]
+
+
+def _with_ids(items: list[Item], json: str | None) -> list[Item]:
+    """Return images with the ids and names that a COCO JSON gives them, by file name, or else with ids 1, 2, ...
+
+    Raises:
+        InputError: The JSON does not name one of them, or names it several times.
+    """
+    if json is None:
+        return [item._replace(image_id=number) for number, item in enumerate(items, start=1)]
+    images, _ = read_tables(json, optional=True)
+    named: dict[str, list[ImageInfo]] = {}
+    for info in images.values():
+        named.setdefault(PurePosixPath(forward(info.file_name)).name, []).append(info)
+    taken: set[ImageId] = set()
+    result = []
+    for item in items:
+        path = item.path.absolute().as_posix()
+        found = [info for info in named.get(item.path.name, ()) if path.endswith(f"/{forward(info.file_name)}")]
+        if len(found) != 1 or found[0].id in taken:
+            what = "names several images like" if found else "does not name"
+            raise InputError(f"{what} {item.path}", where=json, hint="leave out the image, or --json")
+        taken.add(found[0].id)
+        result.append(item._replace(image_id=found[0].id, file_name=found[0].file_name))
+    return result
 
 
 def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
@@ -263,63 +290,35 @@ def _file_of(source: str) -> Path | None:
     return None if is_camera(source) else Path(source)
 
 
-def _segment_images(
-    plan: _Plan,
-    model: BANet | ExportedModel,
-    depth: SampleDepth,
-    rule: str | None,
-    tile: int | None,
-    overlap: int | None,
-    note: str,
-    drawing: Mapping[str, Any],
-) -> tuple[Counter[str], list[str]]:
+def _segment_images(plan: _Plan, run: ImageRun, batch_size: int, note: str) -> tuple[Counter[str], list[str]]:
     """Segment the images, and write and print what was found: things by class, and the errors of those not done."""
     counts: Counter[str] = Counter()
     failures: list[str] = []
     if not plan.images:
         return counts, failures
+    size = 1 if run.tile is not None else batch_size
+    groups = [plan.images[start : start + size] for start in range(0, len(plan.images), size)]
     with ExitStack() as stack:
-        page = None
         if plan.gallery:
-            pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", model.categories, note=note)
-            page = stack.enter_context(pages)
-        table = stack.enter_context(_segment_table(plan.out / SEGMENTS))
-
-        def read(item: _Item) -> CroppableImage:
-            with _enough_memory(item.path):
-                if tile is not None:
-                    return open_image(item.path, bit_depth=depth, page=item.page)
-                return DecodedImage(read_image(item.path, bit_depth=depth, page=item.page))
-
-        def run(item: _Item, image: CroppableImage) -> Callable[[], _Found]:
-            with _enough_memory(item.path):
-                return _segment(model, image, rule, tile, overlap)
-
-        def write(item: _Item, fuse: Callable[[], _Found]) -> tuple[str, Counter[str]]:
-            path, name = item.path, item.name
-            found = fuse()
-            (plan.out / name).parent.mkdir(parents=True, exist_ok=True)
-            table.writerows({"image": item.title, **_rounded(row)} for row in found.result.to_records())
-            found.result.save(plan.out / f"{name}.png", file_name=path.name)
-            jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
-            found.shown.draw(found.image, legend=True, **drawing).save(jpeg, format="JPEG", quality=92)
-            with atomic_path(plan.out / f"{name}_overlay.jpg") as temporary:
-                temporary.write_bytes(jpeg.getbuffer())
-            if page is not None:
-                page.add(str(path), found.image, {"result": found.shown}, instances=found.instances)
-            return found.result.describe(), Counter(found.result.counts())
-
+            pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", run.model.categories, note=note)
+            run.page = stack.enter_context(pages)
+        run.table = stack.enter_context(segment_table(plan.out / SEGMENTS))
         # In tiles images are large: there is only one at a time.
-        pipeline = Pipeline(read, run, write, failures=(InputError, MissingExtraError), overlap=tile is None)
+        pipeline = Pipeline(run.read, run.run, run.write, overlap=run.tile is None)
         # Closed at the end, which waits for its threads: after Ctrl-C, too, no file is left half written.
-        steps = stack.enter_context(closing(pipeline.process(plan.images)))
-        for item, done in tqdm(steps, desc="predict", unit="image", total=len(plan.images), leave=False, disable=None):
-            if isinstance(done, Exception):
-                failures.append(str(done))
-            else:
-                words, things = done
-                tqdm.write(printable(f"{item.title}: {words}"))
-                counts += things
+        steps = stack.enter_context(closing(pipeline.process(groups)))
+        bar = stack.enter_context(tqdm(desc="predict", unit="image", total=len(plan.images), leave=False, disable=None))
+        for group, results in steps:
+            if isinstance(results, Exception):
+                raise results
+            for item, done in zip(group, results, strict=True):
+                bar.update()
+                if isinstance(done, Exception):
+                    failures.append(str(done))
+                    continue
+                tqdm.write(printable(f"{item.title}: {done.words}"))
+                counts += done.counts
+    run.write_json(plan.out / RESULTS)
     return counts, failures
 
 
@@ -335,7 +334,7 @@ def _segment_videos(
         folder = plan.out / f"{name}_frames" if plan.frames else None
         try:
             path = plan.out / f"{name}_overlay.mp4"
-            with _enough_memory(source):
+            with enough_memory(source):
                 count = segment_video(segment, source, path, frames=folder, drawing=drawing, overwrite=True)
         except InputError as error:
             failures.append(str(error))
@@ -344,78 +343,6 @@ def _segment_videos(
             outputs.prune(folder.name)
         tqdm.write(printable(f"{source}: {count} frames"))
     return failures
-
-
-@contextmanager
-def _segment_table(path: Path) -> Iterator[csv.DictWriter[str]]:
-    """Write a table of segments, a row at a time."""
-    with (
-        atomic_path(path) as temporary,  # names of files need not be text
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
-    ):
-        table = csv.DictWriter(stream, ("image", *COLUMNS))
-        table.writeheader()
-        yield table
-
-
-def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the table without digits that say nothing."""
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
-
-
-@contextmanager
-def _enough_memory(source: str | Path) -> Iterator[None]:
-    """Raise an error that says what to do when memory does not suffice for an image or video."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(
-            "does not fit into the memory", where=source, hint="add --tile 512, or less, or --device cpu"
-        ) from None
-
-
-class _Found(NamedTuple):
-    """What was found in an image.
-
-    Attributes:
-        result: The result.
-        image: The image, or in tiles, if it is large, a reduced copy.
-        shown: The result at the size of `image`.
-        instances: Those that the result was fused from, where they are known.
-    """
-
-    result: PanopticSegmentation
-    image: NDArray[np.uint8]
-    shown: PanopticSegmentation
-    instances: Instances | None
-
-
-def _segment(
-    model: BANet | ExportedModel, image: CroppableImage, rule: str | None, tile: int | None, overlap: int | None
-) -> Callable[[], _Found]:
-    """Run the network on an image, in tiles if it is larger than a tile, and return what is left to do after that."""
-    if isinstance(image, DecodedImage) and (tile is None or max(image.shape[:2]) <= tile):
-        (unfused,) = model.predict_unfused([to_rgb_array(image.image)])
-
-        def fuse() -> _Found:
-            result = unfused.fuse(model.categories, model.inference, rule=rule)
-            return _Found(result, unfused.image, result, unfused.instances)
-
-        return fuse
-    result = model.predict(image, rule=rule, tile=tile, overlap=overlap, progress=True)
-    factor = -(-max(image.shape[:2]) // _OVERLAY_SIDE)
-    found = _Found(result, image.reduced(factor), _reduced(result, factor), None)
-    return lambda: found
-
-
-def _reduced(result: PanopticSegmentation, factor: int) -> PanopticSegmentation:
-    """Return a result of every `factor`-th row and column, without the segments that fall between them."""
-    ids = result.ids[::factor, ::factor]
-    left = set(find_ids(ids).tolist())
-    segments = [segment for segment in result.segments if segment.id in left]
-    return PanopticSegmentation.from_ids(ids, segments, result.categories)
 
 
 def _matches(text: str) -> Sequence[str]:
@@ -429,39 +356,3 @@ def _matches(text: str) -> Sequence[str]:
     if not matches:
         raise InputError("no file matches the pattern", where=text, hint="give videos")
     return matches
-
-
-def _open(weights: str, runtime: Runtime, device: str) -> tuple[BANet | ExportedModel, str]:
-    """Return the model, and the name of its device."""
-    suffix = {"onnx": ".onnx", "openvino": ".xml"}
-    if runtime != "torch":
-        from banet.engine.export.runtime import ExportedModel
-
-        if Path(weights).suffix != suffix[runtime]:
-            raise InputError(
-                f"--runtime {runtime} runs {suffix[runtime]} files", where=weights, hint="`banet export` makes them"
-            )
-        if device not in ("auto", "cpu"):
-            raise InputError(
-                f"--runtime {runtime} computes on the CPU", where=f"--device {device}", hint="choose auto or cpu"
-            )
-        return ExportedModel.open(weights), "cpu"
-    if Path(weights).suffix in suffix.values():
-        known = next(name for name, ending in suffix.items() if ending == Path(weights).suffix)
-        raise InputError("is an exported network", where=weights, hint=f"add --runtime {known}")
-    from banet.engine.device import pick_device
-    from banet.inference.banet import BANet
-
-    target = pick_device(device)
-    return BANet.from_pretrained(weights, device=target), target.type
-
-
-def _set_score_threshold(model: BANet | ExportedModel, threshold: float) -> None:
-    from banet.engine.export.runtime import ExportedModel
-
-    saved = model.inference.score_threshold
-    if isinstance(model, ExportedModel) and threshold < saved:
-        raise InputError(
-            f"the exported graph leaves out scores up to {saved:g}", where=f"--score {threshold:g}", hint="give more"
-        )
-    model.inference = change_options(model.inference, {"score_threshold": threshold})

@@ -30,7 +30,6 @@ from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
 from banet.inference.postprocess import UnfusedPrediction, postprocess
 from banet.inference.preprocess import preprocess
-from banet.modeling.network import Network
 from banet.modeling.outputs import Candidates, Output
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.defaults import RULE
@@ -92,7 +91,7 @@ class _Truth:
 
 
 def analyze(
-    model: Network, data: EvaluationData, *, limit: int | None = None, source: str = "data"
+    model: BANet, data: EvaluationData, *, limit: int | None = None, source: str = "data"
 ) -> dict[str, dict[str, Any]]:
     """PQ of a model under each row of Table 4.
 
@@ -117,7 +116,7 @@ def analyze(
 
 
 @torch.inference_mode()
-def _results(model: Network, example: EvaluationImage) -> dict[str, PanopticSegmentation]:
+def _results(model: BANet, example: EvaluationImage) -> dict[str, PanopticSegmentation]:
     """Compute the result of each row for one image; the network runs once, its heads once for each set of instances."""
     truth = _Truth.of(example.ground_truth)
     output = model([preprocess(example.image, model.inference)])
@@ -133,7 +132,7 @@ def _results(model: Network, example: EvaluationImage) -> dict[str, PanopticSegm
 
 
 def _fuse(
-    model: Network, unfused: UnfusedPrediction, truth: PanopticSegmentation, oracle: Oracle
+    model: BANet, unfused: UnfusedPrediction, truth: PanopticSegmentation, oracle: Oracle
 ) -> PanopticSegmentation:
     """Fuse one image with the order and the segmentation of an oracle; its instances are chosen already."""
     if oracle.segmentation:
@@ -146,7 +145,7 @@ def _fuse(
     return unfused.fuse(model.categories, model.inference, rule=rule)
 
 
-def _choose(model: Network, output: Output, truth: _Truth, oracle: Oracle, size: tuple[int, ...]) -> Output:
+def _choose(model: BANet, output: Output, truth: _Truth, oracle: Oracle, size: tuple[int, ...]) -> Output:
     """Return the network's output with the instances of an oracle."""
     if not (oracle.boxes or oracle.classes):
         return output
@@ -182,7 +181,7 @@ def _best(candidates: Candidates) -> tuple[Tensor, Tensor]:
     return best.values, best.indices
 
 
-def ceiling(model: Network, example: EvaluationImage) -> PanopticSegmentation:
+def ceiling(model: BANet, example: EvaluationImage) -> PanopticSegmentation:
     """What a perfect network would give under the model's limits: stuff too small and instances too many are lost.
 
     Its instances have the truth's masks and classes and equal scores; its semantic map is the truth. Box suppression

@@ -19,7 +19,7 @@ from banet.engine.evaluation.metrics import PanopticQualityMetric
 from banet.engine.recipe import Recipe, TrainConfig
 from banet.engine.training.datasets import raise_if_bad
 from banet.errors import InputError, MissingExtraError
-from banet.modeling.network import Network
+from banet.inference.banet import BANet
 
 try:
     import lightning as L
@@ -79,7 +79,7 @@ class TrainingTask(L.LightningModule):
         val_images: Number of images of the validation split, over all processes.
     """
 
-    def __init__(self, model: Network, recipe: Recipe, val_images: int = 0) -> None:
+    def __init__(self, model: BANet, recipe: Recipe, val_images: int = 0) -> None:
         super().__init__()
         self.val_images = val_images
         self.batch: list[Sample] = []  # the current one; empty while measuring

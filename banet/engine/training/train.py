@@ -44,9 +44,9 @@ from banet.engine.training.task import MemoryCheck, TrainingTask
 from banet.engine.training.trainer import build_trainer
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path
+from banet.inference.banet import BANet
 from banet.modeling.aggregation import current_name
 from banet.modeling.composition import recompute_in_backward
-from banet.modeling.network import Network
 from banet.panoptic.sample_depth import SampleDepth
 
 try:
@@ -61,7 +61,7 @@ __all__ = ["build_for_training", "train"]
 _say = rank_zero_only(print)
 
 
-def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> Network:
+def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> BANet:
     """Build the network of a recipe with its initial weights, and print what they are.
 
     Raises:
@@ -69,7 +69,7 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> Network:
     """
     recipe = recipe.resolved()
     torch.manual_seed(recipe.train.seed)
-    model = Network(dataset.categories, recipe.model, recipe.inference, recipe.loss)
+    model = BANet(dataset.categories, recipe.model, recipe.inference, recipe.loss)
     init = recipe.train.init
     if init == "random":
         group = recipe.model.norm == "group"
@@ -169,7 +169,7 @@ def _train(
     out: Path,
     resume: str | None,
     device: torch.device,
-    model: Network,
+    model: BANet,
     dataset: PanopticDataset,
     validation: EvaluationData | None,
 ) -> Path:
@@ -178,6 +178,7 @@ def _train(
     done = _steps_done(start_from, model)
     ema = EMA(decay=options.ema) if options.ema else None
     metadata = {"recipe": recipe.name, "initialization": options.init, "recipe_yaml": to_yaml(recipe)}
+    metadata["domain"] = recipe.data.domain or f"{recipe.data.root} (recipe {recipe.name})"
     checkpointing = CheckpointCallback(out, model, ema, options, metadata, measured=measured)
     memory = MemoryCheck()
     # The average first, as what is saved after a step includes it.
@@ -236,7 +237,7 @@ def _local_batch(options: TrainConfig, world: int) -> int:
 
 
 def _announce(
-    recipe: Recipe, model: Network, images: int, local: int, trainer: L.Trainer, device: torch.device, done: int
+    recipe: Recipe, model: BANet, images: int, local: int, trainer: L.Trainer, device: torch.device, done: int
 ) -> None:
     """Print what is trained, with how many images per step, how fast and how long."""
     options = recipe.train
@@ -300,7 +301,7 @@ def _as_begun(recipe: Recipe, checkpoint: Path | None) -> Recipe:
     return recipe
 
 
-def _steps_done(checkpoint: Path | None, model: Network) -> int:
+def _steps_done(checkpoint: Path | None, model: BANet) -> int:
     """Return the steps that a checkpoint has done, once it is known to be complete and of this network."""
     if checkpoint is None:
         return 0

@@ -176,7 +176,7 @@ class _Entry(NamedTuple):
 
 
 def add_legend(
-    canvas: Image.Image, segments: Sequence[Segment], colors: NDArray[np.uint8], *, void: bool
+    canvas: Image.Image, segments: Sequence[Segment], colors: NDArray[np.uint8], *, void: bool, domain: str = ""
 ) -> Image.Image:
     """Return the drawing with a strip below that names each class that occurs, counts its things, and explains void.
 
@@ -185,6 +185,7 @@ def add_legend(
         segments: N segments, with areas.
         colors: (N, 3).
         void: whether there is void.
+        domain: what images the weights were trained on; empty where that is not known.
     """
     size = _size_for(canvas.size)
     entries = _entries(segments, colors, size)
@@ -201,7 +202,10 @@ def add_legend(
             x, y = gap, y + line
         spots.append((x, y))
         x += wide + 2 * gap
-    sheet = Image.new("RGB", (width, canvas.height + y + line), "white")
+    font = _font("", size)
+    notes = _wrapped(f"Weights trained on: {domain}", font, width - 2 * gap) if domain else []
+    below = canvas.height + y + line
+    sheet = Image.new("RGB", (width, below + len(notes) * line), "white")
     sheet.paste(canvas, ((width - canvas.width) // 2, 0))
     pen = ImageDraw.Draw(sheet)
     for entry, (x, y) in zip(entries, spots, strict=True):
@@ -209,7 +213,21 @@ def add_legend(
         sheet.paste(_swatch(entry.colors, size), (x, y))
         _, top, _, bottom = entry.font.getbbox("Ag")
         pen.text((x + size + gap, y + (size - top - bottom) / 2), entry.text, fill=(30, 30, 30), font=entry.font)
+    for nth, text in enumerate(notes):
+        pen.text((gap, below + nth * line), text, fill=(90, 90, 90), font=font)
     return sheet
+
+
+def _wrapped(text: str, font: _Font, width: int) -> list[str]:
+    """Return a text as lines of at most `width` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _entries(segments: Sequence[Segment], colors: NDArray[np.uint8], size: int) -> list[_Entry]:

@@ -38,6 +38,7 @@ def draw_segments(
     legend: bool = False,
     style: DrawingStyle = "instance",
     stuff: StuffStyle = "outline",
+    domain: str = "",
 ) -> Image.Image:
     """Paint segments over their image; see `PanopticSegmentation.draw`.
 
@@ -52,6 +53,7 @@ def draw_segments(
         legend: names the classes below the image, and enlarges small images.
         style: what the colors tell apart.
         stuff: what is drawn of stuff; without an image it is filled at least.
+        domain: what images the weights were trained on, for the legend.
 
     Returns:
         RGB image of width W and height H; with a legend larger.
@@ -92,7 +94,8 @@ def draw_segments(
         write_labels(canvas, ids, shown, colors[named])
     if not legend:
         return canvas
-    return add_legend(canvas, shown, colors[named], void=sum(segment.area for segment in segments) < ids.size)
+    void = sum(segment.area for segment in segments) < ids.size
+    return add_legend(canvas, shown, colors[named], void=void, domain=domain)
 
 
 def image_array(image: Any) -> NDArray[np.uint8]:

@@ -1,0 +1,151 @@
+"""Names of models, such as `hf:OWNER/NAME` and `torchvision:NAME+hf:FOLDER`, and what is known of the named ones."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from banet.errors import InputError
+
+__all__ = ["NAMED", "Library", "ModelName", "NamedModel", "find_named", "is_composed", "parse_names"]
+
+Library = Literal["hf", "torchvision", "ultralytics", "rfdetr"]
+
+_PREFIX = re.compile(rf"({'|'.join(get_args(Library))}):(.*)", re.S)
+_SEAM = re.compile(rf"\+(?=(?:{'|'.join(get_args(Library))}):)")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """The name of one model of another library.
+
+    Attributes:
+        library: Whose model it is.
+        name: A repository `OWNER/NAME`, a folder, a file or a name of the library's.
+        after: What follows the last `@`: of repositories the revision, of torchvision's models the weights; or empty.
+    """
+
+    library: Library
+    name: str
+    after: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.library}:{self.name}" + (f"@{self.after}" if self.after else "")
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """What is known of a model that has a short name.
+
+    Attributes:
+        name: The short name.
+        source: What it stands for, as for `banet.load`; of bundled weights their own name.
+        domain: What images it was trained on.
+        licence: Of the weights, as SPDX spells it.
+        parameters: How many the network has.
+        download: Bytes of the weights' file; 0 of bundled ones.
+        classes: Numbers of things and stuff.
+        pq: Panoptic quality in per cent that its authors published, or None.
+        pq_source: Of what and where they did.
+    """
+
+    name: str
+    source: str
+    domain: str
+    licence: str
+    parameters: int
+    download: int
+    classes: tuple[int, int]
+    pq: float | None = None
+    pq_source: str = ""
+
+
+_PHOTOGRAPHS = "photographs of everyday scenes (COCO)"
+_EOMT = "COCO val, EoMT's model zoo, github.com/tue-mps/eomt"
+
+NAMED = (
+    NamedModel(
+        "coco",
+        "hf:tue-mps/coco_panoptic_eomt_base_640_2x",
+        _PHOTOGRAPHS,
+        "MIT",
+        93_465_986,
+        373_000_000,
+        (80, 53),
+        51.6,
+        _EOMT,
+    ),
+    NamedModel(
+        "coco-small",
+        "hf:tue-mps/coco_panoptic_eomt_small_640_2x",
+        _PHOTOGRAPHS,
+        "MIT",
+        24_000_000,
+        96_000_000,
+        (80, 53),
+        46.7,
+        _EOMT,
+    ),
+    NamedModel(
+        "coco-large",
+        "hf:tue-mps/coco_panoptic_eomt_large_640",
+        _PHOTOGRAPHS,
+        "MIT",
+        316_000_000,
+        1_264_000_000,
+        (80, 53),
+        56.0,
+        _EOMT,
+    ),
+    NamedModel(
+        "coco-detr",
+        "hf:facebook/detr-resnet-50-panoptic",
+        _PHOTOGRAPHS,
+        "Apache-2.0",
+        42_900_000,
+        172_000_000,
+        (80, 53),
+        43.4,
+        "COCO val, DETR (Carion et al., ECCV 2020), Table 5",
+    ),
+)
+"""Models of other libraries with a short name. All licences allow commercial use."""
+
+
+def find_named(name: str) -> NamedModel | None:
+    """Return what is known of a short name or of the source that it stands for."""
+    return next((one for one in NAMED if name in (one.name, one.source)), None)
+
+
+def is_composed(name: str) -> bool:
+    """Return whether a name is that of a model of another library; files and folders of that name come first."""
+    if any(one.name == name for one in NAMED):
+        return not Path(name).exists()
+    return _PREFIX.match(name) is not None
+
+
+def parse_names(text: str) -> list[ModelName]:
+    """Return the one or two models that a name stands for.
+
+    Raises:
+        InputError: A part names no library, or there are more than two.
+    """
+    named = find_named(text)
+    parts = _SEAM.split(named.source if named else text)
+    if len(parts) > 2:
+        raise InputError(f"{text}: names {len(parts)} models; give a panoptic one, or a detector + a segmenter")
+    return [_parse(part, text) for part in parts]
+
+
+def _parse(part: str, whole: str) -> ModelName:
+    match = _PREFIX.fullmatch(part)
+    if match is None or not match[2]:
+        known = ", ".join(f"{each}:NAME" for each in get_args(Library))
+        raise InputError(f"{whole}: {part or 'an empty part'} names no model; give one of {known}")
+    library: Library = match[1]  # type: ignore[assignment]  # the pattern knows no others
+    name, _, after = match[2].rpartition("@")
+    if not name or Path(match[2]).exists():
+        name, after = match[2], ""
+    return ModelName(library, name, after)

@@ -1,0 +1,278 @@
+"""Masks of queries at low resolution to instances and a semantic map at the image's size, strip by strip.
+
+A model of the DETR kind gives each query a class, a score and a mask of probabilities. Its library gives each pixel to
+the query of the largest score x probability, so its results are disjoint before an occlusion rule could see them. Here
+a pixel that two or more things claim (a probability above one half) is left to the rule, and all other pixels go as in
+the library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from banet.inference.postprocess import Instances, UnfusedPrediction
+from banet.panoptic import Categories, MaskCrops
+from banet.panoptic.resampling import linear_taps
+from banet.types import Size
+
+__all__ = ["CropBuilder", "Enlargement", "Queries", "mask_instances", "resolve_queries"]
+
+_STRIP = 1 << 23  # numbers of all queries that are enlarged together: bounds the memory
+_DISPUTED = 0.501  # least probability of a claim where two meet: masks that touch share a border at one half
+
+
+class Enlargement(NamedTuple):
+    """One step of enlarging masks: what becomes of the values first, and the size that they are brought to.
+
+    Attributes:
+        sigmoid: Whether they are logits that become probabilities before they are enlarged.
+        size: Height and width afterwards; None for the image's.
+        crop: Rows and columns of the result that are not padding; None for all.
+        extent: Rows and columns of what is enlarged that are not padding, in cells that may be cut; None for all.
+    """
+
+    sigmoid: bool
+    size: Size | None = None
+    crop: Size | None = None
+    extent: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries of one image that score high enough, as their model gave them.
+
+    Attributes:
+        masks: (Q, h, w) logits, on any device, in any type of float.
+        scores: (Q,) float32, on the host.
+        labels: (Q,) class index (`Categories`), on the host.
+        stages: How the masks are brought to the image's size, as the model's library does it. After the last one the
+            sigmoid is taken if no stage did.
+        fill: Whether a pixel that no mask covers goes to the query of the largest product all the same.
+        overlap: A query that keeps no more than this fraction of its mask yields no segment.
+    """
+
+    masks: Tensor
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    stages: Sequence[Enlargement]
+    fill: bool = True
+    overlap: float = 0.8
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def strip(self, top: int, bottom: int, size: Size) -> Tensor:
+        """Return probabilities (Q, bottom - top, W) float32 in some rows of an image of `size` (H, W)."""
+        return self._rows(len(self.stages), np.arange(top, bottom), size)
+
+    def _rows(self, count: int, rows: NDArray[np.int64], size: Size) -> Tensor:
+        """Return the masks after `count` stages in some rows; as probabilities after the last."""
+        if count == 0:
+            return self.masks[:, torch.from_numpy(rows)].float()
+        stage = self.stages[count - 1]
+        height, width = stage.size or size
+        extent = stage.extent or self._size_before(count, size)
+        above, below, share = linear_taps(rows + 0.5, extent[0] / height, math.ceil(extent[0]))
+        wanted = np.union1d(above, below)
+        values = self._rows(count - 1, wanted, size)
+        if stage.sigmoid:
+            values = values.sigmoid()
+        first, second = (np.searchsorted(wanted, taps) for taps in (above, below))
+        mixed = _mix(values, first, second, share, axis=1)
+        if stage.extent is not None:
+            left, right, across = linear_taps(np.arange(width) + 0.5, extent[1] / width, math.ceil(extent[1]))
+            mixed = _mix(mixed, left, right, across, axis=2)
+        elif width != extent[1]:
+            mixed = interpolate(mixed[None], size=(len(rows), width), mode="bilinear", align_corners=False)[0]
+        if stage.crop is not None:
+            mixed = mixed[:, :, : stage.crop[1]]
+        last = count == len(self.stages)
+        return mixed.sigmoid() if last and not any(each.sigmoid for each in self.stages) else mixed
+
+    def _size_before(self, count: int, size: Size) -> Size:
+        """Return height and width of what stage `count`, from 1, enlarges."""
+        if count == 1:
+            return int(self.masks.shape[1]), int(self.masks.shape[2])
+        stage = self.stages[count - 2]
+        return stage.crop or stage.size or size
+
+
+def _mix(
+    values: Tensor, first: NDArray[np.int64], second: NDArray[np.int64], share: NDArray[np.float32], axis: int
+) -> Tensor:
+    """Return values (Q, h, w) between two samples of each point along an axis; `share` is the second one's weight."""
+    one, two = (values.index_select(axis, torch.from_numpy(taps).to(values.device)) for taps in (first, second))
+    weights = torch.from_numpy(share).to(values.device)
+    return torch.lerp(one, two, weights[:, None] if axis == 1 else weights)
+
+
+class CropBuilder:
+    """Gathers masks strip by strip, each as the smallest box that holds it.
+
+    Args:
+        count: How many masks.
+        size: (H, W) of the image.
+    """
+
+    def __init__(self, count: int, size: Size) -> None:
+        self.size = size
+        self.parts: list[list[tuple[int, int, NDArray[np.bool_]]]] = [[] for _ in range(count)]
+
+    def add(self, n: int, top: int, mask: NDArray[np.bool_]) -> None:
+        """Add the part (h, W) of mask `n` that begins at row `top`; parts come from top to bottom."""
+        columns = np.flatnonzero(mask.any(axis=0))
+        if len(columns):
+            left, right = int(columns[0]), int(columns[-1]) + 1
+            self.parts[n].append((top, left, mask[:, left:right].copy()))
+
+    def pop(self, n: int) -> tuple[tuple[int, int, int, int], NDArray[np.bool_]] | None:
+        """Return box x1, y1, x2, y2 and pixels of mask `n`, and forget it; None of a mask without pixels."""
+        parts, self.parts[n] = self.parts[n], []
+        if not parts:
+            return None
+        left = min(x for _, x, _ in parts)
+        right = max(x + part.shape[1] for _, x, part in parts)
+        top, bottom = parts[0][0], parts[-1][0] + len(parts[-1][2])
+        crop = np.zeros((bottom - top, right - left), dtype=bool)
+        for y, x, part in parts:
+            crop[y - top : y - top + len(part), x - left : x - left + part.shape[1]] = part
+        rows = np.flatnonzero(crop.any(axis=1))
+        low, high = int(rows[0]), int(rows[-1]) + 1
+        return (left, top + low, right, top + high), crop[low:high]
+
+    def instances(self, kept: Sequence[int], scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Instances:
+        """Return some masks as instances, without those that have no pixel.
+
+        Args:
+            kept: Which masks, in order.
+            scores: Of all masks, and
+            labels: their classes.
+        """
+        found = [(n, built) for n in kept if (built := self.pop(n)) is not None]
+        boxes = np.array([built[0] for _, built in found], dtype=np.int64).reshape(-1, 4)
+        order = [n for n, _ in found]
+        return Instances(
+            masks=MaskCrops(boxes, [built[1] for _, built in found], self.size),
+            scores=scores[order].astype(np.float64),
+            labels=labels[order],
+            boxes=boxes.astype(np.float32),
+        )
+
+
+@torch.inference_mode()
+def resolve_queries(
+    queries: Queries, image: NDArray[np.uint8], categories: Categories, *, best_stuff: bool = False
+) -> UnfusedPrediction:
+    """Return instances and semantic map of one image.
+
+    Args:
+        queries: Those that score high enough, of things and stuff.
+        image: (H, W, 3).
+        categories: The model's.
+        best_stuff: Whether the best stuff class of each pixel is wanted too.
+    """
+    height, width = size = (image.shape[0], image.shape[1])
+    count, things = len(queries), np.flatnonzero(queries.labels < categories.num_things)
+    builder = CropBuilder(len(things), size)
+    winner = np.full(size, -1, dtype=np.int16 if count < 2**15 else np.int32)
+    stuff = np.full(size, -1, dtype=winner.dtype) if best_stuff and len(things) < count else None
+    areas = np.zeros(count, dtype=np.int64)  # of the whole mask of each query
+    owned = np.zeros(count, dtype=np.int64)  # of what it keeps
+    rows = max(1, _STRIP // max(1, count * width))
+    for top in range(0, height if count else 0, rows):
+        bottom = min(top + rows, height)
+        part = _resolve_strip(queries.strip(top, bottom, size), queries, things)
+        winner[top:bottom] = part.winner
+        areas += part.areas
+        owned += np.bincount(part.winner[part.winner >= 0].ravel(), minlength=count)
+        if stuff is not None:
+            stuff[top:bottom] = part.stuff
+        for n, query in enumerate(things.tolist()):
+            mask = part.winner == query
+            if part.disputed is not None:
+                gained = part.claims[n] & part.disputed
+                owned[query] += int(gained.sum()) - int((mask & part.disputed).sum())
+                mask = np.where(part.disputed, part.claims[n], mask)
+            builder.add(n, top, mask)
+    valid = (owned > 0) & (areas > 0) & (owned > queries.overlap * areas)
+    classes = np.append(np.where(valid, queries.labels, -1), -1)
+    kept = [n for n, query in enumerate(things.tolist()) if valid[query]]
+    instances = builder.instances(kept, queries.scores[things], queries.labels[things])
+    stuff_map = None if stuff is None else classes[stuff]
+    return UnfusedPrediction(image, instances, classes[winner], stuff_map)
+
+
+class _Strip(NamedTuple):
+    """What is known of some rows of an image.
+
+    Attributes:
+        winner: (h, W) the query with the largest product of score and probability, -1 where none covers the pixel.
+        stuff: The same among stuff.
+        areas: (Q,) pixels of each mask.
+        disputed: (h, W) pixels that go to the rule, None where there are none.
+        claims: (T, h, W) which things claim them.
+    """
+
+    winner: NDArray[np.integer]
+    stuff: NDArray[np.integer]
+    areas: NDArray[np.int64]
+    disputed: NDArray[np.bool_] | None
+    claims: NDArray[np.bool_]
+
+
+def _resolve_strip(probabilities: Tensor, queries: Queries, things: NDArray[np.int64]) -> _Strip:
+    device = probabilities.device
+    inside = probabilities >= 0.5
+    areas = inside.flatten(1).sum(1)
+    index = torch.from_numpy(things).to(device)
+    claims = probabilities[index] >= _DISPUTED
+    weighted = probabilities.mul_(torch.from_numpy(queries.scores).to(device)[:, None, None])
+    winner = weighted.argmax(0)
+    is_thing = torch.zeros(len(queries), dtype=torch.bool, device=device)
+    is_thing[index] = True
+    disputed = (claims.sum(0, dtype=torch.int16) > 1) & is_thing[winner]
+    stuff = torch.full_like(winner, -1)
+    if len(things) < len(queries):
+        others = (~is_thing).nonzero()[:, 0]
+        stuff = others[weighted[others].argmax(0)]
+    if not queries.fill:
+        winner = torch.where(inside.gather(0, winner[None])[0], winner, -1)
+    any_disputed = bool(disputed.any())
+    return _Strip(
+        winner.cpu().numpy(),
+        stuff.cpu().numpy(),
+        areas.cpu().numpy(),
+        disputed.cpu().numpy() if any_disputed else None,
+        claims.cpu().numpy() if any_disputed else np.zeros((len(things), 0, 0), dtype=bool),
+    )
+
+
+@torch.inference_mode()
+def mask_instances(queries: Queries, size: Size, most: int) -> Instances:
+    """Return the whole masks of queries, which may overlap, as instances of an image of `size` (H, W), best first.
+
+    Args:
+        queries: Of things.
+        size: Of the image.
+        most: How many instances at most.
+    """
+    things = np.argsort(-queries.scores, kind="stable")[:most]
+    builder = CropBuilder(len(things), size)
+    chosen = Queries(
+        queries.masks[torch.from_numpy(things)], queries.scores[things], queries.labels[things], queries.stages
+    )
+    rows = max(1, _STRIP // max(1, len(things) * size[1]))
+    for top in range(0, size[0] if len(things) else 0, rows):
+        inside = (chosen.strip(top, min(top + rows, size[0]), size) >= 0.5).cpu().numpy()
+        for n in range(len(things)):
+            builder.add(n, top, inside[n])
+    return builder.instances(range(len(things)), chosen.scores, chosen.labels)
