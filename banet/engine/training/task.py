@@ -46,7 +46,7 @@ def learning_rate_factor(step: int, options: TrainConfig) -> float:
     return factor
 
 
-def parameter_groups(model: Network, options: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(model: BANet, options: TrainConfig) -> list[dict[str, Any]]:
     """Return the parameters that learn, in groups of one learning rate and weight decay each.
 
     With `layer_decay` below 1, layer i of the body's n learns with `lr` times `layer_decay` to the power of n - i (Bao
