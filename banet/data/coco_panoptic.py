@@ -221,6 +221,11 @@ class PanopticIndex:
         width, height = self._sizes[index].tolist()
         return ImageInfo(self.image_id(index), self._file_names[index], width, height)
 
+    @property
+    def tall(self) -> NDArray[np.bool_]:
+        """Return which images are taller than wide, (N,)."""
+        return (self._sizes[:, 1] > self._sizes[:, 0]).numpy()
+
     def annotation(self, row: int) -> Annotation:
         """Return annotation `row`; its segments are not measured and have no score."""
         start, stop = self._starts[row : row + 2].tolist()

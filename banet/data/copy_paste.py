@@ -75,11 +75,11 @@ def paste(under: Labeled, over: Labeled, chosen: Collection[int], offset: tuple[
     colors, window = over.image[:, here[0], here[1]], image[:, there[0], there[1]]
     window[:] = torch.where(owner > 0, colors, window)
     visible = _visible(ids)
-    return Labeled(image, ids, tuple(s for s in (*under.segments, *pasted) if s.id in visible))
+    return Labeled(image, ids, tuple(s for s in (*under.segments, *pasted) if {s.id, -s.id} & visible))
 
 
 def _visible(ids: Tensor) -> set[int]:
-    """Return the ids in a map, without 0."""
+    """Return the ids in a map, without 0; those of slivers (see `make_target`) are negative."""
     return set(find_ids(ids.numpy()).tolist())
 
 

@@ -113,7 +113,8 @@ def make_target(
     """Make the target of an image from its id map.
 
     Args:
-        ids: (H,W) integers, the segment id of each pixel; 0 is void.
+        ids: (H,W) integers, the segment id of each pixel; 0 is void. Where it is negative, a crop has left too little
+            of segment -id for an instance: such pixels keep their class.
         segments: the segments of the image; those that have no pixel in `ids` (cropped away) are left out.
         categories: the classes; they own the numbering.
         image_id: id of the image.
@@ -148,6 +149,8 @@ def make_target(
                 where=name,
                 hint="list it under 'categories'",
             )
+        if (sliver := position.get(-segment.id)) is not None:
+            semantic_of[sliver] = index
         row = position.get(segment.id)
         if row is None:
             continue
@@ -155,7 +158,7 @@ def make_target(
         if index < categories.num_things and not segment.iscrowd:
             instance_of[row] = len(labels)
             labels.append(index)
-    unknown = [identity for identity in position if identity != 0 and identity not in seen]
+    unknown = [identity for identity in position if identity != 0 and abs(identity) not in seen]
     if unknown:
         raise InputError(
             f"pixels have segment ids that 'segments_info' does not list: {sorted(unknown)[:10]}",

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from banet.data.appearance import Blur, Noise, QuarterTurn, StainJitter
 from banet.data.images.resizing import resize_bilinear, resize_image, resized_size
+from banet.panoptic.id_maps import runs, sum_by
 
 __all__ = [
     "CropShare",
@@ -96,18 +97,64 @@ def _nearest(old: int, new: int) -> NDArray[np.int64]:
     return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
-class CropShare(v2.Transform):  # type: ignore[misc]
+class _Crop(v2.Transform):  # type: ignore[misc]
+    """Cut out a window that a subclass draws.
+
+    Args:
+        min_fraction: segments of which it leaves a smaller fraction are marked by a negative id: their pixels keep
+            their class, and they are not instances (see `make_target`).
+
+    Raises:
+        ValueError: the fraction is out of range.
+    """
+
+    def __init__(self, min_fraction: float) -> None:
+        super().__init__()
+        if not 0 <= min_fraction <= 1:
+            raise ValueError(f"min_fraction must be in 0..1, not {min_fraction}")
+        self.min_fraction = min_fraction
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut the window out of one image or id map."""
+        window = F.crop(inpt, **params)
+        if not isinstance(inpt, tv_tensors.Mask) or self.min_fraction == 0 or window.shape == inpt.shape:
+            return window
+        before, after = (each.as_subclass(Tensor).numpy() for each in (inpt, window))
+        return tv_tensors.wrap(torch.from_numpy(_mark_slivers(before, after, self.min_fraction)), like=window)
+
+
+def _mark_slivers(before: NDArray[np.int32], after: NDArray[np.int32], min_fraction: float) -> NDArray[np.int32]:
+    """Return a crop `after` of an id map, with negative ids where a smaller fraction of the segment is left."""
+    ids, areas = _areas(before)
+    here, left = _areas(after)
+    slivers = here[(left < min_fraction * areas[np.searchsorted(ids, here)]) & (here > 0)]
+    if not len(slivers):
+        return after
+    starts, lengths = runs(after)
+    values = after.reshape(-1)[starts]
+    return np.repeat(np.where(np.isin(values, slivers), -values, values), lengths).reshape(after.shape)
+
+
+def _areas(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the ids in a map, ascending (K,), and the number of pixels of each (K,)."""
+    starts, lengths = runs(ids)
+    found, index = np.unique(ids.reshape(-1)[starts], return_inverse=True)
+    return found, sum_by(index, lengths, len(found))
+
+
+class CropShare(_Crop):
     """Cut out a random window whose sides are a random share of the image's, drawn for each side.
 
     Args:
         share: lowest and highest share, within (0, 1].
+        min_fraction: least fraction of a segment that may be left for it to be an instance.
 
     Raises:
         ValueError: the shares are out of order or out of range.
     """
 
-    def __init__(self, share: tuple[float, float] = (0.8, 1.0)) -> None:
-        super().__init__()
+    def __init__(self, share: tuple[float, float] = (0.8, 1.0), *, min_fraction: float = 0.0) -> None:
+        super().__init__(min_fraction)
         low, high = share
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop must be two shares with 0 < low <= high <= 1, not {share}")
@@ -125,23 +172,20 @@ class CropShare(v2.Transform):  # type: ignore[misc]
         top, left = int(draw[2] * (height - new_height + 1)), int(draw[3] * (width - new_width + 1))
         return {"top": top, "left": left, "height": new_height, "width": new_width}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut the window out of one image or id map."""
-        return F.crop(inpt, **params)
 
-
-class CropWindow(v2.Transform):  # type: ignore[misc]
+class CropWindow(_Crop):
     """Cut out a random square window, or as much of it as the image holds.
 
     Args:
         side: of the window, in pixels.
+        min_fraction: least fraction of a segment that may be left for it to be an instance.
 
     Raises:
         ValueError: the side is not positive.
     """
 
-    def __init__(self, side: int) -> None:
-        super().__init__()
+    def __init__(self, side: int, *, min_fraction: float = 0.0) -> None:
+        super().__init__(min_fraction)
         if side < 1:
             raise ValueError(f"the side of a window must be positive, not {side}")
         self.side = side
@@ -154,10 +198,6 @@ class CropWindow(v2.Transform):  # type: ignore[misc]
         top, left = int(draw[0] * (height - new_height + 1)), int(draw[1] * (width - new_width + 1))
         return {"top": top, "left": left, "height": new_height, "width": new_width}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut the window out of one image or id map."""
-        return F.crop(inpt, **params)
-
 
 def train_transform(
     shorter: Sequence[int],
@@ -168,6 +208,7 @@ def train_transform(
     flip_vertical: float = 0.0,
     crop: tuple[float, float] = (0.8, 1.0),
     crop_size: int = 0,
+    crop_min_fraction: float = 0.0,
     color_jitter: float = 0.0,
     quarter_turns: bool = False,
     stain_jitter: float = 0.0,
@@ -185,6 +226,7 @@ def train_transform(
         flip_vertical: probability of an upside-down flip.
         crop: lowest and highest share of each side that is kept; (1, 1) crops nothing.
         crop_size: side of a square window in place of `crop`, in pixels after resizing; 0 for none.
+        crop_min_fraction: segments of which the crop leaves a smaller fraction are not instances.
         color_jitter: strength of the change of brightness, contrast and saturation, 0 (none) to 1.
         quarter_turns: whether each image is turned by a random multiple of 90 degrees.
         stain_jitter: see `appearance.StainJitter`.
@@ -208,9 +250,9 @@ def train_transform(
     if quarter_turns:
         steps.append(QuarterTurn())
     if crop_size:
-        steps.append(CropWindow(crop_size))
+        steps.append(CropWindow(crop_size, min_fraction=crop_min_fraction))
     elif tuple(crop) != (1.0, 1.0):
-        steps.append(CropShare(crop))
+        steps.append(CropShare(crop, min_fraction=crop_min_fraction))
     if color_jitter > 0:
         steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter, 0.1 * color_jitter))
     if stain_jitter > 0:

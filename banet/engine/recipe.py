@@ -54,6 +54,8 @@ class DataConfig:
         flip_vertical: Probability of a vertical flip, for images without an up and down.
         crop: Range of the fraction of each side that a random crop keeps; 1, 1 does not crop.
         crop_size: Side of a random square window in place of `crop`, in pixels after resizing; 0 crops by `crop`.
+        crop_min_fraction: Things of which a random crop leaves a smaller fraction than this are not instances in
+            training; their pixels keep their class.
         color_jitter: Strength of random changes of brightness, contrast and saturation, 0 to 1.
         quarter_turns: Whether images are turned by random multiples of 90 degrees, for images without an up and down.
         stain_jitter: Strength of random changes of stain and gamma, in optical densities, 0 to 1.
@@ -88,6 +90,7 @@ class DataConfig:
     flip_vertical: float = 0.0
     crop: tuple[float, float] = (0.8, 1.0)
     crop_size: int = 0
+    crop_min_fraction: float = 0.1
     color_jitter: float = 0.0
     quarter_turns: bool = False
     stain_jitter: float = 0.0
@@ -103,7 +106,15 @@ class DataConfig:
             raise ValueError(f"data.shorter: give lengths from 1 to data.longer ({self.longer}), not {self.shorter}")
         if self.scale != (0, 0) and not 0 < self.scale[0] <= self.scale[1] <= 100:
             raise ValueError(f"data.scale: must be an increasing pair in (0, 100], or 0, 0, not {self.scale}")
-        for name in ("flip", "flip_vertical", "color_jitter", "stain_jitter", "invert", "copy_paste"):
+        for name in (
+            "crop_min_fraction",
+            "flip",
+            "flip_vertical",
+            "color_jitter",
+            "stain_jitter",
+            "invert",
+            "copy_paste",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}: must lie in 0..1, not {getattr(self, name)}")
         if not 0 < self.crop[0] <= self.crop[1] <= 1:

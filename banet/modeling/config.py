@@ -288,6 +288,7 @@ BEFORE: Mapping[str, Mapping[str, Any]] = {
     "ModelConfig": {"ocm_relu": False},
     "InferenceConfig": {"inlay_score_threshold": None},
     "LossConfig": {"box_beta": 1 / 9},
+    "DataConfig": {"crop_min_fraction": 0.0},
 }
 """What networks did before an option existed, which weights and recipes of runs saved without it still mean."""
 

@@ -61,6 +61,18 @@ def test_pasting_is_what_it_is_pixel_by_pixel(under: Labeled, over: Labeled, cho
     assert len(set(source.values())) == len(source)
 
 
+def test_slivers_stay_slivers_and_are_not_pasted() -> None:
+    segments = tuple(Segment(n, 1, True) for n in (1, 2, 3))
+    image = torch.zeros(3, 1, 4, dtype=torch.uint8)
+    under, over = (
+        Labeled(image, torch.tensor([ids], dtype=torch.int32), segments) for ids in ([-1, 2, 0, 3], [1, -2, -2, 0])
+    )
+    result = paste(under, over, {1, 2})
+    assert result.ids.tolist() == [[4, 2, 0, 3]] and [s.id for s in result.segments] == [2, 3, 4]
+    kept = paste(under, over, {2})
+    assert kept.ids.tolist() == [[-1, 2, 0, 3]] and [s.id for s in kept.segments] == [1, 2, 3]
+
+
 def scenes(probability: float) -> CopyPaste:
     return CopyPaste(Scenes(3, 6, (64, 64), train_transform([48, 64], 80)), probability)
 

@@ -63,6 +63,16 @@ def test_target_against_a_slow_reference(data: st.DataObject) -> None:
     assert (target.image_id, target.name) == (3, "x.png")
 
 
+def test_slivers_keep_their_class_and_are_no_boxes() -> None:
+    ids = np.array([[-1, 1, 2], [0, -3, -3]], np.int32)
+    target = make_target(ids, [Seg(1, 7), Seg(2, 9), Seg(3, 9)], CATEGORIES, 1, "x")
+    assert target.semantic.tolist() == [[0, 0, 1], [-1, 1, 1]]
+    assert target.instances.tolist() == [[-1, 0, 1], [-1, -1, -1]]
+    assert target.labels.tolist() == [0, 1] and target.boxes[0].tolist() == [1, 0, 2, 1]
+    with pytest.raises(InputError, match="does not list"):
+        make_target(np.array([[-5]], np.int32), [Seg(1, 7)], CATEGORIES, 1, "x")
+
+
 def test_crowd_keeps_its_class_and_is_no_box() -> None:
     ids = np.array([[1, 1, 2], [0, 3, 3]], np.int32)
     target = make_target(ids, [Seg(1, 7, True), Seg(2, 9), Seg(3, 4)], CATEGORIES, 1, "x")

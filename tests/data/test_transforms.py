@@ -86,6 +86,26 @@ def test_windows_of_one_size_move_image_and_ids_alike(seed: int) -> None:
     assert CropWindow(60)(*pair)[1].shape == (50, 60)
 
 
+@pytest.mark.parametrize("crop", [CropShare((0.3, 0.6), min_fraction=0.25), CropWindow(17, min_fraction=0.25)])
+def test_slivers_that_a_crop_leaves_are_marked_by_negative_ids(crop: CropShare | CropWindow) -> None:
+    torch.manual_seed(0)
+    ids = torch.arange(1, 25, dtype=torch.int32).reshape(4, 6).repeat_interleave(9, 0).repeat_interleave(9, 1)
+    ids[20:24] = 0
+    whole = {int(i): int((ids == i).sum()) for i in ids.unique()}
+    image = tv_tensors.Image(ids.expand(3, -1, -1).to(torch.uint8))
+    slivers = 0
+    for _ in range(60):
+        colors, cut = crop(image, tv_tensors.Mask(ids))
+        assert torch.equal(cut.as_subclass(Tensor).abs(), colors[0].to(torch.int32))
+        for value in cut.unique().tolist():
+            left = int((cut == value).sum())
+            assert (value < 0) == (value != 0 and left < 0.25 * whole[abs(value)])
+            slivers += value < 0
+    assert slivers > 100
+    unmarked = CropWindow(17)(image, tv_tensors.Mask(ids))[1]
+    assert (unmarked >= 0).all()
+
+
 def test_vertical_flip() -> None:
     image, ids = _pair(4, 6)
     _, flipped = train_transform([4], 6, flip=0.0, flip_vertical=1.0, crop=(1.0, 1.0))(image, ids)

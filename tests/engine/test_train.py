@@ -25,7 +25,7 @@ from banet.engine.options import load_recipe
 from banet.engine.prediction.predict import predict_files
 from banet.engine.recipe import DataConfig, SplitConfig, TrainConfig, to_yaml
 from banet.engine.report.demo import run_demo
-from banet.engine.training.datasets import InfiniteDataset, training_set
+from banet.engine.training.datasets import InfiniteDataset, tall_images, training_set
 from banet.engine.training.task import TrainingTask, learning_rate_factor
 from banet.engine.training.train import build_for_training, train
 from banet.errors import InputError, MissingExtraError
@@ -233,6 +233,38 @@ def test_a_draw_is_a_function_of_seed_and_number() -> None:
     torch.rand(3)
     assert torch.equal(a[7].image, late.image) and torch.equal(a[7].target.boxes, late.target.boxes)
     assert [a.index(n) for n in range(20)] != [other.index(n) for n in range(20)]
+
+
+def test_batches_are_of_one_orientation_and_complete() -> None:
+    tall = np.random.default_rng(0).random(103) < 0.3
+    draws = InfiniteDataset([None] * 103, 5, batch=8, tall=tall)  # type: ignore[arg-type]
+    rows = np.array([draws.index(n) for n in range(8 * 200)]).reshape(-1, 8)
+    assert all(len(set(tall[batch].tolist())) == 1 for batch in rows)
+    per_epoch = int(tall.sum()) // 8 + int((~tall).sum()) // 8
+    for epoch in range(3):
+        drawn = rows[epoch * per_epoch : (epoch + 1) * per_epoch].ravel()
+        assert len(set(drawn.tolist())) == len(drawn) > 103 - 16
+    assert len(set(rows.ravel().tolist())) == 103  # what one epoch leaves out comes in another
+    orders = ["".join("t" if tall[b[0]] else "w" for b in rows[k * per_epoch :][:per_epoch]) for k in range(9)]
+    assert len(set(orders)) > 5
+    again = InfiniteDataset([None] * 103, 5, batch=8, tall=tall)  # type: ignore[arg-type]
+    assert [again.index(n) for n in (700, 3)] == [rows.ravel()[700], rows.ravel()[3]]
+    plain = InfiniteDataset([None] * 103, 5)  # type: ignore[arg-type]
+    for alike in (np.zeros(103, bool), np.ones(103, bool)):
+        same = InfiniteDataset([None] * 103, 5, batch=8, tall=alike)  # type: ignore[arg-type]
+        assert [same.index(n) for n in range(300)] == [plain.index(n) for n in range(300)]
+    few = InfiniteDataset([None] * 5, 5, batch=8, tall=tall[:5])  # type: ignore[arg-type]
+    assert sorted(few.index(n) for n in range(5)) == list(range(5))
+
+
+def test_orientation_comes_from_the_sizes_in_the_json(tmp_path: Path) -> None:
+    write_coco(tmp_path, seed=6, count=2, size=(64, 48))
+    split = SplitConfig("images", "panoptic", "panoptic.json")
+    data = replace(TINY.data, kind="coco", root=str(tmp_path), train=split, val=split)
+    tall = tall_images(training_set(data), data)
+    assert tall is not None and tall.tolist() == [True, True]
+    assert tall_images(training_set(data), replace(data, crop_size=32)) is None
+    assert tall_images(training_set(TINY.data), TINY.data) is None
 
 
 def test_schedules() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from banet.data.coco_panoptic import CocoPanoptic
@@ -28,6 +29,7 @@ __all__ = [
     "PanopticDataset",
     "raise_if_bad",
     "sample_depth",
+    "tall_images",
     "training_set",
     "unlearnable",
 ]
@@ -58,6 +60,7 @@ def training_set(data: DataConfig, bit_depth: BitDepth = "auto") -> PanopticData
         flip_vertical=data.flip_vertical,
         crop=data.crop,
         crop_size=data.crop_size,
+        crop_min_fraction=data.crop_min_fraction,
         color_jitter=data.color_jitter,
         quarter_turns=data.quarter_turns,
         stain_jitter=data.stain_jitter,
@@ -93,27 +96,54 @@ def _coco(dataset: PanopticDataset) -> CocoPanoptic | None:
     return source if isinstance(source, CocoPanoptic) else None
 
 
+def tall_images(dataset: PanopticDataset, data: DataConfig) -> NDArray[np.bool_] | None:
+    """Return which images are taller than wide, (N,); None where all samples have one size."""
+    coco = _coco(dataset)
+    if coco is None or data.crop_size or data.quarter_turns:
+        return None
+    return coco.index.tall
+
+
 class InfiniteDataset(Dataset[Sample]):
     """Draw samples without end; draw n is a function of the seed and n, whatever process makes it.
 
-    Each epoch is a permutation of the data set; augmentation draws from a generator seeded by n.
+    Each epoch is a permutation of the data set; augmentation draws from a generator seeded by n. Where images are
+    taller than wide and others are not, the draws of a batch are alike in this, so that less is padded; the images that
+    make no full batch, others in each epoch, are then left out.
 
     Args:
         dataset: What to draw from.
         seed: Of order and augmentation.
+        batch: Draws of a batch, which begin at its multiples.
+        tall: Which images are taller than wide, (N,); None where batches need not be alike.
     """
 
-    def __init__(self, dataset: PanopticDataset, seed: int) -> None:
+    def __init__(
+        self, dataset: PanopticDataset, seed: int, *, batch: int = 1, tall: NDArray[np.bool_] | None = None
+    ) -> None:
         self.dataset = dataset
         self.seed = seed
-        self._order: tuple[int, np.ndarray[tuple[int], np.dtype[np.int64]]] | None = None
+        self.batch = batch
+        groups = [] if tall is None else [np.flatnonzero(tall), np.flatnonzero(~tall)]
+        whole = sum(len(group) // batch * batch for group in groups)
+        self.groups = groups if whole and all(len(group) for group in groups) else [np.arange(len(dataset))]
+        self.length = whole if len(self.groups) > 1 else len(dataset)
+        self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def index(self, draw: int) -> int:
         """Return the row of the data set that draw `draw` takes."""
-        epoch, position = divmod(draw, len(self.dataset))
+        epoch, position = divmod(draw, self.length)
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+            self._order = epoch, self._permutation(np.random.default_rng([self.seed, epoch]))
         return int(self._order[1][position])
+
+    def _permutation(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the rows of one epoch in the order of its draws."""
+        if len(self.groups) == 1:
+            return rng.permutation(self.length)
+        mixed = (rng.permutation(group) for group in self.groups)
+        batches = [rows[: len(rows) // self.batch * self.batch].reshape(-1, self.batch) for rows in mixed]
+        return rng.permutation(np.concatenate(batches)).ravel()
 
     def __getitem__(self, draw: int) -> Sample:
         """Read the sample of draw `draw`, any number from 0 up."""

@@ -36,6 +36,7 @@ from banet.engine.training.datasets import (
     InfiniteSampler,
     PanopticDataset,
     sample_depth,
+    tall_images,
     training_set,
     unlearnable,
 )
@@ -191,12 +192,14 @@ def _train(
         with atomic_path(out / RECIPE) as temporary:
             temporary.write_text(to_yaml(recipe), encoding="utf-8")
     task = TrainingTask(model, recipe, len(validation) if validation is not None else 0)
+    tall = tall_images(dataset, recipe.data)
+    samples = InfiniteDataset(dataset, options.seed, batch=options.batch_size, tall=tall)
     draws = InfiniteSampler(done * options.batch_size, trainer.global_rank, trainer.world_size)
     workers = recipe.data.workers
     with _stopped(trainer, memory, out):
         trainer.fit(
             task,
-            _loader(InfiniteDataset(dataset, options.seed), local, workers, draws),
+            _loader(samples, local, workers, draws),
             None if validation is None else _loader(validation, 1, workers, _shares(trainer, len(validation))),
             ckpt_path=start_from,
             weights_only=True,
