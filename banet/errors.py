@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from reprlib import Repr
 
-__all__ = ["InputError", "InputWarning", "MissingExtraError", "printable", "shown"]
+__all__ = ["InputError", "InputWarning", "MissingExtraError", "abbreviate_list", "printable", "shown"]
 
 _LONGEST = 1000
 _BRIEF = Repr()
@@ -65,3 +66,8 @@ def shown(value: object) -> str:
         return _BRIEF.repr(value)
     except ValueError:  # some versions of Python refuse to print a number of thousands of digits
         return "a number of too many digits"
+
+
+def abbreviate_list(values: Sequence[object], limit: int = 20) -> str:
+    """Return values as an error quotes them: the first `limit`, and of more how many there are."""
+    return ", ".join(map(shown, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")

@@ -7,7 +7,6 @@ list) is a note. The JSON is read piece by piece and images one at a time, so th
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from banet._renamed import old_attribute
 from banet.data.images import SUFFIXES, to_rgb_array
 from banet.errors import InputError, printable, shown
 from banet.files.fields import id_order
@@ -63,11 +63,7 @@ class Finding:
     what: str
     hint: str
 
-    @property
-    def mend(self) -> str:
-        """Deprecated name of `hint`."""
-        warnings.warn("Finding.mend is now Finding.hint; the old name works until version 0.3", DeprecationWarning, 2)
-        return self.hint
+    mend = old_attribute("mend", "hint")
 
 
 @dataclass

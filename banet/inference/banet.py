@@ -30,12 +30,7 @@ __all__ = ["BANet"]
 class BANet(Network, Predictor):
     """Bidirectional aggregation network for panoptic segmentation, with random weights; see `from_pretrained`.
 
-    Args:
-        categories: Things and stuff; the owner of class numbering.
-        config: What the network is made of, kept to be saved with the weights. `norm: auto` means GroupNorm here, as
-            the weights are random.
-        inference: Limits and thresholds of inference, likewise.
-        loss: Sampling and weights of the losses.
+    Its arguments are those of `Network`.
     """
 
     @torch.inference_mode()

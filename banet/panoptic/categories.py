@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate_list, shown
 from banet.files.fields import read_flag
 
 __all__ = ["MAX_CATEGORY_ID", "VOID", "Categories", "Category"]
@@ -240,8 +240,7 @@ class Categories:
         unknown = out == _UNKNOWN
         if unknown.any():
             values = [int(value) for value in np.unique(array[unknown])]
-            shown = ", ".join(map(str, values[:20])) + (", ..." if len(values) > 20 else "")
-            raise ValueError(f"{source}: unknown category ids {shown}; known are {self._known()}")
+            raise ValueError(f"{source}: unknown category ids {abbreviate_list(values)}; known are {self._known()}")
         return np.asarray(out, dtype=np.int64)
 
     def ids_of(self, indices: Any) -> NDArray[np.int64]:
@@ -278,8 +277,7 @@ class Categories:
         return table
 
     def _known(self) -> str:
-        ids = sorted(self._index)
-        return ", ".join(map(str, ids[:12])) + (f", ... ({len(ids)} in all)" if len(ids) > 12 else "") or "none"
+        return abbreviate_list(sorted(self._index), 12) or "none"
 
     def __len__(self) -> int:
         return len(self._categories)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.errors import abbreviate_list
 from banet.types import Box
 
 __all__ = [
@@ -141,16 +142,11 @@ def compare_ids(in_map: NDArray[Any], listed: Sequence[int], source: str = "") -
     mapped, recorded = set(in_map.tolist()), set(listed)
     problems = []
     if mapped - recorded:
-        problems.append(f"ids in the map without a segment: {_shown(mapped - recorded)}")
+        problems.append(f"ids in the map without a segment: {abbreviate_list(sorted(mapped - recorded))}")
     if recorded - mapped:
-        problems.append(f"segments without a pixel in the map: {_shown(recorded - mapped)}")
+        problems.append(f"segments without a pixel in the map: {abbreviate_list(sorted(recorded - mapped))}")
     if problems:
         raise ValueError((f"{source}: " if source else "") + "; ".join(problems))
-
-
-def _shown(ids: Iterable[int], limit: int = 20) -> str:
-    values = sorted(ids)
-    return ", ".join(map(str, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")
 
 
 def indices_of_ids(values: NDArray[Any], known: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:

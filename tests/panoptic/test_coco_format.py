@@ -57,7 +57,7 @@ def test_alpha_is_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("picture", "kind"),
+    ("image", "kind"),
     [
         (Image.new("L", (3, 2)), "8-bit grey"),
         (Image.new("P", (3, 2)), "palette"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -32,7 +31,7 @@ from banet.modeling.config import change_options
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
-from banet.panoptic.metrics.quality import format_table, to_json
+from banet.panoptic.metrics.quality import format_table, percent, to_json
 
 if TYPE_CHECKING:
     from banet.engine.evaluation.metrics import PanopticQualityMetric
@@ -319,12 +318,8 @@ def evaluate_command(
     if rank > 0:
         return result
     print(format_table(result, model.categories))
-    print(f"AP_mask {_percent(result['ap'])}   mIoU^St {_percent(result['miou_stuff'])}")
+    print(f"AP_mask {percent(result['ap']).strip()}   mIoU^St {percent(result['miou_stuff']).strip()}")
     if out is not None:
         pages = ", gallery.html" if gallery else ""
         print(f"written: {out}/panoptic/, panoptic.json, metrics.json, {ZIP_STEM}.zip{pages}")
     return result
-
-
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.1f}"

@@ -36,8 +36,6 @@ __all__ = ["Fused", "fuse_files"]
 
 KIND = "banet fuse"
 
-_StrPath = StrPath
-
 
 @dataclass(frozen=True)
 class Fused:
@@ -76,13 +74,13 @@ class _ImageInfo:
 
 @accept_old_names
 def fuse_files(
-    instances: _StrPath,
-    semantic: _StrPath,
-    images: _StrPath,
-    out: _StrPath,
+    instances: StrPath,
+    semantic: StrPath,
+    images: StrPath,
+    out: StrPath,
     *,
-    json: _StrPath | None = None,
-    categories: _StrPath | None = None,
+    json: StrPath | None = None,
+    categories: StrPath | None = None,
     rule: str | Rule | Procedure = InferenceConfig.rule,
     score_threshold: float = InferenceConfig.score_threshold,
     nms_threshold: float | None = None,
@@ -193,7 +191,7 @@ def fuse_files(
 
 
 def _classes_and_images(
-    images: Path, json: _StrPath | None, categories: _StrPath | None, texts: bool
+    images: Path, json: StrPath | None, categories: StrPath | None, texts: bool
 ) -> tuple[Categories, list[_ImageInfo]]:
     images_of_json, listed = ({}, []) if json is None else read_tables(json, optional=True)
     if categories is not None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError, shown
+from banet._renamed import old_attribute
+from banet.errors import InputError, abbreviate_list
 from banet.files.names import safe_join
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import Annotation, PanopticJson
@@ -74,23 +74,11 @@ class Match:
     ground_truth_areas: NDArray[np.int64]
     prediction_areas: NDArray[np.int64]
 
-    def __getattr__(self, name: str) -> NDArray[Any]:
-        """Return a field by its old name, with a warning."""
-        new = _OLD_FIELDS.get(name)
-        if new is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        warnings.warn(f"Match.{name} is called {new} now; the old name goes in 0.3", DeprecationWarning, stacklevel=2)
-        field: NDArray[Any] = getattr(self, new)
-        return field
-
-
-_OLD_FIELDS = {
-    "truth": "ground_truth",
-    "misses": "false_negatives",
-    "false_alarms": "false_positives",
-    "truth_classes": "ground_truth_classes",
-    "truth_areas": "ground_truth_areas",
-}
+    truth = old_attribute("truth", "ground_truth")
+    misses = old_attribute("misses", "false_negatives")
+    false_alarms = old_attribute("false_alarms", "false_positives")
+    truth_classes = old_attribute("truth_classes", "ground_truth_classes")
+    truth_areas = old_attribute("truth_areas", "ground_truth_areas")
 
 
 @dataclass(frozen=True)
@@ -322,7 +310,7 @@ def compare_folders(
     missing = [image_id for image_id in truth.annotations if image_id not in predicted.annotations]
     if missing:
         raise InputError(
-            f"'annotations' has no prediction for image {_list(missing)}",
+            f"'annotations' has no prediction for image {abbreviate_list(missing)}",
             where=predicted.path,
             hint="add one for every image of the ground truth (it may have no segments)",
         )
@@ -467,7 +455,7 @@ def _compact(side: _Side, values: NDArray[np.int32]) -> NDArray[np.int64]:
     place = np.minimum(np.searchsorted(ranked, values), len(ranked) - 1)
     wrong = ranked[place] != values
     if wrong.any():
-        strangers = _list(np.unique(values[wrong]).tolist())
+        strangers = abbreviate_list(np.unique(values[wrong]).tolist())
         raise ValueError(f"{side.source}: ids in the map without a segment: {strangers}")
     return order[place]
 
@@ -490,7 +478,7 @@ def _pairs(
 def _all_present(side: _Side, areas: NDArray[np.int64]) -> None:
     absent = side.segments[areas[1:] == 0]
     if len(absent):
-        raise ValueError(f"{side.source}: segments without a pixel in the map: {_list(absent.tolist())}")
+        raise ValueError(f"{side.source}: segments without a pixel in the map: {abbreviate_list(absent.tolist())}")
 
 
 def _side(segmentation: PanopticSegmentation, categories: Categories, source: str) -> _Side:
@@ -552,7 +540,3 @@ def percent(fraction: float | None) -> str:
 
 def _percentages(row: Mapping[str, Any]) -> str:
     return "".join(percent(row[key]) for key in ("pq", "sq", "rq"))
-
-
-def _list(ids: Sequence[object], limit: int = 20) -> str:
-    return ", ".join(map(shown, ids[:limit])) + (f", ... ({len(ids)} in all)" if len(ids) > limit else "")
