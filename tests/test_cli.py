@@ -16,11 +16,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from banet.checkpoint.checkpoint import read_checkpoint
 from banet.cli import main
 from banet.commands import COMMANDS
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, SplitConfig, find_recipe, recipe_names, to_yaml
 from banet.errors import InputError, MissingExtraError
+from banet.modeling.config import ModelConfig
 
 
 @pytest.fixture
@@ -489,6 +491,17 @@ def test_recipes_of_other_bodies_differ_from_the_paper_in_body_and_optimisation_
     assert replace(recipe.model, **{key: getattr(paper.model, key) for key in body}) == paper.model
     assert (recipe.inference, recipe.loss, recipe.data) == (paper.inference, paper.loss, paper.data)
     assert (recipe.train.iterations, recipe.train.milestones) == (paper.train.iterations, paper.train.milestones)
+
+
+def test_weights_of_this_library_bring_their_network_along(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{model: {ocm: false}, train: {init: nuclei}}")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"), {"model.i2s_channels": 24}, model_of_weights=True)
+    nuclei = read_checkpoint("nuclei").config
+    assert recipe.model == replace(nuclei, ocm=False, i2s_channels=24)
+    assert load_recipe(str(tmp_path / "mine.yaml")).model == replace(ModelConfig(), ocm=False)
+    for init in ("imagenet", "random"):
+        plain = load_recipe("coco_r50_1x", {"train.init": init}, model_of_weights=True)
+        assert plain.model == ModelConfig()
 
 
 @pytest.mark.parametrize("name", PAPER)

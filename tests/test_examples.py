@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import small_model
 from PIL import Image
 
-from banet.data.scenes import make_scene, write_coco
+from banet import BANet
+from banet.data.scenes import SCENE_CATEGORIES, make_scene, write_coco
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = (96, 128)
@@ -100,6 +102,17 @@ def test_gallery(photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     page = (tmp_path / "gallery.html").read_text(encoding="utf-8")
     assert "photo.png" in page and "wall.png" in page and "heuristic" in page
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["photo.png", "wall.png"]
+
+
+def test_fine_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coco(tmp_path / "data", seed=4, count=3, size=(48, 64))
+    small_model(classes=SCENE_CATEGORIES).save_pretrained(tmp_path / "weights.safetensors")
+    out = tmp_path / "run"
+    assert run("fine_tune.py", tmp_path / "data", out, tmp_path / "weights.safetensors", 6) == 0
+    said = capsys.readouterr().out
+    assert "tensors taken" in said and "going on from 1" in said
+    assert (out / "after_1.png").exists() and (out / "after_6.png").exists() and (out / "curves.png").exists()
+    assert BANet.from_pretrained(out).config.fpn_channels == small_model().config.fpn_channels
 
 
 def test_every_example_was_run_and_is_short() -> None:

@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class LoadReport:
         unexpected: Names in the checkpoint that found no place.
         kept: Where the class lists differ, names of the classes that both have.
         fresh: Names of the classes that start at random.
+        differences: Options of the composition that differ between the network and weights of this library, as in
+            "fpn_channels is 256 here, 64 there".
     """
 
     loaded: list[str]
@@ -48,20 +50,36 @@ class LoadReport:
     unexpected: list[str]
     kept: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        def groups(names: list[str]) -> str:
-            parts = sorted({".".join(name.split(".")[:2]) for name in names})
-            return ", ".join(parts) or "nothing"
-
-        text = (
-            f"loaded {len(self.loaded)} tensors: {groups(self.loaded)}\n"
-            f"left {len(self.missing)} tensors at random: {groups(self.missing)}\n"
-            f"unexpected in the checkpoint: {len(self.unexpected)} tensors: {groups(self.unexpected)}"
-        )
+        total = len(self.loaded) + len(self.missing)
+        if not self.missing:
+            text = f"all {total} tensors taken"
+        elif self.differences:
+            text = f"{len(self.missing)} of {total} tensors do not fit: {', '.join(self.differences)}"
+        else:
+            random = {name.split(".")[0] for name in self.missing}
+            parts = [words for part, words in _PARTS.items() if part in random]
+            text = f"{len(self.loaded)} of {total} tensors taken; at random: {', '.join(parts)}"
         if self.kept or self.fresh:
-            text += f"\nclasses kept: {', '.join(self.kept) or 'none'}; at random: {', '.join(self.fresh) or 'none'}"
+            text += f"; classes kept: {', '.join(self.kept) or 'none'}; at random: {', '.join(self.fresh) or 'none'}"
         return text
+
+
+_PARTS = {
+    "backbone": "feature pyramid",
+    "semantic_head": "semantic head",
+    "roi_features": "S2I",
+    "rpn": "RPN",
+    "box_head": "box head",
+    "mask_head": "mask head",
+    "segmenter": "semantic logits",
+}
+"""Parts of a network in words; of the backbone the pyramid is what a pretrained body leaves at random."""
+
+_UNSHAPED = ("frozen_stages", "drop_path", "anchor_sizes", "canonical_box_size")
+"""Options of the composition that no tensor depends on."""
 
 
 def initialize(network: Network, init: str) -> LoadReport:
@@ -79,6 +97,7 @@ def initialize(network: Network, init: str) -> LoadReport:
     """
     kept: list[str] = []
     fresh: list[str] = []
+    differences: list[str] = []
     if init in ("imagenet", "coco"):
         found = _downloaded(network, init)
     elif is_body_file(init):
@@ -88,6 +107,9 @@ def initialize(network: Network, init: str) -> LoadReport:
     else:
         other = _read_weights(network, init)
         found = _by_category(other, network)
+        here, there = asdict(network.config), asdict(other.config)
+        differ = [key for key in here if key not in _UNSHAPED and here[key] != there[key]]
+        differences = [f"{key} is {here[key]} here, {there[key]} there" for key in differ]
         if other.categories != network.categories:
             theirs = {(c.name, c.isthing) for c in other.categories}
             for category in network.categories:
@@ -105,6 +127,7 @@ def initialize(network: Network, init: str) -> LoadReport:
         ),
         kept=tuple(kept),
         fresh=tuple(fresh),
+        differences=tuple(differences),
     )
 
 

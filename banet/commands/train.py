@@ -40,6 +40,7 @@ class Train(DepthOptions, DeviceOptions, OverwriteOptions, Command):
         out: Folder of the run; by default runs/ and the recipe's name.
         resume: Go on from a checkpoint; `auto` takes the last one in the run's folder, if there is one.
         init: Where weights start; short for --train.init.
+        epochs: Passes over the training images, in place of iterations; short for --train.epochs.
         batch: Images per step, over all devices together; short for --train.batch_size. Takes the schedule along.
         print_config: Print the resolved recipe as YAML and stop.
         recipe: The options of the recipe.
@@ -47,13 +48,15 @@ class Train(DepthOptions, DeviceOptions, OverwriteOptions, Command):
 
     usage: ClassVar[str] = (
         "--config NAME|FILE [--any.option VALUE ...] [--out DIR] [--resume auto|PATH]\n"
-        "                   [--init NAME|FILE] [--batch N] [--bit-depth auto|BITS] [--device DEVICE] [--overwrite]"
+        "                   [--init NAME|FILE] [--epochs N] [--batch N] [--bit-depth auto|BITS] [--device DEVICE]\n"
+        "                   [--overwrite]"
     )
 
     config: RecipeFile | None = None
     out: Folder | None = None
     resume: Annotated[str, Value("auto|PATH")] | None = None
     init: RecipeFile | None = None
+    epochs: float | None = None
     batch: Count | None = None
     print_config: bool = False
     recipe: Mapping[str, Any] = options_of(Recipe)
@@ -62,9 +65,14 @@ class Train(DepthOptions, DeviceOptions, OverwriteOptions, Command):
         """Train, or print the recipe."""
         from banet.engine.options import load_recipe
 
-        short = {"train.init": self.init, "train.batch_size": self.batch, "inference.bit_depth": self.bit_depth}
+        short = {
+            "train.init": self.init,
+            "train.epochs": self.epochs,
+            "train.batch_size": self.batch,
+            "inference.bit_depth": self.bit_depth,
+        }
         given = {name: value for name, value in short.items() if value is not None}
-        recipe = load_recipe(require_config(self.config), {**self.recipe, **given})
+        recipe = load_recipe(require_config(self.config), {**self.recipe, **given}, model_of_weights=True)
         if self.print_config:
             print(to_yaml(recipe.resolved()), end="")
             return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,7 +17,7 @@ from banet._renamed import current_options
 from banet.engine.recipe import Recipe, find_recipe
 from banet.errors import InputError, shown
 from banet.files.reading import open_file
-from banet.modeling.config import BEFORE
+from banet.modeling.config import BEFORE, ModelConfig, change_options
 
 __all__ = [
     "HelpFormatter",
@@ -106,7 +106,13 @@ def parse_options(parser: ArgumentParser, arguments: Sequence[str], *, defaults:
         raise InputError(_explain(str(error), parser, "--")) from None
 
 
-def load_recipe(source: str, overrides: Mapping[str, Any] | None = None, *, kept: bool = False) -> Recipe:
+def load_recipe(
+    source: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    kept: bool = False,
+    model_of_weights: bool = False,
+) -> Recipe:
     """Read a recipe.
 
     Args:
@@ -116,15 +122,18 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None, *, kept
             among them takes the file's schedule along (`TrainConfig.at_batch`), but for options given here too.
         kept: The file is what a run or a study wrote to its own folder. Such a file has every option, so one that it
             lacks did not exist then, and means what networks did before it.
+        model_of_weights: Where `train.init` is weights of this library, take those options of `model` from them that
+            neither the file nor `overrides` give.
 
     Raises:
-        InputError: No such recipe, or it has an unknown option or a bad value.
+        InputError: No such recipe, it has an unknown option or a bad value, or the weights cannot be read.
     """
     path = find_recipe(source)
     parser = option_parser("recipe")
     parser.add_class_arguments(Recipe)
     values = _parse(parser, {"name": path.stem, **(_before() if kept else {})}, str(path))
-    values.update(_read(parser, path))
+    file = _read(parser, path)
+    values.update(file)
     changes = current_options("Recipe", _nested(overrides or {}))
     given = set(changes.get("train", {}))
     batch = changes["train"].pop("batch_size") if "batch_size" in given else None
@@ -138,7 +147,21 @@ def load_recipe(source: str, overrides: Mapping[str, Any] | None = None, *, kept
     except (ValueError, TypeError) as error:
         raise error if isinstance(error, InputError) else InputError(str(error), where=f"recipe {source}") from None
     _check_numbers(asdict(recipe), source)
-    return recipe
+    if not model_of_weights:
+        return recipe
+    own = {*(file.as_dict().get("model") or {}), *changes.get("model", {})}
+    return replace(recipe, model=_with_weights(recipe.model, recipe.train.init, own))
+
+
+def _with_weights(model: ModelConfig, init: str, own: Collection[str]) -> ModelConfig:
+    """Return the composition of some weights, but for the options that a recipe gives itself."""
+    if init in ("imagenet", "coco", "random"):
+        return model
+    from banet.checkpoint.checkpoint import is_body_file, read_checkpoint  # loads torch
+
+    if is_body_file(init):
+        return model
+    return change_options(read_checkpoint(init).config, {name: getattr(model, name) for name in own})
 
 
 def _before() -> dict[str, dict[str, Any]]:

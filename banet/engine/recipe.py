@@ -137,6 +137,8 @@ class TrainConfig:
             (torchvision's Mask R-CNN R50), or a file: weights of a classifier with this backbone or of torchvision's
             Mask R-CNN (.pth, .safetensors), or weights of this library (.safetensors).
         iterations: Optimizer steps.
+        epochs: Passes over the training images in place of `iterations`, which they set once the images are counted;
+            milestones move along. 0 for `iterations`.
         batch_size: Images per step, over all devices together. Changed on the command line, it takes the learning
             rate and the schedule of the recipe along.
         optimizer: `sgd` with momentum, or `adamw`.
@@ -168,6 +170,7 @@ class TrainConfig:
 
     init: str = "imagenet"
     iterations: int = 90_000
+    epochs: float = 0.0
     batch_size: int = 16
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.02
@@ -202,7 +205,7 @@ class TrainConfig:
             raise ValueError(
                 f"train.batch_size: {self.batch_size} must be a multiple of train.accumulate, {self.accumulate}"
             )
-        unsigned = ("lr", "momentum", "weight_decay", "warmup", "warmup_factor", "clip", "ema", "val_every")
+        unsigned = ("lr", "momentum", "weight_decay", "warmup", "warmup_factor", "clip", "ema", "val_every", "epochs")
         for name in (*unsigned, "devices", "nodes"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name}: must not be negative, not {getattr(self, name)}")
@@ -212,6 +215,14 @@ class TrainConfig:
             raise ValueError(f"train.ema: must lie below 1, not {self.ema}")
         if self.strategy == "fsdp" and self.ema:
             raise ValueError("train.ema: sharded weights have no average; set train.ema 0 or train.strategy ddp")
+
+    def for_images(self, count: int) -> TrainConfig:
+        """Return the same training with `epochs` turned into iterations over so many images."""
+        if not self.epochs:
+            return self
+        iterations = max(1, round(self.epochs * count / self.batch_size))
+        milestones = tuple(round(milestone * iterations / self.iterations) for milestone in self.milestones)
+        return replace(self, iterations=iterations, milestones=milestones, epochs=0.0)
 
     def at_batch(self, batch: int, *, accumulate: int | None = None, keep: Collection[str] = ()) -> TrainConfig:
         """Return the same training at another batch size: as many images seen, the learning rate in proportion.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from banet.engine.report.demo import run_demo
 from banet.engine.training.datasets import InfiniteDataset, tall_images, training_set
 from banet.engine.training.task import TrainingTask, learning_rate_factor
 from banet.engine.training.train import build_for_training, train
+from banet.engine.training.trainer import ProgressBar
 from banet.errors import InputError, MissingExtraError
 from banet.files.outputs import RECORD
 from banet.panoptic.metrics.quality import score_folders, to_json
@@ -44,7 +47,8 @@ def run(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_weights_recipe_log_and_checkpoints(run: Path) -> None:
     kept = {p.name for p in run.iterdir() if p.name not in (".lock", RECORD)}
-    assert kept == {"model.safetensors", "best.safetensors", "recipe.yaml", "log", "checkpoints", "README.md"}
+    weights = {"model.safetensors", "best.safetensors"}
+    assert kept == {*weights, "recipe.yaml", "log", "checkpoints", "README.md", "curves.png"}
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     # Measured after the last iteration, so the best weights are the last, averaged ones.
     best, final = (load_file(run / f"{name}.safetensors") for name in ("best", "model"))
@@ -53,6 +57,70 @@ def test_a_run_leaves_weights_recipe_log_and_checkpoints(run: Path) -> None:
     assert all(name in log for name in ("loss_i2s", "loss_rpn_box", "val/pq_th", "lr-AdamW"))
     assert "group" in (run / "recipe.yaml").read_text()  # `auto` is resolved
     assert BANet.from_pretrained(run).inference == TINY.inference
+
+
+def test_the_log_has_one_line_for_each_iteration_and_is_plotted(run: Path) -> None:
+    with (run / "log" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    steps = [row["step"] for row in rows]
+    assert steps == sorted(set(steps), key=int) and len(steps) == TINY.train.iterations
+    assert all(row["loss"] and row["lr-AdamW/pg1"] for row in rows) and rows[-1]["val/pq"]
+    with Image.open(run / "curves.png") as image:
+        assert image.format == "PNG" and image.width > 1000  # losses, and PQ beside them
+
+
+def test_epochs_are_iterations_once_the_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert TrainConfig(batch_size=4, epochs=1.5).for_images(10).iterations == 4
+    long = TrainConfig(batch_size=16, epochs=12).for_images(118_287)
+    assert (long.iterations, long.milestones, long.epochs) == (88_715, (59_143, 78_858), 0)
+    assert TrainConfig().for_images(7) == TrainConfig()
+    recipe = with_train(replace(TINY, data=replace(TINY.data, train_scenes=4)), epochs=1.0, batch_size=2)
+    train(recipe, tmp_path / "run", device="cpu", measure=False)
+    assert "iterations: 2 (1.00 epochs)" in capsys.readouterr().out
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).train.iterations == 2
+
+
+def test_no_more_workers_than_cpus_and_no_warning(tmp_path: Path) -> None:
+    recipe = with_train(replace(TINY, data=replace(TINY.data, workers=64)), iterations=1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        train(recipe, tmp_path / "run", device="cpu", measure=False)
+    assert not [str(warning.message) for warning in said if "worker" in str(warning.message)]
+
+
+def test_frozen_stages_of_weights_of_this_library_do_not_learn(run: Path, tmp_path: Path) -> None:
+    weights = str(run / "model.safetensors")
+    recipe = with_train(replace(TINY, model=replace(TINY.model, frozen_stages=3)), init=weights, iterations=1)
+    train(recipe, tmp_path / "run", device="cpu", measure=False)
+    before, after = load_file(weights), load_file(tmp_path / "run" / "model.safetensors")
+    changed = {
+        name.split(".")[2]
+        for name in before
+        if name.startswith("backbone.body") and not torch.equal(before[name], after[name])
+    }
+    assert changed == {"layer3", "layer4"}
+
+
+def test_the_bar_goes_on_where_the_run_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bars: list[tuple[int, int, int]] = []
+    start = ProgressBar._start
+
+    def note(self: ProgressBar, trainer: Any) -> None:
+        start(self, trainer)
+        bars.append((self.train_progress_bar.n, self.train_progress_bar.initial, self.train_progress_bar.total))
+
+    monkeypatch.setattr(ProgressBar, "_start", note)
+    train(with_train(TINY, iterations=2), tmp_path / "run", device="cpu", measure=False)
+    assert set(bars) == {(0, 0, 2)}
+    bars.clear()
+    train(with_train(TINY, iterations=4), tmp_path / "run", device="cpu", measure=False, resume="auto")
+    assert set(bars) == {(2, 2, 4)}
+    # The line before the first iteration has an end, and the one after it a time.
+    lines = capsys.readouterr().out.replace("\r", "\n").splitlines()
+    resumed = lines[next(i for i, line in enumerate(lines) if "going on from 2" in line) :]
+    assert any("2/4" in line for line in resumed) and any("3/4" in line and "<00:" in line for line in resumed)
 
 
 @pytest.mark.parametrize(("val_every", "moments"), [(0, [4]), (3, [3, 4]), (9, [4])])

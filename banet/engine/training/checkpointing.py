@@ -17,7 +17,8 @@ import torch
 from banet.checkpoint.checkpoint import read_checkpoint, save_checkpoint
 from banet.checkpoint.hub import model_card
 from banet.engine.recipe import TrainConfig
-from banet.engine.training.run_folder import LAST
+from banet.engine.training.plot import plot_log
+from banet.engine.training.run_folder import CURVES, LAST, LOG
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, is_temporary
 from banet.modeling.network import Network
@@ -258,6 +259,8 @@ class CheckpointCallback(Callback):
     def _save(self, trainer: L.Trainer, stop: bool) -> None:
         for logger in trainer.loggers:  # first, as a run resumed from this state does not write these lines again
             logger.save()
+        if trainer.is_global_zero and (self.out / LOG).is_file():
+            plot_log(self.out / LOG, self.out / CURVES)
         trainer.save_checkpoint(self.out / LAST)
         if stop and trainer.global_step < self.options.iterations:
             raise Interrupted

@@ -58,8 +58,10 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add a line."""
-        self._pending.append({"step": step, **metrics})
+        """Add a line, or to the line of the same step."""
+        if not self._pending or self._pending[-1]["step"] != step:
+            self._pending.append({"step": step})
+        self._pending[-1].update(metrics)
 
     @rank_zero_only
     def save(self) -> None:

@@ -9,10 +9,12 @@ from banet.errors import InputError
 from banet.files.outputs import Outputs, is_output, weight_files
 from banet.files.reading import open_file
 
-__all__ = ["KIND", "LAST", "RECIPE", "claim_run", "data_files", "is_own_recipe", "is_written"]
+__all__ = ["CURVES", "KIND", "LAST", "LOG", "RECIPE", "claim_run", "data_files", "is_own_recipe", "is_written"]
 
 KIND = "banet train"
 RECIPE = "recipe.yaml"
+LOG = Path("log") / "metrics.csv"
+CURVES = "curves.png"
 LAST = Path("checkpoints") / "last.ckpt"
 
 
@@ -45,7 +47,7 @@ def claim_run(
         files.append(config)
     names = [LAST.as_posix(), "model.safetensors", "best.safetensors", "README.md"]
     if "csv" in recipe.train.loggers:
-        names.append("log/metrics.csv")
+        names += [LOG.as_posix(), CURVES]
     if not is_written(out / RECIPE, recipe):
         names.append(RECIPE)
     return Outputs(out, KIND, names, inputs=files, folders=folders, overwrite=overwrite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
@@ -76,7 +77,8 @@ def build_for_training(recipe: Recipe, dataset: PanopticDataset) -> BANet:
         group = recipe.model.norm == "group"
         _say("weights: random" + ("; GroupNorm learns where batch norm statistics are missing" if group else ""))
     else:
-        _say(f"weights: {init}\n{initialize(model, init)}")
+        _say(f"weights: {init}: {initialize(model, init)}")
+        model.backbone.freeze(recipe.model.frozen_stages)
     if recipe.model.norm == "frozen_batch" and init == "random":
         warnings.warn("frozen batch norm with random weights hardly learns; set --model.norm group", stacklevel=2)
     return model
@@ -120,6 +122,7 @@ def train(
     outputs = claim_run(recipe, out, resume=resume, config=config, overwrite=overwrite)
     target = pick_device(device)
     dataset = training_set(recipe.data, recipe.inference.bit_depth)
+    recipe = replace(recipe, train=recipe.train.for_images(len(dataset)))
     depth = sample_depth(dataset)
     if depth.bits is not None:  # saved with the weights
         recipe = replace(recipe, inference=replace(recipe.inference, bit_depth=depth.bits))
@@ -195,7 +198,7 @@ def _train(
     tall = tall_images(dataset, recipe.data)
     samples = InfiniteDataset(dataset, options.seed, batch=options.batch_size, tall=tall)
     draws = InfiniteSampler(done * options.batch_size, trainer.global_rank, trainer.world_size)
-    workers = recipe.data.workers
+    workers = _worker_count(recipe.data)
     with _stopped(trainer, memory, out):
         trainer.fit(
             task,
@@ -327,6 +330,12 @@ def _steps_done(checkpoint: Path | None, model: BANet) -> int:
             f"is of another network (see {other})", where=checkpoint, hint="train with the recipe of its run"
         )
     return steps
+
+
+def _worker_count(data: DataConfig) -> int:
+    """Return how many processes load samples: never more than there are CPUs, which torch warns of."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(data.workers, cpus)
 
 
 def _loader(dataset: Any, batch: int, workers: int, sampler: Iterable[int]) -> DataLoader[Any]:

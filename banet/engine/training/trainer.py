@@ -14,6 +14,7 @@ import torch
 from banet.engine.recipe import Recipe, TrainConfig
 from banet.engine.training.checkpointing import AtomicCheckpoints
 from banet.engine.training.csv_log import CsvLog
+from banet.engine.training.run_folder import LOG
 from banet.errors import InputError, MissingExtraError
 
 try:
@@ -74,7 +75,7 @@ def build_trainer(
             log_every_n_steps=options.log_every,
             logger=loggers,
             profiler=_profiler(options, out),
-            callbacks=[*_own_callbacks(options, loggers), *callbacks],
+            callbacks=[*_own_callbacks(done, loggers), *callbacks],
             enable_checkpointing=False,  # CheckpointCallback does it
             use_distributed_sampler=False,  # InfiniteSampler shares the samples out
             enable_model_summary=False,
@@ -97,9 +98,35 @@ def _refuse_without_gpu(options: TrainConfig, device: torch.device) -> None:
         )
 
 
-def _own_callbacks(options: TrainConfig, loggers: Sequence[Logger]) -> list[Callback]:
-    bar = TQDMProgressBar(refresh_rate=max(1, min(20, options.log_every)))
-    return [bar, LearningRateMonitor("step")] if loggers else [bar]
+def _own_callbacks(done: int, loggers: Sequence[Logger]) -> list[Callback]:
+    return [ProgressBar(done), LearningRateMonitor("step")] if loggers else [ProgressBar(done)]
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, which moves with each iteration and counts the time of those of this process only.
+
+    Args:
+        done: Iterations that the run has done before.
+    """
+
+    def __init__(self, done: int) -> None:
+        super().__init__(refresh_rate=1)
+        self.done = done
+
+    def on_train_start(self, trainer: L.Trainer, *unused: Any) -> None:
+        """Start the bar where the run goes on, which Lightning takes for the middle of an epoch."""
+        super().on_train_start(trainer, *unused)
+        self._start(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *unused: Any) -> None:
+        """Start the bar of a run from its first iteration."""
+        super().on_train_epoch_start(trainer, *unused)
+        self._start(trainer)
+
+    def _start(self, trainer: L.Trainer) -> None:
+        bar, passes = self.train_progress_bar, trainer.accumulate_grad_batches
+        bar.total, bar.initial, bar.n = trainer.max_steps * passes, self.done * passes, self.done * passes
+        bar.refresh()
 
 
 def _environment() -> ClusterEnvironment | None:
@@ -136,7 +163,7 @@ def _loggers(recipe: Recipe, out: Path, done: int) -> list[Logger]:
     loggers: list[Logger] = []
     for kind in recipe.train.loggers:
         if kind == "csv":
-            loggers.append(CsvLog(out / "log" / "metrics.csv", done))
+            loggers.append(CsvLog(out / LOG, done))
         elif kind == "tensorboard":
             if not find_spec("tensorboard"):
                 raise MissingExtraError("tensorboard", "tensorboard")

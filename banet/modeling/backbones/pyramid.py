@@ -37,11 +37,14 @@ class PyramidBackbone(nn.Module):
             list(body.channels), channels, extra_blocks=LastLevelMaxPool(), norm_layer=group_norm if norm else None
         )
         self.layers, self.divisor, self.mean, self.std = body.layers, body.divisor, body.mean, body.std
-        if frozen_stages:
-            frozen = self.layers.prefixes[: self.layers.stages[frozen_stages - 1]]
-            for name, parameter in self.body.named_parameters():
-                if any(is_under(name, layer) for layer in frozen):
-                    parameter.requires_grad_(False)
+        self.freeze(frozen_stages)
+
+    def freeze(self, stages: int) -> None:
+        """Keep the parameters of the first stages of the body from learning; see `frozen_stages`."""
+        count = self.layers.stages[stages - 1] if stages else 0
+        for name, parameter in self.body.named_parameters():
+            if any(is_under(name, layer) for layer in self.layers.prefixes[:count]):
+                parameter.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
         """Return the blocks of the body: the modules behind its stem that are layers or the most of one."""
