@@ -129,7 +129,9 @@ def _objects(results: Any, categories: Categories) -> tuple[dict[_Key, int], lis
     """Return all that any result holds: positions by key, and records, things by score before stuff."""
     segments = {(s.category_id, s.score): s for result in results for s in result.segments}
     ordered: list[Segment] = sorted(segments.values(), key=lambda s: (not s.isthing, -(s.score or 0.0), s.category_id))
-    colors = segment_colors([replace(s, id=k + 1) for k, s in enumerate(ordered)], categories)
+    by_area = sorted(range(len(ordered)), key=lambda k: (not ordered[k].isthing, -ordered[k].area))
+    ranks = {k: rank for rank, k in enumerate(by_area, start=1)}  # large things get the most distinct colors
+    colors = segment_colors([replace(s, id=ranks[k]) for k, s in enumerate(ordered)], categories)
     records = [
         {"category_id": s.category_id, "score": s.score, "color": color.tolist()}
         for s, color in zip(ordered, colors, strict=True)

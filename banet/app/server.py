@@ -150,7 +150,8 @@ def _static_routes() -> list[Route]:
         return lambda request: Response(content, media_type=kind)
 
     routes = []
-    for file in (resources.files("banet.app") / "static").iterdir():
+    shared = resources.files("banet.engine.report") / "segments.js"
+    for file in (shared, *(resources.files("banet.app") / "static").iterdir()):
         path = "/" if file.name == "index.html" else f"/static/{file.name}"
         routes.append(Route(path, answer(file.read_bytes(), STATIC[PurePath(file.name).suffix])))
     return routes

@@ -1,21 +1,12 @@
 // An answer of the server: what was found in one image, by every rule.
 
-/** A map is its runs in reading order, values before lengths, 32 bits each, deflated, in base 64 (`encode_map`). */
-async function decodeMap(text, size) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const both = new Uint32Array(await new Response(stream).arrayBuffer());
-  const runs = both.length / 2;
-  const map = new Int32Array(size);
-  for (let k = 0, at = 0; k < runs; k++) map.fill(both[k], at, (at += both[runs + k]));
-  return map;
-}
+import { decodeMap } from "/static/segments.js";
 
-/** One rule's result. `map` has a position in `segments` per pixel, `owner` one in the answer's objects; -1 is void. */
+/** One rule's result. `map` has a position in `segments` per pixel, `owner` one in the answer's objects. */
 class Result {
-  constructor({ segments, pq }, rule, map) {
+  constructor({ segments, pq }, rule, map, count) {
     Object.assign(this, { rule, segments, pq, map });
-    const objects = Int32Array.from([...segments.map((segment) => segment.object), -1]);
+    const objects = [...segments.map((segment) => segment.object), count];
     this.owner = map.map((position) => objects[position]);
     this.areas = new Map();
     for (const { object, area } of segments) this.areas.set(object, area + (this.areas.get(object) ?? 0));
@@ -38,25 +29,22 @@ export class Answer {
     Object.assign(answer, { name, image, width, height, objects, notes: content.notes, original: content.original });
     answer.results = new Map();
     for (const [rule, result] of Object.entries(content.results)) {
-      answer.results.set(rule, new Result(result, rule, await decodeMap(result.map, width * height)));
+      answer.results.set(rule, new Result(result, rule, await decodeMap(result.map, width * height), objects.length));
     }
     return answer;
   }
 
   /** Regions that two results give to different objects, by pair of owners, the largest first. */
   changes(one, two, isShown) {
-    const count = this.objects.length + 1;
+    const none = this.objects.length;
+    const seen = [...this.objects.map((object, k) => (isShown(object) ? k : none)), none];
     const found = new Map();
-    const shown = [...this.objects.map(isShown), false];
-    const [a, b] = [one.owner, two.owner];
     let pixels = 0;
-    for (let k = 0; k < a.length; k++) {
-      if (a[k] === b[k]) continue;
-      const before = shown.at(a[k]) ? a[k] : -1; // at(-1) is void's
-      const after = shown.at(b[k]) ? b[k] : -1;
+    for (let k = 0; k < one.owner.length; k++) {
+      const [before, after] = [seen[one.owner[k]], seen[two.owner[k]]];
       if (before === after) continue;
       pixels++;
-      const key = (before + 1) * count + after + 1;
+      const key = before * (none + 1) + after;
       const x = k % this.width;
       const y = (k - x) / this.width;
       const region = found.get(key);
@@ -73,9 +61,9 @@ export class Answer {
     return { pixels, regions: [...found.values()].sort((p, q) => q.pixels - p.pixels) };
   }
 
-  /** What an object is called. */
+  /** What an object is called; behind the last one is void. */
   label(number) {
-    if (number < 0) return "void";
+    if (number === this.objects.length) return "void";
     const { category, score } = this.objects[number];
     return score === null ? category.name : `${category.name} ${Math.round(100 * score)} %`;
   }

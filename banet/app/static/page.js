@@ -149,7 +149,7 @@ function paint() {
 }
 
 function select(object) {
-  state.selected = object === state.selected || object < 0 ? null : object;
+  state.selected = object === state.selected || object === state.answer.objects.length ? null : object;
   state.hovered = null;
   describeSelected();
   paint();
@@ -230,7 +230,7 @@ function changeCard({ window: [x, y, width, height], pixels, regions }, k) {
   const text = make("p", {}, make("i", {}, String(k + 1)), make("span", {}, `${plural(pixels, "pixel")} go to`), ...told);
   const card = make("button", { type: "button", className: "change" }, make("span", { className: "views" }, ...views), text);
   const [first, second] = regions[0].owners;
-  card.onclick = () => select(first >= 0 ? first : second);
+  card.onclick = () => select(first < answer.objects.length ? first : second);
   card.onpointerenter = card.onfocus = () => marks.forEach((mark) => mark.classList.add("lit"));
   card.onpointerleave = card.onblur = () => marks.forEach((mark) => mark.classList.remove("lit"));
   card.paint = () => views.forEach((view, n) => {
@@ -345,10 +345,11 @@ function pixelAt(event, canvas) {
   return x < 0 || y < 0 || x >= state.answer.width || y >= state.answer.height ? null : y * state.answer.width + x;
 }
 
-/** The object that a picture shows at a pixel, -1 for none; the image alone shows those of the rule. */
+/** The object that a stage shows at a pixel, or void; the image alone has those of the rule. */
 function objectAt(k, pixel) {
   const object = (chosen()[k] ?? chosen()[0]).owner[pixel];
-  return object >= 0 && isShown(state.answer.objects[object]) ? object : -1;
+  const { objects } = state.answer;
+  return object < objects.length && isShown(objects[object]) ? object : objects.length;
 }
 
 let frame = 0;
@@ -365,7 +366,7 @@ function watch(canvas, k) {
     const pixel = event.pointerType === "touch" ? null : pixelAt(event, canvas);
     if (pixel === null) return;
     const object = objectAt(k, pixel);
-    hover(object < 0 ? null : object);
+    hover(object < state.answer.objects.length ? object : null);
     tell(event, k, pixel);
   };
   canvas.onpointerleave = () => {
@@ -384,7 +385,7 @@ function tell(event, k, pixel) {
   const results = chosen();
   const here = objectAt(k, pixel);
   const lines = [make("b", {}, state.answer.label(here))];
-  if (here >= 0) lines[0].append(`, ${count((results[k] ?? results[0]).areas.get(here) ?? 0)} px`);
+  if (here < state.answer.objects.length) lines[0].append(`, ${count((results[k] ?? results[0]).areas.get(here) ?? 0)} px`);
   const there = results[1 - k] ? objectAt(1 - k, pixel) : here;
   if (results[k] && there !== here) lines.push(make("span", {}, `${results[1 - k].rule}: ${state.answer.label(there)}`));
   const tip = $("tip");

@@ -21,7 +21,7 @@ from banet.files.atomic import atomic_path
 from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
-from banet.panoptic.drawing.colors import segment_colors
+from banet.panoptic.drawing.colors import SEQUENCE, segment_colors
 from banet.panoptic.drawing.overlay import image_array
 from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
@@ -30,6 +30,7 @@ from banet.panoptic.occlusion.overlap_report import OverlapReport, report_overla
 __all__ = ["Gallery", "encode_jpeg", "encode_map", "write_gallery"]
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
+SEGMENTS = Path(__file__).with_name("segments.js")
 LARGEST = 1024  # of a side, in pixels; larger images are shown smaller
 
 # What the page says of a segment that was compared with the truth.
@@ -38,7 +39,13 @@ _RIGHT, _WRONG, _EXCUSED = range(3)
 
 @contextmanager
 def write_gallery(
-    path: Path, title: str, categories: Categories, *, note: str = "", changed: str = ""
+    path: Path,
+    title: str,
+    categories: Categories,
+    *,
+    note: str = "",
+    changed: str = "",
+    facts: Mapping[str, str] | None = None,
 ) -> Iterator[Gallery]:
     """Write the page, image by image; of those that are written only some figures are kept in memory.
 
@@ -51,11 +58,13 @@ def write_gallery(
         categories: The classes of all results; they also give the colours.
         note: A paragraph below the headline.
         changed: What `Gallery.add` marks in images, such as "where they differ".
+        facts: What the head tells, by term: weights, data, date.
 
     Raises:
         InputError: The folder does not exist.
     """
-    head, tail = TEMPLATE.read_text(encoding="utf-8").split("<!-- images -->")
+    shared = SEGMENTS.read_text(encoding="utf-8").replace("export ", "")  # a page on the disk cannot load modules
+    head, tail = TEMPLATE.read_text(encoding="utf-8").replace("{segments}", shared).split("<!-- images -->")
     # Names of files need not be text; what is not becomes an escape that JSON knows.
     with (
         atomic_path(path) as temporary,
@@ -64,7 +73,11 @@ def write_gallery(
         file.write(head.replace("{title}", html.escape(title)))
         gallery = Gallery(file, categories)
         yield gallery
-        file.write(tail.replace("{index}", _json({"note": note, "changed": changed, **gallery.summary()})))
+        file.write(
+            tail.replace(
+                "{index}", _json({"note": note, "changed": changed, "facts": facts or {}, **gallery.summary()})
+            )
+        )
 
 
 class Gallery:
@@ -99,7 +112,7 @@ class Gallery:
         Args:
             name: What to call it.
             image: PIL image or array (H, W, 3) or (H, W), 0..255.
-            results: One or more results by title. Sorting goes by the first one.
+            results: One or more results by title. Sorting goes by the first one, and by what it gains over the second.
             truth: To compare them with.
             instances: Those that the results were fused from; without them the page does not show occlusions.
             changed: (H, W), pixels to mark; see `write_gallery`.
@@ -122,12 +135,10 @@ class Gallery:
             views.append(self._view(title, result, verdicts, overlaps, instances))
             compared.append((result, match, overlaps))
         main, match, overlaps = compared[0]
-        score = None
+        scores = [self._score(one) for _, one, _ in compared if one is not None]
+        score = scores[0] if scores else None
         if truth is not None and match is not None:
             views.append(self._view("truth", truth, _verdicts(match)[1], truth=True))
-            alone = PanopticQuality(self.categories)
-            alone.add(match)
-            score = alone.compute()
         block = {
             "size": [main.width, main.height],
             "jpeg": _jpeg(pixels),
@@ -139,12 +150,18 @@ class Gallery:
             {
                 "name": name,
                 "pq": None if score is None else _number(score["All"]["pq"]),
+                "gain": None if len(scores) < 2 else _number(scores[0]["All"]["pq"] - scores[1]["All"]["pq"]),
                 "things": sum(segment.isthing for segment in main.segments),
                 "disputed": None if overlaps is None else overlaps.pixels,
                 "changed": None if changed is None else int(changed.sum()),
                 "classes": self._classes(main, truth, score),
             }
         )
+
+    def _score(self, match: Match) -> Mapping[str, Any]:
+        alone = PanopticQuality(self.categories)
+        alone.add(match)
+        return alone.compute()
 
     def _view(
         self,
@@ -223,6 +240,7 @@ class Gallery:
                 title: {g: {key: _number(score[g][key]) for key in ("pq", "sq", "rq")} for g in groups}
                 for title, score in scores.items()
             },
+            "things": [list(color) for color in SEQUENCE[:3]],
             "images": self._index,
         }
 
