@@ -18,12 +18,10 @@ from banet.errors import InputWarning
 from banet.inference.postprocess import UnfusedPrediction
 from banet.inference.predictor import Predictor
 from banet.panoptic import PanopticQuality, PanopticSegmentation
-from banet.panoptic.categories import Categories
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, RuleName
-from banet.panoptic.drawing.overlay import segment_colors
+from banet.panoptic.drawing.colors import find_objects
 from banet.panoptic.id_maps import index_map
 from banet.panoptic.sample_depth import SampleDepth
-from banet.panoptic.segments import Segment
 
 __all__ = ["Limits", "Segmenter"]
 
@@ -103,14 +101,20 @@ class Segmenter:
         image.thumbnail((self.limits.side, self.limits.side))
         (unfused,) = self.model.predict_unfused([np.array(image)])
         results = {rule: self._fuse(unfused, rule) for rule in get_args(RuleName)}
-        numbers, objects = _objects(results.values(), self.model.categories)
+        objects, colors, numbers = find_objects((r.segments for r in results.values()), self.model.categories)
         content = {
             "size": image.size,
             "original": original,
             "image": encode_jpeg(image),
             "notes": list(notes),
-            "objects": objects,
-            "results": {rule: _describe(result, numbers, ground_truth) for rule, result in results.items()},
+            "objects": [
+                {"category_id": s.category_id, "score": s.score, "color": color}
+                for s, color in zip(objects, colors.tolist(), strict=True)
+            ],
+            "results": {
+                rule: _describe(result, some, ground_truth)
+                for (rule, result), some in zip(results.items(), numbers, strict=True)
+            },
         }
         return json.dumps(content, separators=(",", ":")).encode()
 
@@ -121,29 +125,13 @@ class Segmenter:
         return unfused.fuse(self.model.categories, options, rule=rule)
 
 
-_Key = tuple[int, float | None]
-"""What results by different rules share: category and score of a thing, category of stuff; as in `differing_pixels`."""
-
-
-def _objects(results: Any, categories: Categories) -> tuple[dict[_Key, int], list[dict[str, Any]]]:
-    """Return all that any result holds: positions by key, and records, things by score before stuff."""
-    segments = {(s.category_id, s.score): s for result in results for s in result.segments}
-    ordered: list[Segment] = sorted(segments.values(), key=lambda s: (not s.isthing, -(s.score or 0.0), s.category_id))
-    by_area = sorted(range(len(ordered)), key=lambda k: (not ordered[k].isthing, -ordered[k].area))
-    ranks = {k: rank for rank, k in enumerate(by_area, start=1)}  # large things get the most distinct colors
-    colors = segment_colors([replace(s, id=ranks[k]) for k, s in enumerate(ordered)], categories)
-    records = [
-        {"category_id": s.category_id, "score": s.score, "color": color.tolist()}
-        for s, color in zip(ordered, colors, strict=True)
-    ]
-    return {(s.category_id, s.score): k for k, s in enumerate(ordered)}, records
-
-
 def _describe(
-    result: PanopticSegmentation, numbers: dict[_Key, int], ground_truth: PanopticSegmentation | None
+    result: PanopticSegmentation, objects: Sequence[int], ground_truth: PanopticSegmentation | None
 ) -> dict[str, Any]:
+    """Return what the page gets of one result; `objects` has the position of each segment in the answer's list."""
     segments = [
-        {"id": s.id, "object": numbers[s.category_id, s.score], "area": s.area, "bbox": s.bbox} for s in result.segments
+        {"id": s.id, "object": number, "area": s.area, "bbox": s.bbox}
+        for s, number in zip(result.segments, objects, strict=True)
     ]
     positions: NDArray[np.int32] = index_map(result.ids, [s.id for s in result.segments])
     described: dict[str, Any] = {"map": encode_map(positions), "segments": segments}

@@ -22,8 +22,8 @@ from PIL import Image
 from banet.engine.report.gallery import LARGEST, Gallery, write_gallery
 from banet.inference.postprocess import Instances
 from banet.panoptic import Categories, MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
+from banet.panoptic.drawing.colors import find_objects, segment_colors
 from banet.panoptic.drawing.diff import differing_pixels
-from banet.panoptic.drawing.overlay import segment_colors
 
 CATEGORIES = Categories.of(
     [
@@ -34,6 +34,7 @@ CATEGORIES = Categories.of(
 )
 CUP, TIE, SKY = 7, 3, 90
 SIZE = (60, 80)
+FACTS = {"weights": "mine.safetensors", "data": "<cups>"}
 
 Box = tuple[int, int, int, int]
 Thing = tuple[int, float, Box]  # category id, score, x1 y1 x2 y2
@@ -94,7 +95,9 @@ def fill(gallery: Gallery) -> None:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gallery") / "page.html"
-    with write_gallery(path, "Cups & ties", CATEGORIES, note="a note", changed="where they differ") as gallery:
+    with write_gallery(
+        path, "Cups & ties", CATEGORIES, note="a note", changed="where they differ", facts=FACTS
+    ) as gallery:
         fill(gallery)
     return path
 
@@ -120,13 +123,14 @@ def unpacked(text: str, size: tuple[int, int]) -> NDArray[np.int64]:
 def test_maps_and_segments_are_those_of_the_results(page: Path) -> None:
     for block, (found, true) in zip(blocks(page), PICTURES.values(), strict=True):
         some = instances(found)
-        for view, result in zip(block["views"], (fuse(some), fuse(some, "area"), fuse(instances(true))), strict=True):
+        results = fuse(some), fuse(some, "area"), fuse(instances(true))
+        _, shared, objects = find_objects((result.segments for result in results[:2]), CATEGORIES)
+        all_colors = [*(shared[numbers] for numbers in objects), segment_colors(results[2].segments, CATEGORIES)]
+        for view, result, colors in zip(block["views"], results, all_colors, strict=True):
             place = unpacked(view["map"], SIZE)
             ids = np.array([segment.id for segment in result.segments] + [0])
             assert np.array_equal(ids[place], result.ids)
-            for told, segment, color in zip(
-                view["segments"], result.segments, segment_colors(result.segments, result.categories), strict=True
-            ):
+            for told, segment, color in zip(view["segments"], result.segments, colors, strict=True):
                 assert CATEGORIES[told["class"]].id == segment.category_id
                 assert (told["area"], told["score"], told["crowd"]) == (segment.area, segment.score, segment.iscrowd)
                 assert told["color"] == color.tolist()
@@ -155,6 +159,10 @@ def test_figures_are_those_of_panoptic_quality(page: Path) -> None:
         for quality in (whole, alone):
             quality.update(fuse(instances(found)), fuse(instances(true)))
         assert told["pq"] == pytest.approx(alone.compute()["All"]["pq"], abs=1e-6)
+        other = PanopticQuality(CATEGORIES)
+        other.update(fuse(instances(found), "area"), fuse(instances(true)))
+        gain = alone.compute()["All"]["pq"] - other.compute()["All"]["pq"]
+        assert told["gain"] == pytest.approx(gain, abs=1e-6)
         for row in told["classes"].items():
             expected = alone.compute()["per_class"][CATEGORIES[int(row[0])].id]["pq"]
             assert row[1]["pq"] == pytest.approx(expected, abs=1e-6)
@@ -297,7 +305,7 @@ def test_sorting_and_filtering(tab: Any) -> None:
 
 
 def test_pages_with_truth_and_changes_begin_with_what_matters(tab: Any, chromium: Any, tmp_path: Path) -> None:
-    assert tab.locator("#sort").input_value() == "where they differ, most first"
+    assert tab.locator("#sort").input_value() == "PQ gained, most first"
     for truth, expected in ((True, "PQ, worst first"), (False, "disputed pixels, most first")):
         with write_gallery(tmp_path / "page.html", "t", CATEGORIES) as gallery:
             for name, (found, true) in PICTURES.items():
@@ -327,7 +335,7 @@ def test_a_click_tells_class_score_area_and_whom_it_hides(tab: Any) -> None:
     tab.locator("#details button").click()  # the cup that it hides
     told = " ".join(details.inner_text().split())
     assert told.startswith("score 80.0 % area 600 px") and "hidden by cup 90.0 %: 200 px" in told
-    result = tab.locator("figure canvas").nth(1)
+    result = tab.locator("#panes canvas").nth(1)
     striped = {tuple(color_at(result, x, 15)) for x in range(36, 44)}
     assert len(striped) == 2  # where it is hidden, in its own colour
     assert sum(color_at(result, 10, 15)) < sum(color_at(result, 60, 15))  # others are dimmed
@@ -337,11 +345,11 @@ def test_the_viewer_goes_on_and_closes(tab: Any) -> None:
     tab.select_option("#sort", "name")
     tab.locator(".card canvas").first.press("Enter")
     tab.locator("#name", has_text="wrong").wait_for()
-    captions = tab.locator("figcaption").all_inner_texts()
+    captions = tab.locator("#panes figcaption").all_inner_texts()
     assert captions == ["image", "score", "area", "truth", "disputed pixels", "where they differ"]
-    click_pixel(tab, tab.locator("figure canvas").nth(1), 60, 40)
+    click_pixel(tab, tab.locator("#panes canvas").nth(1), 60, 40)
     assert "false alarm, the truth is cup" in tab.locator("#details").inner_text()
-    click_pixel(tab, tab.locator("figure canvas").nth(3), 60, 40)
+    click_pixel(tab, tab.locator("#panes canvas").nth(3), 60, 40)
     assert "missed, taken for tie" in tab.locator("#details").inner_text()
     tab.keyboard.press("ArrowRight")
     tab.locator("#name", has_text="disputed").wait_for()
@@ -374,7 +382,7 @@ def test_what_is_painted(tab: Any) -> None:
     assert cup == pytest.approx(
         [107, 154, 181], abs=4
     )  # half of the first instance's colour, half of the picture's grey
-    assert sky[2] > sky[0] + 30
+    assert sky == pytest.approx([128] * 3, abs=2)  # stuff is not painted over
     tab.select_option("#show", "image")
     assert painted() == [pytest.approx([128] * 3, abs=2)] * 2
     tab.select_option("#show", "score")
@@ -386,3 +394,66 @@ def test_what_is_painted(tab: Any) -> None:
     wrong = tab.locator(".card canvas").first
     tab.wait_for_function("canvas => canvas.width == 80", arg=wrong.element_handle())
     assert color_at(wrong, 60, 40)[0] > 160 > good[0]  # errors are red
+
+
+def test_the_head_tells_what_and_from_where(tab: Any, page: Path) -> None:
+    facts = tab.locator("#about").inner_text().split("\n")
+    assert facts[:4] == ["weights", "mine.safetensors", "data", "<cups>"]
+    assert facts[4] == "written" and re.fullmatch(r"\d{4}-\d\d-\d\d", facts[5])
+    scores = index(page)["scores"]
+    rows = [row.inner_text().split() for row in tab.locator("#scores tbody tr").all()]
+    assert [row[0] for row in rows] == ["area", "score"]
+    assert tab.locator("#scores th").all_inner_texts() == ["", "PQ", "Δ", "PQ of things", "Δ", "PQ of stuff", "Δ"]
+    first, last = scores["score"]["All"]["pq"], scores["area"]["All"]["pq"]
+    assert rows[1][1:3] == [f"{100 * first:.1f}", f"{100 * (first - last):+.1f}".replace("-", "−")]
+    tab.locator("#terms summary").click()
+    assert {"PQ", "SQ", "RQ", "missed", "Δ"} <= set(tab.locator("#terms dt").all_inner_texts())
+
+
+def test_the_page_begins_where_the_first_result_gains_most(tab: Any, page: Path) -> None:
+    gains = {told["name"]: told["gain"] for told in index(page)["images"]}
+    name = max(gains, key=lambda key: gains[key])
+    assert gains[name] > 0
+    article = tab.locator("#best article").first
+    article.locator("canvas").nth(1).wait_for()
+    assert name in article.inner_text() and f"(+{100 * gains[name]:.1f})" in article.inner_text()
+    assert article.locator("figcaption").all_inner_texts() == ["area", "score"]
+    assert tab.locator("#best article").count() == sum(gain > 0 for gain in gains.values())
+
+
+def test_the_legend_names_colours_and_picks_classes(tab: Any) -> None:
+    buttons = tab.locator("#legend button")
+    assert buttons.all_inner_texts() == ["tie", "cup", "sky"]
+    tab.select_option("#colors", "class")
+    swatch = "(b) => getComputedStyle(b.querySelector('.swatch')).backgroundImage"
+    assert "rgb(200, 30, 30)" in buttons.nth(1).evaluate(swatch)
+    tab.select_option("#sort", "name")
+    canvas = tab.locator(".card canvas").nth(2)
+    tab.wait_for_function("canvas => canvas.width == 80 && canvas.onmousemove", arg=canvas.element_handle())
+    assert color_at(canvas, 20, 20) == pytest.approx([164, 79, 79], abs=4)  # half of the class's, half of the grey
+    buttons.nth(0).click()
+    assert tab.locator("#class").input_value() == "0"
+    assert names(tab) == ["<b>wrong</b>"]
+    assert buttons.nth(0).get_attribute("aria-pressed") == "true"
+    buttons.nth(0).click()
+    assert len(names(tab)) == 3
+
+
+def test_what_is_missed_is_seen_where_its_class_is_picked(tab: Any) -> None:
+    """The cup of the truth at 50..70, 30..50, where a tie was found."""
+    tab.select_option("#sort", "name")
+    canvas = tab.locator(".card canvas").first
+
+    def reddest() -> int:
+        tab.wait_for_function("canvas => canvas.width == 80 && canvas.onmousemove", arg=canvas.element_handle())
+        script = """c => { const p = c.getContext('2d').getImageData(50, 30, 20, 20).data; let most = 0;
+            for (let k = 0; k < p.length; k += 4) most = Math.max(most, p[k] - p[k + 1]); return most; }"""
+        return int(canvas.evaluate(script))
+
+    tab.select_option("#class", label="tie (1)")
+    assert reddest() < 120
+    tab.select_option("#class", label="cup (3)")
+    assert reddest() > 180
+    box = canvas.bounding_box()
+    canvas.hover(position={"x": box["width"] * 60 / 80, "y": box["height"] * 40 / 60})
+    assert tab.locator("#tip").inner_text() == "tie 75.0 % · 400 px · missed: cup"

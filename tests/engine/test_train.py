@@ -498,4 +498,7 @@ def test_demo_writes_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     with Image.open(tmp_path / "demo" / "preview.png") as preview:
         assert preview.width == 5 * 64 + 4 * 6
     said = capsys.readouterr().out
-    assert "heuristic fusion" in said and "occlusion handling" in said and said.count("Things") == 2
+    assert all(
+        said.count(text) == 1 for text in ("heuristic fusion", "handling, appearance", "handling, color-contour")
+    )
+    assert said.count("Δ") == 3

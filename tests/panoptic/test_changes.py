@@ -45,11 +45,11 @@ def test_rules_of_one_image():
     assert np.array_equal(differing_pixels(heuristic, ours), masks[1])
 
 
-def test_drawing_keeps_what_changed_outlines_it_and_fades_the_rest():
+def test_drawing_keeps_what_changed_outlines_it_and_darkens_the_rest():
     image = np.full((5, 5, 3), (40, 80, 120), np.uint8)
     changed = np.zeros((5, 5), bool)
     changed[2, 2] = True
     drawn = np.asarray(draw_diff(changed, image))
     assert drawn[2, 2].tolist() == [40, 80, 120]
-    assert all(drawn[y, x].tolist() == [220, 30, 60] for y, x in ((1, 2), (3, 2), (2, 1), (2, 3)))
-    assert drawn[0, 0].tolist() == [170, 180, 190]
+    assert all(drawn[y, x].tolist() == [255, 70, 90] for y, x in ((1, 2), (3, 2), (2, 1), (2, 3)))
+    assert drawn[0, 0].tolist() == [16, 32, 48]  # never lighter, which would bleach dark images

@@ -11,7 +11,7 @@ from PIL import Image
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.drawing import labels as writing
 from banet.panoptic.drawing import overlay as drawing
-from banet.panoptic.drawing.colors import SEQUENCE, segment_colors
+from banet.panoptic.drawing.colors import SEQUENCE, find_objects, segment_colors
 from banet.panoptic.segmentation import PanopticSegmentation, Segment
 
 
@@ -347,3 +347,24 @@ def test_draw_refuses():
         scene(60, 80).draw(style="classes")
     with pytest.raises(ValueError, match="stuff must be one of outline, fill, none, not 'off'"):
         scene(60, 80).draw(stuff="off")
+
+
+def test_objects_of_several_results_keep_their_colors():
+    classes = Categories.of([{"id": 1, "name": "cup", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}])
+    ids = np.ones((4, 6), np.int32)
+    ids[:, 2:4] = 2
+    ids[:, 4:] = 3
+
+    def result(*segments: tuple[int, float | None]) -> PanopticSegmentation:
+        infos = [{"id": k, "category_id": c, "score": s} for k, (c, s) in enumerate(segments, start=1)]
+        return PanopticSegmentation.from_ids(np.minimum(ids, len(infos)), infos, classes)
+
+    results = result((1, 0.9), (1, 0.7), (2, None)), result((1, 0.7), (2, None))  # the best cup is not in the second
+    objects, colors, numbers = find_objects([result.segments for result in results], classes)
+    assert [(s.category_id, s.score) for s in objects] == [(1, 0.9), (1, 0.7), (2, None)]
+    assert numbers == [[0, 1, 2], [1, 2]]
+    assert len({tuple(color) for color in colors.tolist()}) == 3
+    objects, colors, numbers = find_objects([results[0].segments], classes)
+    assert colors[numbers[0]].tolist() == segment_colors(results[0].segments, classes).tolist()  # as drawn
+    objects, colors, numbers = find_objects([[], []], classes)
+    assert (objects, colors.shape, numbers) == ([], (0, 3), [[], []])

@@ -22,7 +22,7 @@ from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.png import read_ids, write_ids
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.metrics import quality
-from banet.panoptic.metrics.quality import PanopticQuality, format_table, score_folders, to_json
+from banet.panoptic.metrics.quality import PanopticQuality, compare_table, format_table, score_folders, to_json
 from banet.panoptic.segmentation import PanopticSegmentation
 
 
@@ -530,3 +530,15 @@ def test_real_truth_disturbed_equals_the_slow_reference(tmp_path):
     for category, (ious, false_alarms, misses) in total.items():
         assert counted(result, category) == (len(ious), false_alarms, misses)
         assert result["per_class"][category]["iou"] == pytest.approx(float(sum(ious)), abs=1e-12)
+
+
+def test_a_table_of_results_tells_what_each_gains_over_the_first():
+    def result(all_, things, stuff):
+        return {group: {"pq": pq} for group, pq in (("All", all_), ("Things", things), ("Stuff", stuff))}
+
+    table = compare_table({"one": result(0.5, 0.25, math.nan), "longer": result(0.512, 0.24, math.nan)})
+    assert table.splitlines() == [
+        "              PQ      Δ   PQ^Th      Δ   PQ^St      Δ",
+        "one         50.0           25.0              -",
+        "longer      51.2   +1.2    24.0   -1.0       -      -",
+    ]

@@ -141,6 +141,7 @@ def evaluate(
     batch_size: int = 1,
     limit: int | None = None,
     source: str = "data",
+    weights: str = "",
     gallery: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model; several processes share the images, and the first one returns the metrics of all of them.
@@ -151,7 +152,8 @@ def evaluate(
         out: Folder for `panoptic/`, `panoptic.json`, `metrics.json` and a zip as the COCO server wants it.
         batch_size: Images that go through the network together.
         limit: Only the first N images.
-        source: Names the data in errors.
+        source: Names the data in errors and in the gallery.
+        weights: Names the weights in the gallery.
         gallery: Page of all images with results and ground truth, in a folder that exists; one process only.
 
     Raises:
@@ -170,8 +172,8 @@ def evaluate(
             writer = stack.enter_context(CocoPanopticWriter(out / "panoptic", part, model.categories))
         page = None
         if gallery is not None:
-            title, note = f"Evaluation on {source}", f"Occlusion rule {model.inference.rule}"
-            page = stack.enter_context(write_gallery(gallery, title, model.categories, note=note))
+            facts = {"weights": weights, "data": source, "rule": model.inference.rule}
+            page = stack.enter_context(write_gallery(gallery, f"Evaluation on {source}", model.categories, facts=facts))
         bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
         for start in range(rank * batch_size, count, world * batch_size):
             group = [data[index] for index in range(start, min(start + batch_size, count))]
@@ -314,7 +316,8 @@ def evaluate_command(
             where = f"{world} x {target.type}" if world > 1 else target.type
             print(f"{weights} on {len(data)} images ({source}), {where}, rule {model.inference.rule}")
         page = out / "gallery.html" if gallery and out is not None else None
-        result = evaluate(model, data, out=out, batch_size=batch_size, limit=limit, source=source, gallery=page)
+        named = {"source": source, "weights": weights}
+        result = evaluate(model, data, out=out, batch_size=batch_size, limit=limit, gallery=page, **named)
     if rank > 0:
         return result
     print(format_table(result, model.categories))

@@ -162,10 +162,10 @@ def predict_files(
     print(describe_model(model, weights, place))
     out.mkdir(parents=True, exist_ok=True)
     with outputs:
-        trained = f"trained on: {model.domain}; " if model.domain else ""
-        note = f"{weights}, {trained}occlusion rule {rule or model.inference.rule}" if gallery else ""
+        facts = {"weights": weights, "data": ", ".join(inputs), "rule": str(rule or model.inference.rule)}
+        facts |= {"trained on": model.domain} if model.domain else {}
         run = ImageRun(model, out, depth, rule, tile, overlap, drawing=drawing or {})
-        counts, failures = _segment_images(plan, run, batch_size, note)
+        counts, failures = _segment_images(plan, run, batch_size, facts)
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
@@ -290,7 +290,9 @@ def _file_of(source: str) -> Path | None:
     return None if is_camera(source) else Path(source)
 
 
-def _segment_images(plan: _Plan, run: ImageRun, batch_size: int, note: str) -> tuple[Counter[str], list[str]]:
+def _segment_images(
+    plan: _Plan, run: ImageRun, batch_size: int, facts: Mapping[str, str]
+) -> tuple[Counter[str], list[str]]:
     """Segment the images, and write and print what was found: things by class, and the errors of those not done."""
     counts: Counter[str] = Counter()
     failures: list[str] = []
@@ -300,7 +302,7 @@ def _segment_images(plan: _Plan, run: ImageRun, batch_size: int, note: str) -> t
     groups = [plan.images[start : start + size] for start in range(0, len(plan.images), size)]
     with ExitStack() as stack:
         if plan.gallery:
-            pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", run.model.categories, note=note)
+            pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", run.model.categories, facts=facts)
             run.page = stack.enter_context(pages)
         run.table = stack.enter_context(segment_table(plan.out / SEGMENTS))
         # In tiles images are large: there is only one at a time.

@@ -21,7 +21,7 @@ from banet.files.atomic import atomic_path
 from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
-from banet.panoptic.drawing.colors import SEQUENCE, segment_colors
+from banet.panoptic.drawing.colors import SEQUENCE, find_objects, segment_colors
 from banet.panoptic.drawing.overlay import image_array
 from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
@@ -89,13 +89,14 @@ class Gallery:
 
     Attributes:
         quality: By title of result, its PQ over all images that have truth.
+        images: What the page knows of each image without looking into it, such as `pq` and `gain`.
     """
 
     def __init__(self, file: TextIO, categories: Categories) -> None:
         self.categories = categories
         self.quality: dict[str, PanopticQuality] = {}
         self._file = file
-        self._index: list[dict[str, Any]] = []
+        self.images: list[dict[str, Any]] = []
 
     def add(
         self,
@@ -112,7 +113,7 @@ class Gallery:
         Args:
             name: What to call it.
             image: PIL image or array (H, W, 3) or (H, W), 0..255.
-            results: One or more results by title. Sorting goes by the first one, and by what it gains over the second.
+            results: One or more results by title. Sorting goes by the first one, and by what it gains over the last.
             truth: To compare them with.
             instances: Those that the results were fused from; without them the page does not show occlusions.
             changed: (H, W), pixels to mark; see `write_gallery`.
@@ -124,7 +125,9 @@ class Gallery:
         if not results or any(pixels.shape[:2] != result.ids.shape for result in results.values()):
             raise ValueError("give one result at least, each of the size of the image")
         views, compared = [], []
-        for title, result in results.items():
+        # What results share has one color in all of them.
+        _, shared, numbers = find_objects((result.segments for result in results.values()), self.categories)
+        for (title, result), objects in zip(results.items(), numbers, strict=True):
             match, overlaps = None, None
             if truth is not None:
                 match = self.quality.setdefault(title, PanopticQuality(self.categories)).update(result, truth)
@@ -132,13 +135,14 @@ class Gallery:
                 labels = self.categories.ids[instances.labels]
                 overlaps = report_overlaps(result, instances.masks, instances.scores, labels)
             verdicts = None if match is None else _verdicts(match)[0]
-            views.append(self._view(title, result, verdicts, overlaps, instances))
+            views.append(self._view(title, result, shared[objects], verdicts, overlaps, instances))
             compared.append((result, match, overlaps))
         main, match, overlaps = compared[0]
         scores = [self._score(one) for _, one, _ in compared if one is not None]
         score = scores[0] if scores else None
         if truth is not None and match is not None:
-            views.append(self._view("truth", truth, _verdicts(match)[1], truth=True))
+            colors = segment_colors(truth.segments, self.categories)
+            views.append(self._view("truth", truth, colors, _verdicts(match)[1], truth=True))
         block = {
             "size": [main.width, main.height],
             "jpeg": _jpeg(pixels),
@@ -146,11 +150,11 @@ class Gallery:
             "changed": None if changed is None else encode_map(_shrunk(changed)),
         }
         self._file.write(f'<script type="application/json" class="image">{_json(block)}</script>\n')
-        self._index.append(
+        self.images.append(
             {
                 "name": name,
                 "pq": None if score is None else _number(score["All"]["pq"]),
-                "gain": None if len(scores) < 2 else _number(scores[0]["All"]["pq"] - scores[1]["All"]["pq"]),
+                "gain": None if len(scores) < 2 else _number(scores[0]["All"]["pq"] - scores[-1]["All"]["pq"]),
                 "things": sum(segment.isthing for segment in main.segments),
                 "disputed": None if overlaps is None else overlaps.pixels,
                 "changed": None if changed is None else int(changed.sum()),
@@ -167,6 +171,7 @@ class Gallery:
         self,
         title: str,
         result: PanopticSegmentation,
+        colors: NDArray[np.uint8],
         verdicts: Sequence[list[Any]] | None,
         overlaps: OverlapReport | None = None,
         instances: Instances | None = None,
@@ -182,7 +187,6 @@ class Gallery:
             }
             for segment in result.segments
         ]
-        colors = segment_colors(result.segments, self.categories)
         for index, segment in enumerate(segments):
             segment["color"] = colors[index].tolist()
             segment["verdict"] = None if verdicts is None else verdicts[index]
@@ -241,7 +245,7 @@ class Gallery:
                 for title, score in scores.items()
             },
             "things": [list(color) for color in SEQUENCE[:3]],
-            "images": self._index,
+            "images": self.images,
         }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.defaults import DrawingStyle
 from banet.panoptic.segments import Segment
 
-__all__ = ["SEQUENCE", "segment_colors"]
+__all__ = ["SEQUENCE", "find_objects", "segment_colors"]
 
 SEQUENCE = (
     *((86, 180, 233), (230, 159, 0), (225, 15, 90), (180, 240, 150), (135, 15, 255), (0, 240, 225)),
@@ -42,6 +43,38 @@ def segment_colors(
     if style != "class" and things:
         colors[things] = np.array(SEQUENCE, dtype=np.uint8)[_places([segments[k] for k in things])]
     return colors
+
+
+def find_objects(
+    results: Iterable[Sequence[Segment]], categories: Categories
+) -> tuple[list[Segment], NDArray[np.uint8], list[list[int]]]:
+    """Identify what several results of the same instances and the same semantic map have in common.
+
+    Things are the same where category and score are, stuff where the category is, as in `differing_pixels`.
+
+    Args:
+        results: the segments of one or more results of one image, measured.
+        categories: their classes.
+
+    Returns:
+        The objects, each a segment of the first result that has it, things by score before stuff by category; their
+        RGB (N, 3), of one result as drawn, of several such that large things get those that are most distinct; and the
+        object of each segment, by result.
+    """
+    some = list(results)
+    found: dict[tuple[int, float | None], Segment] = {}
+    for result in some:
+        for segment in result:
+            found.setdefault((segment.category_id, segment.score), segment)
+    objects = sorted(found.values(), key=lambda s: (not s.isthing, -(s.score or 0.0), s.category_id))
+    numbers = {(s.category_id, s.score): number for number, s in enumerate(objects)}
+    ranked = objects
+    if len(some) > 1:  # ids differ between results
+        by_area = sorted(range(len(objects)), key=lambda k: (not objects[k].isthing, -objects[k].area))
+        ranks = {k: rank for rank, k in enumerate(by_area, start=1)}
+        ranked = [replace(segment, id=ranks[k]) for k, segment in enumerate(objects)]
+    colors = segment_colors(ranked, categories)
+    return objects, colors, [[numbers[s.category_id, s.score] for s in result] for result in some]
 
 
 def _places(things: Sequence[Segment]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = ["differing_pixels", "draw_diff"]
 
-_OUTLINE = (220, 30, 60)
+_OUTLINE = (255, 70, 90)
 
 
 def differing_pixels(before: PanopticSegmentation, after: PanopticSegmentation) -> NDArray[np.bool_]:
@@ -40,13 +40,13 @@ def differing_pixels(before: PanopticSegmentation, after: PanopticSegmentation) 
 
 
 def draw_diff(differ: NDArray[np.bool_], image: NDArray[np.uint8]) -> Image.Image:
-    """Return the image, faded except for the pixels that differ, which are outlined.
+    """Return the image, darkened except for the pixels that differ, which are outlined.
 
     Args:
         differ: (H, W), from `differing_pixels`.
         image: (H, W, 3).
     """
-    canvas = np.where(differ[..., None], image, image // 4 + 160).astype(np.uint8)
+    canvas = np.where(differ[..., None], image, image * 0.4).astype(np.uint8)
     padded = np.pad(differ, 1)
     near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
     canvas[near & ~differ] = _OUTLINE

@@ -32,6 +32,7 @@ __all__ = [
     "Match",
     "PanopticQuality",
     "compare_folders",
+    "compare_table",
     "format_table",
     "match",
     "percent",
@@ -380,6 +381,29 @@ def format_table(
             for key, row in rows.items()
         ]
     return "\n".join(lines)
+
+
+def compare_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Lay out results of `PanopticQuality.compute` as one table of PQ in percent, each with its gain over the first.
+
+    Args:
+        results: two or more, by title.
+
+    Returns:
+        Lines of text, without a final newline; "-" stands where no class occurs.
+    """
+    groups = {"PQ": "All", "PQ^Th": "Things", "PQ^St": "Stuff"}
+    width = max(map(len, results)) + 2
+    lines = [f"{'':<{width}}" + "".join(f"{name:>8}{'Δ':>7}" for name in groups)]
+    first = next(iter(results.values()))
+    for title, result in results.items():
+        cells = []
+        for group in groups.values():
+            gain = 100 * (result[group]["pq"] - first[group]["pq"])
+            told = "" if result is first else "-" if math.isnan(gain) else f"{gain:+.1f}"
+            cells.append(f" {percent(result[group]['pq'])}{told:>7}")
+        lines.append(f"{title:<{width}}" + "".join(cells))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
