@@ -31,10 +31,11 @@ def test_the_command_passes_its_options(monkeypatch):
     stub.serve = lambda weights, **options: calls.append((weights, options))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "banet.app", stub)
     assert main(["app"]) == 0
-    assert main(["app", "--weights", "w", "--host", "0.0.0.0", "--port", "0", "--device", "cpu"]) == 0
+    given = "--weights w --host 0.0.0.0 --port 0 --device cpu --class-table c.json --trust"
+    assert main(["app", *given.split()]) == 0
     assert calls == [
-        ("scenes", {"host": "127.0.0.1", "port": 7860, "device": "auto"}),
-        ("w", {"host": "0.0.0.0", "port": 0, "device": "cpu"}),
+        ("scenes", {"host": "127.0.0.1", "port": 7860, "device": "auto", "class_table": None, "trust": False}),
+        ("w", {"host": "0.0.0.0", "port": 0, "device": "cpu", "class_table": "c.json", "trust": True}),
     ]
 
 
