@@ -31,12 +31,14 @@ def _overview(group: str = "") -> str:
             "commands:",
             *lines,
             "",
-            "`banet COMMAND --help` describes a command; `banet --version` prints the version.",
+            "`banet help COMMAND` describes a command; `banet version` prints the version.",
         ]
     )
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in ("help", "version"):
+        arguments = [*arguments[1:], f"--{arguments[0]}"]
     for words in (3, 2, 1):
         name = " ".join(arguments[:words])
         if name in COMMANDS:

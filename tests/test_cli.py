@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from PIL import Image
 
 from banet.checkpoint.checkpoint import read_checkpoint
 from banet.cli import main
-from banet.commands import COMMANDS
+from banet.commands import COMMANDS, find_command
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, SplitConfig, find_recipe, recipe_names, to_yaml
 from banet.errors import InputError, MissingExtraError
@@ -88,7 +89,7 @@ def test_the_list_of_commands_loads_neither_numpy_nor_the_option_parser():
 
 def test_help_of_train_tells_every_option_and_what_it_means(capsys):
     with pytest.raises(SystemExit) as end:
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     assert end.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for option in ("--train.lr", "--model.deformable", "--data.val.json", "--loss.inlay_share", "--inference.rule"):
@@ -97,9 +98,74 @@ def test_help_of_train_tells_every_option_and_what_it_means(capsys):
     assert "default: 0.02" in text
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "ablate"])
+def test_help_is_short_where_a_recipe_has_hundreds_of_options(capsys, command):
+    texts = []
+    for words in ([command, "--help"], [command, "-h"], ["help", command]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0].splitlines()) < 65
+    assert "--inference.score_threshold" not in texts[0] and "--inference.*" in texts[0] and "--help-all" in texts[0]
+
+
+def test_help_and_version_are_words_too(capsys):
+    import banet
+
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: banet COMMAND")
+    assert main(["help", "data"]) == 0
+    assert "data check" in capsys.readouterr().out
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"banet {banet.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--train.learning_rate", "--train.lr"),
+        ("--learning-rate", "--train.lr"),
+        ("--lr", "--train.lr"),
+        ("--trian.lr", "--train.lr"),
+        ("--train.wd", "--train.weight_decay"),
+        ("--train.batchsize", "--train.batch_size"),
+        ("--stuff_area", "--inference.stuff_area"),
+        ("--data.stuff_area", "--inference.stuff_area"),
+        ("--train.workers", "--data.workers"),
+        ("--devise", "--device"),
+        ("--nothing.like_it", None),
+    ],
+)
+def test_near_misses_of_options_in_groups(capsys, tmp_path, given, meant):
+    said = fault(capsys, "train", "--config", "scenes_r18", given, "3")
+    assert said == f"{given}: no such option" + (f"; did you mean {meant}?" if meant else "")
+    group, _, leaf = given[2:].rpartition(".")
+    if group in ("train", "data") and meant:
+        (tmp_path / "mine.yaml").write_text(f"{group}: {{{leaf}: 3}}\n")
+        near = meant[2:].removeprefix(f"{group}.")
+        assert fault(capsys, "train", "--config", str(tmp_path / "mine.yaml")).endswith(f"did you mean {near}?")
+
+
+def test_lists_of_recipes_are_given_as_words_too(capsys):
+    printed = []
+    for words in (["640", "800"], ["[640, 800]"]):
+        assert main(["train", "--config", "coco_r50_1x", "--data.shorter", *words, "--print-config"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and "shorter:\n  - 640\n  - 800\n" in printed[0]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_lists_look_alike_in_all_help(name):
+    text = find_command(name).parser(name).format_help()
+    lists = [line for line in text.splitlines() if line.startswith("  --") and "[" in line]
+    assert all(re.match(r"  --\S+ (\S+) \[\1 \.\.\.\]( |$)", line) for line in lists), lists
+
+
 def test_help_of_evaluate_gives_no_default_that_the_weights_may_change(capsys):
     with pytest.raises(SystemExit):
-        main(["evaluate", "--help"])
+        main(["evaluate", "--help-all"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--inference.score_threshold SCORE_THRESHOLD panoptic instances score above this. (type: float) --" in text
 
@@ -129,8 +195,14 @@ def test_version(capsys):
         ("train --config coco_r50_1x --train.lr", "--train.lr: expected one argument"),
         ("train --config coco_r50_1x --train.batch_size 2.5", "--train.batch_size: must be a whole number, not 2.5"),
         ("train --config coco_r50_1x --model.sim maybe", "--model.sim: must be true or false, not maybe"),
+<<<<<<< HEAD
         ("train --config coco_r50_1x --model.backbone vgg", "model.backbone: there is no vgg; give resnet50, "),
         ("train --config coco_r50_1x --data.shorter 640", "--data.shorter: must be a list"),
+=======
+        ("train --config coco_r50_1x --model.backbone vgg", "--model.backbone: must be one of resnet18, resnet34, "),
+        ("train --config coco_r50_1x --data.shorter", "--data.shorter: expected one argument"),
+        ("train --config coco_r50_1x --data.shorter x", "--data.shorter: must be a whole number, not x"),
+>>>>>>> 0041e59 (Command line: short help, words for help and version, near misses by meaning, lists alike)
         ("train --config coco_r50_1x --loss.seg_weight x", "--loss.seg_weight: must be a number or null, not x"),
         ("train --config coco_r50_1x --model.sim false", "model.ocm: OCM works on top of SIM"),
         ("train --config coco_r50_1x --train.batch_size 0", "train.batch_size: must be at least 1, not 0"),

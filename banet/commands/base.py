@@ -5,7 +5,7 @@ To add an option, add a field, and a line under `Attributes` of the docstring:
     out: Folder = "demo"                    --out DIR
     tile: Pixels | None = None              --tile PIXELS, a whole number from 1
     gallery: bool = False                   --gallery, a flag
-    stuff: Names = field(default_factory=list)      --stuff '[NAME, ...]', or --stuff NAME NAME
+    stuff: Names = field(default_factory=list)      --stuff NAME [NAME ...], or --stuff '[NAME, ...]'
     weights: Weights                        --weights WEIGHTS, required since it has no default
     inputs: Annotated[list[str], Argument("INPUT")]     INPUT [INPUT ...], without dashes
 
@@ -16,9 +16,9 @@ jsonargparse, which is imported when a command line is parsed.
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from abc import ABC, abstractmethod
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -77,9 +77,14 @@ class Command(ABC):
         return " ".join(_description(cls)[0].split())
 
     @classmethod
-    def parser(cls, name: str) -> ArgumentParser:
-        """Return the parser of the command line `banet NAME ...`."""
-        from banet.engine.options import HelpFormatter, SavedDefaults, option_parser
+    def parser(cls, name: str, *, brief: bool = False) -> ArgumentParser:
+        """Return the parser of the command line `banet NAME ...`.
+
+        Args:
+            name: What the command is called.
+            brief: Leave the options in `options_of` out of the help.
+        """
+        from banet.engine.options import HelpAll, HelpFormatter, SavedDefaults, option_parser
 
         parser = option_parser(
             f"banet {name}",
@@ -93,7 +98,13 @@ class Command(ABC):
         for option in [*arguments, *(each for each in _options(cls) if each not in arguments)]:
             _add(parser, option, hints[option.name], helps[option.name])
         for group in _groups(cls):
+            own = len(parser._actions)
             parser.add_class_arguments(group.metadata["group"], group.metadata["prefix"] or None)
+            further = sorted({each.dest.split(".")[0] for each in parser._actions[own:] if "." in each.dest})
+            text = f"Also show the options {', '.join(f'--{each}.*' for each in further)}"
+            parser.add_argument("--help-all", action=HelpAll, help=text)
+            for action in parser._actions[own:-1] if brief else ():
+                action.help = SUPPRESS
         return parser
 
     @classmethod
@@ -107,9 +118,10 @@ class Command(ABC):
         Raises:
             InputError: An option is unknown, missing or of another type.
         """
-        from banet.engine.options import parse_options
+        from banet.engine.options import bracketed, parse_options
 
-        parser, words = cls.parser(name), _bracketed(cls, current_words(words))
+        parser = cls.parser(name, brief="-h" in words or "--help" in words)
+        words = bracketed(parser, current_words(words))
         parsed = parse_options(parser, words)
         values: dict[str, Any] = {option.name: _plain(parsed[option.name]) for option in _options(cls)}
         own = set(values)
@@ -201,24 +213,6 @@ def _typed(hint: Any) -> tuple[Any, Any]:
         return (kind if kind is str else kind | None), metavar  # a file may be called `null`
     choices = get_args(hint) if get_origin(hint) is Literal else ()
     return hint, f"{{{','.join(choices)}}}" if choices else None
-
-
-def _bracketed(kind: type[Command], words: Sequence[str]) -> list[str]:
-    """A command line in which lists that were given as `--stuff sky road` have the form `--stuff '["sky", "road"]'`."""
-    hints = get_type_hints(kind)
-    lists = {_flag(option): get_args(hints[option.name]) for option in _options(kind)}
-    lists = {flag: kinds for flag, kinds in lists.items() if get_origin(hints[flag[2:].replace("-", "_")]) is list}
-    done: list[str] = []
-    rest = list(words)
-    while rest:
-        done.append(rest.pop(0))
-        if done[-1] in lists and rest and not rest[0].startswith("["):
-            items = []
-            while rest and not re.match(r"-\D", rest[0]):
-                items.append(rest.pop(0))
-            quoted = [json.dumps(item) for item in items] if lists[done[-1]] == (str,) else items
-            done += [f"[{', '.join(quoted)}]"] if items else []
-    return done
 
 
 def _plain(value: Any) -> Any:

@@ -31,7 +31,7 @@ class Export(WeightsArgument, OverwriteOptions, Command):
 
     usage: ClassVar[str] = (
         "WEIGHTS [--format onnx|torch-export|openvino] [--out FILE]\n"
-        "                    [--precision float32|float16|int8] [--calibration '[INPUT, ...]'] [--overwrite]"
+        "                    [--precision float32|float16|int8] [--calibration INPUT ...] [--overwrite]"
     )
 
     format: Literal["onnx", "torch-export", "openvino"] = "onnx"

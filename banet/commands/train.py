@@ -26,8 +26,8 @@ __all__ = ["Train"]
 class Train(DepthOptions, DeviceOptions, OverwriteOptions, Command):
     """Train a network from a recipe.
 
-    Every option of the recipe can be given here and replaces the file's value. Lists are written
-    as --data.shorter "[640, 800]".
+    Every option of the recipe can be given here, such as --train.lr 0.01 or --data.shorter 640 800, and replaces the
+    file's value.
 
     examples:
       banet train --config coco_r50_1x --data.root datasets/coco

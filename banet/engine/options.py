@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from argparse import ArgumentError
-from collections.abc import Collection, Mapping, Sequence
+from argparse import SUPPRESS, Action, ArgumentError
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -20,9 +21,12 @@ from banet.files.reading import open_file
 from banet.modeling.config import BEFORE, ModelConfig, change_options
 
 __all__ = [
+    "HelpAll",
     "HelpFormatter",
     "SavedDefaults",
+    "bracketed",
     "flat_options",
+    "is_list",
     "load_recipe",
     "option_parser",
     "options_since",
@@ -36,8 +40,14 @@ class HelpFormatter(DefaultHelpFormatter):
     """Help that keeps line breaks of descriptions, shows lists alike, and omits types that choices state already."""
 
     def _format_action_invocation(self, action: Any) -> str:
-        text = super()._format_action_invocation(action)
-        return re.sub(r", --\S+\+ .*", "", text).replace("[ITEM,...]", "'[ITEM, ...]'")
+        return re.sub(r", --\S+\+ .*", "", super()._format_action_invocation(action))
+
+    def _format_args(self, action: Any, default_metavar: str) -> str:
+        if not is_list(action):
+            return super()._format_args(action, default_metavar)
+        metavar = action.metavar if isinstance(action.metavar, str) else ""
+        metavar = "ITEM" if not metavar or metavar.startswith("[") else metavar
+        return f"{metavar} [{metavar} ...]"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
@@ -45,10 +55,25 @@ class HelpFormatter(DefaultHelpFormatter):
     def _expand_help(self, action: Any) -> str:
         text = super()._expand_help(action)
         text = re.sub(r"type: (?:Literal|Optional\[Literal)\[.*?\]+(?: \| null)?(?:, |(?=\)))", "", text)
+        text = re.sub(r"type: Union\[[^)]*\](?:, )?", "", text)
         for plain, words in {"PositiveInt": "int from 1", "NonNegativeInt": "int from 0", " | null": ""}.items():
             text = text.replace(plain, words)
         text = re.sub(r"(?:, )?default: null\)$", ")", re.sub(r"type: str(?:, )?", "", text))
-        return text.replace(", )", ")").removesuffix(" ()")
+        if action.nargs == 0 or action.default == []:
+            text = re.sub(r"(?:, |(?<=\())default: (?:False|\[\])\)$", ")", text)
+        return text.replace(", )", ")").replace("()", "").rstrip()
+
+
+class HelpAll(Action):
+    """The option `--help-all`: prints the help of a parser, and ends the program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=SUPPRESS, help=settings.get("help"))
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        """Print the help."""
+        parser.print_help()
+        parser.exit()
 
 
 class SavedDefaults(HelpFormatter):
@@ -87,6 +112,29 @@ def option_parser(
         exit_on_error=False,
         allow_abbrev=False,
     )
+
+
+def is_list(action: Action) -> bool:
+    """Return whether an option takes a list."""
+    kind = getattr(action, "_typehint", None)
+    return any(get_origin(each) in (list, tuple) for each in (kind, *get_args(kind)))
+
+
+def bracketed(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
+    """Return a command line in which lists given as `--stuff sky road` have the form `--stuff '["sky", "road"]'`."""
+    lists = [action for action in parser._actions if is_list(action)]
+    kinds: dict[str, Any] = {flag: vars(action)["_typehint"] for action in lists for flag in action.option_strings}
+    done: list[str] = []
+    rest = list(words)
+    while rest:
+        done.append(rest.pop(0))
+        if done[-1] in kinds and rest and not rest[0].startswith("["):
+            items = []
+            while rest and not re.match(r"-\D", rest[0]):
+                items.append(rest.pop(0))
+            texts = any(str in get_args(each) for each in (kinds[done[-1]], *get_args(kinds[done[-1]])))
+            done += [f"[{', '.join(json.dumps(item) if texts else item for item in items)}]"] if items else []
+    return done
 
 
 def parse_options(parser: ArgumentParser, arguments: Sequence[str], *, defaults: bool = True) -> Namespace:
@@ -232,7 +280,8 @@ def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str
     known = get_type_hints(kind)
     for key, value in content.items():
         if key not in known:
-            raise InputError(f"no such option{_near(str(key), list(known))}", where=f"{source}: {prefix}{key}")
+            near = _near(f"{prefix}{key}", _described(Recipe), prefix)
+            raise InputError(f"no such option{near}", where=f"{source}: {prefix}{key}")
         if is_dataclass(known[key]):
             if not isinstance(value, dict):
                 inner = ", ".join(get_type_hints(known[key]))
@@ -240,6 +289,18 @@ def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str
                     f"give options of this group ({inner}), not {shown(value)}", where=f"{source}: {prefix}{key}"
                 )
             _check_names(value, known[key], source, f"{prefix}{key}.")
+
+
+def _described(kind: Any, prefix: str = "") -> dict[str, str]:
+    """Return what the docstrings of a dataclass and of those in it say of each field, by dotted name."""
+    from docstring_parser import DocstringStyle, parse
+
+    said = {one.arg_name: one.description or "" for one in parse(kind.__doc__ or "", DocstringStyle.GOOGLE).params}
+    found: dict[str, str] = {}
+    for name, inner in get_type_hints(kind).items():
+        found[f"{prefix}{name}"] = said.get(name, "")
+        found |= _described(inner, f"{prefix}{name}.") if is_dataclass(inner) else {}
+    return found
 
 
 def _check_numbers(options: Mapping[str, Any], source: str, prefix: str = "") -> None:
@@ -300,10 +361,10 @@ def _explain(message: str, parser: ArgumentParser, dashes: str) -> str:
     found = re.match(r"unrecognized arguments: (.*)", line, re.IGNORECASE)
     if found:
         option = found.group(1).split()[0].split("=")[0]
-        known = [name for action in parser._actions for name in action.option_strings]
-        return (
-            f"{option}: no such option{_near(option, known)}" if option.startswith("-") else f"{option}: not expected"
-        )
+        if not option.startswith("-"):
+            return f"{option}: not expected"
+        known = {name: action.help or "" for action in parser._actions for name in action.option_strings}
+        return f"{option}: no such option{_near(option, known)}"
     found = re.match(r"the following arguments are required: (.*)", line)
     if found:
         return f"missing: {', '.join(_option_name(key, parser) for key in found.group(1).split(', '))}"
@@ -336,7 +397,49 @@ def _option_name(key: str, parser: ArgumentParser) -> str:
     return f"--{key}"
 
 
-def _near(name: str, known: Sequence[str]) -> str:
+def _near(name: str, known: Mapping[str, str], prefix: str = "") -> str:
+    """Return which option may have been meant, as the end of a message.
+
+    Args:
+        name: what was given, with dashes and dots or without.
+        known: the options, and what the help says of each.
+        prefix: what need not be said of an option that begins with it.
+    """
     longer = [each for each in known if len(name) > 2 and each.startswith(name)]
-    close = longer or difflib.get_close_matches(name, known, 1, 0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = longer or _same_name(name, known) or _same_meaning(name, known) or _same_spelling(name, known)
+    return f"; did you mean {close[0].removeprefix(prefix)}?" if close else ""
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
+
+
+def _same_name(name: str, known: Iterable[str]) -> list[str]:
+    """Return options that are called so in another group: `--lr` is `--train.lr`."""
+    return [each for each in known if _leaf(each) == _leaf(name)]
+
+
+def _same_meaning(name: str, known: Mapping[str, str]) -> list[str]:
+    """Return options that abbreviate the name or are abbreviated by it, or whose help begins with its words.
+
+    `learning_rate` is `lr`, `wd` is `weight_decay`.
+    """
+
+    def initials(leaf: str) -> str:
+        return "".join(word[:1] for word in leaf.split("_"))
+
+    leaf = _leaf(name)
+    if "_" not in leaf:
+        return [each for each in known if "_" in _leaf(each) and initials(_leaf(each)) == leaf]
+    short = [each for each in known if _leaf(each) == initials(leaf)]
+    return short or [each for each, text in known.items() if text.lower().startswith(leaf.replace("_", " "))]
+
+
+def _same_spelling(name: str, known: Iterable[str]) -> list[str]:
+    """Return options that are spelled nearly so, first among those of the group that was given."""
+    group = name.rpartition(".")[0]
+    inside = {_leaf(each): each for each in known if each.rpartition(".")[0] == group}
+    found = difflib.get_close_matches(_leaf(name), inside, 1, 0.6)
+    whole = difflib.get_close_matches(name, known, 1, 0.7) if not found else []
+    alike = [each for each in whole if difflib.SequenceMatcher(None, _leaf(name), _leaf(each)).ratio() > 0.5]
+    return [inside[leaf] for leaf in found] or alike

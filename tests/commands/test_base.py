@@ -117,7 +117,7 @@ def test_help_is_the_docstring():
     words = " ".join(text.split())
     assert "FIRST [REST ...]" in words, "arguments of bases come first"
     assert words.index("REST The arguments after it.") < words.index("--out-dir DIR A folder. (required)")
-    assert "--names '[NAME, ...]' Texts." in words and "--names+" not in words
+    assert "--names NAME [NAME ...] Texts." in words and "--names+" not in words
     assert words.index("--seeds") < words.index("--loud A flag."), "options of bases come last"
     assert Example.summary() == "Do one thing, in two lines."
 

@@ -30,7 +30,7 @@ class Ablate(DeviceOptions, OverwriteOptions, Command):
     """
 
     usage: ClassVar[str] = (
-        "--config NAME|FILE [--any.option VALUE ...] [--table 2|3|all] [--seeds '[N, ...]'] [--out DIR]\n"
+        "--config NAME|FILE [--any.option VALUE ...] [--table 2|3|all] [--seeds N ...] [--out DIR]\n"
         "                    [--dry-run] [--device DEVICE] [--overwrite]"
     )
 

@@ -44,7 +44,7 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Co
 
     usage: ClassVar[str] = (
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--limit N]\n"
-        "                     [--figure PNG [--baseline WEIGHTS] [--count N | --image-ids '[ID, ...]']]\n"
+        "                     [--figure PNG [--baseline WEIGHTS] [--count N | --image-ids ID ...]]\n"
         "                     [--device DEVICE] [--overwrite]"
     )
 
