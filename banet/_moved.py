@@ -24,6 +24,7 @@ MOVED = {
     "engine.ablate": "engine.studies.ablate",
     "engine.analyze": "engine.studies.analyze",
     "engine.completion": "commands.completion",
+    "engine.device": "inference.device",
     "engine.datasets": "engine.training.datasets",
     "engine.demo": "engine.report.demo",
     "engine.evaluate": "engine.evaluation.evaluate",

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("banet: error: this command needs PyTorch: pip install torch torchvision", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        from banet.engine.device import is_out_of_memory
+        from banet.inference.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

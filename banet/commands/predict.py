@@ -30,7 +30,7 @@ __all__ = ["Predict"]
 
 @dataclass(frozen=True, kw_only=True)
 class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
-    """Segment images and videos; writes id PNG, JSON and an overlay per image or video, panoptic.json, segments.csv.
+    """Segment images and videos; writes id PNG, JSON and overlay of each, panoptic.json and segments.csv.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
     a video or a camera's recording after the current frame.

@@ -38,7 +38,7 @@ def load(
         name: `coco` or another name of `banet.models()`; `hf:OWNER/NAME`, `hf:OWNER/NAME@REVISION` or `hf:FOLDER`, a
             panoptic model of transformers; a detector and a segmenter, such as
             `torchvision:maskrcnn_resnet50_fpn_v2+hf:OWNER/NAME`; or weights of BANet, see `BANet.from_pretrained`.
-        device: Where to put it.
+        device: Where to put it: `cpu`, `cuda`, `mps`, or `auto` for the fastest there is.
         class_table: Categories that the classes of other libraries' models are matched with, by name: a file or a
             `ClassTable`. By default COCO's 133.
         trust: Whether files that run code when they are loaded, such as Ultralytics' .pt files, may do so.
@@ -48,7 +48,7 @@ def load(
         offline: Whether nothing is downloaded.
 
     Raises:
-        InputError: There is no such model, it does something else, or its classes match none of the table.
+        InputError: There is no such model or device, it does something else, or its classes match none of the table.
         MissingExtraError: A library is not installed.
     """
     text = str(name)
@@ -58,7 +58,9 @@ def load(
         return BANet.from_pretrained(text, device=device)
     from banet.composed.classes import ClassTable
     from banet.composed.hub import HubOptions
+    from banet.inference.device import pick_device
 
+    device = pick_device(device, "device")
     table = class_table if isinstance(class_table, ClassTable) else None
     if table is None:
         table = ClassTable.default() if class_table is None else ClassTable.read(Path(str(class_table)))

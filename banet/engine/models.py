@@ -52,7 +52,7 @@ def open_model(
         known = next(name for name, ending in _SUFFIXES.items() if ending == Path(weights).suffix)
         raise InputError(f"{weights}: is an exported network; add --runtime {known}")
     from banet.composed.load import load
-    from banet.engine.device import pick_device
+    from banet.inference.device import pick_device
 
     target = pick_device(device)
     return load(weights, device=target, class_table=class_table, trust=trust), target.type

@@ -16,6 +16,7 @@ from banet._renamed import accept_old_names
 from banet.checkpoint.checkpoint import read_checkpoint, save_checkpoint
 from banet.checkpoint.fit import check_fit
 from banet.checkpoint.hub import push_to_hub
+from banet.inference.device import pick_device
 from banet.inference.postprocess import Instances, UnfusedPrediction, paste_instances, postprocess
 from banet.inference.predictor import Predictor
 from banet.inference.preprocess import preprocess
@@ -76,17 +77,18 @@ class BANet(Network, Predictor):
             source: A `.safetensors` file that `save_pretrained` wrote, a folder that holds one as
                 `model.safetensors`, the name of bundled weights (`scenes`, `nuclei`), or the name of a repository on
                 the Hugging Face hub.
-            device: Where to put it.
+            device: Where to put it: `cpu`, `cuda`, `mps`, or `auto` for the fastest there is.
 
         Raises:
-            InputError: No such weights, or the file is damaged or was not written by BANet.
+            InputError: No such weights, the file is damaged or was not written by BANet, or the device is not there.
         """
+        target = pick_device(device, "device")
         checkpoint = read_checkpoint(source)
         check_fit(checkpoint)
         model = cls(checkpoint.categories, checkpoint.config, checkpoint.inference)
         model.load_state_dict(checkpoint.state())
         model.domain = checkpoint.domain
-        return model.to(device).eval()
+        return model.to(target).eval()
 
     def save_pretrained(self, path: str | Path, *, half: bool = False, **metadata: str) -> Path:
         """Write weights, composition, inference options and categories to one safetensors file.

@@ -13,6 +13,8 @@ from factories import categories, small_model, target
 from PIL import Image
 from torch.nn import functional as F
 
+import banet
+from banet.errors import InputError
 from banet.inference import postprocess
 from banet.inference.banet import BANet
 from banet.inference.postprocess import paste_instances, semantic_argmax
@@ -143,6 +145,16 @@ def test_calling_the_network_on_an_image_says_what_to_call(images: object) -> No
         TypeError, match=r"list of tensors \(3, h, w\), not .*; to segment an image call model\.predict"
     ):
         small_model()(images)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda"), "mps", "gpu"])
+def test_a_device_that_is_not_there_is_one_line(device: str | torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for load in (BANet.from_pretrained, banet.load):
+        with pytest.raises(InputError, match=rf"^device {device}: (torch sees no such device here; )?choose auto.*cpu"):
+            load("scenes", device=device)
+    assert BANet.from_pretrained("scenes", device="auto").device.type == "cpu"
 
 
 def test_share_of_boxes_for_the_inlay() -> None:

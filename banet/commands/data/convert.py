@@ -129,7 +129,7 @@ class Coco(_Overlapping):
     """
 
     usage: ClassVar[str] = (
-        "--images DIR --instances FILE --out DIR [--stuff DIR|FILE] [--categories FILE] [--void '[ID, ...]']\n"
+        "--images DIR --instances FILE --out DIR [--stuff DIR|FILE] [--categories FILE] [--void ID ...]\n"
         "                               [--label-offset N] [--overlaps fail|RULE] [--strict] [--dry-run] [--overwrite]"
     )
     function: ClassVar[str] = "coco.convert_coco"
@@ -243,8 +243,8 @@ class Labelme(_Shapes):
     """
 
     usage: ClassVar[str] = (
-        "--annotations DIR --out DIR [--images DIR] [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                                  [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
+        "--annotations DIR --out DIR [--images DIR] [--stuff NAME ... | --categories FILE]\n"
+        "                                  [--ignore NAME ...] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
         "                                  [--overwrite]"
     )
     function: ClassVar[str] = "labelme.convert_labelme"
@@ -265,8 +265,8 @@ class Cvat(_Shapes):
     """
 
     usage: ClassVar[str] = (
-        "--annotations FILE --images DIR --out DIR [--stuff '[NAME, ...]' | --categories FILE]\n"
-        "                               [--ignore '[NAME, ...]'] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
+        "--annotations FILE --images DIR --out DIR [--stuff NAME ... | --categories FILE]\n"
+        "                               [--ignore NAME ...] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
         "                               [--overwrite]"
     )
     function: ClassVar[str] = "cvat.convert_cvat"

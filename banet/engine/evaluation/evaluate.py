@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from banet._renamed import accept_old_names
-from banet.engine.device import first_that_fits, is_out_of_memory, pick_device
 from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage, choose_data
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.engine.report.gallery import write_gallery
@@ -25,6 +24,7 @@ from banet.errors import InputError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.fields import id_order
 from banet.files.outputs import Outputs, weight_files
+from banet.inference.device import first_that_fits, is_out_of_memory, pick_device
 from banet.inference.postprocess import Instances, UnfusedPrediction
 from banet.inference.predictor import Predictor
 from banet.modeling.config import change_options

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from banet.data.images import read_image, to_rgb_array
 from banet.data.images.large import CroppableImage, DecodedImage, open_image
-from banet.engine.device import is_out_of_memory
 from banet.engine.report.gallery import Gallery
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, write_json
+from banet.inference.device import is_out_of_memory
 from banet.inference.postprocess import Instances, UnfusedPrediction
 from banet.inference.predictor import Predictor
 from banet.panoptic import PanopticSegmentation

@@ -8,13 +8,13 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
 from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.report.gallery import write_gallery
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
+from banet.inference.device import pick_device
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE
 from banet.panoptic.drawing.diff import differing_pixels, draw_diff
 from banet.panoptic.metrics.quality import compare_table

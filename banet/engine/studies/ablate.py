@@ -17,7 +17,6 @@ import torch
 from tqdm import tqdm
 
 from banet._renamed import VALUES
-from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import Evaluator, check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, open_validation
 from banet.engine.options import flat_options, load_recipe
@@ -29,6 +28,7 @@ from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
+from banet.inference.device import pick_device
 from banet.modeling.config import RuleName
 from banet.panoptic import PanopticQuality
 from banet.panoptic.metrics.quality import to_json

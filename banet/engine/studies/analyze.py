@@ -19,7 +19,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from banet._renamed import accept_old_names
-from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage, choose_data
 from banet.engine.recipe import Recipe, SplitConfig
@@ -28,6 +27,7 @@ from banet.errors import InputError
 from banet.files.atomic import write_json
 from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
+from banet.inference.device import pick_device
 from banet.inference.postprocess import UnfusedPrediction, postprocess
 from banet.inference.preprocess import preprocess
 from banet.modeling.outputs import Candidates, Output

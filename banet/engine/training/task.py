@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from banet.data.samples import Sample, image_seed
-from banet.engine.device import first_that_fits, is_out_of_memory
 from banet.engine.evaluation.evaluate import Evaluator
 from banet.engine.evaluation.evaluation_data import EvaluationImage
 from banet.engine.evaluation.metrics import PanopticQualityMetric
@@ -20,6 +19,7 @@ from banet.engine.recipe import Recipe, TrainConfig
 from banet.engine.training.datasets import raise_if_bad
 from banet.errors import InputError, MissingExtraError
 from banet.inference.banet import BANet
+from banet.inference.device import first_that_fits, is_out_of_memory
 
 try:
     import lightning as L

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from banet.checkpoint.warm_start import initialize
 from banet.data.samples import collate
-from banet.engine.device import pick_device
 from banet.engine.evaluation.evaluate import check_categories
 from banet.engine.evaluation.evaluation_data import EvaluationData, open_validation
 from banet.engine.options import flat_options, options_since
@@ -47,6 +46,7 @@ from banet.engine.training.trainer import build_trainer
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path
 from banet.inference.banet import BANet
+from banet.inference.device import pick_device
 from banet.modeling.aggregation import current_name
 from banet.modeling.composition import recompute_in_backward
 from banet.panoptic.sample_depth import SampleDepth

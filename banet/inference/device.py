@@ -14,24 +14,31 @@ if TYPE_CHECKING:
 __all__ = ["first_that_fits", "is_out_of_memory", "pick_device"]
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device of `auto`, `cpu`, `cuda` or `mps`; `auto` takes the fastest there is.
+def pick_device(name: str | torch.device, option: str = "--device") -> torch.device:
+    """Return the device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` takes the fastest there is.
 
     Of the processes that torchrun started on a machine, each takes a GPU of its own.
+
+    Args:
+        name: The device.
+        option: What asked for it, for errors.
 
     Raises:
         InputError: The device is not there.
     """
     import torch
 
+    name = str(name)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, available in there.items() if available)
-    kind = name.split(":")[0]
-    if kind not in there:
-        raise InputError("choose auto, cpu, cuda or mps", where=f"--device {name}")
-    if not there[kind]:
-        raise InputError("torch sees no such device here", where=f"--device {name}", hint="choose auto or cpu")
+    kind, _, number = name.partition(":")
+    try:
+        torch.device(name)
+    except RuntimeError:  # another word
+        raise InputError("choose auto, cpu, cuda or mps", where=f"{option} {name}") from None
+    if not there.get(kind, True) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+        raise InputError("torch sees no such device here", where=f"{option} {name}", hint="choose auto or cpu")
     local_rank = os.environ.get("LOCAL_RANK")
     return torch.device(name if name != "cuda" or local_rank is None else f"cuda:{local_rank}")
 
