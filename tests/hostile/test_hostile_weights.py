@@ -246,13 +246,20 @@ def test_a_pickle_runs_nothing(tmp_path: Path, model: BANet, function: str, form
     assert not trace.exists()
 
 
+TRAIN = [
+    *("train", "--config", "scenes_small", "--device", "cpu", "--data.workers", "0", "--train.init", "random"),
+    *("--model.fpn_channels", "16", "--model.semantic_channels", "[16, 16, 8]"),
+    *("--model.box_head_channels", "16", "--model.mask_head_channels", "16", "--model.i2s_channels", "8"),
+]
+"""Builds its network in no time."""
+
+
 def test_a_checkpoint_to_go_on_from_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace"
-    line = ["train", "--config", "scenes_small", "--device", "cpu", "--data.workers", "0", "--train.init", "random"]
     for name, content in calls(trace).items():
         path = tmp_path / f"{name}.ckpt"
         torch.save({"global_step": 3, "state_dict": content}, path)
-        assert main([*line, "--out", str(tmp_path / "run"), "--resume", str(path)]) == 2
+        assert main([*TRAIN, "--out", str(tmp_path / "run"), "--resume", str(path)]) == 2
         assert f"{path}: not a checkpoint of a run" in capsys.readouterr().err
     assert not trace.exists()
 
@@ -261,7 +268,6 @@ def test_a_checkpoint_to_go_on_from_is_of_this_network(tmp_path: Path, capsys: p
     parts = {"pytorch-lightning_version": "2.6", "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
     tensors = {"model.mean": torch.zeros(1).expand(10**12)}
     whole = {**parts, "loops": {"fit_loop": {}}, "global_step": 3, "state_dict": tensors}
-    line = ["train", "--config", "scenes_small", "--device", "cpu", "--data.workers", "0", "--train.init", "random"]
     for content, said in (
         (whole, "is of another network"),
         ({**whole, "loops": {}}, "not a checkpoint of a run ('fit_loop')"),
@@ -269,7 +275,7 @@ def test_a_checkpoint_to_go_on_from_is_of_this_network(tmp_path: Path, capsys: p
         ([whole], "not a checkpoint of a run"),
     ):
         torch.save(content, tmp_path / "a.ckpt")
-        assert main([*line, "--out", str(tmp_path / "run"), "--resume", str(tmp_path / "a.ckpt")]) == 2
+        assert main([*TRAIN, "--out", str(tmp_path / "run"), "--resume", str(tmp_path / "a.ckpt")]) == 2
         assert said in capsys.readouterr().err
 
 
