@@ -83,4 +83,4 @@ def _json_of(folder: str) -> str:
     for place in places:
         if place.is_file():
             return str(place)
-    raise InputError(f"--pred-dir {folder}: holds no panoptic.json; name the file with --pred-json")
+    raise InputError("holds no panoptic.json", where=f"--pred-dir {folder}", hint="name the file with --pred-json")

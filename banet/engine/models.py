@@ -43,14 +43,16 @@ def open_model(
 
         if Path(weights).suffix != _SUFFIXES[runtime]:
             raise InputError(
-                f"{weights}: --runtime {runtime} runs {_SUFFIXES[runtime]} files; `banet export` makes them"
+                f"--runtime {runtime} runs {_SUFFIXES[runtime]} files", where=weights, hint="`banet export` makes them"
             )
         if device not in ("auto", "cpu"):
-            raise InputError(f"--device {device}: --runtime {runtime} computes on the CPU; choose auto or cpu")
+            raise InputError(
+                f"--runtime {runtime} computes on the CPU", where=f"--device {device}", hint="choose auto or cpu"
+            )
         return ExportedModel.open(weights), "cpu"
     if Path(weights).suffix in _SUFFIXES.values():
         known = next(name for name, ending in _SUFFIXES.items() if ending == Path(weights).suffix)
-        raise InputError(f"{weights}: is an exported network; add --runtime {known}")
+        raise InputError("is an exported network", where=weights, hint=f"add --runtime {known}")
     from banet.composed.load import load
     from banet.inference.device import pick_device
 

@@ -55,7 +55,7 @@ class _Export(OverwriteOptions, Command):
         from banet.files.names import check_file_name
 
         if "/" in check_file_name(self.split, "--split") or "\\" in self.split:
-            raise InputError(f"--split {self.split}: must be a name, not a path")
+            raise InputError("must be a name, not a path", where=f"--split {self.split}")
         report = ExportReport()
         source = ExportSource(self.images, self.panoptic, self.json)
         with progress("export") as show:

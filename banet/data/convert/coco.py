@@ -74,7 +74,9 @@ def convert_coco(
     """
     file, maps = Path(instances), None if stuff is None or Path(stuff).is_file() else Path(stuff)
     if maps is not None and categories is None:
-        raise InputError("--categories: missing; with --stuff DIR, give a JSON with all classes, things and stuff")
+        raise InputError(
+            "missing", where="--categories", hint="with --stuff DIR, give a JSON with all classes, things and stuff"
+        )
     with _Annotations() as found, reported(left_out) as report:
         found.read(file)
         things = list(found.categories)
@@ -353,7 +355,9 @@ def _named(entry: Any) -> Mapping[str, Any]:
 def _known(stuff: Collection[str], names: Mapping[str, bool], file: Path) -> None:
     strange = sorted(set(stuff) - set(names))
     if strange:
-        raise InputError(f"--stuff {strange[0]}: {file} has no class of this name; it has {', '.join(names)}")
+        raise InputError(
+            f"{file} has no class of this name", where=f"--stuff {strange[0]}", hint=f"it has {', '.join(names)}"
+        )
 
 
 def panoptic_truths(stream: PanopticStream, images: Path, report: LeftOut) -> Iterator[ConvertedImage]:

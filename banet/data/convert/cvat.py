@@ -72,7 +72,7 @@ def convert_cvat(
     """
     file = Path(annotations)
     if not Path(images).is_dir():
-        raise InputError(f"--images {images}: is not a folder; give the folder of images")
+        raise InputError("is not a folder", where=f"--images {images}", hint="give the folder of images")
     labels: set[str] = set()
     total = 0
     for image in _images(file):
@@ -137,15 +137,17 @@ def _images(file: Path) -> Iterator[ElementTree.Element]:
                     yield element
                     element.clear()
                 elif element.tag == "track":
-                    raise InputError(f"{file}: holds tracks of a video; export it as 'CVAT for images 1.1'")
+                    raise InputError("holds tracks of a video", where=file, hint="export it as 'CVAT for images 1.1'")
                 elif since > _MOST_SHAPES:
-                    raise InputError(f"{file}: holds an image of more than {_MOST_SHAPES:,} shapes; leave some out")
+                    raise InputError(
+                        f"holds an image of more than {_MOST_SHAPES:,} shapes", where=file, hint="leave some out"
+                    )
     except InputError:
         raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # also for an encoding that there is not
-        raise InputError(f"{file}: is not XML ({error}); export it anew as 'CVAT for images 1.1'") from error
+        raise InputError(f"is not XML ({error})", where=file, hint="export it anew as 'CVAT for images 1.1'") from error
     if not count:
-        raise InputError(f"{file}: holds no image; export it as 'CVAT for images 1.1'")
+        raise InputError("holds no image", where=file, hint="export it as 'CVAT for images 1.1'")
 
 
 def _number(element: ElementTree.Element, key: str, where: str, default: float = math.nan) -> float:

@@ -73,10 +73,10 @@ def convert_labelme(
     """
     root = Path(annotations)
     if not root.is_dir():
-        raise InputError(f"--annotations {root}: is not a folder; give the folder of Labelme's JSONs")
+        raise InputError("is not a folder", where=f"--annotations {root}", hint="give the folder of Labelme's JSONs")
     files = sorted(path for path in root.rglob("*.json") if not path.name.startswith("."))
     if not files:
-        raise InputError(f"--annotations {root}: holds no JSON; give the folder of Labelme's JSONs")
+        raise InputError("holds no JSON", where=f"--annotations {root}", hint="give the folder of Labelme's JSONs")
     image_root = root if images is None else Path(images)
     if categories is not None:
         classes = read_categories(categories)
@@ -120,20 +120,20 @@ def _read(path: Path) -> tuple[str, list[_Mark], tuple[float | None, float | Non
     """Return the name of the image, its shapes, and its height and width where they are given."""
     content = read_json(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
-        raise InputError(f"{path}: 'shapes' is missing; is it a file of Labelme? Move it elsewhere if not")
+        raise InputError("'shapes' is missing", where=path, hint="is it a file of Labelme? Move it elsewhere if not")
     if not isinstance(content.get("imagePath"), str):
-        raise InputError(f"{path}: 'imagePath' is missing; add the image's name")
+        raise InputError("'imagePath' is missing", where=path, hint="add the image's name")
     marks = []
     for position, entry in enumerate(content["shapes"]):
         where = f"{path}: shapes[{position}]"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("label"), str) or not entry["label"]:
-            raise InputError(f"{where}: 'label' is missing; add it")
+            raise InputError("'label' is missing", where=where, hint="add it")
         group = entry.get("group_id")
         if not isinstance(group, (int, str, type(None))):
-            raise InputError(f"{where}.group_id: must be a number or null, not {shown(group)}")
+            raise InputError(f"must be a number or null, not {shown(group)}", where=f"{where}.group_id")
         kind, points = entry.get("shape_type") or "polygon", entry.get("points")
         if not isinstance(points, list):
-            raise InputError(f"{where}: 'points' is missing; add it")
+            raise InputError("'points' is missing", where=where, hint="add it")
         marks.append(_Mark(where, entry["label"], group, str(kind), points, entry.get("mask")))
     return content["imagePath"], marks, (_side(content, "imageHeight", path), _side(content, "imageWidth", path))
 
@@ -163,7 +163,11 @@ def _image_name(path: Path, name: str, root: Path, image_root: Path) -> str:
             continue
         if ".." not in relative.parts and os.path.isfile(candidate):
             return relative.as_posix()
-    raise InputError(f"{path}: imagePath: {shown(name)} is not in {image_root}; put the image there or give --images")
+    raise InputError(
+        f"{shown(name)} is not in {image_root}",
+        where=f"{path}: imagePath",
+        hint="put the image there or give --images",
+    )
 
 
 def _shapes(path: Path, marks: list[_Mark], size: tuple[int, int], id_of: Mapping[str, int]) -> Iterator[Shape]:

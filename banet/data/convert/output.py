@@ -81,7 +81,7 @@ def write_panoptic(
     outputs = out if isinstance(out, Outputs) else claim_panoptic(out)
     folder = outputs.folder
     if outputs is not out and folder.exists() and any(folder.iterdir()):
-        raise InputError(f"--out {folder}: exists already; choose another folder, or remove it first")
+        raise InputError("exists already", where=f"--out {folder}", hint="choose another folder, or remove it first")
     with contextlib.ExitStack() as stack:
         add: Callable[..., Any] = _check
         if not isinstance(outputs, DryRun):
@@ -90,7 +90,7 @@ def write_panoptic(
             add = stack.enter_context(CocoPanopticWriter(png, json, categories)).add
         count = _add_all(add, truths, categories, total, progress)
         if not count:
-            raise InputError(f"--out {folder}: there is no image to write; check the folders given")
+            raise InputError("there is no image to write", where=f"--out {folder}", hint="check the folders given")
     return folder / "panoptic.json"
 
 
@@ -114,7 +114,7 @@ def _add_all(
             taken.add(truth.file_name)
             add(image_id, truth.file_name, result, png_name=f"{names.choose(truth.file_name)}.png")
         except ValueError as error:
-            raise InputError(f"{error}; rename one of the images") from error
+            raise InputError(str(error), hint="rename one of the images") from error
         if progress is not None:
             progress(count, total)
     return count
@@ -182,8 +182,9 @@ def from_classes(
     unknown = sorted({int(label) for label in pairs[0]} - known - {int(i) for i in categories.ids})
     if unknown:
         raise InputError(
-            f"{file}: has the label {', '.join(map(str, unknown[:10]))}, which is not the id of a category;"
-            " add it to --categories, or to --void to leave it out"
+            f"has the label {', '.join(map(str, unknown[:10]))}, which is not the id of a category",
+            where=file,
+            hint="add it to --categories, or to --void to leave it out",
         )
     identity: dict[tuple[int, int], int] = {}
     segments: dict[int, Segment] = {}
@@ -208,14 +209,16 @@ def find_image_files(folder: StrPath, field: str = "--images") -> dict[str, str]
     """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"{field} {root}: is not a folder; give the folder of the files")
+        raise InputError("is not a folder", where=f"{field} {root}", hint="give the folder of the files")
     found: dict[str, str] = {}
     for path in sorted(_files(root)):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             name = path.relative_to(root)
             stem = name.with_suffix("").as_posix()
             if stem in found:
-                raise InputError(f"{root}: {found[stem]} and {name.as_posix()} have one name; rename one of them")
+                raise InputError(
+                    f"{found[stem]} and {name.as_posix()} have one name", where=root, hint="rename one of them"
+                )
             found[stem] = name.as_posix()
     return found
 
@@ -238,5 +241,7 @@ def same_size(path: Path, shape: tuple[int, ...], image_path: Path) -> None:
     height, width = image_size(image_path)
     if shape != (height, width):
         raise InputError(
-            f"{path}: is {shape[1]}x{shape[0]}, but its image {image_path} is {width}x{height}; make them the same size"
+            f"is {shape[1]}x{shape[0]}, but its image {image_path} is {width}x{height}",
+            where=path,
+            hint="make them the same size",
         )

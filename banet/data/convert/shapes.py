@@ -261,9 +261,9 @@ def categories_of_names(names: Iterable[str], stuff: Collection[str]) -> Categor
     known = sorted(set(names))
     strange = sorted(set(stuff) - set(known))
     if strange:
-        raise InputError(f"--stuff {strange[0]}: no shape has this label; there are {', '.join(known)}")
+        raise InputError("no shape has this label", where=f"--stuff {strange[0]}", hint=f"there are {', '.join(known)}")
     if not known:
-        raise InputError("no shape has a label; check the folders given")
+        raise InputError("no shape has a label", hint="check the folders given")
     return Categories.from_coco(
         [{"id": number, "name": name, "isthing": name not in stuff} for number, name in enumerate(known, start=1)],
         "the labels of the shapes",

@@ -81,7 +81,7 @@ def convert_voc(
     names, colors = read_voc_classes(base)
     strange = sorted(set(stuff) - set(names.values()))
     if strange:
-        raise InputError(f"--stuff {strange[0]}: is not a class; there are {', '.join(names.values())}")
+        raise InputError("is not a class", where=f"--stuff {strange[0]}", hint=f"there are {', '.join(names.values())}")
     kept = {index: name for index, name in names.items() if name in stuff or name not in _VOID_NAMES}
     classes = Categories(
         Category(index, name, name not in stuff, _color(colors, index)) for index, name in kept.items()

@@ -71,7 +71,11 @@ def convert_yolo(
     names, sources = read_data_yaml(file, split)
     strange = sorted(set(stuff) - set(names.values()))
     if strange:
-        raise InputError(f"--stuff {strange[0]}: {file} has no class of this name; it has {', '.join(names.values())}")
+        raise InputError(
+            f"{file} has no class of this name",
+            where=f"--stuff {strange[0]}",
+            hint=f"it has {', '.join(names.values())}",
+        )
     classes = Categories(Category(index + 1, name, name not in stuff) for index, name in names.items())
     root, images = _images(sources, file, split)
 

@@ -134,7 +134,9 @@ class ExportedModel(Predictor):
         """Return the same network with other options; see `Predictor`. The score can only be raised."""
         saved = self.inference.score_threshold
         if score is not None and score < saved:
-            raise InputError(f"--score {score:g}: the exported graph leaves out scores up to {saved:g}; give more")
+            raise InputError(
+                f"the exported graph leaves out scores up to {saved:g}", where=f"--score {score:g}", hint="give more"
+            )
         return super().configured(score=score, classes=classes, overlap_threshold=overlap_threshold)
 
     def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:

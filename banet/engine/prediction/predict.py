@@ -352,7 +352,7 @@ def _matches(text: str) -> Sequence[str]:
     if is_camera(text) or Path(text).exists():
         return [text]
     if not glob.has_magic(text):
-        raise InputError(f"{text}: does not exist; give a video, or camera:0 for the first camera")
+        raise InputError("does not exist", where=text, hint="give a video, or camera:0 for the first camera")
     records: dict[Path, Record] = {}
     matches = [name for name in sorted(glob.glob(text, recursive=True)) if not is_output(Path(name), KIND, records)]
     if not matches:
