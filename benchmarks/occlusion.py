@@ -39,11 +39,12 @@ from banet.panoptic import (
 from banet.panoptic.occlusion import cues as all_cues
 from banet.panoptic.occlusion.rules import Pairs, Procedure
 
-CUES = tuple(all_cues.WEIGHTS)
 REFITTED = "color-contour, refitted"
 FOLDERS = {
     "coco panoptic (leak)": ["coco_panoptic"],
     "coco polygons (leak)": ["coco_instances", "coco_panoptic"],
+    "coco, as detected": ["coco_instances", "coco_panoptic"],
+    "street, small (leak)": ["coco_instances", "camvid"],
     "collages": ["coco_instances", "coco_panoptic", "camvid"],
     "street (leak)": ["camvid"],
     "stained tissue (leak)": ["dsb2018"],
@@ -69,8 +70,10 @@ def right(rule: str, pair: Pair, image: NDArray[np.uint8], swap: bool) -> float:
 
 
 def cues_of(pair: Pair, image: NDArray[np.uint8]) -> list[float]:
-    overlap = all_cues.Overlap.of(image, (pair.front[0], pair.back[0]), (pair.front[1], pair.back[1]))
-    return [0.0 if overlap is None else getattr(all_cues, name)(overlap) for name in CUES]
+    """The cues of the closer look."""
+    crops = MaskCrops(np.array([pair.front[0], pair.back[0]]), [pair.front[1], pair.back[1]], image.shape[:2])
+    view = all_cues.View.of(Pairs.of(crops, np.full(2, 0.5), image))
+    return [float(cue) for cue in all_cues.measure_cues(view, np.arange(1), closer=True)[:, 0]]
 
 
 def fused_quality(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,65 @@ def through_grid(mask: Mask, grid: int = GRID) -> Mask:
             values = values.take(low, axis) * (1 - share) + values.take(low + 1, axis) * share
         result[y1:y2, x1:x2] = values >= 0.5
     return result
+
+
+def as_detected(mask: Mask, rng: np.random.Generator, grid: int = GRID) -> Mask:
+    """The mask as a detector could give it: the box a little off, the grid blurred, and smooth errors added."""
+    (x1, y1, x2, y2), crop = boxed(mask)
+    result = np.zeros_like(mask)
+    if not crop.size:
+        return result
+    sides = np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
+    limits = np.array(mask.shape[::-1] * 2)
+    left, top, right, bottom = (np.array([x1, y1, x2, y2]) + sides * rng.normal(0, 0.02, 4)).clip(0, limits)
+    if right - left < 2 or bottom - top < 2:
+        return result
+    soft = Image.fromarray(mask.astype(np.float32))
+    cells = np.asarray(soft.resize((grid, grid), Image.Resampling.BOX, box=(left, top, right, bottom)))
+    errors = Image.fromarray(rng.normal(0, 0.15, (7, 7)).astype(np.float32)).resize((grid, grid))
+    padded = np.pad(cells, 1, mode="edge")
+    rows = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    cells = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4 + np.asarray(errors)
+    c1, r1, c2, r2 = int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom))
+    at = [
+        (((np.arange(a, b) + 0.5 - low) * grid / (high - low)) - 0.5).clip(0, grid - 1)
+        for a, b, low, high in ((r1, r2, top, bottom), (c1, c2, left, right))
+    ]
+    values = cells
+    for axis, place in enumerate(at):
+        first = np.minimum(place.astype(int), grid - 2)
+        share = (place - first).reshape((-1, 1) if axis == 0 else (1, -1))
+        values = values.take(first, axis) * (1 - share) + values.take(first + 1, axis) * share
+    result[r1:r2, c1:c2] = values >= 0.5
+    return result
+
+
+def detected(
+    ids: NDArray[np.int32],
+    classes: dict[int, int],
+    rng: np.random.Generator,
+    *,
+    least: int = 400,
+    overlap: int = 8,
+) -> list[Pair]:
+    """All pairs of masks that overlap when each is as a detector could give it, however little.
+
+    The owner is the one whose segment holds more than two thirds of what the two segments hold of the overlap, which
+    must be most of it; other pairs are left out.
+    """
+    areas = {n: int(np.count_nonzero(ids == n)) for n in classes}
+    masks = {n: as_detected(ids == n, rng) for n in classes if areas[n] > least}
+    pairs = []
+    for a, b in combinations(masks, 2):
+        shared = masks[a] & masks[b]
+        size = np.count_nonzero(shared)
+        mine, theirs = (int(np.count_nonzero(ids[shared] == n)) for n in (a, b))
+        if size < overlap or mine + theirs < 0.6 * size or 3 * max(mine, theirs) < 2 * (mine + theirs):
+            continue
+        front, back = (a, b) if mine > theirs else (b, a)
+        small = np.count_nonzero(masks[front]) < np.count_nonzero(masks[back])
+        pairs.append(Pair(boxed(masks[front]), boxed(masks[back]), classes[a] == classes[b], bool(small)))
+    return pairs
 
 
 def dilate(mask: Mask, radius: float) -> Mask:
@@ -223,6 +284,19 @@ def ordered(scene: Scene, *, grid: bool = True) -> list[Pair]:
 
 
 def coco_panoptic(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
+    for name, image, ids, classes in coco_truth(root):
+        yield leaking(name, image, ids, classes, np.random.default_rng(seed), least=400, grid=grid)
+
+
+def coco_detected(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
+    """Masks of things of COCO as a detector could give them; `grid` makes no difference."""
+    for name, image, ids, classes in (*coco_truth(root), *polygon_truth(root)):
+        if pairs := detected(ids, classes, np.random.default_rng([seed, len(name), *name.encode()])):
+            yield Picture(name, image, pairs)
+
+
+def coco_truth(root: Path) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.int32], dict[int, int]]]:
+    """Name, image, ids and classes of things of the images with panoptic truth."""
     content = json.loads((root / "coco_panoptic" / "panoptic.json").read_text())
     things = {one["id"] for one in content["categories"] if one["isthing"]}
     names = {one["id"]: one["file_name"] for one in content["images"]}
@@ -234,11 +308,17 @@ def coco_panoptic(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
             if s["category_id"] in things and not s.get("iscrowd", 0)
         }
         name = names[one["image_id"]]
-        image = np.asarray(read_image(root / "coco_panoptic" / "images" / name))
-        yield leaking(name, image, ids, classes, np.random.default_rng(seed), least=400, grid=grid)
+        yield name, np.asarray(read_image(root / "coco_panoptic" / "images" / name)), ids, classes
 
 
 def coco_polygons(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
+    for name, image, ids, classes in polygon_truth(root):
+        pairs = leaks(ids, classes, np.random.default_rng([seed, *name.encode()]), grid=grid, most=12)
+        if pairs:
+            yield Picture(name, image, pairs)
+
+
+def polygon_truth(root: Path) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.int32], dict[int, int]]]:
     """Polygons that hardly overlap: where they do, or where a third claims the pixels, no truth is sure."""
     instances = InstanceSet(root / "coco_instances" / "instances.json", root / "coco_instances" / "images")
     with_panoptic = {p.stem for p in (root / "coco_panoptic" / "images").iterdir()}
@@ -257,9 +337,7 @@ def coco_polygons(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
             disputed = np.count_nonzero(mask & (claims > 1))
             if not one.get("iscrowd", 0) and disputed <= 0.02 * np.count_nonzero(mask):
                 classes[number] = one["category_id"]
-        pairs = leaks(ids, classes, np.random.default_rng([seed, image_id]), grid=grid, most=12)
-        if pairs:
-            yield Picture(info.file_name, instances.image(image_id), pairs)
+        yield info.file_name, instances.image(image_id), ids, classes
 
 
 def collages(root: Path, grid: bool, seed: int, count: int = 80) -> Iterator[Picture]:
@@ -298,6 +376,53 @@ def street(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
         picture = next((path.parent.parent / "images").glob(path.stem + ".*"))
         image = np.asarray(read_image(picture))
         yield leaking(path.stem, image, ids, classes, np.random.default_rng(seed), least=100, most=12, grid=grid)
+
+
+def small_street(root: Path, grid: bool, seed: int, count: int = 120) -> Iterator[Picture]:
+    """Small dark people and vehicles pasted on street frames in a known order; leaks between what is seen of them."""
+    instances = InstanceSet(root / "coco_instances" / "instances.json", root / "coco_instances" / "images")
+    wanted = [
+        n
+        for n, (image_id, place) in enumerate(instances.candidates)
+        if instances.by_image[image_id][place]["category_id"] in (1, 2, 3, 4, 6, 8)
+    ]
+    frames = list_images([str(root / "camvid" / "train" / "images")])[::3]
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
+        canvas = np.asarray(read_image(frames[int(rng.integers(len(frames)))])).astype(np.float32)
+        ids = np.zeros(canvas.shape[:2], np.int32)
+        classes: dict[int, int] = {}
+        centres: list[NDArray[np.float64]] = []
+        for _ in range(12):
+            cut = instances.cut_out(wanted[int(rng.integers(len(wanted)))])
+            if cut is None:
+                continue
+            scale = np.exp(rng.uniform(np.log(12), np.log(50))) / max(cut.mask.shape)
+            w, h = (max(4, round(side * min(1.0, scale))) for side in cut.mask.shape[::-1])
+            centre = rng.uniform((0.3, 0.05), (0.9, 0.95)) * canvas.shape[:2]
+            if centres and rng.random() < 0.75:
+                centre = centres[int(rng.integers(len(centres)))] + rng.normal(0, 0.4, 2) * (h, w)
+            top, left = (int(v) for v in (centre - (h / 2, w / 2)).clip(0, np.array(ids.shape) - (h, w)))
+            soft = Image.fromarray(np.uint8(255) * cut.mask).resize((w, h), Image.Resampling.BOX)
+            alpha = np.asarray(soft.filter(ImageFilter.GaussianBlur(0.6)), np.float32) / 255
+            color = np.asarray(Image.fromarray(cut.image).resize((w, h), Image.Resampling.BOX), np.float32)
+            window = np.s_[top : top + h, left : left + w]
+            canvas[window] += alpha[..., None] * (color * rng.uniform(0.1, 0.4) - canvas[window])
+            number = len(classes) + 1
+            ids[window][alpha >= 0.5] = number
+            classes[number] = cut.category_id
+            centres.append(centre)
+        canvas += rng.normal(0, 5, canvas.shape)
+        classes = {n: one for n, one in classes.items() if np.count_nonzero(ids == n) > 60}
+        image = through_jpeg(canvas.clip(0, 255).astype(np.uint8))
+        yield leaking(f"{index}", image, ids, classes, rng, least=60, most=12, grid=grid)
+
+
+def through_jpeg(image: NDArray[np.uint8], quality: int = 60) -> NDArray[np.uint8]:
+    """The image as a camera stores it."""
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
 
 
 def nuclei(root: Path, grid: bool, seed: int, stained: bool) -> Iterator[Picture]:
@@ -399,9 +524,11 @@ def components(mask: Mask) -> list[Mask]:
 KINDS: dict[str, Callable[[Path, bool, int], Iterator[Picture]]] = {
     "coco panoptic (leak)": coco_panoptic,
     "coco polygons (leak)": coco_polygons,
+    "coco, as detected": coco_detected,
     "collages": collages,
     "scenes": scenes,
     "street (leak)": street,
+    "street, small (leak)": small_street,
     "stained tissue (leak)": lambda root, grid, seed: nuclei(root, grid, seed, True),
     "fluorescence (leak)": lambda root, grid, seed: nuclei(root, grid, seed, False),
     "leaves of one colour": leaves,

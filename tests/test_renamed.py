@@ -24,8 +24,8 @@ from banet.engine.studies.ablate import _metrics_path
 from banet.errors import InputError
 from banet.modeling.config import InferenceConfig, change_options, read_options
 from banet.panoptic import RULES, MaskCrops, fuse_panoptic, resolve_occlusions
-from banet.panoptic.defaults import RuleName
-from banet.panoptic.occlusion import cues, rules
+from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, RuleName
+from banet.panoptic.occlusion import rules
 from banet.panoptic.occlusion.resolve import make_disjoint
 
 CLASSES = {"InferenceConfig": InferenceConfig, "TrainConfig": TrainConfig}
@@ -194,8 +194,6 @@ def test_the_old_name_of_a_rule_is_accepted_everywhere_and_is_not_an_entry(tmp_p
 def test_old_names_of_the_rules_module_warn():
     with pytest.warns(DeprecationWarning, match="color_contour"):
         assert rules.colour_contour is rules.color_contour
-    with pytest.warns(DeprecationWarning, match="local_color"):
-        assert cues.local_colour is cues.local_color
     masks = MaskCrops(np.array([[0, 0, 2, 2]] * 2), [np.ones((2, 2), bool)] * 2, (2, 2))
     pairs = rules.Pairs.of(masks, np.array([0.5, 0.6]), np.full((2, 2, 3), 7, np.uint8))
     with pytest.warns(DeprecationWarning, match="colours is now called colors"):
@@ -203,10 +201,15 @@ def test_old_names_of_the_rules_module_warn():
 
 
 def test_defaults_of_fusion_stand_once():
+    """The paper's for BANet's own recipe and plain arrays, the best ones for what other libraries found."""
+    best = {"rule": BEST_RULE, "overlap_threshold": BEST_OVERLAP_THRESHOLD}
     for function in (resolve_occlusions, make_disjoint, fuse_panoptic, fuse_files):
+        others = best if function in (make_disjoint, fuse_files) else {}
         for name, parameter in inspect.signature(function).parameters.items():
             if name in ("overlap_threshold", "removal_threshold", "stuff_area", "rule"):
-                assert parameter.default == getattr(InferenceConfig, name) == getattr(Fuse, name)
+                assert parameter.default == others.get(name, getattr(InferenceConfig, name))
+    for name in ("overlap_threshold", "removal_threshold", "stuff_area", "rule"):
+        assert getattr(Fuse, name) == best.get(name, getattr(InferenceConfig, name))
 
 
 def test_studies_of_older_versions_go_on(tmp_path):

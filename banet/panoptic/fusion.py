@@ -35,6 +35,7 @@ def fuse_panoptic(
     stuff_semantic: Any = None,
     overlap_threshold: float = OVERLAP_THRESHOLD,
     removal_threshold: float = REMOVAL_THRESHOLD,
+    clean: bool = False,
 ) -> PanopticSegmentation:
     """Lay instances, freed of overlaps by `resolve_occlusions`, over the stuff of a semantic map.
 
@@ -59,6 +60,7 @@ def fuse_panoptic(
         stuff_semantic: (H, W) category id of the best stuff class of each pixel, or void.
         overlap_threshold: as for `resolve_occlusions`.
         removal_threshold: as for `resolve_occlusions`.
+        clean: whether duplicates and merged blobs go first, as for `make_disjoint`; the paper does not do it.
 
     Returns:
         The segments: things with the ids 1 .. k in descending order of score (ties: order of the masks), then stuff, in
@@ -69,7 +71,7 @@ def fuse_panoptic(
             option; and what `resolve_occlusions` raises.
     """
     classes = Categories.of(categories)
-    handler = OcclusionHandler.of(rule, image is not None, overlap_threshold, removal_threshold)
+    handler = OcclusionHandler.of(rule, image is not None, overlap_threshold, removal_threshold, clean)
     maps = _class_maps(semantic, stuff_semantic, thing_pixels)
     height, width = maps[0].shape
     if stuff_area < 0:

@@ -18,6 +18,7 @@ from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.coco.png import read_labels
 from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.defaults import BEST_RULE
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1},
@@ -91,7 +92,7 @@ def fuse(files, **options):
     return fuse_files(files.instances, files.semantic, files.images, files.out, **given)
 
 
-def expected(files, image_id, keep=(0, 1, 2, 4), rule="appearance"):
+def expected(files, image_id, keep=(0, 1, 2, 4), rule=BEST_RULE, overlap_threshold=0.0):
     image, masks, semantic = files.scenes[image_id]
     keep = [n for n in keep if n < len(masks)]
     keep.sort(key=lambda n: -SCORES[n])
@@ -103,6 +104,8 @@ def expected(files, image_id, keep=(0, 1, 2, 4), rule="appearance"):
         image,
         categories=CATEGORIES,
         rule=rule,
+        overlap_threshold=overlap_threshold,
+        clean=True,
         stuff_area=50,
     )
 

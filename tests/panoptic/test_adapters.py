@@ -21,6 +21,7 @@ from banet.panoptic import (
     resolve_occlusions,
 )
 from banet.panoptic.adapters import find_adapter
+from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE
 
 HEIGHT, WIDTH = 20, 30
 
@@ -47,6 +48,7 @@ def scene():
 
 def expected(scene, **options):
     """Which objects own a pixel, and their disjoint masks."""
+    options = {"rule": BEST_RULE, "overlap_threshold": BEST_OVERLAP_THRESHOLD, **options}
     owners = resolve_occlusions(scene.masks, scene.scores, scene.image, **options)
     kept = np.array([n for n in range(len(scene.masks)) if (owners == n).any()])
     return kept, owners == kept[:, None, None]
@@ -153,8 +155,9 @@ def test_torchvision_itself():
         model.roi_heads.mask_predictor.mask_fcn_logits.bias.fill_(0.5)
         result = model([image / 255])[0]
     assert len(result["masks"]) > 1
+    paper = {"rule": "appearance", "overlap_threshold": 0.2}
     owners = resolve_occlusions((result["masks"] >= 0.5)[:, 0], result["scores"], image)
-    new = make_disjoint(result, image=image)
+    new = make_disjoint(result, image=image, clean=False, **paper)
     kept = owners.unique()
     kept = kept[kept >= 0].long()
     assert torch.equal(new["masks"][:, 0].bool(), owners == kept[:, None, None])
@@ -442,7 +445,7 @@ def test_transformers_itself(scene):
     kinds = {"threshold": 0.0, "target_sizes": [(HEIGHT, WIDTH)]}
     result = processor.post_process_instance_segmentation(outputs, **kinds, return_binary_maps=True)[0]
     assert len(result["segmentation"]) > 1
-    new = make_disjoint(result, image=scene.image, removal_threshold=1.0)
+    new = make_disjoint(result, image=scene.image, removal_threshold=1.0, clean=False)
     assert len(new["segmentation"]) == len(new["segments_info"])
     assert new["segmentation"].sum(0).max() <= 1
     assert torch.equal(new["segmentation"].amax(0) > 0, result["segmentation"].amax(0) > 0)
@@ -502,7 +505,7 @@ def test_what_was_found_in_plain_arrays(scene):
     np.testing.assert_array_equal(found.scores, scene.scores)
     np.testing.assert_array_equal(found.labels, scene.labels)
     assert found.image is None
-    owners = resolve_occlusions(found.masks, found.scores, scene.image)
+    owners = resolve_occlusions(found.masks, found.scores, scene.image, rule=BEST_RULE, overlap_threshold=0)
     new = found.disjoint(torch.from_numpy(owners))
     np.testing.assert_array_equal(new["masks"][:, 0].numpy(), expected(scene)[1])
 
@@ -561,7 +564,8 @@ def test_an_image_in_the_place_of_the_scores(scene):
 def test_resolve_occlusions_takes_results_for_one_more_release(scene):
     with pytest.warns(DeprecationWarning, match="use make_disjoint"):
         old = resolve_occlusions(torchvision_dict(scene), image=scene.image, removal_threshold=0.6)
-    new = make_disjoint(torchvision_dict(scene), scene.image, removal_threshold=0.6)
+    paper = {"rule": "appearance", "overlap_threshold": 0.2, "clean": False}
+    new = make_disjoint(torchvision_dict(scene), scene.image, removal_threshold=0.6, **paper)
     assert all(torch.equal(old[key], new[key]) for key in new)
 
 

@@ -27,7 +27,9 @@ from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.coco.png import read_labels
 from banet.panoptic.coco.rle import decode_crop, why_empty
 from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
+from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE
 from banet.panoptic.fusion import fuse_panoptic
+from banet.panoptic.occlusion.redundant import Removal, find_redundant
 from banet.panoptic.occlusion.rules import Procedure, Rule
 from banet.panoptic.validation import MaskCrops
 from banet.types import BitDepth, ImageId, Progress, StrPath
@@ -47,6 +49,7 @@ class Fused:
         instances: How many instances were fused into them.
         elsewhere: How many instances were left out, since they are of other images.
         left_out: Those of the instances that score high enough that have no pixel.
+        removed: Duplicates and merged blobs, each with its image, its place in the file and the reason.
     """
 
     json: Path
@@ -54,6 +57,7 @@ class Fused:
     instances: int
     elsewhere: int
     left_out: LeftOut
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,14 @@ def fuse_files(
     *,
     json: StrPath | None = None,
     categories: StrPath | None = None,
-    rule: str | Rule | Procedure = InferenceConfig.rule,
+    rule: str | Rule | Procedure = BEST_RULE,
     score_threshold: float = InferenceConfig.score_threshold,
     nms_threshold: float | None = None,
     max_instances: int = InferenceConfig.max_instances,
-    overlap_threshold: float = InferenceConfig.overlap_threshold,
+    overlap_threshold: float = BEST_OVERLAP_THRESHOLD,
     removal_threshold: float = InferenceConfig.removal_threshold,
     stuff_area: int = InferenceConfig.stuff_area,
+    clean: bool = True,
     strict: bool = False,
     bit_depth: BitDepth = "auto",
     progress: Progress | None = None,
@@ -117,6 +122,7 @@ def fuse_files(
         overlap_threshold: See `resolve_occlusions`.
         removal_threshold: See `resolve_occlusions`.
         stuff_area: A stuff class with fewer pixels in an image becomes void.
+        clean: Remove instances that were found twice, under whatever classes, and masks over several instances.
         strict: Refuse instances without a pixel, which are otherwise left out and counted.
         bit_depth: Bits that samples of 16-bit images use; `auto` finds one number for all of them.
         progress: Called with the number of images done, and of all.
@@ -152,6 +158,7 @@ def fuse_files(
         raise InputError("no image_id is the id of an image", where=instances, hint=f"check {json or images}")
     depth = find_depth(sources, bit_depth)
     target, count, left_out = Path(out), 0, LeftOut(strict=strict)
+    removed: list[str] = []
     with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
         for done, (info, path, png) in enumerate(zip(infos, sources, pngs, strict=True), start=1):
             image = to_rgb_array(path, depth)
@@ -167,9 +174,15 @@ def fuse_files(
             chosen = list(range(len(entries))) if nms_threshold is None else _suppress(boxes, nms_threshold)
             chosen = chosen[:max_instances]
             count += len(chosen)
+            if clean:
+                scores = [entries[n].score for n in chosen]
+                redundant = find_redundant(_some(masks, chosen), scores)
+                removed += [_describe(info.file_name, [entries[n] for n in chosen], each) for each in redundant]
+                gone = {chosen[each.index] for each in redundant}
+                chosen = [n for n in chosen if n not in gone]
             try:
                 result = fuse_panoptic(
-                    MaskCrops(masks.boxes[chosen], [masks.crops[n] for n in chosen], size),
+                    _some(masks, chosen),
                     [entries[n].score for n in chosen],
                     np.array([entries[n].category_id for n in chosen], dtype=np.int64),
                     _labels(Path(semantic), info.file_name, size, classes),
@@ -187,7 +200,18 @@ def fuse_files(
                 raise InputError(str(error), where=f"{json or images}: image {shown(info.id)}") from error
             if progress is not None:
                 progress(done, len(infos))
-    return Fused(target / "panoptic.json", len(infos), count, elsewhere, left_out)
+    return Fused(target / "panoptic.json", len(infos), count, elsewhere, left_out, tuple(removed))
+
+
+def _some(masks: MaskCrops, chosen: list[int]) -> MaskCrops:
+    return MaskCrops(masks.boxes[chosen], [masks.crops[n] for n in chosen], masks.size)
+
+
+def _describe(image: str, entries: list[_Instance], removal: Removal) -> str:
+    """Return which instance was removed and why, by the places in the file."""
+    place, *others = (entries[n].where.rpartition(": ")[2] for n in (removal.index, *removal.others))
+    what = "a duplicate of" if removal.reason == "duplicate" else "one mask over"
+    return f"{image}: {place} is {what} {' and '.join(others)}"
 
 
 def _classes_and_images(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from banet.panoptic.id_maps import sum_by
 from banet.panoptic.validation import MaskCrops
 
-__all__ = ["Regions"]
+__all__ = ["Regions", "ranges"]
 
 _PIXELS = 1 << 13  # looked at together: what is computed of them stays in the processor's cache
 _COMBINATIONS = 1 << 20  # of claimants, looked at together: bounds the memory
@@ -82,7 +82,7 @@ class Regions:
         is_example[example[1:]] = True
         before = np.cumsum(is_example) - is_example  # examples before each run
         seen = before[last] - before[first]
-        region = labels[is_example[:-1]][_ranges(before[first], seen)]
+        region = labels[is_example[:-1]][ranges(before[first], seen)]
         order = np.argsort(region, kind="stable")
         region, claimant = region[order], np.repeat(claimant, seen)[order]
         heads = np.flatnonzero(np.diff(region, prepend=0))
@@ -214,7 +214,7 @@ class Regions:
         """Return flat indices, ascending, of the pixels in the regions that `wanted` (R,) marks, and their regions."""
         runs = np.flatnonzero(wanted[self.labels])
         lengths = self.lengths[runs]
-        return _ranges(self.starts[runs], lengths), np.repeat(self.labels[runs], lengths)
+        return ranges(self.starts[runs], lengths), np.repeat(self.labels[runs], lengths)
 
     def sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Sum a quantity over each of the regions that `wanted` (R,) marks.
@@ -233,7 +233,7 @@ class Regions:
         parts = []
         for block in np.split(runs, np.flatnonzero(np.diff(ends // _PIXELS)) + 1):
             lengths = self.lengths[block]
-            values = of(_ranges(self.starts[block], lengths))
+            values = of(ranges(self.starts[block], lengths))
             parts.append(np.add.reduceat(values, np.cumsum(lengths) - lengths, axis=1))
         labels = self.labels[runs]
         of_runs = np.concatenate(parts, axis=1)
@@ -258,7 +258,7 @@ def _intervals(masks: MaskCrops) -> tuple[NDArray[np.int64], NDArray[np.int64], 
     return index[::2], index[1::2], np.repeat(np.arange(len(masks)), counts // 2)
 
 
-def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the numbers start .. start + length - 1 of each range, one range after the other."""
     ends = np.cumsum(lengths)
     ranges: NDArray[np.int64] = np.repeat(starts - ends + lengths, lengths)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from banet._renamed import current_value
 from banet.panoptic.adapters import find_adapter, read_detections
-from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE
+from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE
 from banet.panoptic.occlusion.ranking import lock_in, remove_hidden
+from banet.panoptic.occlusion.redundant import redundant_of, without
 from banet.panoptic.occlusion.rules import RULES, Pairs, Procedure, Rule
 from banet.panoptic.validation import MaskCrops, as_input_type, check_instances
 from banet.types import RuleLike
@@ -102,6 +103,7 @@ def resolve_occlusions(
             rule=rule,
             overlap_threshold=overlap_threshold,
             removal_threshold=removal_threshold,
+            clean=False,
         )
     handler = OcclusionHandler.of(rule, image is not None, overlap_threshold, removal_threshold)
     return as_input_type(handler.owners(*check_instances(masks, scores, image)), masks)
@@ -112,14 +114,19 @@ def make_disjoint(
     image: Any = None,
     *,
     scores: Any = None,
-    rule: RuleLike = RULE,
-    overlap_threshold: float = OVERLAP_THRESHOLD,
+    rule: RuleLike = BEST_RULE,
+    overlap_threshold: float = BEST_OVERLAP_THRESHOLD,
     removal_threshold: float = REMOVAL_THRESHOLD,
+    clean: bool = True,
 ) -> Any:
     """Return what another library found in one image with disjoint masks, in the library's own type.
 
-    Objects that own no pixel are left out: those of which others hide too much, and empty masks. All others keep their
-    boxes (which are not refitted), scores, classes and whatever else the result says of them.
+    Every overlap goes by the rule that finds the owner most often on real detections. The paper's are
+    `rule="appearance", overlap_threshold=0.2`.
+
+    Objects that own no pixel are left out: duplicates and merged blobs, those of which others hide too much, and empty
+    masks. All others keep their boxes (which are not refitted), scores, classes and whatever else the result says of
+    them.
 
     Args:
         result: a torchvision detection dict, detectron2 `Instances`, mmdetection `DetDataSample`, Ultralytics
@@ -127,9 +134,11 @@ def make_disjoint(
             recognised by its whole shape, and not changed.
         image: as for `resolve_occlusions`; Ultralytics' results come with theirs.
         scores: (N,), in rank of the result's own.
-        rule: as for `resolve_occlusions`.
-        overlap_threshold: as for `resolve_occlusions`.
+        rule: as for `resolve_occlusions`; by default the best one.
+        overlap_threshold: as for `resolve_occlusions`; by default every overlap goes by the rule.
         removal_threshold: as for `resolve_occlusions`.
+        clean: whether an object that was found twice, under whatever classes, and one mask over several objects go
+            first (`find_redundant` says which and why).
 
     Raises:
         TypeError: `result` is not one of these; the message says what it holds.
@@ -138,7 +147,7 @@ def make_disjoint(
     """
     found = read_detections(result)
     picture = found.image if image is None else image
-    handler = OcclusionHandler.of(rule, picture is not None, overlap_threshold, removal_threshold)
+    handler = OcclusionHandler.of(rule, picture is not None, overlap_threshold, removal_threshold, clean)
     if not len(found):  # nothing to decide
         return found.rebuild(np.zeros(0, np.int64), np.zeros(found.masks.shape, bool))
     instances = check_instances(found.masks, found.scores if scores is None else scores, picture)
@@ -153,11 +162,13 @@ class OcclusionHandler:
         rule: what decides.
         overlap_threshold: see `resolve_occlusions`.
         removal_threshold: see `resolve_occlusions`.
+        clean: whether duplicates and merged blobs go first, see `find_redundant`.
     """
 
     rule: Rule | Procedure
     overlap_threshold: float
     removal_threshold: float
+    clean: bool = False
 
     @classmethod
     def of(
@@ -166,6 +177,7 @@ class OcclusionHandler:
         has_image: bool,
         overlap_threshold: float,
         removal_threshold: float,
+        clean: bool = False,
     ) -> OcclusionHandler:
         """Validate the options of occlusion handling; see `resolve_occlusions`.
 
@@ -174,6 +186,7 @@ class OcclusionHandler:
             has_image: whether there will be an image.
             overlap_threshold: 0..1.
             removal_threshold: 0..1.
+            clean: whether duplicates and merged blobs go first.
 
         Raises:
             ValueError: a threshold outside 0..1, an unknown rule, or one that needs an image where there is none.
@@ -194,7 +207,7 @@ class OcclusionHandler:
                 f"the rule {name!r} looks at the image, but image is None: give it, or a rule that does without "
                 f"({blind})"
             )
-        return cls(found, overlap_threshold, removal_threshold)
+        return cls(found, overlap_threshold, removal_threshold, clean)
 
     @property
     def needs_image(self) -> bool:
@@ -204,6 +217,8 @@ class OcclusionHandler:
     def owners(self, masks: MaskCrops, scores: NDArray[np.float64], image: NDArray[Any] | None) -> NDArray[np.int32]:
         """Decide the owner of each pixel, (H, W) int32; the arguments are what `check_instances` returns."""
         pairs = Pairs.of(masks, scores, image)
+        if self.clean and (removed := redundant_of(pairs)):
+            pairs = Pairs.of(without(masks, removed), scores, image)
         if isinstance(self.rule, Procedure):
             return self.rule.owners(pairs, self.overlap_threshold, self.removal_threshold)
         return _ranked_pairs(pairs, self.rule, self.overlap_threshold, self.removal_threshold)

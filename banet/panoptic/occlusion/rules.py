@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet._moved import renamed
-from banet._renamed import current_value, old_attribute
+from banet._renamed import current_value
 from banet.panoptic.defaults import RuleName
-from banet.panoptic.occlusion.cues import Overlap, log_odds
+from banet.panoptic.occlusion.cues import log_odds
+from banet.panoptic.occlusion.pairs import NO_IMAGE, Pairs, unit
 from banet.panoptic.occlusion.ranking import rank_by_score, remove_hidden
-from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.validation import MaskCrops, to_numpy
 from banet.types import Box
 
@@ -37,121 +37,7 @@ __all__ = [
 TIE = 1e-6
 """Mean similarities that differ by no more than this are a tie (our choice: the paper names no tolerance)."""
 
-_NO_IMAGE = "this rule looks at the image, but image is None"
-
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """A table of P pairs of overlapping objects, and the N objects that it speaks of.
-
-    A rule is given the pairs that it has to decide; a procedure is given all that overlap.
-
-    Attributes:
-        i: (P,) int64, the object of lower index in each pair, and
-        j: (P,) int64, the one of higher index; sorted by (i, j).
-        overlap: (P,) int64, pixels that both claim.
-        areas: (N,) int64, pixels of each mask.
-        scores: (N,) float64.
-        masks: the N masks; `masks[n]` is the (H, W) bool mask of object n.
-        image: (H, W, 3) RGB, 0..255, uint8 or float (a grey image has three equal channels); None if none was given.
-        regions: the pixels grouped by their claimants, for sums (`mask_sums`, `overlap_sums`).
-    """
-
-    i: NDArray[np.int64]
-    j: NDArray[np.int64]
-    overlap: NDArray[np.int64]
-    areas: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    masks: MaskCrops
-    image: NDArray[Any] | None
-    regions: Regions
-
-    @classmethod
-    def of(cls, masks: MaskCrops, scores: NDArray[np.float64], image: NDArray[Any] | None) -> Pairs:
-        """Return the table of all overlapping pairs of checked masks (numpy crops), scores and image."""
-        count = len(masks)
-        regions = Regions.of(masks)
-        i, j, overlap = regions.pairs(count)
-        return cls(i, j, overlap, regions.areas(count), scores, masks, image, regions)
-
-    def __len__(self) -> int:
-        return len(self.i)
-
-    def where(self, wanted: NDArray[np.bool_]) -> Pairs:
-        """Return the table of the pairs that `wanted` (P,) marks; the objects keep their numbers."""
-        return replace(self, i=self.i[wanted], j=self.j[wanted], overlap=self.overlap[wanted])
-
-    def occluded(self, threshold: float) -> NDArray[np.bool_]:
-        """Return which pairs, (P,) bool, overlap by more than `threshold` of the one or the other."""
-        exceeds: NDArray[np.bool_] = (self.overlap > threshold * self.areas[self.i]) | (
-            self.overlap > threshold * self.areas[self.j]
-        )
-        return exceeds
-
-    def overlap_mask(self, pair: int) -> tuple[Box, NDArray[np.bool_]]:
-        """Return where the two objects of a pair overlap: a box x1, y1, x2, y2 and the mask inside it, (h, w) bool."""
-        boxes = self.masks.boxes[[self.i[pair], self.j[pair]]]
-        x1, y1 = (int(v) for v in boxes[:, :2].max(axis=0))
-        x2, y2 = (int(v) for v in boxes[:, 2:].min(axis=0))
-        cuts = [
-            self.masks.crops[n][y1 - top : y2 - top, x1 - left : x2 - left]
-            for n, (left, top) in zip((self.i[pair], self.j[pair]), boxes[:, :2].tolist(), strict=True)
-        ]
-        return (x1, y1, x2, y2), cuts[0] & cuts[1]
-
-    def colors(self, pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return RGB of pixels given as flat indices (M,): (3, M) float64. ValueError where there is no image."""
-        if self.image is None:
-            raise ValueError(_NO_IMAGE)
-        rgb: NDArray[np.float64] = self.image.reshape(-1, 3).take(pixels, axis=0).T.astype(np.float64, order="C")
-        return rgb
-
-    def overlap_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
-        """Sum a quantity over each overlap, visiting every pixel once however many pairs share it.
-
-        Args:
-            of: gives the quantity (C, M) at pixels, flat indices (M,) into the image; called block by block.
-
-        Returns:
-            (C, P) float64.
-        """
-        return self._of_overlaps(self.regions.sums(of, self.regions.depths() > 1))
-
-    def mask_sums(self, of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> NDArray[np.float64]:
-        """Sum a quantity over each mask, as `overlap_sums`: (C, N) float64, 0 for objects that are in no pair."""
-        return self._of_masks(self.regions.sums(of, self._claimed()))
-
-    def color_sums(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return sums of RGB over each mask, (3, N), and of RGB scaled to length 1 over each overlap, (3, P)."""
-
-        def plain_and_scaled(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-            rgb = self.colors(pixels)
-            return np.concatenate([rgb, _unit(rgb)])
-
-        deep = self.regions.depths() > 1
-        shallow = self.regions.sums(self.colors, self._claimed() & ~deep)
-        both = self.regions.sums(plain_and_scaled, deep)
-        return self._of_masks(shallow + both[:3]), self._of_overlaps(both[3:])
-
-    colours = old_attribute("colours", "colors")
-    colour_sums = old_attribute("colour_sums", "color_sums")
-
-    def _claimed(self) -> NDArray[np.bool_]:
-        """Return the regions, (R,) bool, of objects that are in a pair."""
-        paired = np.zeros(len(self.areas), dtype=bool)
-        paired[self.i] = paired[self.j] = True
-        claimed = np.zeros(len(self.regions.sizes), dtype=bool)
-        claimed[self.regions.claims_region[paired[self.regions.claims_object]]] = True
-        return claimed
-
-    def _of_masks(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        region, claimant = self.regions.claims_region, self.regions.claims_object
-        return np.stack([np.bincount(claimant, weights=channel[region], minlength=len(self.areas)) for channel in sums])
-
-    def _of_overlaps(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.regions.pair_sums(sums, self.i, self.j, len(self.areas))
 
 
 Rule = Callable[[Pairs], NDArray[Any]]
@@ -192,7 +78,7 @@ def appearance(pairs: Pairs) -> NDArray[np.float64]:
     needs three sums. Black has cosine 0 with everything. On a grey image every pair is a tie.
     """
     whole, over = pairs.color_sums()
-    toward = _unit(whole)
+    toward = unit(whole)
     margin: NDArray[np.float64] = ((toward[:, pairs.i] - toward[:, pairs.j]) * over).sum(axis=0) / pairs.overlap
     margin[np.abs(margin) <= TIE] = 0
     return margin
@@ -218,14 +104,8 @@ def color_contour(pairs: Pairs) -> NDArray[np.float64]:
     equal masks. Time is about two milliseconds per pair, whatever the size of the image.
     """
     if pairs.image is None:
-        raise ValueError(_NO_IMAGE)
-    boxes = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in pairs.masks.boxes.tolist()]
-    margin = np.zeros(len(pairs))
-    for k, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)):
-        crops = pairs.masks.crops
-        overlap = Overlap.of(pairs.image, (boxes[i], boxes[j]), (crops[i], crops[j]))
-        if overlap is not None:
-            margin[k] = log_odds(overlap)
+        raise ValueError(NO_IMAGE)
+    margin = log_odds(pairs)
     margin[np.abs(margin) <= TIE] = 0
     return margin
 
@@ -458,25 +338,17 @@ class _Stack:
 def _stacks(pairs: Pairs, wanted: NDArray[np.bool_]) -> list[_Stack]:
     """Return the pixels of the regions `wanted` (R,), and how much each resembles each of its claimants."""
     regions = pairs.regions
-    toward = _unit(pairs.mask_sums(pairs.colors))
+    toward = unit(pairs.mask_sums(pairs.colors))
     stacks = []
     for some, claimants in regions.by_depth():
         row = np.full(len(regions.sizes), -1, dtype=np.int64)
         row[some] = np.arange(len(some))
         pixels, region = regions.pixels(wanted & (row >= 0))
         claimed = claimants[row[region]]
-        unit = _unit(pairs.colors(pixels))
-        similarity = np.stack([(unit * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
+        scaled = unit(pairs.colors(pixels))
+        similarity = np.stack([(scaled * toward[:, column]).sum(axis=0) for column in claimed.T], axis=1)
         stacks.append(_Stack(pixels, region, np.full(len(pixels), len(pairs.areas)), claimed, similarity))
     return stacks
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale columns (C, M) to length 1; columns of zeros stay zeros."""
-    length = np.sqrt(np.einsum("cm,cm->m", vectors, vectors))
-    length[length == 0] = 1
-    scaled: NDArray[np.float64] = vectors / length
-    return scaled
 
 
 heuristic = Procedure(_heuristic)
