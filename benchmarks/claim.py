@@ -37,8 +37,6 @@ from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, to_yaml
 from banet.engine.training.train import train
 from banet.files.atomic import atomic_path, write_json
-from banet.inference.postprocess import paste_instances, postprocess
-from banet.inference.preprocess import preprocess
 
 SLICE = 15 * 60
 """Seconds after which a training gives up the lock for a moment."""
@@ -235,11 +233,9 @@ def measure(model: BANet, scenes: Scenes, folder: Path) -> None:
     counter, ap = Counter(), MaskAP(SCENE_CATEGORIES, model.inference.ap_instances)
     for index in tqdm(range(len(scenes)), desc="measure", unit="scene", mininterval=10):
         image, truth = scenes.read(index)
-        output = model([preprocess(image, model.inference)])
-        (raw,) = output.images
-        counter.add(postprocess(raw, image, SCENE_CATEGORIES, model.inference), truth, model.inference)
-        (for_ap,) = replace(output, detections=model.ap_detections(output)).images
-        ap.update(paste_instances(for_ap, (image.shape[0], image.shape[1]), SCENE_CATEGORIES), truth)
+        ((unfused, candidates),) = model.predict_for_evaluation([image])
+        counter.add(unfused, truth, model.inference)
+        ap.update(candidates, truth)
     counts = counter.counts()
     counts.save(folder / "counts.npz")
     figures = {way: {k: float(v[0]) for k, v in scores(counts, way).items()} for way in counts.quality}

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from banet.data.coco_instances import CocoInstances
 from banet.data.images import find_depth, to_rgb_array
-from banet.data.samples import AnnotatedImage, Sample, sample_of
+from banet.data.samples import AnnotatedImage, InstanceMask, Sample, sample_of
 from banet.data.transforms import Transform
 from banet.errors import InputError, shown
 from banet.files.names import safe_join
@@ -51,6 +52,8 @@ class CocoPanoptic(Dataset[Sample]):
         transform: what is done to each image and its id map (see `banet.data.transforms`), or None.
         bit_depth: bits that samples of 16-bit images use; `auto` finds one number for all images before the first one
             is read (see `banet.data.images.find_depth`).
+        instances: a COCO instances JSON of the same images and classes, whose boxes and masks, which may overlap, are
+            the things of samples; stuff and the class of each pixel come from the id maps.
 
     Attributes:
         categories: the classes.
@@ -69,6 +72,8 @@ class CocoPanoptic(Dataset[Sample]):
         json: StrPath,
         transform: Transform | None = None,
         bit_depth: BitDepth = "auto",
+        *,
+        instances: StrPath | None = None,
     ) -> None:
         self.images, self.panoptic, self.transform = Path(images), Path(panoptic), transform
         for folder, field in ((self.images, "images"), (self.panoptic, "panoptic")):
@@ -83,6 +88,10 @@ class CocoPanoptic(Dataset[Sample]):
             raise InputError("'annotations' is empty", where=json, hint="a dataset needs at least one annotated image")
         self.categories: Categories = self.index.categories
         self.set_bit_depth(bit_depth)
+        self.overlapping: CocoInstances | None = None
+        if instances is not None:
+            infos = [self.index.image(row) for row in range(len(self))]
+            self.overlapping = CocoInstances.read(instances, self.categories, infos)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -123,6 +132,14 @@ class CocoPanoptic(Dataset[Sample]):
         annotated = self.read_annotated(index)
         return annotated.image, PanopticSegmentation.from_ids(annotated.ids, annotated.segments, self.categories)
 
+    def instances(self, index: int) -> list[InstanceMask] | None:
+        """Return the things of image `index` with masks that may overlap; None without an instances JSON.
+
+        Raises:
+            InputError: a mask cannot be decoded.
+        """
+        return None if self.overlapping is None else self.overlapping.masks(index, self.index.image(index))
+
     def read_annotated(self, index: int) -> AnnotatedImage:
         """Read an image and its ground truth; nothing is measured.
 
@@ -141,7 +158,7 @@ class CocoPanoptic(Dataset[Sample]):
                 where=path,
                 hint="make them the same size",
             )
-        return AnnotatedImage(image, ids, annotation.segments)
+        return AnnotatedImage(image, ids, annotation.segments, self.instances(index))
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,14 @@ from torch import Tensor
 from banet.data.transforms import Transform, transformed
 from banet.errors import InputError
 from banet.panoptic.categories import VOID, Categories
+from banet.panoptic.coco.runs import Crop
 from banet.panoptic.id_maps import measure_runs, runs
 from banet.panoptic.segments import Segment
 from banet.types import ImageId
 
 __all__ = [
     "AnnotatedImage",
+    "InstanceMask",
     "Sample",
     "Target",
     "collate",
@@ -35,6 +37,21 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class InstanceMask:
+    """A thing whose mask may overlap those of others.
+
+    Attributes:
+        category_id: its class.
+        crop: its mask, cut to its box.
+        iscrowd: several objects that nobody separated.
+    """
+
+    category_id: int
+    crop: Crop
+    iscrowd: bool = False
+
+
+@dataclass(frozen=True)
 class AnnotatedImage:
     """An image with its ground truth, as they are in the files.
 
@@ -42,11 +59,14 @@ class AnnotatedImage:
         image: (H,W,3) uint8 RGB.
         ids: (H,W) int32, the segment of each pixel; 0 is void.
         segments: what the ids are; they need not be measured.
+        instances: things with masks that may overlap, which take the place of those of the id map as boxes and masks to
+            learn from; None where there are none of their own.
     """
 
     image: NDArray[np.uint8]
     ids: NDArray[np.int32]
     segments: Sequence[Segment]
+    instances: Sequence[InstanceMask] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,8 @@ class Target:
     Attributes:
         boxes: (N,4) float32, tight boxes x1 y1 x2 y2 in pixels, half-open (x2 is the last column + 1).
         labels: (N,) int64, class index of each thing, 0..num_things-1.
-        instances: (H,W) int32, the row of `boxes` that each pixel belongs to; -1 on stuff, void and crowd.
+        instances: (H,W) int32, the row of `boxes` that each pixel belongs to; -1 on stuff, void and crowd. Where masks
+            overlap, (L,H,W): each row is in one of L layers, and those of a layer do not overlap.
         semantic: (H,W) int64, class index of each pixel (things, then stuff); `VOID` (-1) where there is none. Crowd
             pixels keep their class.
         image_id: id of the image in its dataset.
@@ -74,7 +95,8 @@ class Target:
     def masks(self) -> Tensor:
         """(N,H,W) bool: one mask per thing, made on demand."""
         rows = torch.arange(len(self.labels), device=self.instances.device, dtype=self.instances.dtype)
-        return self.instances[None] == rows[:, None, None]
+        layers = self.instances.reshape(-1, *self.instances.shape[-2:])
+        return (layers == rows[:, None, None, None]).any(1)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Target:
         """Return the same target with its tensors on `device`."""
@@ -203,8 +225,51 @@ def sample_of(
     Raises:
         InputError: see `make_target`.
     """
-    pixels, owners = transformed(annotated.image, annotated.ids, transform)
-    return Sample(pixels, make_target(owners, annotated.segments, categories, image_id, name))
+    if annotated.instances is None:
+        pixels, owners = transformed(annotated.image, annotated.ids, transform)
+        return Sample(pixels, make_target(owners, annotated.segments, categories, image_id, name))
+    singles = [instance for instance in annotated.instances if not instance.iscrowd]
+    planes = np.concatenate([annotated.ids[None], _layers(singles, annotated.ids.shape)])
+    pixels, changed = transformed(annotated.image, planes, transform)
+    target = make_target(changed[0], annotated.segments, categories, image_id, name)
+    labels = [categories.index(instance.category_id) for instance in singles]
+    return Sample(pixels, _with_instances(target, changed[1:].numpy(), labels))
+
+
+def _layers(instances: Sequence[InstanceMask], size: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return masks as maps (L,H,W), none of which has two masks on a pixel: 1 + the row of `instances`, or 0."""
+    layers = [np.zeros(size, np.int32)]
+    for row, (window, pixels) in enumerate((each.crop.window, each.crop.pixels) for each in instances):
+        free = (layer for layer in layers if not layer[window][pixels].any())
+        layer = next(free, None)
+        if layer is None:
+            layer = np.zeros(size, np.int32)
+            layers.append(layer)
+        layer[window][pixels] = row + 1
+    return np.stack(layers)
+
+
+def _with_instances(target: Target, layers: NDArray[np.int32], labels: Sequence[int]) -> Target:
+    """Return a target with other things: those of layers (L,H,W), as `_layers` numbers them, that still have pixels."""
+    areas, boxes = np.zeros(len(labels), np.int64), np.zeros((len(labels), 4), np.int64)
+    for layer in map(np.ascontiguousarray, layers):
+        starts, lengths = runs(layer, rows=True)
+        values = layer.reshape(-1)[starts]
+        own = values > 0
+        measured = measure_runs(
+            values[own].astype(np.int64) - 1, len(labels), starts[own], lengths[own], layer.shape[1]
+        )
+        areas, boxes = areas + measured[0], boxes + measured[1]  # each is in one layer
+    present = np.flatnonzero(areas)
+    row_of = np.full(len(labels) + 1, -1, np.int32)
+    row_of[present + 1] = np.arange(len(present), dtype=np.int32)
+    boxes[:, 2:] += boxes[:, :2]
+    return replace(
+        target,
+        boxes=torch.from_numpy(boxes[present].astype(np.float32)),
+        labels=torch.tensor(labels, dtype=torch.int64)[torch.from_numpy(present)],
+        instances=torch.from_numpy(row_of[np.maximum(layers, 0)]),
+    )
 
 
 def _tight_boxes(

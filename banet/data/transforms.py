@@ -39,7 +39,7 @@ Any composition of torchvision.transforms.v2 will do."""
 
 
 def transformed(image: NDArray[np.uint8], ids: NDArray[np.int32], transform: Transform | None) -> tuple[Tensor, Tensor]:
-    """Return an image (H, W, 3) and its id map (H, W) as tensors (3, H', W') uint8 and (H', W') int32, changed."""
+    """Return an image (H, W, 3) and its id maps (..., H, W) as tensors (3, H', W') uint8 and (..., H', W') int32."""
     pixels = tv_tensors.Image(torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1))
     owners = tv_tensors.Mask(torch.from_numpy(np.require(ids, np.int32, ["C", "W"])))
     changed: tuple[Tensor, Tensor] = (pixels, owners) if transform is None else transform(pixels, owners)
@@ -119,8 +119,9 @@ class _Crop(v2.Transform):  # type: ignore[misc]
         window = F.crop(inpt, **params)
         if not isinstance(inpt, tv_tensors.Mask) or self.min_fraction == 0 or window.shape == inpt.shape:
             return window
-        before, after = (each.as_subclass(Tensor).numpy() for each in (inpt, window))
-        return tv_tensors.wrap(torch.from_numpy(_mark_slivers(before, after, self.min_fraction)), like=window)
+        before, after = (each.as_subclass(Tensor).reshape(-1, *each.shape[-2:]).numpy() for each in (inpt, window))
+        marked = [_mark_slivers(*plane, self.min_fraction) for plane in zip(before, after, strict=True)]
+        return tv_tensors.wrap(torch.from_numpy(np.stack(marked)).reshape(window.shape), like=window)
 
 
 def _mark_slivers(before: NDArray[np.int32], after: NDArray[np.int32], min_fraction: float) -> NDArray[np.int32]:

@@ -24,11 +24,14 @@ class SplitConfig:
         images: Folder of images.
         panoptic: Folder of id PNGs.
         json: The panoptic JSON.
+        instances: A COCO instances JSON of the same images: its boxes and masks, which may overlap, are what things are
+            learnt from and what AP is measured against; without it, those of the id PNGs.
     """
 
     images: str = ""
     panoptic: str = ""
     json: str = ""
+    instances: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,10 @@ class DataConfig:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name}: must lie in 0..1, not {getattr(self, name)}")
+        if self.copy_paste and self.train.instances:
+            raise ValueError(
+                "data.copy_paste: pastes what can be seen, so not with data.train.instances; set one of them"
+            )
         if not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise ValueError(f"data.crop: must be an increasing pair in (0, 1], not {self.crop}")
         for name in ("workers", "crop_size", "blur", "noise"):

@@ -226,7 +226,7 @@ def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MAS
     made: the samples read the instance map and compare.
 
     Args:
-        instances: (H, W) row of the truth that owns each pixel, -1 elsewhere.
+        instances: (H, W) or (L, H, W) row of the truth that owns each pixel, -1 elsewhere: see `Target.instances`.
         boxes: (K, 4) in input pixels.
         rows: (K,) row of the truth for each box.
         size: Side of the target.
@@ -234,7 +234,8 @@ def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MAS
     Returns:
         (K, size, size) float, 0 or 1.
     """
-    height, width = instances.shape
+    height, width = instances.shape[-2:]
+    layers = instances.reshape(-1, height, width)
     # Boxes lie inside the map, whose border's value holds beyond the outermost pixels' centres.
     y = (bin_samples(boxes[:, 1], boxes[:, 3], size) - 0.5).clamp(0, height - 1)
     x = (bin_samples(boxes[:, 0], boxes[:, 2], size) - 0.5).clamp(0, width - 1)
@@ -243,7 +244,8 @@ def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MAS
     def line(tap: int) -> Tensor:
         """Samples (K, 2 size, 2 size) of the own mask in one of the two rows next to each."""
         left, right = (
-            (instances[ys[:, :, None, tap], xs[:, None, :, side]] == rows[:, None, None]) * x_weights[:, None, :, side]
+            (layers[:, ys[:, :, None, tap], xs[:, None, :, side]] == rows[:, None, None]).any(0)
+            * x_weights[:, None, :, side]
             for side in range(2)
         )
         return left + right

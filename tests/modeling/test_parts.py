@@ -151,6 +151,13 @@ def test_mask_targets_are_roi_align_of_the_own_mask() -> None:
     found = mask_targets(instances, boxes, rows)
     assert torch.equal(found[decided], (expected >= 0.5).float()[decided])
     assert 0.3 < found.mean() < 0.9
+    layers = torch.full((2, 50, 70), -1, dtype=torch.int32)
+    layers[0, 5:30, 8:40] = 0
+    layers[1, 20:48, 30:66] = 1  # now row 0 has the pixels below row 1 too
+    whole_masks = torch.stack([layers[0] == 0, layers[1] == 1])[rows].float()[:, None]
+    expected = torchvision_roi_align(whole_masks, rois, 28, 1.0, sampling_ratio=2, aligned=True)[:, 0]
+    decided = (expected - 0.5).abs() > 1e-5
+    assert torch.equal(mask_targets(layers, boxes, rows)[decided], (expected >= 0.5).float()[decided])
 
 
 def test_mask_head_computes_the_plane_of_the_label() -> None:

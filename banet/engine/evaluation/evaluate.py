@@ -104,7 +104,7 @@ class Evaluator:
             raise InputError(_too_many(self.model, images))
         for example, (unfused, candidates) in zip(examples, outputs, strict=True):
             if candidates is not None:
-                self.ap.update(candidates, example.ground_truth)
+                self.ap.update(candidates, example.ground_truth, example.instances)
                 self.stuff.update(unfused.semantic, example.ground_truth)
             result = self.model.fuse(unfused)
             self.counts.update(result, example.ground_truth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.coco_panoptic import CocoPanoptic
+from banet.data.samples import InstanceMask
 from banet.data.scenes.generate import Scenes
 from banet.engine.recipe import DataConfig, Recipe, SplitConfig
 from banet.errors import InputError
@@ -32,12 +33,14 @@ class EvaluationImage:
         ground_truth: Of the same size.
         image_id: In the data set.
         name: File name.
+        instances: Things with masks that may overlap, which AP is measured against; None for those of `ground_truth`.
     """
 
     image: NDArray[np.uint8]
     ground_truth: PanopticSegmentation
     image_id: ImageId
     name: str
+    instances: Sequence[InstanceMask] | None = None
 
 
 class EvaluationData:
@@ -66,6 +69,8 @@ class EvaluationData:
         """Yield the files of the data set: its JSON, and each image with its id PNG; none of generated scenes."""
         if isinstance(self.dataset, CocoPanoptic):
             yield Path(self.dataset.index.path)
+            if self.dataset.overlapping is not None:
+                yield self.dataset.overlapping.path
         for index in range(len(self)):
             yield from self.dataset.files(index)
 
@@ -81,7 +86,9 @@ class EvaluationData:
             InputError: A file is missing or damaged, or sizes differ.
         """
         image, ground_truth = self.dataset.read(index)
-        return EvaluationImage(image, ground_truth, self.dataset.image_ids[index], self.dataset.file_name(index))
+        instances = self.dataset.instances(index) if isinstance(self.dataset, CocoPanoptic) else None
+        image_id, name = self.dataset.image_ids[index], self.dataset.file_name(index)
+        return EvaluationImage(image, ground_truth, image_id, name, instances)
 
 
 def scene_data(seed: int, count: int, size: int, *, context: bool = False) -> EvaluationData:
@@ -96,7 +103,9 @@ def open_split(split: SplitConfig, root: str = "") -> EvaluationData:
         InputError: The JSON or a folder is missing or damaged.
     """
     folder = Path(root)
-    return EvaluationData(CocoPanoptic(folder / split.images, folder / split.panoptic, folder / split.json))
+    instances = folder / split.instances if split.instances else None
+    parts = folder / split.images, folder / split.panoptic, folder / split.json
+    return EvaluationData(CocoPanoptic(*parts, instances=instances))
 
 
 def open_validation(data: DataConfig) -> EvaluationData:

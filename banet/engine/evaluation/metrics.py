@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from banet.data.samples import InstanceMask
 from banet.errors import MissingExtraError
 from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality
@@ -42,24 +44,32 @@ class MaskAP:
         self.truths: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
 
-    def update(self, instances: Instances, truth: PanopticSegmentation) -> None:
-        """Add one image: instances at its own size, and its truth."""
+    def update(
+        self, instances: Instances, truth: PanopticSegmentation, overlapping: Sequence[InstanceMask] | None = None
+    ) -> None:
+        """Add one image.
+
+        Args:
+            instances: At its own size.
+            truth: Its ground truth.
+            overlapping: Things whose masks may overlap, to measure against in place of those of `truth`.
+        """
         image_id = len(self.images) + 1
         height, width = truth.ids.shape
         self.images.append({"id": image_id, "width": width, "height": height})
-        for segment in truth.segments:
-            if segment.isthing:
-                self.truths.append(
-                    {
-                        "id": len(self.truths) + 1,
-                        "image_id": image_id,
-                        "category_id": segment.category_id,
-                        "segmentation": rle.encode(np.asfortranarray(truth.ids == segment.id, dtype=np.uint8)),
-                        "area": segment.area,
-                        "bbox": list(segment.bbox),
-                        "iscrowd": int(segment.iscrowd),
-                    }
-                )
+        for category_id, mask, iscrowd in _things(truth, overlapping):
+            code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+            self.truths.append(
+                {
+                    "id": len(self.truths) + 1,
+                    "image_id": image_id,
+                    "category_id": category_id,
+                    "segmentation": code,
+                    "area": int(rle.area(code)),
+                    "bbox": rle.toBbox(code).tolist(),
+                    "iscrowd": int(iscrowd),
+                }
+            )
         canvas = np.zeros((height, width), dtype=np.uint8, order="F")
         for box, crop, score, label in zip(
             instances.masks.boxes, instances.masks.crops, instances.scores, instances.labels, strict=True
@@ -99,6 +109,18 @@ class MaskAP:
             evaluation.accumulate()
             evaluation.summarize()
         return {name: float(value) for name, value in zip(("ap", "ap50", "ap75"), evaluation.stats[:3], strict=True)}
+
+
+def _things(
+    truth: PanopticSegmentation, overlapping: Sequence[InstanceMask] | None
+) -> Iterator[tuple[int, NDArray[np.bool_], bool]]:
+    """Yield class, mask (H, W) and crowd flag of each thing to measure against."""
+    if overlapping is None:
+        things = (segment for segment in truth.segments if segment.isthing)
+        yield from ((each.category_id, truth.ids == each.id, each.iscrowd) for each in things)
+    else:
+        size = (truth.ids.shape[0], truth.ids.shape[1])
+        yield from ((each.category_id, each.crop.paste(size), each.iscrowd) for each in overlapping)
 
 
 class PanopticQualityMetric(Metric):

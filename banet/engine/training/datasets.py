@@ -74,7 +74,14 @@ def training_set(data: DataConfig, bit_depth: BitDepth = "auto") -> PanopticData
         dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, size, transform, context=data.scene_context)
     else:
         root, split = Path(data.root), data.train
-        dataset = CocoPanoptic(root / split.images, root / split.panoptic, root / split.json, transform, bit_depth)
+        dataset = CocoPanoptic(
+            root / split.images,
+            root / split.panoptic,
+            root / split.json,
+            transform,
+            bit_depth,
+            instances=root / split.instances if split.instances else None,
+        )
     return CopyPaste(dataset, data.copy_paste) if data.copy_paste else dataset
 
 

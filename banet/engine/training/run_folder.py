@@ -74,7 +74,7 @@ def data_files(recipe: Recipe) -> tuple[list[Path], list[Path]]:
         return [], []
     root = Path(recipe.data.root)
     splits = [split for split in (recipe.data.train, recipe.data.val) if split.json]
-    files = [root / split.json for split in splits]
+    files = [root / name for split in splits for name in (split.json, split.instances) if name]
     return files, [root / folder for split in splits for folder in (split.images, split.panoptic)]
 
 
