@@ -28,11 +28,11 @@ from banet.panoptic.coco.rle import decode_crop
 from banet.panoptic.segments import ImageInfo
 from banet.types import ImageId, StrPath
 
-__all__ = ["CocoInstances"]
+__all__ = ["InstanceIndex"]
 
 
 @dataclass(frozen=True)
-class CocoInstances:
+class InstanceIndex:
     """The instances of each of N images.
 
     Attributes:
@@ -46,7 +46,7 @@ class CocoInstances:
     starts: Tensor
 
     @classmethod
-    def read(cls, path: StrPath, categories: Categories, images: Sequence[ImageInfo]) -> CocoInstances:
+    def read(cls, path: StrPath, categories: Categories, images: Sequence[ImageInfo]) -> InstanceIndex:
         """Read and check a JSON piece by piece; masks are decoded when they are asked for.
 
         Args:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from banet.data.coco_instances import CocoInstances
+from banet.data.coco_instances import InstanceIndex
 from banet.data.images import find_depth, to_rgb_array
 from banet.data.samples import AnnotatedImage, InstanceMask, Sample, sample_of
 from banet.data.transforms import Transform
@@ -88,10 +88,10 @@ class CocoPanoptic(Dataset[Sample]):
             raise InputError("'annotations' is empty", where=json, hint="a dataset needs at least one annotated image")
         self.categories: Categories = self.index.categories
         self.set_bit_depth(bit_depth)
-        self.overlapping: CocoInstances | None = None
+        self.overlapping: InstanceIndex | None = None
         if instances is not None:
             infos = [self.index.image(row) for row in range(len(self))]
-            self.overlapping = CocoInstances.read(instances, self.categories, infos)
+            self.overlapping = InstanceIndex.read(instances, self.categories, infos)
 
     def __len__(self) -> int:
         return len(self.image_ids)
