@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banet.panoptic import Categories, MaskCrops, PanopticSegmentation, fuse_panoptic
+from banet.panoptic import RULES, Categories, MaskCrops, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.occlusion.overlap_report import report_overlaps
+from banet.panoptic.occlusion.rules import probabilities
 
 CATEGORIES = Categories.of(
     [
@@ -90,3 +91,43 @@ def test_without_instances():
     result = PanopticSegmentation.from_ids(ids, [{"id": 1, "category_id": 90}], CATEGORIES)
     found = report_overlaps(result, np.zeros((0, 1, 2), bool), [], [])
     assert found.pixels == 0 and found.hidden == {} and found.claimants == []
+
+
+def test_the_report_says_who_is_in_front_and_how_sure_that_is():
+    y, x = np.mgrid[:60, :80]
+    masks = np.stack(
+        [np.hypot(y - 30, x - at) < 18 for at in (28, 48)] + [(x > 60) & (y > 50), np.hypot(y - 30, x - 28) < 17]
+    )
+    image = np.full((60, 80, 3), 90, np.uint8)
+    image[masks[0]], image[masks[1]] = (180, 40, 40), (40, 60, 170)
+    args = masks, np.array([0.9, 0.8, 0.7, 0.6]), np.array([3, 7, 3, 7])
+    options = {"rule": "color-contour", "overlap_threshold": 0.0, "clean": True}
+    result = fuse_panoptic(*args, np.full((60, 80), 90), image, categories=CATEGORIES, **options)
+    report = report_overlaps(result, *args, **options)
+    assert [(each.index, each.reason, each.others) for each in report.removed] == [(3, "duplicate", (0,))]
+    (decision,) = report.decisions
+    assert (decision.front, decision.back, decision.by) == (1, 0, "rule")
+    assert decision.overlap == np.count_nonzero(masks[0] & masks[1])
+    assert decision.probability > 0.9
+    assert str(report).startswith("3: duplicate of 0\n1 in front of 0 (")
+
+
+@pytest.mark.parametrize(
+    ("rule", "by"),
+    [("area", "rule"), (lambda pairs: np.ones(len(pairs)), "rule"), (lambda pairs: np.zeros(len(pairs)), "score")],
+)
+def test_rules_without_calibration_report_no_probability(rule, by):
+    masks = np.zeros((2, 8, 8), bool)
+    masks[0, :6], masks[1, 4:] = True, True
+    args = masks, np.array([0.9, 0.8]), np.array([3, 7])
+    result = fuse_panoptic(*args, np.full((8, 8), 90), np.zeros((8, 8, 3)), categories=CATEGORIES, rule=rule)
+    found = [(each.by, each.probability) for each in report_overlaps(result, *args, rule=rule).decisions]
+    assert found == ([] if by is None else [(by, None)])
+    assert report_overlaps(result, *args).decisions == ()
+
+
+@given(st.lists(st.floats(-30, 30), min_size=1, max_size=20))
+def test_probability_is_half_or_more_where_the_margin_is_not_negative(margins):
+    values = np.array(margins)
+    assert ((probabilities(RULES["color-contour"], values) >= 0.5) == (values >= 0)).all()
+    assert probabilities(RULES["area"], values) is None

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.panoptic.defaults import OVERLAP_THRESHOLD
 from banet.panoptic.id_maps import runs
+from banet.panoptic.occlusion.redundant import Removal
 from banet.panoptic.occlusion.regions import Regions
+from banet.panoptic.occlusion.resolve import Decision, OcclusionHandler
 from banet.panoptic.segmentation import PanopticSegmentation
-from banet.panoptic.validation import check_masks, check_scores, to_numpy
+from banet.panoptic.validation import check_image, check_masks, check_scores, to_numpy
+from banet.types import RuleLike
 
 __all__ = ["OverlapReport", "report_overlaps"]
 
@@ -26,12 +30,20 @@ class OverlapReport:
         claimants: ids of segments, two or more in each tuple, ascending.
         hidden: for each segment that is a thing, by id: the masks that it hides, by index, and how many of their pixels
             it owns. Its own mask is left out, masks that became no segment are not.
+        removed: the masks that went before the order was decided, and why.
+        decisions: of every two other masks that overlap: which is in front, and how sure that is. Empty where the
+            report was made without a rule, or with a procedure.
     """
 
     segments: NDArray[np.int64]
     claims: NDArray[np.int32]
     claimants: list[tuple[int, ...]]
     hidden: dict[int, dict[int, int]]
+    removed: tuple[Removal, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, (*self.removed, *self.decisions)))
 
     @property
     def pixels(self) -> int:
@@ -39,7 +51,16 @@ class OverlapReport:
         return int(np.count_nonzero(self.claims))
 
 
-def report_overlaps(result: PanopticSegmentation, masks: Any, scores: Any, labels: Any) -> OverlapReport:
+def report_overlaps(
+    result: PanopticSegmentation,
+    masks: Any,
+    scores: Any,
+    labels: Any,
+    *,
+    rule: RuleLike | None = None,
+    overlap_threshold: float = OVERLAP_THRESHOLD,
+    clean: bool = False,
+) -> OverlapReport:
     """Compare the pixels that instances claimed with those that they own.
 
     Args:
@@ -47,6 +68,9 @@ def report_overlaps(result: PanopticSegmentation, masks: Any, scores: Any, label
         masks: the N masks that it was given, in any form that it takes.
         scores: (N,) theirs.
         labels: (N,) their category ids.
+        rule: the rule, and
+        overlap_threshold: the threshold, and
+        clean: whether duplicates went first, that it was made with, for `removed` and `decisions`.
 
     Raises:
         ValueError: arguments that do not fit together, or a thing of the result that is not one of the instances.
@@ -75,7 +99,13 @@ def report_overlaps(result: PanopticSegmentation, masks: Any, scores: Any, label
         kept = tuple(sorted(int(s) for s in segments[claimants] if s))
         if len(kept) > 1:
             of_region[region] = number.setdefault(kept, len(number) + 1)
-    return OverlapReport(segments, regions.paint(of_region), list(number), hidden)
+    removed: list[Removal] = []
+    decisions: list[Decision] = []
+    if rule is not None:
+        handler = OcclusionHandler.of(rule, result.image is not None, overlap_threshold, 0, clean)
+        image = None if result.image is None else check_image(result.image)
+        removed, decisions = handler.decisions(objects, numbers, image)
+    return OverlapReport(segments, regions.paint(of_region), list(number), hidden, tuple(removed), tuple(decisions))
 
 
 def _owned_of_masks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,12 @@ from banet._renamed import current_value
 from banet.panoptic.adapters import find_adapter, read_detections
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE
 from banet.panoptic.occlusion.ranking import lock_in, remove_hidden
-from banet.panoptic.occlusion.redundant import redundant_of, without
-from banet.panoptic.occlusion.rules import RULES, Pairs, Procedure, Rule
+from banet.panoptic.occlusion.redundant import Removal, redundant_of, without
+from banet.panoptic.occlusion.rules import RULES, Pairs, Procedure, Rule, probabilities
 from banet.panoptic.validation import MaskCrops, as_input_type, check_instances
 from banet.types import RuleLike
 
-__all__ = ["MaskCrops", "OcclusionHandler", "make_disjoint", "resolve_occlusions"]
+__all__ = ["Decision", "MaskCrops", "OcclusionHandler", "make_disjoint", "resolve_occlusions"]
 
 
 @overload
@@ -223,15 +223,61 @@ class OcclusionHandler:
             return self.rule.owners(pairs, self.overlap_threshold, self.removal_threshold)
         return _ranked_pairs(pairs, self.rule, self.overlap_threshold, self.removal_threshold)
 
+    def decisions(
+        self, masks: MaskCrops, scores: NDArray[np.float64], image: NDArray[Any] | None
+    ) -> tuple[list[Removal], list[Decision]]:
+        """Return what is removed first, and what the rule says of every two objects that overlap then.
+
+        The arguments are those of `owners`. A procedure compares no two objects: there are no decisions then.
+        """
+        pairs = Pairs.of(masks, scores, image)
+        removed = redundant_of(pairs) if self.clean else []
+        if removed:
+            pairs = Pairs.of(without(masks, removed), scores, image)
+        if isinstance(self.rule, Procedure):
+            return removed, []
+        margins = _margins(self.rule, pairs, pairs.occluded(self.overlap_threshold))
+        sure = probabilities(self.rule, np.abs(margins))
+        decided = []
+        for k, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)):
+            by_rule = margins[k] != 0
+            first = margins[k] > 0 if by_rule else scores[i] >= scores[j]
+            front, back = (i, j) if first else (j, i)
+            probability = float(sure[k]) if by_rule and sure is not None else None
+            how: Literal["rule", "score"] = "rule" if by_rule else "score"
+            decided.append(Decision(front, back, int(pairs.overlap[k]), how, probability))
+        return removed, decided
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided of two objects that overlap.
+
+    Attributes:
+        front: index of the object in front.
+        back: index of the other one.
+        overlap: pixels that both claim.
+        by: whether the rule decided, or the score: where the overlap is below the threshold, or the rule a tie.
+        probability: how likely the rule is right, 0.5..1; None where it is not calibrated or the score decided.
+    """
+
+    front: int
+    back: int
+    overlap: int
+    by: Literal["rule", "score"]
+    probability: float | None
+
+    def __str__(self) -> str:
+        sure = "" if self.probability is None else f", {100 * self.probability:.0f} % sure"
+        return f"{self.front} in front of {self.back} ({self.overlap} pixels, by {self.by}{sure})"
+
 
 def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_threshold: float) -> NDArray[np.int32]:
     """Run the four steps of `resolve_occlusions`. A removal changes neither overlaps nor margins, only who is left."""
     count, regions, scores = len(pairs.areas), pairs.regions, pairs.scores
     occluded = pairs.occluded(overlap_threshold)
-    margin = np.zeros(len(pairs))
-    margin[occluded] = _margins(rule, pairs.where(occluded))
-    by_score = scores[pairs.i] >= scores[pairs.j]
-    forward = np.where(margin == 0, by_score, margin > 0)
+    margin = _margins(rule, pairs, occluded)
+    forward = np.where(margin == 0, scores[pairs.i] >= scores[pairs.j], margin > 0)
     front, back = np.where(forward, pairs.i, pairs.j), np.where(forward, pairs.j, pairs.i)
     higher = np.maximum(scores[pairs.i], scores[pairs.j])
     lower = np.minimum(scores[pairs.i], scores[pairs.j])
@@ -257,12 +303,16 @@ def _ranked_pairs(pairs: Pairs, rule: Rule, overlap_threshold: float, removal_th
     return regions.paint(remove_hidden(decide, pairs.areas, scores, removal_threshold))
 
 
-def _margins(rule: Callable[[Pairs], Any], pairs: Pairs) -> NDArray[np.float64]:
-    if not len(pairs):
-        return np.zeros(0)
-    margin = np.asarray(rule(pairs))
-    if margin.shape != (len(pairs),) or margin.dtype.kind not in "fiu":
-        raise ValueError(f"the rule must return {len(pairs)} margins, not {margin.dtype} of shape {margin.shape}")
+def _margins(rule: Callable[[Pairs], Any], pairs: Pairs, wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the margins of the pairs that are `wanted` (P,), 0 for the others: (P,)."""
+    margins = np.zeros(len(pairs))
+    some = pairs.where(wanted)
+    if not len(some):
+        return margins
+    margin = np.asarray(rule(some))
+    if margin.shape != (len(some),) or margin.dtype.kind not in "fiu":
+        raise ValueError(f"the rule must return {len(some)} margins, not {margin.dtype} of shape {margin.shape}")
     if np.isnan(margin).any():
         raise ValueError("the rule returned a margin that is not a number")
-    return margin.astype(np.float64)
+    margins[wanted] = margin
+    return margins

@@ -26,11 +26,13 @@ __all__ = [
     "Rule",
     "appearance",
     "area",
+    "calibrated",
     "color_contour",
     "gt_order_rule",
     "logit_rule",
     "match_boxes",
     "needs_image",
+    "probabilities",
     "score",
 ]
 
@@ -68,6 +70,27 @@ def needs_image(rule: F) -> F:
     return rule
 
 
+def calibrated(scale: float) -> Callable[[F], F]:
+    """Mark a rule as one whose margins are log odds, up to this factor: then `probabilities` says how sure it is."""
+
+    def mark(rule: F) -> F:
+        vars(rule)["calibration"] = scale
+        return rule
+
+    return mark
+
+
+def probabilities(rule: Rule | Procedure, margins: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return how likely the first object of each pair is in front, (P,), given a rule and its margins (P,).
+
+    At least 0.5 if and only if the margin is at least 0. None where the rule is not `calibrated`.
+    """
+    scale = getattr(rule, "calibration", None)
+    if scale is None:
+        return None
+    return np.where(margins < 0, np.minimum(_sigmoid(scale * margins), np.nextafter(0.5, 0)), _sigmoid(scale * margins))
+
+
 @needs_image
 def appearance(pairs: Pairs) -> NDArray[np.float64]:
     """Compare colors: the object whose mean color is closer to the overlap's is in front (section 3.4 of the paper).
@@ -95,13 +118,15 @@ def area(pairs: Pairs) -> NDArray[np.int64]:
 
 
 @needs_image
+@calibrated(0.95)
 def color_contour(pairs: Pairs) -> NDArray[np.float64]:
-    """Compare colors and contours around the overlap; not from the paper, and without anything learnt.
+    """Compare colors and contours around the overlap; not from the paper, and of eight weights only.
 
-    The margin is a sum of log odds (`cues`): whose own pixels near the overlap have the overlap's colours; along
-    whose contour the edges of the image run; and which would be left with too little to see. It works on grey images
-    too. It is a tie (within `TIE`), so that the score decides, where the image has one colour all around, and between
-    equal masks. Time is about two milliseconds per pair, whatever the size of the image.
+    The margin is a sum of log odds (`cues`): across which contour the colours stay the same, or whose own pixels near
+    the overlap have its colours; along whose contour the edges of the image run; which object would be left with too
+    little to see; and which is smaller. It works on grey images too. It is a tie (within `TIE`), so that the score
+    decides, where the image has one colour all around, and between equal masks. Pairs that share an image take about
+    0.1 milliseconds each, whatever its size.
     """
     if pairs.image is None:
         raise ValueError(NO_IMAGE)
