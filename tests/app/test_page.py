@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -150,6 +151,30 @@ def test_it_begins_with_a_result_by_the_best_rule_where_that_wins(tab):
     for selector in ("figure", "#changes h2", ".change .views"):
         box = tab.locator(selector).first.bounding_box()
         assert box["y"] + box["height"] <= 800, selector
+
+
+def test_what_is_shown_before_there_is_a_result(browser, server):
+    """While the first sample is segmented, and with weights that have no samples."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 800})
+    held: list[Any] = []
+    tab.route("**/api/samples/0", lambda route: held.append(route))
+    tab.goto(server.url)
+    tab.locator("#status", has_text="Segmenting drawn scene 1").wait_for()
+    assert tab.locator("#welcome").is_visible()
+    assert tab.locator("main").is_hidden()
+    held[0].abort()
+    tab.locator("#fault", has_text="does not answer").wait_for()
+    facts = {**json.loads(server.get("/api/page")[1]), "samples": {"kind": "", "count": 0}, "domain": "", "figures": ""}
+    tab.route("**/api/page", lambda route: route.fulfill(json=facts))
+    tab.goto(server.url)
+    tab.get_by_text("Open, drop or paste an image").wait_for()
+    assert tab.locator("#bar").evaluate("(bar) => bar.inert")
+    assert tab.locator("#weights").inner_text() == "scenes"
+    drop(tab, "a.png", encoded(np.zeros((30, 40, 3), np.uint8)))
+    tab.locator("#status", has_text="a.png: ").wait_for()
+    assert tab.locator("#welcome").is_hidden()
+    assert not tab.locator("#bar").evaluate("(bar) => bar.inert")
+    tab.close()
 
 
 def test_the_bar_stays(tab):

@@ -499,6 +499,7 @@ def test_demo_writes_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert preview.width == 5 * 64 + 4 * 6
     said = capsys.readouterr().out
     assert all(
-        said.count(text) == 1 for text in ("heuristic fusion", "handling, appearance", "handling, color-contour")
+        said.count(text) == 1
+        for text in ("heuristic fusion", "appearance (occlusion handling)", "color-contour (occlusion handling)")
     )
     assert said.count("Δ") == 3

@@ -85,6 +85,8 @@ function show(answer) {
   Object.assign(state, { answer, selected: null, hovered: null, paintings: [null, null] });
   state.hidden.clear();
   main.hidden = false;
+  $("bar").inert = false;
+  $("welcome").hidden = true;
   main.style.setProperty("--shape", answer.width / answer.height);
   listClasses();
   showRules();
@@ -471,4 +473,3 @@ $("weights").replaceChildren(
     .map((text) => make("span", {}, text)),
 );
 if (samples) openSample(0);
-else $("status").textContent = `Open an image to begin. It is sent to this page's server only, and nothing of it is kept.`;

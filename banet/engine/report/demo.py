@@ -58,10 +58,10 @@ def run_demo(
     data = scene_data(DEMO_SCENES_SEED, scenes, model.inference.shorter)
     check_categories(model, data.categories, "scenes")
     rules = {
-        f"occlusion handling, {BEST_RULE}": replace(
+        f"{BEST_RULE} (occlusion handling)": replace(
             model.inference, rule=BEST_RULE, overlap_threshold=BEST_OVERLAP_THRESHOLD
         ),
-        f"occlusion handling, {model.inference.rule}": model.inference,
+        f"{model.inference.rule} (occlusion handling)": model.inference,
         HEURISTIC: replace(model.inference, rule="heuristic"),
     }
     best = next(iter(rules))
