@@ -7,7 +7,7 @@ READY  := $(VENV)/ready
 .PHONY: demo test slow adapters docs check audit format clean help
 
 help:
-	@echo "make demo    segment fresh scenes with the bundled weights, write demo/index.html"
+	@echo "make demo    segment scenes and microscope images with the bundled weights, write demo/"
 	@echo "make test    run the tests           (make slow: the long ones too)"
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
 	@echo "make docs    build the site of the docs into site/"

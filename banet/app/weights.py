@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
 from banet.app.answers import Limits
 from banet.checkpoint.checkpoint import read_checkpoint
 from banet.composed.names import find_named, is_composed
-from banet.data.coco_panoptic import CocoPanoptic
 from banet.data.scenes.generate import SCENE_CATEGORIES, Scenes
-from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage
+from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage, microscope_images
 from banet.inference.predictor import Predictor
 from banet.panoptic.categories import Categories
 from banet.panoptic.defaults import BEST_RULE, RuleName
@@ -50,8 +48,7 @@ class Samples:
         self.kind = ""
         self._data: EvaluationData | None = None
         self._indices: tuple[int, ...] = ()
-        folder = Path(str(resources.files("banet") / "samples" / "nuclei"))
-        nuclei = EvaluationData(CocoPanoptic(folder / "images", folder / "panoptic", folder / "panoptic.json"))
+        nuclei = microscope_images()
         scenes = EvaluationData(Scenes(SCENES_SEED, max(SCENES) + 1, SCENES_SIZE))
         if _classes(categories) == _classes(nuclei.categories):
             self.kind, self._data, self._indices = "microscope image", nuclei, tuple(range(len(nuclei)))

@@ -491,6 +491,16 @@ def test_predict_does_the_good_ones_and_names_the_bad(
         predict_files(str(run), [str(tmp_path / "nothing*.png")], tmp_path / "out", device="cpu")
 
 
+def test_demo_shows_microscope_images_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_demo(tmp_path / "demo", scenes=1, device="cpu")
+    text = (tmp_path / "demo" / "nuclei.html").read_text()
+    assert text.count('class="image"') == 4 and "nucleus" in text and "://" not in text
+    with Image.open(tmp_path / "demo" / "nuclei.png") as preview:
+        assert preview.width == 5 * 320 + 4 * 6 and preview.height == 24 + 4 * 256 + 3 * 6
+    said = capsys.readouterr().out
+    assert said.count("Δ") == 6 and "scenes on 1 images" in said and "nuclei on 4 images" in said
+
+
 def test_demo_writes_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = run_demo(tmp_path / "demo", weights=str(run), scenes=3)
     text = page.read_text()
@@ -503,3 +513,4 @@ def test_demo_writes_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureF
         for text in ("heuristic fusion", "appearance (occlusion handling)", "color-contour (occlusion handling)")
     )
     assert said.count("Δ") == 3
+    assert not (tmp_path / "demo" / "nuclei.html").exists()  # given weights are for scenes

@@ -13,13 +13,13 @@ __all__ = ["Demo"]
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(DeviceOptions, OverwriteOptions, Command):
-    """Compare the heuristic with occlusion handling on fresh scenes.
+    """Compare the heuristic with occlusion handling on fresh scenes and microscope images.
 
     Attributes:
-        out: Where the page of images goes.
+        out: Where the pages of images go: index.html for the scenes, nuclei.html for the microscope images.
         scenes: How many scenes.
-        weights: A .safetensors file, a folder that holds one, or a name; by default `scenes`, which comes with the
-            package.
+        weights: A .safetensors file, a folder that holds one, or a name, for scenes only; by default `scenes` and
+            `nuclei`, which come with the package.
     """
 
     out: Folder = "demo"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,12 @@ class EvaluationData:
 def scene_data(seed: int, count: int, size: int, *, context: bool = False) -> EvaluationData:
     """Return procedural scenes of size x size pixels; `context` as in `make_scene`."""
     return EvaluationData(Scenes(seed, count, (size, size), context=context))
+
+
+def microscope_images() -> EvaluationData:
+    """Return the microscope images that come with the package, with the outlines of their nuclei."""
+    folder = Path(str(resources.files("banet") / "samples" / "nuclei"))
+    return EvaluationData(CocoPanoptic(folder / "images", folder / "panoptic", folder / "panoptic.json"))
 
 
 def open_split(split: SplitConfig, root: str = "") -> EvaluationData:

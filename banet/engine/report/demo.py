@@ -1,15 +1,16 @@
-"""`banet demo`: heuristic fusion and occlusion handling side by side, on scenes that no training saw."""
+"""`banet demo`: heuristic fusion and occlusion handling side by side, on images that no training saw."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from banet.engine.evaluation.evaluate import check_categories
-from banet.engine.evaluation.evaluation_data import scene_data
+from banet.engine.evaluation.evaluation_data import EvaluationData, microscope_images, scene_data
 from banet.engine.report.gallery import write_gallery
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs, weight_files
@@ -22,7 +23,7 @@ from banet.panoptic.metrics.quality import compare_table
 __all__ = ["run_demo"]
 
 DEMO_SCENES_SEED = 3
-PREVIEWED = 3
+PREVIEWED = 4
 HEURISTIC = "heuristic fusion"
 NOTE = (
     "One network, one pass, three ways to decide who owns a pixel that several masks claim: the heuristic gives it to "
@@ -31,32 +32,74 @@ NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class _Page:
+    """What one page of the demonstration shows.
+
+    Attributes:
+        name: Of its HTML file, without suffix.
+        preview: Name of its preview.
+        weights: As for `BANet.from_pretrained`.
+        title: Its headline.
+        data: What the images are.
+    """
+
+    name: str
+    preview: str
+    weights: str
+    title: str
+    data: str
+
+
 def run_demo(
     out: Path, *, weights: str | None = None, scenes: int = 50, device: str = "auto", overwrite: bool = False
 ) -> Path:
-    """Segment fresh scenes, print PQ of both procedures and write a page of images.
+    """Segment fresh scenes and real microscope images, print PQ of all procedures and write pages of images.
 
     Args:
-        out: Folder that gets `index.html`, one file that needs no network, and `preview.png`.
-        weights: See `BANet.from_pretrained`; those that come with the package by default.
+        out: Folder that gets `index.html` and `preview.png` for the scenes, `nuclei.html` and `nuclei.png` for the
+            microscope images. The pages need no network.
+        weights: Weights for the scenes, see `BANet.from_pretrained`; microscope images are left out then. By default
+            those that come with the package, for both.
         scenes: How many; none of them was seen in training.
         device: `auto`, `cpu`, `cuda` or `mps`.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Returns:
-        The page.
+        The page of the scenes.
 
     Raises:
         InputError: A file would be replaced that may not be (see `Outputs`), the weights cannot be read, or they know
             other classes than scenes have.
     """
     target = pick_device(device)
+    title = "Occlusion handling, and fusion without it"
+    drawn = f"{scenes} drawn scenes, seed {DEMO_SCENES_SEED}, which no training saw"
+    pages = [_Page("index", "preview.png", weights or "scenes", title, drawn)]
+    if weights is None:
+        real = "microscope images of the 2018 Data Science Bowl (CC0), which no training saw"
+        pages.append(_Page("nuclei", "nuclei.png", "nuclei", "Nuclei in microscope images", real))
+    names = [name for page in pages for name in (f"{page.name}.html", page.preview)]
     read = weight_files(weights) if weights else []
-    outputs = Outputs(out, "banet demo", ["index.html", "preview.png"], inputs=read, overwrite=overwrite)
-    model = BANet.from_pretrained(weights or "scenes", device=target)
-    print(f"{weights or 'scenes'} on {scenes} scenes, {target.type}")
-    data = scene_data(DEMO_SCENES_SEED, scenes, model.inference.shorter)
-    check_categories(model, data.categories, "scenes")
+    outputs = Outputs(out, "banet demo", names, inputs=read, overwrite=overwrite)
+    for page in pages:
+        model = BANet.from_pretrained(page.weights, device=target)
+        if page.name == "nuclei":
+            data = microscope_images()
+        else:
+            data = scene_data(DEMO_SCENES_SEED, scenes, model.inference.shorter)
+            check_categories(model, data.categories, "scenes")
+        print(f"{page.weights} on {len(data)} images, {target.type}")
+        out.mkdir(parents=True, exist_ok=True)
+        with outputs:
+            _write_page(page, model, data, out)
+    for page in pages:
+        print(f"open {out / page.name}.html")
+    return out / "index.html"
+
+
+def _write_page(page: _Page, model: BANet, data: EvaluationData, out: Path) -> None:
+    """Segment images, write them as a page and a preview, and print PQ of all procedures."""
     rules = {
         f"{BEST_RULE} (occlusion handling)": replace(
             model.inference, rule=BEST_RULE, overlap_threshold=BEST_OVERLAP_THRESHOLD
@@ -65,23 +108,13 @@ def run_demo(
         HEURISTIC: replace(model.inference, rule="heuristic"),
     }
     best = next(iter(rules))
-    page = out / "index.html"
-    out.mkdir(parents=True, exist_ok=True)
     rows: list[tuple[float, dict[str, Image.Image]]] = []
-    facts = {
-        "weights": weights or "scenes",
-        "data": f"{scenes} drawn scenes, seed {DEMO_SCENES_SEED}, which no training saw",
-    }
-    writing = write_gallery(
-        page,
-        "Occlusion handling, and fusion without it",
-        model.categories,
-        note=NOTE,
-        changed="where they differ",
-        facts=facts,
-    )
-    with outputs, writing as gallery:
-        for index in tqdm(range(scenes), desc="demo", unit="scene"):
+    facts = {"weights": page.weights, "data": page.data}
+    file = out / f"{page.name}.html"
+    with write_gallery(
+        file, page.title, model.categories, note=NOTE, changed="where they differ", facts=facts
+    ) as gallery:
+        for index in tqdm(range(len(data)), desc="demo", unit="image"):
             example = data[index]
             (unfused,) = model.predict_unfused([example.image])
             results = {title: unfused.fuse(model.categories, options) for title, options in rules.items()}
@@ -103,21 +136,20 @@ def run_demo(
             }
             rows.append((gallery.images[-1]["gain"] or 0.0, images))
             rows = sorted(rows, key=lambda row: -row[0])[:PREVIEWED]
-    print(f"\n{compare_table({title: gallery.quality[title].compute() for title in reversed(rules)})}")
-    with outputs, atomic_path(out / "preview.png") as temporary:
+    print(f"\n{compare_table({title: gallery.quality[title].compute() for title in reversed(rules)})}\n")
+    with atomic_path(out / page.preview) as temporary:
         _preview([row for _, row in rows]).save(temporary)
-    print(f"\nopen {page}")
-    return page
 
 
 def _preview(rows: list[dict[str, Image.Image]]) -> Image.Image:
-    """Return a grid of images by title, one scene per row."""
-    side, gap, head = rows[0]["image"].width, 6, 24
-    columns = list(rows[0])
-    grid = Image.new("RGB", (len(columns) * (side + gap) - gap, head + len(rows) * (side + gap) - gap), "white")
+    """Return a grid of images by title, one image per row."""
+    columns, gap, head = list(rows[0]), 6, 24
+    width = max(images["image"].width for images in rows)
+    heights = [images["image"].height + gap for images in rows]
+    grid = Image.new("RGB", (len(columns) * (width + gap) - gap, head + sum(heights) - gap), "white")
     pen = ImageDraw.Draw(grid)
     for column, name in enumerate(columns):
-        pen.text((column * (side + gap), 3), name, fill="black", font=ImageFont.load_default(size=15))
-        for row, images in enumerate(rows):
-            grid.paste(images[name], (column * (side + gap), head + row * (side + gap)))
+        pen.text((column * (width + gap), 3), name, fill="black", font=ImageFont.load_default(size=15))
+        for top, images in zip(accumulate(heights, initial=head), rows, strict=False):
+            grid.paste(images[name], (column * (width + gap), top))
     return grid
