@@ -18,6 +18,8 @@ from PIL import Image
 
 from banet._moved import renamed
 from banet.errors import shown
+from banet.panoptic.coco.rle import decode_segmentation, encode_rle
+from banet.panoptic.id_maps import runs
 from banet.panoptic.validation import MaskCrops, as_input_type, is_array, is_torch, to_numpy
 from banet.types import Size
 
@@ -26,15 +28,21 @@ __all__ = [
     "LibraryResult",
     "find_adapter",
     "from_detectron2",
+    "from_detectron2_panoptic",
     "from_hf",
+    "from_lightly_panoptic",
     "from_mmdetection",
+    "from_mmdetection_panoptic",
+    "from_sam",
     "from_supervision",
     "from_torchvision",
     "from_ultralytics",
     "read_detections",
 ]
 
-_LIBRARIES = "torchvision, detectron2, mmdetection, Ultralytics, Hugging Face or supervision"
+_LIBRARIES = "torchvision, detectron2, mmdetection, Ultralytics, Hugging Face, LightlyTrain, SAM or supervision"
+_MMDETECTION_OFFSET = 1000
+"""What mmdetection multiplies the number of an instance with."""
 _MOST_NAMES = 12  # of keys or attributes that an error lists
 
 
@@ -43,18 +51,19 @@ class LibraryResult:
     """What a library found in one image, as this package's functions take it.
 
     Attributes:
-        masks: (N, H, W) bool, at the image's size.
+        masks: (N, H, W) bool, at the image's size; or `MaskCrops`, where the result holds them so.
         scores: (N,), or None where the result carries none.
         labels: (N,) classes as the library numbers them, or None.
         image: (H, W, 3) RGB, where the result carries the image, else None.
-        rebuild: takes the indices of K objects (K,) and their masks (K, H, W), and returns the library's type.
+        rebuild: takes the indices of K objects (K,) and their masks, in the form of `masks`, and returns the library's
+            type.
     """
 
-    masks: NDArray[Any]
+    masks: NDArray[Any] | MaskCrops
     scores: NDArray[Any] | None
     labels: NDArray[Any] | None
     image: NDArray[Any] | None
-    rebuild: Callable[[NDArray[np.int64], NDArray[np.bool_]], Any] = field(repr=False)
+    rebuild: Callable[[NDArray[np.int64], Any], Any] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -69,7 +78,11 @@ class LibraryResult:
         """
         owner = to_numpy(owners)
         kept = np.unique(owner[owner >= 0]).astype(np.int64)
-        return self.rebuild(kept, owner == kept[:, None, None])
+        if not isinstance(self.masks, MaskCrops):
+            return self.rebuild(kept, owner == kept[:, None, None])
+        boxes = self.masks.boxes[kept]
+        crops = [owner[y1:y2, x1:x2] == n for n, (x1, y1, x2, y2) in zip(kept, boxes.tolist(), strict=True)]
+        return self.rebuild(kept, MaskCrops(boxes, crops, self.masks.size))
 
 
 Adapter = Callable[[Any], LibraryResult]
@@ -82,8 +95,9 @@ def read_detections(result: Any) -> LibraryResult:
     """Read what another library found in one image.
 
     Args:
-        result: a torchvision detection dict, detectron2 `Instances`, mmdetection `DetDataSample`, Ultralytics
-            `Results`, the dict of a Hugging Face instance (or panoptic) post-processing, or `supervision.Detections`.
+        result: a torchvision or LightlyTrain dict, detectron2 `Instances` or `panoptic_seg`, mmdetection
+            `DetDataSample`, Ultralytics `Results`, the dict of a Hugging Face instance or panoptic post-processing,
+            SAM's list of dicts, or `supervision.Detections`.
 
     Raises:
         TypeError: it is not one of these.
@@ -106,6 +120,10 @@ def find_adapter(result: Any) -> Adapter | None:
     if is_array(result) or isinstance(result, MaskCrops) or hasattr(result, "__array__"):
         return None
     if isinstance(result, (list, tuple)):
+        if isinstance(result, tuple) and len(result) == 2 and is_array(result[0]) and _are_infos(result[1]):
+            return from_detectron2_panoptic
+        if result and all(isinstance(one, Mapping) and "predicted_iou" in one for one in result):
+            return from_sam
         _refuse_lists_of_results(result)
         return None
     if isinstance(result, Mapping):
@@ -114,6 +132,13 @@ def find_adapter(result: Any) -> Adapter | None:
         if all(hasattr(result, name) for name in names):
             return adapter
     raise TypeError(f"this is not a result of {_LIBRARIES}, nor masks: {_describe(result)}")
+
+
+def _are_infos(infos: Any) -> bool:
+    """Return whether this is detectron2's list of segments, or None in its place."""
+    return infos is None or (
+        isinstance(infos, list) and all(isinstance(one, Mapping) and "isthing" in one for one in infos)
+    )
 
 
 def _refuse_lists_of_results(result: Sequence[Any]) -> None:
@@ -127,8 +152,12 @@ def _refuse_lists_of_results(result: Sequence[Any]) -> None:
 def _find_dict_adapter(result: Mapping[Any, Any]) -> Adapter:
     if "segmentation" in result and "segments_info" in result:
         return from_hf
+    if "masks" in result and "segment_ids" in result:
+        return from_lightly_panoptic
     if "masks" in result:
         return from_torchvision
+    if "panoptic_seg" in result:
+        raise ValueError('give one part alone: result["instances"] or result["panoptic_seg"]')
     if "instances" in result:
         raise ValueError('give the instances alone: result["instances"]')
     raise ValueError(
@@ -325,22 +354,160 @@ def from_supervision(result: Any) -> LibraryResult:
         nothing = np.zeros((0, 0, 0), bool)
         return LibraryResult(nothing, np.zeros(0), np.zeros(0, np.int64), None, lambda kept, masks: result)
     compact = hasattr(given, "to_dense")
-    masks = check.masks("mask", given.to_dense() if compact else given)
+    masks: NDArray[Any] | MaskCrops = _compact_crops(given) if compact else check.masks("mask", given)
     check.boxes("xyxy", result.xyxy, len(masks))
     scores = check.numbers("confidence", result.confidence, len(masks), "fiu")
     classes = check.numbers("class_id", getattr(result, "class_id", None), len(masks), "iu")
 
-    def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> Any:
+    def rebuild(kept: NDArray[np.int64], masks: Any) -> Any:
         new = result[kept]
-        new.mask = type(given).from_dense(masks, new.xyxy, masks.shape[1:]) if compact else _as(masks, given)
+        new.mask = _compact_masks(given, masks) if compact else _as(masks, given)
         return new
 
     return LibraryResult(masks, scores, classes, None, rebuild)
 
 
+def _compact_crops(given: Any) -> MaskCrops:
+    """Read supervision's compact masks, without ever making them full-size."""
+    crops = [np.asarray(given.crop(n), dtype=bool) for n in range(len(given))]
+    corners = np.asarray(given.offsets, dtype=np.int64).reshape(-1, 2)
+    sides = np.array([crop.shape[::-1] for crop in crops], dtype=np.int64).reshape(-1, 2)
+    height, width = (int(extent) for extent in given.image_shape)
+    return MaskCrops(np.concatenate([corners, corners + sides], axis=1), crops, (height, width))
+
+
+def _compact_masks(given: Any, masks: MaskCrops) -> Any:
+    """Return crops as supervision's compact masks."""
+    kind = type(given)
+    if not len(masks):
+        return given[:0]
+    parts = []
+    for crop, (x1, y1, x2, y2) in zip(masks.crops, masks.boxes.tolist(), strict=True):
+        whole = np.array([[0, 0, x2 - x1 - 1, y2 - y1 - 1]])  # both ends are inside
+        part = kind.from_dense(np.ascontiguousarray(crop)[None], whole, crop.shape)
+        parts.append(part.with_offset(x1, y1, new_image_shape=masks.size))
+    return kind.merge(parts)
+
+
+def from_sam(result: Sequence[Mapping[str, Any]]) -> LibraryResult:
+    """Read the list of dicts that SAM's and SAM 2's automatic mask generator returns.
+
+    `segmentation` is (H, W) bool, or run lengths, compressed or not; it comes back in the same form, with its `area`.
+    The score is `predicted_iou`; there are no classes.
+
+    Raises:
+        ValueError: a dict has no such `segmentation`, or `predicted_iou` is not a number.
+    """
+    check = _Checker("SAM", result[0])
+    masks = []
+    for n, one in enumerate(result):
+        given: Any = one.get("segmentation")
+        coded = isinstance(given, Mapping) and len(given.get("size", ())) == 2
+        if not coded and not (is_array(given) and given.ndim == 2):
+            raise check.fault(f"segmentation of mask {n} must be (H, W) bool or run lengths")
+        if isinstance(given, Mapping):
+            height, width = (int(extent) for extent in given["size"])
+            masks.append(decode_segmentation(given, (height, width)))
+        else:
+            masks.append(check.masks("segmentation", given[None])[0])
+    scores = check.numbers("predicted_iou", [one.get("predicted_iou", "missing") for one in result], len(result), "fiu")
+
+    def rebuild(kept: NDArray[np.int64], masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
+        new = []
+        for n, mask in zip(kept.tolist(), masks, strict=True):
+            given = result[n]["segmentation"]
+            form = _as_rle(mask, given) if isinstance(given, Mapping) else _as(mask, given)
+            area = {"area": type(result[n]["area"])(np.count_nonzero(mask))} if "area" in result[n] else {}
+            new.append({**result[n], "segmentation": form, **area})
+        return new
+
+    if len({mask.shape for mask in masks}) > 1:
+        raise check.fault("the masks are not of one size")
+    return LibraryResult(np.stack(masks), scores, None, None, rebuild)
+
+
+def _as_rle(mask: NDArray[np.bool_], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return run lengths in the form of those given: compressed (text or bytes), or a list of numbers."""
+    coded = encode_rle(mask)
+    if isinstance(given["counts"], bytes):
+        coded["counts"] = coded["counts"].encode("ascii")
+    elif not isinstance(given["counts"], str):
+        flat = mask.T.reshape(-1)
+        _, lengths = runs(flat)
+        coded["counts"] = ([0] if flat[:1].any() else []) + lengths.tolist()
+    return {**given, **coded}
+
+
+def from_detectron2_panoptic(result: tuple[Any, list[Mapping[str, Any]] | None]) -> LibraryResult:
+    """Read detectron2's `panoptic_seg`: a map (H, W) of ids, and the list of its segments.
+
+    It is disjoint already and comes back as it is. Stuff, which has no score, counts as certain.
+
+    Raises:
+        ValueError: the list is missing, or a segment has no `id` or `category_id`.
+    """
+    ids, infos = result
+    check = _Checker("detectron2", {"panoptic_seg": ids})
+    if infos is None or any("id" not in one or "category_id" not in one for one in infos):
+        raise check.fault("the segments of panoptic_seg must be dicts with an 'id' and a 'category_id'")
+    numbers = [(one["id"], one.get("score", 1.0), one["category_id"]) for one in infos]
+    return _of_map(check.whole("panoptic_seg", ids), numbers, result)
+
+
+def from_mmdetection_panoptic(result: Any) -> LibraryResult:
+    """Read an mmdetection `DetDataSample` with a `pred_panoptic_seg`: class + 1000 · instance at each pixel.
+
+    It is disjoint already and comes back as it is.
+
+    Raises:
+        ValueError: `sem_seg` is not of shape (1, H, W) or (H, W), or holds no integers.
+    """
+    given: Any = getattr(result.pred_panoptic_seg, "sem_seg", None)
+    check = _Checker("mmdetection", result.pred_panoptic_seg)
+    if not is_array(given) or given.ndim not in (2, 3) or (given.ndim == 3 and len(given) != 1):
+        raise check.fault("pred_panoptic_seg.sem_seg must have shape (1, H, W)")
+    ids = check.whole("sem_seg", given).reshape(given.shape[-2:])
+    found = np.unique(ids).astype(np.int64).tolist()
+    return _of_map(ids, [(n, 1.0, n % _MMDETECTION_OFFSET) for n in found], result)
+
+
+def from_lightly_panoptic(result: Mapping[str, Any]) -> LibraryResult:
+    """Read LightlyTrain's panoptic dict: `masks` (H, W, 2) of class and segment id, `segment_ids` and `scores`.
+
+    It is disjoint already and comes back as it is. Its instance dicts are read as torchvision's.
+
+    Raises:
+        ValueError: `masks` are not such a map, or ids and scores do not fit each other.
+    """
+    check = _Checker("LightlyTrain", result)
+    given, ids = result["masks"], to_numpy(result["segment_ids"])
+    if not is_array(given) or given.ndim != 3 or given.shape[2] != 2:
+        raise check.fault("masks must have shape (H, W, 2): class and segment id")
+    scores = check.numbers("scores", result.get("scores"), len(ids), "fiu")
+    classes, segments = np.moveaxis(check.whole("masks", given), 2, 0)
+    numbers = []
+    for n, number in enumerate(ids.tolist()):
+        there = classes[segments == number]
+        numbers.append((number, 1.0 if scores is None else float(scores[n]), int(there[0]) if there.size else -1))
+    return _of_map(segments, numbers, result)
+
+
+def _of_map(ids: NDArray[Any], segments: Sequence[tuple[int, float, int]], result: Any) -> LibraryResult:
+    """Return what a map (H, W) of ids says, given (id, score, label) of its segments; it comes back as it is."""
+    numbers, scores, labels = zip(*segments, strict=True) if segments else ((), (), ())
+    return LibraryResult(
+        ids == np.array(numbers, dtype=np.int64).reshape(-1, 1, 1),
+        np.array(scores, dtype=np.float64),
+        np.array(labels, dtype=np.int64),
+        None,
+        lambda kept, masks: result,
+    )
+
+
 _BY_ATTRIBUTES: dict[tuple[str, ...], Adapter] = {
     ("get_fields", "image_size"): from_detectron2,
     ("pred_instances",): from_mmdetection,
+    ("pred_panoptic_seg",): from_mmdetection_panoptic,
     ("orig_shape", "masks", "boxes"): from_ultralytics,
     ("xyxy", "mask", "confidence"): from_supervision,
 }

@@ -21,6 +21,7 @@ from banet.panoptic import (
     resolve_occlusions,
 )
 from banet.panoptic.adapters import find_adapter
+from banet.panoptic.coco.rle import encode_rle
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE
 
 HEIGHT, WIDTH = 20, 30
@@ -637,17 +638,6 @@ class Sized(list):
 
 
 LOOK_ALIKES = {
-    # LightlyTrain's panoptic result: class and segment of each pixel, and one score per segment.
-    "lightly": lambda s: {
-        "masks": torch.stack([torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 5] * 2, dim=-1),
-        "segment_ids": torch.arange(5),
-        "scores": torch.rand(5),
-    },
-    "lightly, as many segments as rows": lambda s: {
-        "masks": torch.zeros(HEIGHT, WIDTH, 2, dtype=torch.int64),
-        "segment_ids": torch.arange(HEIGHT),
-        "scores": torch.rand(HEIGHT),
-    },
     # Matterport's Mask R-CNN: masks along the last axis.
     "matterport": lambda s: {
         "rois": s.boxes,
@@ -708,7 +698,6 @@ def test_look_alikes_are_refused_and_described(scene, name):
 @pytest.mark.parametrize(
     ("name", "seen"),
     [
-        ("lightly", r"'masks': Tensor \(20, 30, 2\) int64, 'segment_ids': Tensor \(5,\) int64"),
         ("matterport", r"'rois': ndarray \(6, 4\) int64"),
         ("mask generation", "'masks': list, 'scores': Tensor"),
         ("image segmentation pipeline", r"'score': float, 'label': str, 'mask': ndarray \(20, 30\) bool"),
@@ -746,3 +735,96 @@ def test_instances_of_other_dicts_with_torchvisions_names(scene):
     kept, wanted = expected(scene)
     np.testing.assert_array_equal(new["masks"].numpy(), wanted)
     np.testing.assert_array_equal(new["bboxes"].numpy(), scene.boxes[kept])
+
+
+# ------------------------------------------------------------------------------------------- SAM, and panoptic results
+
+
+def sam_list(scene, code=lambda mask: mask):
+    return [
+        {"segmentation": code(mask), "area": int(mask.sum()), "bbox": [1, 2, 3, 4], "predicted_iou": float(score)}
+        for mask, score in zip(scene.masks, scene.scores, strict=True)
+    ]
+
+
+def uncompressed(mask):
+    flat = mask.T.reshape(-1)
+    changes = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
+    lengths = np.diff([0, *changes.tolist(), flat.size]).tolist()
+    return {"size": list(mask.shape), "counts": [0, *lengths] if flat[0] else lengths}
+
+
+@pytest.mark.parametrize("code", [lambda mask: mask, encode_rle, uncompressed], ids=["array", "text", "numbers"])
+def test_sam(scene, code):
+    new = make_disjoint(sam_list(scene, code), scene.image)
+    kept, masks = expected(scene)
+    assert [one["predicted_iou"] for one in new] == scene.scores[kept].tolist()
+    assert [one["area"] for one in new] == masks.sum(axis=(1, 2)).tolist()
+    assert all(one["bbox"] == [1, 2, 3, 4] for one in new)
+    for one, mask in zip(new, masks, strict=True):
+        if isinstance(one["segmentation"], dict):
+            assert one["segmentation"] == code(mask)
+        else:
+            np.testing.assert_array_equal(one["segmentation"], mask)
+            assert one["segmentation"].dtype == bool
+
+
+def test_panoptic_maps_come_back_as_they_are(scene):
+    ids = torch.zeros((HEIGHT, WIDTH), dtype=torch.int32)
+    ids[:6], ids[6:14] = 1, 2
+    infos = [{"id": 1, "isthing": True, "category_id": 4, "score": 0.7}, {"id": 2, "isthing": False, "category_id": 9}]
+    sample = SimpleNamespace(pred_panoptic_seg=SimpleNamespace(sem_seg=(ids * 1000 + 3)[None]))
+    lightly = {
+        "masks": torch.stack([ids + 10, ids], dim=2),
+        "segment_ids": torch.tensor([1, 2]),
+        "scores": torch.tensor([0.7, 0.9]),
+    }
+    for result, labels in (((ids, infos), [4, 9]), (sample, [3, 3, 3]), (lightly, [11, 12])):
+        found = read_detections(result)
+        assert found.labels.tolist() == labels
+        np.testing.assert_array_equal(found.masks[-2], ids.numpy() == 1)
+        assert make_disjoint(result, scene.image) is result
+
+
+def test_lightly_instances(scene):
+    result = torchvision_dict(scene, probabilities=False)
+    result = {"labels": result["labels"], "bboxes": result["boxes"], "masks": result["masks"][:, 0]}
+    result["scores"] = torch.from_numpy(scene.scores)
+    new = make_disjoint(result, scene.image)
+    kept, masks = expected(scene)
+    np.testing.assert_array_equal(new["masks"].numpy(), masks)
+    assert new["masks"].dtype == torch.bool
+    assert torch.equal(new["bboxes"], result["bboxes"][kept])
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ([{"segmentation": None, "predicted_iou": 0.5}], "segmentation of mask 0"),
+        ([{"segmentation": np.zeros((4, 4), bool), "predicted_iou": None}], "predicted_iou"),
+        ((np.zeros((4, 4), int), None), "segments of panoptic_seg"),
+        ({"masks": np.zeros((4, 4)), "segment_ids": np.array([1])}, "class and segment id"),
+        (SimpleNamespace(pred_panoptic_seg=SimpleNamespace(sem_seg=None)), "sem_seg"),
+    ],
+)
+def test_broken_panoptic_results(broken, message):
+    with pytest.raises(ValueError, match=message):
+        read_detections(broken)
+
+
+def test_compact_masks_are_never_made_full_size(scene, monkeypatch):
+    supervision = pytest.importorskip("supervision")
+    kind = pytest.importorskip("supervision.detection.compact_mask").CompactMask
+    detections = supervision.Detections(
+        xyxy=scene.boxes.astype(float),
+        mask=kind.from_dense(scene.masks, np.array([[0, 0, WIDTH - 1, HEIGHT - 1]] * 6), (HEIGHT, WIDTH)),
+        confidence=scene.scores,
+        class_id=scene.labels,
+    )
+    monkeypatch.setattr(kind, "to_dense", None)
+    new = make_disjoint(detections, scene.image)
+    monkeypatch.undo()
+    kept, masks = expected(scene)
+    assert isinstance(new.mask, kind)
+    np.testing.assert_array_equal(new.mask.to_dense(), masks)
+    np.testing.assert_array_equal(new.class_id, scene.labels[kept])

@@ -129,9 +129,9 @@ def make_disjoint(
     them.
 
     Args:
-        result: a torchvision detection dict, detectron2 `Instances`, mmdetection `DetDataSample`, Ultralytics
-            `Results`, the dict of a Hugging Face instance post-processing, or `supervision.Detections`. It is
-            recognised by its whole shape, and not changed.
+        result: a torchvision or LightlyTrain dict, detectron2 `Instances` or `panoptic_seg`, mmdetection
+            `DetDataSample`, Ultralytics `Results`, the dict of a Hugging Face instance or panoptic post-processing,
+            SAM's list of dicts, or `supervision.Detections`. It is recognised by its whole shape, and not changed.
         image: as for `resolve_occlusions`; Ultralytics' results come with theirs.
         scores: (N,), in rank of the result's own.
         rule: as for `resolve_occlusions`; by default the best one.
@@ -149,7 +149,7 @@ def make_disjoint(
     picture = found.image if image is None else image
     handler = OcclusionHandler.of(rule, picture is not None, overlap_threshold, removal_threshold, clean)
     if not len(found):  # nothing to decide
-        return found.rebuild(np.zeros(0, np.int64), np.zeros(found.masks.shape, bool))
+        return found.rebuild(np.zeros(0, np.int64), found.masks)
     instances = check_instances(found.masks, found.scores if scores is None else scores, picture)
     return found.disjoint(handler.owners(*instances))
 
