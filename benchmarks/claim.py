@@ -5,6 +5,9 @@
 started again, each goes on where it was: finished arms are not run again, an unfinished network goes on from its last
 checkpoint. Only one training runs at a time: each waits for the lock `--lock`, gives it up every 15 minutes for
 others that wait, and saves before that.
+
+The folder keeps the recipe that its study began with. A package with another recipe, such as a later version, is
+refused: go on with a checkout of the commit that began it.
 """
 
 from __future__ import annotations
@@ -98,6 +101,18 @@ class Study:
         seed, count = which
         side = self.recipe.data.scene_size
         return Scenes(seed, count, (side, side), context=context)
+
+    def claim(self) -> None:
+        """Keep the recipe in a new folder; refuse one whose study began with another, or with an older runner."""
+        kept, text = self.out / "recipe.yaml", to_yaml(self.recipe)
+        if not kept.is_file() and not (self.out / "recipes").is_dir():
+            with atomic_path(kept) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        elif not kept.is_file() or kept.read_text(encoding="utf-8") != text:
+            raise SystemExit(
+                f"--out {self.out}: this study began with another recipe; go on with a checkout of the commit that"
+                " began it, or choose another folder"
+            )
 
     def train(self, recipe: Recipe, folder: Path) -> Path:
         """Train a network in a process of its own, unless it is trained; return its weights."""
@@ -274,6 +289,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     options.out.mkdir(parents=True, exist_ok=True)
     study = Study(Plan(), load_recipe("scenes_small"), options.out.resolve(), options.lock)
+    study.claim()
     with Report(options, __file__):
         study.step_a() if options.step == "a" else study.step_b()
 

@@ -302,6 +302,13 @@ def test_evaluate_passes_a_split(engine, capsys):
     assert main(line.split()) == 0
     _, options = calls["evaluate_command"]
     assert options["split"] == SplitConfig("i", "p", "j")
+    assert main(["evaluate", "w", "--images", "i", "--panoptic", "p", "--json", "j", "--instances", "a"]) == 0
+    assert calls["evaluate_command"][1]["split"] == SplitConfig("i", "p", "j", "a")
+    capsys.readouterr()
+    told = fault(capsys, "evaluate", "w", "--config", "scenes_small", "--instances", "a")
+    assert "--instances: goes with --images" in told
+        capsys, *["evaluate", "w", "--config", "scenes_small", "--instances", "a"]
+    )
     assert (options["recipe"], options["out"], options["rule"], options["limit"]) == (None, Path("o"), "area", 3)
     assert options["gallery"] is True
     assert "add it" in fault(capsys, *line.replace("--out o ", "").split())

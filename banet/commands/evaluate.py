@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from banet.commands.shared import (
     Count,
     DepthOptions,
     DeviceOptions,
+    File,
     Folder,
     FusionOptions,
     ModelOptions,
@@ -35,6 +36,8 @@ class Evaluate(
     libraries' models are matched with those of the data, by name, or by the names in --class-table.
 
     Attributes:
+        instances: With --images: a COCO instances JSON, whose masks may overlap, to measure AP against; of a recipe,
+            data.val.instances.
         out: Write the results as COCO panoptic, and the figures.
         gallery: With --out: also write DIR/gallery.html, the worst images first.
         batch: Images that go through the network together.
@@ -43,13 +46,15 @@ class Evaluate(
     """
 
     usage: ClassVar[str] = (
-        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR [--gallery] [--overwrite]]\n"
-        "                      [--score SCORE] [--rule RULE] [--overlap-threshold FRACTION]\n"
-        "                      [--class-table FILE] [--trust] [--batch N] [--limit N] [--bit-depth auto|BITS]\n"
+        "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE [--instances FILE])\n"
+        "                      [--out DIR [--gallery] [--overwrite]] [--score SCORE] [--rule RULE]\n"
+        "                      [--overlap-threshold FRACTION] [--class-table FILE] [--trust] [--batch N] [--limit N]\n"
+        "                      [--bit-depth auto|BITS]\n"
         "                      [--device DEVICE] [--inference.OPTION VALUE ...]"
     )
     saved_defaults: ClassVar[bool] = True
 
+    instances: File | None = None
     out: Folder | None = None
     gallery: bool = False
     batch: Count = 1
@@ -59,6 +64,10 @@ class Evaluate(
     def run(self) -> int:
         """Measure, and print the figures."""
         split = self.split()
+        if self.instances and split is None:
+            raise InputError("goes with --images", where="--instances", hint="of a recipe, set data.val.instances")
+        if self.instances and split is not None:
+            split = replace(split, instances=self.instances)
         if self.gallery and not self.out:
             raise InputError("goes with --out DIR", where="--gallery", hint="add it")
         from banet.engine.options import load_recipe

@@ -206,6 +206,16 @@ def test_a_study_goes_on_where_it_was_and_reports_what_there_is(tmp_path: Path, 
     assert (docs / "images/claim.png").stat().st_size > 1000
 
 
+def test_a_study_does_not_go_on_with_another_recipe(tmp_path: Path) -> None:
+    claim.Study(PLAN, TINY, tmp_path, None).claim()
+    claim.Study(PLAN, TINY, tmp_path, None).claim()
+    with pytest.raises(SystemExit, match="began with another recipe; go on with a checkout"):
+        claim.Study(PLAN, replace(TINY, loss=replace(TINY.loss, box_beta=0.5)), tmp_path, None).claim()
+    (tmp_path / "older" / "recipes").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="began with another recipe"):
+        claim.Study(PLAN, TINY, tmp_path / "older", None).claim()
+
+
 def test_a_training_gives_up_the_lock_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     statuses = iter([130, 130, 0])
     monkeypatch.setattr(claim, "run_slice", lambda command: next(statuses))
