@@ -307,8 +307,6 @@ def test_evaluate_passes_a_split(engine, capsys):
     capsys.readouterr()
     told = fault(capsys, "evaluate", "w", "--config", "scenes_small", "--instances", "a")
     assert "--instances: goes with --images" in told
-        capsys, *["evaluate", "w", "--config", "scenes_small", "--instances", "a"]
-    )
     assert (options["recipe"], options["out"], options["rule"], options["limit"]) == (None, Path("o"), "area", 3)
     assert options["gallery"] is True
     assert "add it" in fault(capsys, *line.replace("--out o ", "").split())
