@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; by default those of this process.
 
     Returns:
-        The exit status: 0, 1 where some input failed, 2 for bad input, 130 when interrupted.
+        The exit status, which is 0, 1 where some input failed, 2 for bad input, 130 when interrupted.
     """
     try:
         with _notes():

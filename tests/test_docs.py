@@ -283,6 +283,32 @@ def test_every_page_has_one_place_in_the_site() -> None:
     assert sorted(pages_in(configuration["nav"])) == sorted(there)
 
 
+def test_what_is_returned_is_one_row_of_the_reference() -> None:
+    """With the options of mkdocs.yml, all lines of a Returns section describe one value of the function's type."""
+    griffe = pytest.importorskip("griffe")
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    (handlers,) = (p["mkdocstrings"]["handlers"] for p in settings["plugins"] if "mkdocstrings" in p)
+    given = handlers["python"]["options"]["docstring_options"]
+    options = {name: value == "true" for name, value in given.items()}
+    found, wrong = 0, []
+    stack = [griffe.load("banet", search_paths=[str(ROOT)])]
+    while stack:
+        for member in stack.pop().members.values():
+            if member.is_alias:
+                continue
+            if member.is_module or member.is_class:
+                stack.append(member)
+            for section in member.docstring.parse("google", warnings=False, **options) if member.docstring else ():
+                if section.kind.value in ("returns", "yields"):
+                    found += 1
+                    (row,) = section.value
+                    typed = str(row.annotation) in str(getattr(member, "returns", getattr(member, "annotation", None)))
+                    lines = [line.strip() for line in row.description.splitlines()]
+                    if row.name or not typed or any(line and line not in member.docstring.value for line in lines):
+                        wrong.append(member.path)
+    assert found > 100 and wrong == []
+
+
 def test_every_module_is_in_the_reference() -> None:
     named = re.findall(r"^::: (\S+)", "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE), re.M)
     assert len(named) == len(set(named))

@@ -53,8 +53,8 @@ def paste(under: Labeled, over: Labeled, chosen: Collection[int], offset: tuple[
             outside is cut off.
 
     Returns:
-        (3,H,W): the segments of `under` that can still be seen, then the pasted ones, in the order of `over.segments`,
-        with new ids above those of `under`.
+        An image (3,H,W) with the segments of `under` that can still be seen, then the pasted ones, in the order of
+        `over.segments`, with new ids above those of `under`.
     """
     (height, width), (h, w), (y, x) = under.ids.shape, over.ids.shape, offset
     there = (slice(max(y, 0), max(min(y + h, height), 0)), slice(max(x, 0), max(min(x + w, width), 0)))

@@ -99,7 +99,7 @@ def stream_lists(
         bare: the file may also be a list, which is then the first field.
 
     Yields:
-        (field, where, item): `where` is the item's place for errors, `FILE: field[position]`.
+        Field, place for errors (such as `FILE, field[position]`) and item.
 
     Raises:
         InputError: see `stream_json`; or one of the fields is missing or no list, or there are too many categories.

@@ -269,8 +269,8 @@ class LossConfig:
         """Return the weights of the losses of first and final semantic logits.
 
         Returns:
-            (lambda_s, lambda_i): 0.2, 0.3; deformable 0.1, 0.2; without I2S 0.5, 0; deformable without I2S 0.3, 0
-            (the last is this project's choice), unless the options say otherwise.
+            lambda_s and lambda_i, which are 0.2, 0.3; deformable 0.1, 0.2; without I2S 0.5, 0; deformable without I2S
+            0.3, 0 (the last is this project's choice), unless the options say otherwise.
         """
         if model.sim:
             seg, i2s = (0.1, 0.2) if model.deformable else (0.2, 0.3)

@@ -63,8 +63,8 @@ def fuse_panoptic(
         clean: whether duplicates and merged blobs go first, as for `make_disjoint`; the paper does not do it.
 
     Returns:
-        The segments: things with the ids 1 .. k in descending order of score (ties: order of the masks), then stuff, in
-        ascending order of category id. Areas and boxes are counted from the final map.
+        The segments, things with the ids 1 .. k in descending order of score (with ties in the order of the masks),
+        then stuff, in ascending order of category id. Areas and boxes are counted from the final map.
 
     Raises:
         ValueError: arguments that do not fit together, unknown category ids, a label that is not a thing, an unknown

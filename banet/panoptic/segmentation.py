@@ -292,7 +292,7 @@ class PanopticSegmentation:
         """Return the result as `post_process_panoptic_segmentation` of transformers does, in numpy.
 
         Returns:
-            `segmentation`: (H, W) int32, 0 = void; `segments_info`: dicts with `id`, `label_id` (the category id),
+            `segmentation`, (H, W) int32, 0 = void, and `segments_info`, dicts with `id`, `label_id` (the category id),
             `was_fused` (True for stuff) and `score` (1.0 where there is none).
         """
         return {

@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from factories import line, segmentation
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
+from banet.engine.evaluation.evaluate import zip_stem
 from banet.engine.evaluation.evaluation_data import scene_data
 from banet.engine.evaluation.metrics import MaskAP, PanopticQualityMetric, StuffIoU
 from banet.inference.postprocess import Instances
@@ -156,3 +157,17 @@ def test_stuff_iou_is_nan_without_stuff() -> None:
     assert math.isnan(metric.compute())
     metric.update(CATEGORIES.indices_of(np.full((10, 4), SKY)), truth_of([(4, 1)], {1: A}))
     assert math.isnan(metric.compute())
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("annotations/panoptic_val2017.json", "val2017"),
+        ("/data/cells/panoptic.json", "cells"),
+        ("mine.json", "mine"),
+        ("coco_r50_1x, validation split", "coco_r50_1x-validation-split"),
+        ("/panoptic.json", "data"),
+    ],
+)
+def test_the_zip_is_named_after_the_data(source: str, name: str) -> None:
+    assert zip_stem(source) == f"panoptic_{name}_BANet_results"

@@ -41,7 +41,7 @@ WRITERS: dict[str, tuple[str, list[str]]] = {
             f"panoptic/{FIRST}.png",
             "metrics.json",
             "gallery.html",
-            "panoptic_test-dev2017_BANet_results.zip",
+            "panoptic_given0_BANet_results.zip",
         ],
     ),
     "analyze": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Evaluator", "check_categories", "evaluate", "evaluate_command"]
 
 KIND = "banet evaluate"
-ZIP_STEM = "panoptic_test-dev2017_BANet_results"
 
 
 def check_categories(model: Predictor, categories: Categories, source: str) -> None:
@@ -192,8 +192,22 @@ def evaluate(
         if world > 1:
             _join([_part(out, number) for number in range(world)], out / "panoptic.json")
         write_json(out / "metrics.json", to_json(metrics))
-        _zip(out, pngs)
+        _zip(out, pngs, zip_stem(source))
     return metrics
+
+
+def zip_stem(source: str) -> str:
+    """Return the name, without suffix, that the COCO server wants: panoptic_DATA_BANet_results.
+
+    Args:
+        source: the JSON of the data, or a name. Of `val2017/panoptic.json` DATA is the folder, `val2017`.
+    """
+    path = Path(source)
+    name = path.stem if path.suffix == ".json" else path.name
+    if path.suffix == ".json" and name == "panoptic":
+        name = path.absolute().parent.name
+    words = re.sub(r"[^\w.-]+", "-", name.removeprefix("panoptic_")).strip("-")
+    return f"panoptic_{words or 'data'}_BANet_results"
 
 
 def open_evaluated(
@@ -232,9 +246,11 @@ def _pngs(data: EvaluationData, limit: int | None) -> list[str]:
     return png_names(data.file_name(index) for index in range(count))
 
 
-def _claim(out: Path, data: EvaluationData, limit: int | None, weights: str, gallery: bool, overwrite: bool) -> Outputs:
+def _claim(
+    out: Path, data: EvaluationData, source: str, limit: int | None, weights: str, gallery: bool, overwrite: bool
+) -> Outputs:
     """Check what `evaluate` writes to a folder."""
-    names: dict[str, Path | None] = dict.fromkeys(["panoptic.json", "metrics.json", f"{ZIP_STEM}.zip"])
+    names: dict[str, Path | None] = dict.fromkeys(["panoptic.json", "metrics.json", f"{zip_stem(source)}.zip"])
     if gallery:
         names["gallery.html"] = None
     for index, png in enumerate(_pngs(data, limit)):
@@ -268,14 +284,14 @@ def _join(parts: Sequence[Path], path: Path) -> None:
         part.unlink()
 
 
-def _zip(out: Path, pngs: Sequence[str]) -> None:
-    """The archive that the COCO test-dev server takes."""
-    path = out / f"{ZIP_STEM}.zip"
+def _zip(out: Path, pngs: Sequence[str], stem: str) -> None:
+    """Write the archive that the COCO test-dev server takes."""
+    path = out / f"{stem}.zip"
     # Not strict, as a clock may stand before 1980, where zip begins.
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", strict_timestamps=False) as archive:
-        archive.write(out / "panoptic.json", f"{ZIP_STEM}.json", zipfile.ZIP_DEFLATED)
+        archive.write(out / "panoptic.json", f"{stem}.json", zipfile.ZIP_DEFLATED)
         for png in sorted(pngs):
-            archive.write(out / "panoptic" / png, f"{ZIP_STEM}/{png}")
+            archive.write(out / "panoptic" / png, f"{stem}/{png}")
 
 
 @accept_old_names
@@ -302,7 +318,7 @@ def evaluate_command(
     """
     target = pick_device(device)  # before the data are read
     data, source = choose_data(recipe, split)
-    outputs = None if out is None else _claim(out, data, limit, weights, gallery, overwrite)
+    outputs = None if out is None else _claim(out, data, source, limit, weights, gallery, overwrite)
     model = open_evaluated(weights, data, source, device=device, class_table=class_table, trust=trust)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
     model.inference = change_options(model.inference, overrides)
@@ -324,5 +340,5 @@ def evaluate_command(
     print(f"AP_mask {percent(result['ap']).strip()}   mIoU^St {percent(result['miou_stuff']).strip()}")
     if out is not None:
         pages = ", gallery.html" if gallery else ""
-        print(f"written: {out}/panoptic/, panoptic.json, metrics.json, {ZIP_STEM}.zip{pages}")
+        print(f"written: {out}/panoptic/, panoptic.json, metrics.json, {zip_stem(source)}.zip{pages}")
     return result

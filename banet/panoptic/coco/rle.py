@@ -105,7 +105,7 @@ def encode_rle(mask: Any) -> dict[str, Any]:
         mask: (H, W) bool.
 
     Returns:
-        {"size": [H, W], "counts": text}.
+        A dict with `size` [H, W] and `counts`, a text.
 
     Raises:
         ValueError: it is not such a mask.

@@ -118,7 +118,7 @@ class Breakdown:
         """Return the tables so far; fractions in 0..1, NaN where no class occurs.
 
         Returns:
-            `confusion`: a list of `truth` and `prediction` (category ids) and `count`, for all pairs of classes that
+            `confusion`, a list of `truth` and `prediction` (category ids) and `count`, for all pairs of classes that
             occur in a region, most frequent first. `by_size`: for each of `SIZES`, `All`, `Things` and `Stuff` as in
             `PanopticQuality.compute`, and the sums `iou`, `tp`, `fp`, `fn`. `by_hidden` or `by_crowding`: for each of
             `FRACTIONS`, `quality`, `sq`, `recall`, the number of classes `n`, and the sums `iou`, `tp`, `fn`.

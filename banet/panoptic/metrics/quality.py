@@ -182,9 +182,9 @@ class PanopticQuality:
         """PQ, SQ and RQ so far.
 
         Returns:
-            `All`, `Things`, `Stuff`: each `pq`, `sq`, `rq` in 0..1, averages over the classes that occur (in the ground
-            truth or as a false positive), NaN where none does, and `n`, how many do. `per_class`: category id -> `pq`,
-            `sq`, `rq` (NaN where the class does not occur), `iou` (sum over matches), `tp`, `fp`, `fn`.
+            `All`, `Things`, `Stuff`, each with `pq`, `sq`, `rq` in 0..1, averages over the classes that occur (in the
+            ground truth or as a false positive), NaN where none does, and `n`, how many do. `per_class`: category id ->
+            `pq`, `sq`, `rq` (NaN where the class does not occur), `iou` (sum over matches), `tp`, `fp`, `fn`.
         """
         weight = self._tp + 0.5 * self._fp + 0.5 * self._fn
         occurs = weight > 0

@@ -79,7 +79,7 @@ def resolve_occlusions(
         removal_threshold: 0.5 in the paper.
 
     Returns:
-        Owners, (H, W) int32: index of the object that owns the pixel, -1 where none does. Where the masks are torch
+        Owners, (H, W) int32, the index of the object that owns the pixel, -1 where none does. Where the masks are torch
         tensors it is a torch tensor on their device, else a numpy array.
 
     Raises:
