@@ -24,7 +24,7 @@ from PIL import Image
 
 from banet.commands import COMMANDS, GROUPS, find_command
 from banet.data.scenes.generate import make_scene
-from banet.engine.options import load_recipe, parse_options
+from banet.engine.options import bracketed, load_recipe, parse_options
 from banet.engine.recipe import recipe_names
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,8 @@ def check_banet(arguments: list[str]) -> None:
     rest = arguments[len(name.split()) :]
     if "--help" in rest:
         return
-    options = parse_options(find_command(name).parser(name), rest)
+    parser = find_command(name).parser(name)
+    options = parse_options(parser, bracketed(parser, rest))
     recipe = options.get("config")
     assert recipe is None or recipe.endswith(".yaml") or recipe in recipe_names(), f"no recipe {recipe}"
 
