@@ -6,13 +6,18 @@ with TP, FP and FN pooled over the images and, beside it, the mean over images. 
 overlaps it by more than the threshold; from 0.5 on no nucleus has two such segments. An image is taken for
 fluorescence when it is grey and most of it is dark.
 
+With ``--counts`` it also says how many nuclei are found when all images are inverted, and when they are stored with 12
+bits in 16-bit samples, beside how many are found as they are: other cameras and displays should not change a count.
+
 The figure shows the best, the median and the worst images by their score at 0.5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness import Report, parser
@@ -23,6 +28,7 @@ from banet.engine.evaluation.evaluation_data import EvaluationImage, open_split
 from banet.engine.recipe import SplitConfig
 from banet.inference.banet import BANet
 from banet.panoptic import PanopticQuality, PanopticSegmentation
+from banet.types import BitDepth
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(9))
 CHANNEL_GAP = 8
@@ -79,10 +85,10 @@ def compare(picture: EvaluationImage, prediction: PanopticSegmentation) -> Score
 
 
 def summarize(name: str, images: list[Scored], report: Report) -> None:
-    categories = images[0].picture.ground_truth.categories
+    categories = images[0].image.ground_truth.categories
     quality = PanopticQuality(categories)
     for each in images:
-        quality.update(each.prediction, each.picture.ground_truth)
+        quality.update(each.prediction, each.image.ground_truth)
     result = quality.compute()
     pooled = [score(images, t) for t in THRESHOLDS]
     means = [float(np.mean([each.score(t) for each in images])) for t in THRESHOLDS]
@@ -103,6 +109,25 @@ def summarize(name: str, images: list[Scored], report: Report) -> None:
     report.say("  pooled, by threshold: " + "  ".join(f"{t}: {s:.3f}" for t, s in zip(THRESHOLDS, pooled, strict=True)))
 
 
+def count_variants(model: BANet, images: list[Scored], rule: str | None, report: Report) -> None:
+    """Say how many nuclei are found in inverted and in 12-bit images, beside those in the images as they are."""
+    plain = sum(each.found for each in images)
+    variants: dict[str, tuple[Callable[[NDArray[np.uint8]], NDArray[Any]], BitDepth | None]] = {
+        "inverted": (lambda image: 255 - image, None),
+        "12 bits": (lambda image: image.astype(np.uint16) * 257 >> 4, 12),
+    }
+    report.say("\ncounts")
+    for name, (change, bits) in variants.items():
+        found = 0
+        for each in tqdm(images, desc=name, unit="image"):
+            result = model.predict(change(each.image.image), rule=rule, bit_depth=bits)
+            found += sum(segment.isthing for segment in result)
+        difference = 100 * (found / max(plain, 1) - 1)
+        report.say(
+            f"  {name}: {found} nuclei, {plain} as they are ({difference:+.1f} %)", name=name, difference=difference
+        )
+
+
 def draw(images: list[Scored], path: Path) -> None:
     import matplotlib
 
@@ -116,9 +141,9 @@ def draw(images: list[Scored], path: Path) -> None:
     for line, (name, chosen) in zip(axes, rows.items(), strict=True):
         for k, each in enumerate(chosen):
             panels = (
-                (each.picture.image, f"{name}: {each.true} nuclei"),
-                (each.prediction.draw(each.picture.image), f"found {each.found}, score {each.score(0.5):.2f}"),
-                (each.picture.ground_truth.draw(each.picture.image), "truth"),
+                (each.image.image, f"{name}: {each.true} nuclei"),
+                (each.prediction.draw(each.image.image), f"found {each.found}, score {each.score(0.5):.2f}"),
+                (each.image.ground_truth.draw(each.image.image), "truth"),
             )
             for axis, (image, title) in zip(line[3 * k : 3 * k + 3], panels, strict=True):
                 axis.imshow(image)
@@ -133,6 +158,7 @@ def main() -> None:
     command_line.add_argument("--data", required=True)
     command_line.add_argument("--rule")
     command_line.add_argument("--device", default="cpu")
+    command_line.add_argument("--counts", action="store_true")
     command_line.add_argument("--figure", type=Path)
     options = command_line.parse_args()
     model = BANet.from_pretrained(options.weights, device=options.device)
@@ -150,6 +176,8 @@ def main() -> None:
         for name, chosen in kinds.items():
             if chosen:
                 summarize(name, chosen, report)
+        if options.counts:
+            count_variants(model, scored, options.rule, report)
     if options.figure:
         draw(scored, options.figure)
 
