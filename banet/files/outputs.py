@@ -29,6 +29,7 @@ from banet.types import StrPath
 __all__ = [
     "RECORD",
     "Entry",
+    "NewFolder",
     "Outputs",
     "Record",
     "digest_of",
@@ -50,7 +51,7 @@ _CHUNK = 1 << 20
 _Key: TypeAlias = tuple[int, int] | str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What was written under a name.
 
@@ -201,6 +202,47 @@ class Record:
         finally:
             temporary.unlink(missing_ok=True)
         self._sound = True
+
+
+class NewFolder:
+    """What records the files of a folder that no other program knows of yet; nothing of them is in memory.
+
+    A context manager. Beside the record it decides nothing, unlike `Outputs`.
+
+    Args:
+        folder: The folder, which exists and is empty.
+        kind: The kind of output.
+    """
+
+    def __init__(self, folder: StrPath, kind: str) -> None:
+        self._root, self._kind = os.path.join(os.path.abspath(folder), ""), kind
+        self._lock = threading.Lock()
+
+    def covers(self, target: str) -> int:
+        """Return how near a file is to the folder, see `Outputs.covers`."""
+        return len(self._root) if target.startswith(self._root) else 0
+
+    def commit(self, temporary: Path, target: Path, *, grows: bool = False) -> None:
+        """Record a finished file and give it its name."""
+        with temporary.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            entry = Entry(self._kind, size, digest_of(stream, size), None, grows)
+        name = Path(os.path.abspath(target)).relative_to(self._root).as_posix()
+        with self._lock:
+            self._file.write(f"{_line(name, entry)}\n")
+        os.replace(temporary, target)
+
+    def __enter__(self) -> NewFolder:
+        self._file = open(os.path.join(self._root, RECORD), "w", encoding="utf-8", newline="\n")
+        self._file.write(f"{json.dumps(_HEADER)}\n")
+        guards.append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        guards.remove(self)
+        self._file.close()
 
 
 class Outputs:

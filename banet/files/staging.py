@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from banet.errors import InputError
 from banet.files.atomic import atomic_path, commit
-from banet.files.outputs import RECORD, Outputs
+from banet.files.outputs import RECORD, NewFolder, Outputs
 from banet.types import StrPath
 
 __all__ = ["JsonLists", "staged"]
@@ -38,8 +38,8 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
     whole = Path(os.path.abspath(folder))
     temporary = whole.with_name(f".{whole.name[:32]}.{os.getpid()}.tmp")
     try:
-        with Outputs(temporary, outputs.kind):
-            temporary.mkdir(parents=True)
+        temporary.mkdir(parents=True)
+        with NewFolder(temporary, outputs.kind):
             yield temporary
         if folder.exists() and any(folder.iterdir()):
             _replace_files(temporary, outputs, tuple(last))
