@@ -23,6 +23,7 @@ def make_sets(root: Path, count: int) -> None:
     """Write a YOLO set of so many images, most of which are links, and a COCO JSON of the same."""
     for folder in ("images/train", "labels/train"):
         (root / folder).mkdir(parents=True)
+    one = root, root
     for number in range(count):
         image, labels = root / f"images/train/{number:012}.png", root / f"labels/train/{number:012}.txt"
         if number % _LINKS:

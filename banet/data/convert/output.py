@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,20 +212,25 @@ def find_image_files(folder: StrPath, field: str = "--images") -> dict[str, str]
     if not root.is_dir():
         raise InputError("is not a folder", where=f"{field} {root}", hint="give the folder of the files")
     found: dict[str, str] = {}
-    for path in sorted(_files(root)):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            name = path.relative_to(root)
-            stem = name.with_suffix("").as_posix()
+    for name in _names(root):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in SUFFIXES and not os.path.basename(name).startswith("."):
             if stem in found:
-                raise InputError(
-                    f"{found[stem]} and {name.as_posix()} have one name", where=root, hint="rename one of them"
-                )
-            found[stem] = name.as_posix()
+                what = f"{found[stem]} and {name} have one name"
+                raise InputError(what, where=root, hint="rename one of them")
+            found[stem] = name
     return found
 
 
-def _files(root: Path) -> Iterator[Path]:
-    return (path for path in root.rglob("*") if path.is_file())
+def _names(root: Path, below: str = "") -> Iterator[str]:
+    """Yield the files of a folder and its folders, relative to it, in order; no paths of all are in memory at once."""
+    with os.scandir(root / below) as entries:
+        listed = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in entries)
+    for name, is_folder, is_file in listed:
+        if is_folder:
+            yield from _names(root, f"{below}{name}/")
+        elif is_file:
+            yield f"{below}{name}"
 
 
 def name_in(folder: StrPath, image_path: Path) -> str:
