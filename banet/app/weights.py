@@ -18,7 +18,7 @@ from banet.panoptic.defaults import BEST_RULE, RuleName
 __all__ = ["Samples", "describe"]
 
 # Of the demo's seed, so that no training saw them; those in which the rules differ most.
-SCENES_SEED, SCENES, SCENES_SIZE = 3, (8, 36, 26, 20), (480, 640)
+SCENES_SEED, SCENES, SCENES_SIZE = 3, (18, 20, 36, 31), (480, 640)
 
 BUNDLED = {
     "scenes": ("drawn scenes, not photographs", "PQ 61.7 on 40 unseen scenes"),
