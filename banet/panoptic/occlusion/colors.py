@@ -1,4 +1,4 @@
-"""Colors of an image at points, in CIE Lab, and of its halvings."""
+"""Colours of an image at points, in CIE Lab, and of its halvings; vectors of colours at length 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Halvings", "to_lab"]
+__all__ = ["Halvings", "to_lab", "unit"]
 
 _LINEAR_LAB = ((0.0899, 0.2747, 0.1375), (0.2485, -0.4864, 0.3278), (0.0328, 0.1737, -0.4856))
 """Rows L, a, b over columns R, G, B 0..255: the linear map closest to CIE Lab, of which only differences count."""
@@ -84,3 +84,11 @@ def to_lab(rgb: Sequence[_Floats]) -> _Floats:
         f.append(np.where(ratio > 216 / 24389, np.cbrt(ratio), ratio * np.float32(841 / 108) + np.float32(4 / 29)))
     lab: _Floats = np.stack([116 * f[1], 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
     return lab
+
+
+def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale columns (C, M) to length 1; columns of zeros stay zeros."""
+    length = np.sqrt(np.einsum("cm,cm->m", vectors, vectors))
+    length[length == 0] = 1
+    scaled: NDArray[np.float64] = vectors / length
+    return scaled

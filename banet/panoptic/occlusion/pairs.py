@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet._renamed import old_attribute
+from banet.panoptic.occlusion.colors import unit
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.validation import MaskCrops
 from banet.types import Box
 
-__all__ = ["NO_IMAGE", "Pairs", "unit"]
+__all__ = ["NO_IMAGE", "Pairs"]
 
 NO_IMAGE = "this rule looks at the image, but image is None"
 
@@ -133,11 +134,3 @@ class Pairs:
 
     def _of_overlaps(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return self.regions.pair_sums(sums, self.i, self.j, len(self.areas))
-
-
-def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale columns (C, M) to length 1; columns of zeros stay zeros."""
-    length = np.sqrt(np.einsum("cm,cm->m", vectors, vectors))
-    length[length == 0] = 1
-    scaled: NDArray[np.float64] = vectors / length
-    return scaled

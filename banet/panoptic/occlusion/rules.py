@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from banet._moved import renamed
 from banet._renamed import current_value
 from banet.panoptic.defaults import RuleName
+from banet.panoptic.occlusion.colors import unit
 from banet.panoptic.occlusion.cues import log_odds
-from banet.panoptic.occlusion.pairs import NO_IMAGE, Pairs, unit
+from banet.panoptic.occlusion.pairs import NO_IMAGE, Pairs
 from banet.panoptic.occlusion.ranking import rank_by_score, remove_hidden
 from banet.panoptic.validation import MaskCrops, to_numpy
 from banet.types import Box
