@@ -12,7 +12,6 @@ from banet.errors import InputError, MissingExtraError
 
 __all__ = ["HubOptions", "cached_folder", "download_repository"]
 
-_NETWORK = {"httpx", "httpcore", "requests", "urllib3"}  # libraries whose errors are those of a connection
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # configurations and tokenizers
 _WEIGHTS = ("*.safetensors", "*.bin")  # of which the first kind that there is
 
@@ -146,11 +145,8 @@ def _explained(repository: str, options: HubOptions) -> Iterator[None]:
             f"{repository}: no such folder, nor a repository that the hub shows you; correct the name, or log in with "
             "`hf auth login` if it is private"
         ) from None
-    except Exception as error:
+    except Exception as error:  # of the connection, the disk or an answer that makes no sense; there are many kinds
         _delete_parts(repository, options)
-        modules = {each.__module__.partition(".")[0] for each in type(error).__mro__}
-        if not isinstance(error, OSError) and not modules & _NETWORK:
-            raise
         raise _unreachable(repository, _reason(error)) from None
     except BaseException:
         _delete_parts(repository, options)

@@ -183,14 +183,14 @@ def resolve_queries(
     height, width = size = (image.shape[0], image.shape[1])
     count, things = len(queries), np.flatnonzero(queries.labels < categories.num_things)
     builder = CropBuilder(len(things), size)
-    winner = np.full(size, -1, dtype=np.int16 if count < 2**15 else np.int32)
+    winner = np.full(size, -1, dtype=np.int16)
     stuff = np.full(size, -1, dtype=winner.dtype) if best_stuff and len(things) < count else None
     areas = np.zeros(count, dtype=np.int64)  # of the whole mask of each query
     owned = np.zeros(count, dtype=np.int64)  # of what it keeps
     rows = max(1, _STRIP // max(1, count * width))
     for top in range(0, height if count else 0, rows):
         bottom = min(top + rows, height)
-        part = _resolve_strip(queries.strip(top, bottom, size), queries, things)
+        part = _resolve_strip(queries.strip(top, bottom, size), queries, things, stuff is not None)
         winner[top:bottom] = part.winner
         areas += part.areas
         owned += np.bincount(part.winner[part.winner >= 0].ravel(), minlength=count)
@@ -200,7 +200,7 @@ def resolve_queries(
             mask = part.winner == query
             if part.disputed is not None:
                 gained = part.claims[n] & part.disputed
-                owned[query] += int(gained.sum()) - int((mask & part.disputed).sum())
+                owned[query] += np.count_nonzero(gained) - np.count_nonzero(mask & part.disputed)
                 mask = np.where(part.disputed, part.claims[n], mask)
             builder.add(n, top, mask)
     valid = (owned > 0) & (areas > 0) & (owned > queries.overlap * areas)
@@ -219,40 +219,51 @@ class _Strip(NamedTuple):
         stuff: The same among stuff.
         areas: (Q,) pixels of each mask.
         disputed: (h, W) pixels that go to the rule, None where there are none.
-        claims: (T, h, W) which things claim them.
+        claims: (h, W) by thing, which pixels it claims; empty where none is disputed.
     """
 
     winner: NDArray[np.integer]
     stuff: NDArray[np.integer]
     areas: NDArray[np.int64]
     disputed: NDArray[np.bool_] | None
-    claims: NDArray[np.bool_]
+    claims: Sequence[NDArray[np.bool_]]
 
 
-def _resolve_strip(probabilities: Tensor, queries: Queries, things: NDArray[np.int64]) -> _Strip:
-    device = probabilities.device
-    inside = probabilities >= 0.5
-    areas = inside.flatten(1).sum(1)
-    index = torch.from_numpy(things).to(device)
-    claims = probabilities[index] >= _DISPUTED
-    weighted = probabilities.mul_(torch.from_numpy(queries.scores).to(device)[:, None, None])
-    winner = weighted.argmax(0)
-    is_thing = torch.zeros(len(queries), dtype=torch.bool, device=device)
-    is_thing[index] = True
-    disputed = (claims.sum(0, dtype=torch.int16) > 1) & is_thing[winner]
-    stuff = torch.full_like(winner, -1)
-    if len(things) < len(queries):
-        others = (~is_thing).nonzero()[:, 0]
-        stuff = others[weighted[others].argmax(0)]
+def _resolve_strip(probabilities: Tensor, queries: Queries, things: NDArray[np.int64], best_stuff: bool) -> _Strip:
+    """Compare the queries one after the other, which is several times as fast as `argmax` over all of them."""
+    shape, device = probabilities.shape[1:], probabilities.device
+    areas = np.zeros(len(queries), dtype=np.int64)
+    best = torch.full(shape, -1.0, device=device)
+    winner = torch.zeros(shape, dtype=torch.int16, device=device)
+    best_of_stuff, stuff = best.clone(), torch.full_like(winner, -1)
+    once, twice = torch.zeros((2, *shape), dtype=torch.bool, device=device)
+    claims: list[Tensor] = []
+    is_thing = np.isin(np.arange(len(queries)), things)
+    for query, score in enumerate(queries.scores.tolist()):
+        probability = probabilities[query]
+        areas[query] = np.count_nonzero((probability >= 0.5).cpu().numpy())
+        weighted = probability * score
+        winner.masked_fill_(weighted > best, query)
+        torch.maximum(best, weighted, out=best)
+        if is_thing[query]:
+            claims.append(probability >= _DISPUTED)
+            twice |= once & claims[-1]
+            once |= claims[-1]
+        elif best_stuff:
+            stuff.masked_fill_(weighted > best_of_stuff, query)
+            torch.maximum(best_of_stuff, weighted, out=best_of_stuff)
+    won_by_thing = torch.from_numpy(is_thing).to(device)[winner.long()]
+    disputed = twice & won_by_thing
     if not queries.fill:
-        winner = torch.where(inside.gather(0, winner[None])[0], winner, -1)
+        covered = probabilities.gather(0, winner[None].long())[0] >= 0.5
+        winner.masked_fill_(~covered, -1)
     any_disputed = bool(disputed.any())
     return _Strip(
         winner.cpu().numpy(),
         stuff.cpu().numpy(),
-        areas.cpu().numpy(),
+        areas,
         disputed.cpu().numpy() if any_disputed else None,
-        claims.cpu().numpy() if any_disputed else np.zeros((len(things), 0, 0), dtype=bool),
+        [claim.cpu().numpy() for claim in claims] if any_disputed else [],
     )
 
 

@@ -35,6 +35,7 @@ from banet.panoptic.id_maps import (
 )
 from banet.panoptic.pixels import rgb_array
 from banet.panoptic.segments import Annotation, ImageInfo, Segment
+from banet.panoptic.validation import to_numpy
 from banet.types import ImageId, StrPath
 
 if TYPE_CHECKING:
@@ -144,6 +145,140 @@ class PanopticSegmentation:
             InputError: see `load_ids`.
         """
         return cls.from_ids(load_ids(annotation, png_dir, image=image), annotation.segments, categories)
+
+    @classmethod
+    def from_hf(
+        cls,
+        result: Mapping[str, Any],
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+        image: NDArray[Any] | None = None,
+    ) -> PanopticSegmentation:
+        """Build a result from what `post_process_panoptic_segmentation` of transformers returns for one image.
+
+        Ids that a library counts from 0 are raised by one, and what no segment names is void.
+
+        Args:
+            result: `segmentation`, (H, W) array or tensor, and `segments_info` with `id`, `label_id` and `score`.
+            categories: the classes, whose ids are the `label_id`s.
+            image: the image, for `draw`.
+
+        Raises:
+            ValueError: the segmentation is not a map (H, W), or a `label_id` is unknown.
+        """
+        infos = {int(info["id"]): info for info in reversed(result["segments_info"])}  # fused stuff has several
+        records = [{**info, "category_id": info["label_id"]} for info in reversed(infos.values())]
+        return cls._from_library(result["segmentation"], records, categories, image)
+
+    @classmethod
+    def from_detectron2(
+        cls,
+        result: tuple[Any, Sequence[Mapping[str, Any]]],
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+        image: NDArray[Any] | None = None,
+    ) -> PanopticSegmentation:
+        """Build a result from detectron2's `panoptic_seg`: a map of ids, 0 = void, and a list of dicts.
+
+        Args:
+            result: (H, W) map, and dicts with `id`, `category_id` and, of things, `score`.
+            categories: the classes; their ids are the `category_id`s, and where `isthing` tells them apart, detectron2
+                counts things and stuff each from 0 in the order of `Categories`.
+            image: the image, for `draw`.
+
+        Raises:
+            ValueError: the map is not (H, W), or a `category_id` is unknown.
+        """
+        classes = Categories.of(categories)
+        records = []
+        for info in result[1]:
+            number = int(info["category_id"])
+            if "isthing" in info:
+                kind = [c.id for c in classes if c.isthing == bool(info["isthing"])]
+                if not 0 <= number < len(kind):
+                    raise ValueError(f"segment {info['id']} has the unknown category id {number}")
+                number = kind[number]
+            records.append({"id": info["id"], "category_id": number, "score": info.get("score")})
+        return cls._from_library(result[0], records, classes, image)
+
+    @classmethod
+    def from_coco(
+        cls,
+        ids: Any,
+        annotation: Mapping[str, Any],
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+        image: NDArray[Any] | None = None,
+    ) -> PanopticSegmentation:
+        """Build a result from an annotation of a COCO panoptic JSON and the map that its PNG holds.
+
+        Args:
+            ids: (H, W) ids, or the colors (H, W, 3) of the PNG: id = R + 256 G + 65536 B.
+            annotation: with `segments_info`; see `load` for files.
+            categories: the classes.
+            image: the image, for `draw`.
+
+        Raises:
+            ValueError: map and records do not name the same ids, or a category is unknown.
+        """
+        array = to_numpy(ids)
+        if array.ndim == 3:
+            array = array[..., :3].astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+        return cls.from_ids(array, annotation["segments_info"], categories, image)
+
+    @classmethod
+    def from_supervision(
+        cls,
+        detections: Any,
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+        image: NDArray[Any] | None = None,
+    ) -> PanopticSegmentation:
+        """Build a result from `supervision.Detections` whose masks do not overlap, such as `to_supervision` returns.
+
+        Args:
+            detections: with `mask` and `class_id`; the class ids are category ids.
+            categories: the classes.
+            image: the image, for `draw`.
+
+        Raises:
+            ValueError: there are no masks, two of them overlap (`make_disjoint` resolves that), or a class is unknown.
+        """
+        from banet.panoptic.adapters import from_supervision
+
+        found = from_supervision(detections)
+        if not len(found) and image is None:
+            raise ValueError("these Detections hold no mask, so that the size is not known; give the image")
+        first = np.asarray(found.masks[0] if len(found) else image)
+        ids = np.zeros(first.shape[:2], dtype=np.int32)
+        records = []
+        for n in range(len(found)):
+            mask = found.masks[n]
+            if ids[mask].any():
+                raise ValueError(f"the mask of detection {n} overlaps another; use make_disjoint first")
+            if found.labels is None:
+                raise ValueError("these Detections have no class_id")
+            if mask.any():
+                ids[mask] = n + 1
+                score = None if found.scores is None else float(found.scores[n])
+                records.append({"id": n + 1, "category_id": int(found.labels[n]), "score": score})
+        return cls.from_ids(ids, records, categories, image)
+
+    @classmethod
+    def _from_library(
+        cls,
+        segmentation: Any,
+        records: Sequence[Mapping[str, Any]],
+        categories: Categories | Iterable[Category | Mapping[str, Any]],
+        image: NDArray[Any] | None,
+    ) -> PanopticSegmentation:
+        """Build a result from another library's map; what no record names is void."""
+        array = to_numpy(segmentation)
+        if array.ndim != 2:
+            raise ValueError(f"the segmentation must be a map (H, W) of ids, not {array.shape}")
+        whole = array.astype(np.int64)
+        named = [int(record["id"]) for record in records]
+        shift = 1 if 0 in named else 0
+        whole = np.where(np.isin(whole, named), whole + shift, 0)
+        there = set(np.unique(whole).tolist())
+        kept = [{**record, "id": int(record["id"]) + shift} for record in records]
+        return cls.from_ids(whole, [record for record in kept if record["id"] in there], categories, image)
 
     @classmethod
     def load(cls, path: StrPath, json: StrPath | None = None) -> PanopticSegmentation:
