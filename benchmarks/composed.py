@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import harness
+from harness import Report, own_process, parser, rise, take_turns, use_threads
 
 QUERIES = (10, 30, 100)
 FAMILIES = ("detr", "mask2former", "eomt")
@@ -107,25 +107,25 @@ def memory(family: str, side: str, size: int) -> int:
     image = make_image(size)
     call = (lambda: predictor.predict(image)) if side == "ours" else (lambda: library(image))
     library(make_image(64))  # what is allocated once
-    return harness.rise(call)
+    return rise(call)
 
 
 def main() -> None:
-    parser = harness.parser(__doc__, repeats=5)
-    parser.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES)
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--memory-of", nargs=2, metavar=("FAMILY", "SIDE"))
-    options = parser.parse_args()
-    harness.use_threads(options.threads)
+    arguments = parser(__doc__, repeats=5)
+    arguments.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES)
+    arguments.add_argument("--size", type=int, default=1024)
+    arguments.add_argument("--memory-of", nargs=2, metavar=("FAMILY", "SIDE"))
+    options = arguments.parse_args()
+    use_threads(options.threads)
     if options.memory_of:
         print(json.dumps(memory(*options.memory_of, options.size)))
         return
-    with harness.Report(options, __file__) as report:
+    with Report(options, __file__) as report:
         for family in options.family:
             image = make_image(options.size)
             for surviving in QUERIES:
                 predictor, library = load(family, surviving)
-                turns = harness.take_turns(
+                turns = take_turns(
                     {"ours": partial(predictor.predict, image), "library": partial(library, image)},
                     options.repeats,
                 )
@@ -137,7 +137,7 @@ def main() -> None:
                     library=turns.median("library"),
                 )
             sides = {
-                side: int(harness.own_process(__file__, "--memory-of", family, side, "--size", options.size))
+                side: int(own_process(__file__, "--memory-of", family, side, "--size", options.size))
                 for side in ("library", "ours")
             }
             above = (sides["ours"] - sides["library"]) / 1e6

@@ -44,7 +44,7 @@ def offered(script: Path, *words: str) -> list[str]:
     [
         ([""], sorted({name.split()[0] for name in COMMANDS})),
         (["data", ""], sorted({name.split()[1] for name in [*COMMANDS, *GROUPS] if name.startswith("data ")})),
-        (["data", "convert", "c"], ["cityscapes", "coco", "cvat"]),
+        (["data", "convert", "c"], ["cells", "cityscapes", "coco", "cvat"]),
         (["train", "--config", "coco_r101"], [name for name in recipe_names() if name.startswith("coco_r101")]),
         (["train", "--train.lr"], ["--train.lr"]),
         (["evaluate", "scenes", "--device", "c"], ["cpu", "cuda"]),

@@ -183,7 +183,7 @@ def test_files_that_are_not_images_are_counted(
     options = ["--weights", "scenes", "--device", "cpu", "--out", str(tmp_path / "out")]
     assert main(["predict", str(tmp_path / "in"), *options]) == 0
     assert capsys.readouterr().err.count(SKIPPED) == 1
-    assert len({path.name for path in (tmp_path / "out").iterdir()} - {RECORD}) == 9
+    assert len({path.name for path in (tmp_path / "out").iterdir()} - {RECORD}) == 3 * 3 + 2  # and two lists
 
 
 def test_images_that_cannot_be_read_make_the_status_1(

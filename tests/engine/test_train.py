@@ -436,7 +436,7 @@ def test_evaluate_writes_what_pq_scores_the_same(run: Path, split: Path, tmp_pat
 
 def test_a_perfect_answer_measures_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The truth in place of the network's word: AP, mIoU and PQ are 1, but for pasting at the network's own size."""
-    from banet.engine.evaluation import evaluate as module
+    from banet.inference import banet as module
     from banet.inference.postprocess import Instances, UnfusedPrediction
     from banet.panoptic import MaskCrops
 
@@ -483,7 +483,7 @@ def test_predict_does_the_good_ones_and_names_the_bad(
     (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:200])
     assert predict_files(str(run), [str(folder)], tmp_path / "out", device="cpu", gallery=True) == 1
     written = {p.name for p in (tmp_path / "out").iterdir()} - {RECORD}
-    assert len(written) == 8 and {"a.png", "a.json", "a_overlay.jpg", "gallery.html"} <= written
+    assert len(written) == 9 and {"a.png", "a.json", "a_overlay.jpg", "gallery.html"} <= written
     assert (tmp_path / "out" / "gallery.html").read_text(encoding="utf-8").count('class="image"') == 2
     said = capsys.readouterr()
     assert "bad.png" in said.err and "2 of 3" in said.out and "person" in said.out

@@ -441,7 +441,7 @@ def test_is_output(tmp_path: Path) -> None:
     records: dict[Path, Record] = {}
     assert is_output(tmp_path / "a.txt", KIND, records) and not is_output(tmp_path / "a.txt", "banet other", records)
     assert not is_output(tmp_path / "b.txt", KIND, records) and not is_output(tmp_path / "c.txt", KIND, records)
-    assert list(records) == [tmp_path]
+    assert [folder for folder in records if folder.is_relative_to(tmp_path)] == [tmp_path]
 
 
 def test_an_entry_is_found_among_several(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from banet.commands.shared import OverwriteOptions
 from banet.engine.recipe import to_yaml
 from banet.files.outputs import RECORD
 
-SILENT = {"app", "completion", "models"}
+SILENT = {"app", "completion"}
 """Commands that write no files."""
 
 ELSEWHERE = {"push"}
@@ -41,7 +41,7 @@ WRITERS: dict[str, tuple[str, list[str]]] = {
             f"panoptic/{FIRST}.png",
             "metrics.json",
             "gallery.html",
-            "panoptic_given0_BANet_results.zip",
+            "panoptic_truth_BANet_results.zip",
         ],
     ),
     "analyze": (
@@ -65,6 +65,7 @@ WRITERS: dict[str, tuple[str, list[str]]] = {
         [f"{FIRST}.png", f"{FIRST}.json", f"{FIRST}_overlay.jpg", "gallery.html"],
     ),
     "export": ("{weights} --format openvino --out {out}/m.xml", ["m.xml", "m.bin"]),
+    "models": ("--write-classes {out}/classes.json", ["classes.json"]),
     "pq": (
         "--gt-json {given}/panoptic.json --gt-dir {given}/panoptic --pred-json {given}/panoptic.json"
         " --pred-dir {given}/panoptic --json {out}/pq.json",
@@ -117,13 +118,23 @@ WRITERS: dict[str, tuple[str, list[str]]] = {
 }
 """Options of each command that writes, and files that it writes with them."""
 
-WITHOUT_NETWORK = ["pq", "fuse", "data scenes", "data collage", "data check", "data convert coco", "data convert maps"]
+WITHOUT_NETWORK = [
+    "models",
+    "pq",
+    "fuse",
+    "data scenes",
+    "data collage",
+    "data check",
+    "data convert coco",
+    "data convert maps",
+]
 WITHOUT_NETWORK += [name for name in WRITERS if name.startswith("data export")]
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("given")
+    folder = tmp_path_factory.mktemp("given") / "truth"
+    folder.mkdir()
     READERS["fuse"].make(folder, None)
     (folder / "tiny.yaml").write_text(to_yaml(TINY))
     (folder / "broken.safetensors").write_bytes(b"no weights: reading these is an error of its own")

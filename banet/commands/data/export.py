@@ -161,9 +161,10 @@ class ExportInstanceMaps(_Export):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportVoc(_Linking):
-    """Make Pascal VOC of COCO panoptic: JPEGImages, SegmentationClass, SegmentationObject, ImageSets and labelmap.txt.
+    """Make Pascal VOC of COCO panoptic: PNGs of classes and objects, and labelmap.txt.
 
-    Void becomes 255. Lost are ids of classes and images.
+    The folders are JPEGImages, SegmentationClass, SegmentationObject and ImageSets. Void becomes 255. Lost are ids of
+    classes and images.
     """
 
     def format(self) -> ExportFormat:

@@ -67,8 +67,6 @@ def _search(text: str, path: Path, images: ImageList, recursive: bool) -> list[P
     if os.path.isdir(path):
         entries = sorted(_walk(path)) if recursive else _entries(text, path)
         problem = "the folder holds no image"
-        if not recursive and any(os.path.isdir(entry) for entry in entries):
-            problem += "; its folders are searched with --recursive"
     elif glob.has_magic(str(path)):
         entries = sorted(_hits(path))
         problem = "the pattern matches no image" if entries else "no file matches the pattern"
@@ -88,6 +86,8 @@ def _search(text: str, path: Path, images: ImageList, recursive: bool) -> list[P
     lines = _unreadable_lines(text, unreadable)
     if not matches:
         why = f" that can be read ({lines[0].partition(': ')[2]})" if lines else ""
+        if os.path.isdir(path) and not recursive and any(os.path.isdir(entry) for entry in entries):
+            why += "; its folders are searched with --recursive"
         names = ", ".join(sorted(known))
         raise InputError(problem + why, where=text, hint=f"give images ({names}), a folder or a pattern")
     images.unreadable += lines

@@ -34,8 +34,8 @@ def contour_points(pairs: Pairs, labels: NDArray[np.int32], most: int) -> tuple[
         most: S, points per contour.
 
     Returns:
-        The pixel, the direction of its neighbour (index in `DIRECTIONS`), and whether there is such a point at all:
-        each (2, S, P), of the first object's contour and of the second's.
+        The pixel, the direction of its neighbour (index in `DIRECTIONS`), and whether there is such a point at all.
+        Each is (2, S, P), of the first object's contour and of the second's.
     """
     regions, count = pairs.regions, len(pairs.areas)
     area, total = len(labels), len(regions.sizes)
@@ -83,7 +83,7 @@ def _leavers(regions: Regions, inner: _Ints, outer: _Ints, count: int) -> tuple[
         count: number of objects.
 
     Returns:
-        Positions in `inner`, an object that claims only the inner region, and one that claims both: three times (M,).
+        Positions in `inner`, an object that claims only the inner region, and one that claims both; each is (M,).
     """
     depth = regions.depths()
     first = np.cumsum(depth) - depth
@@ -106,7 +106,7 @@ def _spread(counts: _Ints, most: int) -> tuple[_Ints, _Mask]:
     """Return places 0 .. count - 1, at most so many and evenly spread, and which of them are not repetitions.
 
     Returns:
-        Two arrays (G, most): places, and whether they count.
+        The places and whether they count; both are (G, most).
     """
     turn = np.arange(most)
     even = ((turn + 0.5) * (np.maximum(counts, most)[:, None] / most)).astype(np.int64)
