@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from banet.data.convert.output import ConvertedImage, same_size, write_panoptic
 from banet.data.images import SUFFIXES
@@ -183,8 +183,10 @@ def _read_picture(file: Path, stream: Any) -> NDArray[Any]:
                 kind = f"{frames} pages" if frames > 1 else f"the mode {picture.mode}"
                 raise ValueError(f"has {kind}, where a label map has one number per pixel")
             array = np.asarray(picture)
-            unsigned = picture.mode == "I" and picture.format == "TIFF" and picture.tag_v2.get(339, (1,))[0] == 1  # type: ignore[attr-defined]
-            return array.view(np.uint32) if unsigned and array.dtype == np.int32 else array
+            if picture.mode == "I" and isinstance(picture, TiffImagePlugin.TiffImageFile) and array.dtype == np.int32:
+                unsigned = picture.tag_v2.get(339, (1,))[0] == 1
+                return array.view(np.uint32) if unsigned else array
+            return array
     except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(
             f"is not a label map ({error})", where=file, hint="save it as TIFF of uint16 or uint32"
