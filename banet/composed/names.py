@@ -11,7 +11,7 @@ from banet.errors import InputError
 
 __all__ = ["NAMED", "Library", "ModelName", "NamedModel", "find_named", "is_composed", "parse_names"]
 
-Library = Literal["hf", "torchvision", "ultralytics", "rfdetr"]
+Library = Literal["hf", "torchvision", "ultralytics"]
 
 _PREFIX = re.compile(rf"({'|'.join(get_args(Library))}):(.*)", re.S)
 _SEAM = re.compile(rf"\+(?=(?:{'|'.join(get_args(Library))}):)")

@@ -219,6 +219,8 @@ def save_ultralytics(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = YOLO("yolo11n-seg.yaml", verbose=False)
+    things = dict(enumerate(NAMES[n] for n in THINGS))
+    model.model.names = {n: things.get(n, f"class {n}") for n in model.model.names}
     path = folder / "tiny-seg.pt"
     model.save(path)
     return path

@@ -88,7 +88,7 @@ def test_a_family_goes_everywhere(weights: str, data: Path, tmp_path: Path, caps
         assert set(np.unique(ids)) - {0} == {segment["id"] for segment in annotation["segments_info"]}
     known = {category["name"] for category in written["categories"]}
     assert "road" in known and "person" in known | {"person"}
-    run("predict", data / "images" / "0.png", *common, "--out", tmp_path / "t", "--tile", 64)
+    run("predict", data / "images" / "0.png", *common, "--out", tmp_path / "t", "--tile", 96)
     assert read_ids(tmp_path / "t" / "0.png").shape == SIZE
     split = ("--images", data / "images", "--panoptic", data / "panoptic", "--json", data / "panoptic.json")
     run("evaluate", weights, "--trust", *split, "--score", 0.05, "--batch", 2, "--out", tmp_path / "e")
