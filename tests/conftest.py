@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # No example has a time limit: a busy machine is not a fault of the code.
@@ -12,3 +14,14 @@ settings.load_profile("banet")
 
 # Tests that import OpenVINO by themselves send no usage report either (`banet.engine.export.runtime.import_openvino`).
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums come out to the same bit as in a process of one thread; networks make large differences of small ones."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -80,7 +80,7 @@ def scene() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def results(model, scene) -> dict[str, PanopticSegmentation]:
+def results(one_thread, model, scene) -> dict[str, PanopticSegmentation]:
     (unfused,) = model.predict_unfused([scene])
     best = replace(model.inference, overlap_threshold=BEST_OVERLAP_THRESHOLD)
     return {

@@ -45,7 +45,7 @@ from banet.modeling.config import InferenceConfig, LossConfig
 from banet.modeling.network import Network
 from banet.modeling.outputs import Output
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 RECIPE = Recipe(
     name="tiny",
@@ -64,15 +64,6 @@ RECIPE = Recipe(
         checkpoint_every=2,
     ),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """So that results come out to the same bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
