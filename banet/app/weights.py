@@ -48,6 +48,7 @@ class Samples:
         self.kind = ""
         self._data: EvaluationData | None = None
         self._indices: tuple[int, ...] = ()
+        self._ready: dict[int, EvaluationImage] = {}
         nuclei = microscope_images()
         scenes = EvaluationData(Scenes(SCENES_SEED, max(SCENES) + 1, SCENES_SIZE))
         if _classes(categories) == _classes(nuclei.categories):
@@ -59,14 +60,16 @@ class Samples:
         return len(self._indices)
 
     def __getitem__(self, number: int) -> EvaluationImage:
-        """Read or draw a sample.
+        """Read or draw a sample, once: the page wants it for its thumbnail and for its result.
 
         Raises:
             IndexError: There is no such sample.
         """
         if self._data is None:
             raise IndexError(number)
-        return self._data[self._indices[number]]
+        if number not in self._ready:
+            self._ready[number] = self._data[self._indices[number]]
+        return self._ready[number]
 
 
 def _classes(categories: Categories) -> list[tuple[int, str, bool]]:

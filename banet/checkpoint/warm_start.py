@@ -24,7 +24,7 @@ from banet.modeling.aggregation import current_name
 from banet.modeling.backbones.build import pretrained_body
 from banet.modeling.network import Network
 
-__all__ = ["LoadReport", "initialize"]
+__all__ = ["LoadReport", "initialize", "load_pickle"]
 
 
 _COUNTER = ".num_batches_tracked"
@@ -102,7 +102,7 @@ def initialize(network: Network, init: str) -> LoadReport:
         found = _downloaded(network, init)
     elif is_body_file(init):
         path = Path(init)
-        state = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
+        state = load_file(path) if path.suffix == ".safetensors" else load_pickle(path)
         found = _from_file(network, _with_own_eps(state) if path.name == _coco_file() else state)
     else:
         other = _read_weights(network, init)
@@ -195,7 +195,7 @@ def _read_weights(network: Network, init: str) -> Checkpoint:
     return other
 
 
-def _load_pickle(path: Path) -> dict[str, Tensor]:
+def load_pickle(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint. Nothing in it is run, and no memory is taken for what it only claims to hold.
 
     Raises:
@@ -213,7 +213,7 @@ def _load_pickle(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None
     state = state.get("model", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):
-        raise InputError(f"{path}: holds no state_dict; save model.state_dict() of a torchvision Mask R-CNN")
+        raise InputError(f"{path}: holds no state_dict; save model.state_dict()")
     return state
 
 

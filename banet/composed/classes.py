@@ -115,6 +115,11 @@ class ClassTable:
             names[entry["id"]] = given
         return cls.of(categories, str(path), names)
 
+    def is_thing(self, name: str) -> bool:
+        """Return whether a class of some model is known here, and a thing."""
+        number = self.ids.get(plain(name))
+        return number is not None and self.categories.isthing(number)
+
     def to_json(self) -> list[dict[str, Any]]:
         """Return the table as `read` reads it."""
         others: dict[int, list[str]] = {category.id: [] for category in self.categories}

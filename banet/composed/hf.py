@@ -71,8 +71,8 @@ class HfModel:
     Attributes:
         task: What it does.
         classes: Its classes.
-        licence: What its card says, else empty.
-        data: Data sets that its card names.
+        card: What the head of its card says.
+        domain: Data sets that its card names.
 
     Raises:
         InputError: There is none, it is damaged, or does something else.
@@ -94,6 +94,8 @@ class HfModel:
         self.image_processor = getattr(self.processor, "image_processor", self.processor)
         self.kind: str = self.model.config.model_type
         self.card = _read_card(self.folder)
+        data = self.card.get("datasets") or []
+        self.domain = ", ".join(map(str, data if isinstance(data, list) else [data]))
         self.classes = self._classes()
 
     def _classes(self) -> ModelClasses:

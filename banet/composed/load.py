@@ -111,7 +111,7 @@ def _load_single(
             f"it: torchvision:maskrcnn_resnet50_fpn_v2+{name}"
         )
     names = _names_of_known(model) if known is not None else None
-    return PanopticModel(model, table, names, domain=known.domain if known else _domain_of(model))
+    return PanopticModel(model, table, names, domain=known.domain if known else model.domain)
 
 
 def _names_of_known(model: HfModel) -> ModelClasses | None:
@@ -123,12 +123,6 @@ def _names_of_known(model: HfModel) -> ModelClasses | None:
     if any(model.classes.names) or len(model.classes.names) != len(classes):
         return None
     return ModelClasses.of(model.name, classes.names, isthing=range(classes.num_things))
-
-
-def _domain_of(model: HfModel) -> str:
-    """Return the data sets that the model's card names."""
-    data = model.card.get("datasets") or []
-    return ", ".join(map(str, data if isinstance(data, list) else [data]))
 
 
 def _load_detector(
@@ -150,14 +144,12 @@ def _load_detector(
     model = HfModel(name, hub, device)
     if model.task == "semantic":
         raise InputError(f"{name}: is a model for semantic segmentation; name a detector before the +")
-    known = [table.ids.get(key) for key in map(_plain, model.classes.names)]
+    classes = model.classes
     isthing = [
-        bool(given) if given is not None else number is not None and table.categories.isthing(number)
-        for given, number in zip(model.classes.isthing, known, strict=True)
+        table.is_thing(name) if told is None else told
+        for name, told in zip(classes.names, classes.isthing, strict=True)
     ]
-    detector = HfDetector(model, isthing)
-    detector.domain = _domain_of(model)
-    return detector
+    return HfDetector(model, isthing)
 
 
 def _load_segmenter(name: ModelName, hub: HubOptions, device: str | torch.device) -> SemanticSegmenter:
@@ -175,12 +167,4 @@ def _load_segmenter(name: ModelName, hub: HubOptions, device: str | torch.device
     model = HfModel(name, hub, device)
     if model.task == "instance":
         raise InputError(f"{name}: is a model for instance segmentation; name a segmenter after the +")
-    segmenter = HfSegmenter(model)
-    segmenter.domain = _domain_of(model)
-    return segmenter
-
-
-def _plain(name: str) -> str:
-    from banet.composed.classes import plain
-
-    return plain(name)
+    return HfSegmenter(model)

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from banet.composed.classes import ModelClasses
 from banet.composed.hf import HfModel, HfOutputs
-from banet.composed.queries import Queries, mask_instances
+from banet.composed.queries import Queries, mask_instances, strips
 from banet.inference.postprocess import Instances, semantic_argmax
 from banet.modeling.config import STRIDES
 from banet.types import Size
 
 __all__ = ["Detector", "HfDetector", "HfSegmenter", "SemanticSegmenter"]
-
-_STRIP = 1 << 23  # numbers that are made at a time
 
 
 class Detector(ABC):
@@ -68,6 +66,7 @@ class HfSegmenter(SemanticSegmenter):
     def __init__(self, model: HfModel) -> None:
         self.model = model
         self.classes = model.classes
+        self.domain = model.domain
 
     @torch.inference_mode()
     def segment(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.int64]]:
@@ -89,10 +88,9 @@ class HfSegmenter(SemanticSegmenter):
         count = len(outputs.masks)
         queries = Queries(outputs.masks, np.ones(count, np.float32), np.zeros(count, np.int64), stages)
         labels = np.empty(size, dtype=np.int64)
-        rows = max(1, _STRIP // (size[1] * max(count, len(self.classes.names))))
-        for top in range(0, size[0], rows):
-            part = queries.strip(top, min(top + rows, size[0]), size)
-            labels[top : top + rows] = torch.einsum("qc,qhw->chw", votes, part).argmax(0).cpu().numpy()
+        for top, bottom in strips(size, max(count, len(self.classes.names))):
+            part = queries.strip(top, bottom, size)
+            labels[top:bottom] = torch.einsum("qc,qhw->chw", votes, part).argmax(0).cpu().numpy()
         return labels
 
 
@@ -109,6 +107,7 @@ class HfDetector(Detector):
         names = {n: name for n, (name, thing) in enumerate(zip(model.classes.names, isthing, strict=True)) if thing}
         self.classes = ModelClasses.of(model.name, names, isthing=True, count=len(isthing))
         self.threshold = model.threshold
+        self.domain = model.domain
         self._isthing = np.array(isthing, dtype=bool)
 
     @torch.inference_mode()

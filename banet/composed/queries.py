@@ -9,7 +9,7 @@ the library.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from banet.panoptic import Categories, MaskCrops
 from banet.panoptic.resampling import linear_taps
 from banet.types import Size
 
-__all__ = ["CropBuilder", "Enlargement", "Queries", "mask_instances", "resolve_queries"]
+__all__ = ["CropBuilder", "Enlargement", "Queries", "mask_instances", "resolve_queries", "strips"]
 
 _STRIP = 1 << 23  # numbers of all queries that are enlarged together: bounds the memory
 _DISPUTED = 0.501  # least probability of a claim where two meet: masks that touch share a border at one half
@@ -115,6 +115,13 @@ def _mix(
     return torch.lerp(one, two, weights[:, None] if axis == 1 else weights)
 
 
+def strips(size: Size, count: int) -> Iterator[tuple[int, int]]:
+    """Yield first row and end of strips of an image of `size` (H, W), small enough for `count` maps; none for 0."""
+    rows = max(1, _STRIP // max(1, count * size[1]))
+    for top in range(0, size[0] if count else 0, rows):
+        yield top, min(top + rows, size[0])
+
+
 class CropBuilder:
     """Gathers masks strip by strip, each as the smallest box that holds it.
 
@@ -180,16 +187,14 @@ def resolve_queries(
         categories: The model's.
         best_stuff: Whether the best stuff class of each pixel is wanted too.
     """
-    height, width = size = (image.shape[0], image.shape[1])
+    size = (image.shape[0], image.shape[1])
     count, things = len(queries), np.flatnonzero(queries.labels < categories.num_things)
     builder = CropBuilder(len(things), size)
     winner = np.full(size, -1, dtype=np.int16)
     stuff = np.full(size, -1, dtype=winner.dtype) if best_stuff and len(things) < count else None
     areas = np.zeros(count, dtype=np.int64)  # of the whole mask of each query
     owned = np.zeros(count, dtype=np.int64)  # of what it keeps
-    rows = max(1, _STRIP // max(1, count * width))
-    for top in range(0, height if count else 0, rows):
-        bottom = min(top + rows, height)
+    for top, bottom in strips(size, count):
         part = _resolve_strip(queries.strip(top, bottom, size), queries, things, stuff is not None)
         winner[top:bottom] = part.winner
         areas += part.areas
@@ -281,9 +286,8 @@ def mask_instances(queries: Queries, size: Size, most: int) -> Instances:
     chosen = Queries(
         queries.masks[torch.from_numpy(things)], queries.scores[things], queries.labels[things], queries.stages
     )
-    rows = max(1, _STRIP // max(1, len(things) * size[1]))
-    for top in range(0, size[0] if len(things) else 0, rows):
-        inside = (chosen.strip(top, min(top + rows, size[0]), size) >= 0.5).cpu().numpy()
+    for top, bottom in strips(size, len(things)):
+        inside = (chosen.strip(top, bottom, size) >= 0.5).cpu().numpy()
         for n in range(len(things)):
             builder.add(n, top, inside[n])
     return builder.instances(range(len(things)), chosen.scores, chosen.labels)

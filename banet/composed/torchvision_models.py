@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
+from banet.checkpoint.warm_start import load_pickle
 from banet.composed.classes import ModelClasses
 from banet.composed.names import ModelName
 from banet.composed.parts import Detector, SemanticSegmenter, argmax_of_logits
@@ -163,18 +165,14 @@ def _read_weights(name: ModelName) -> tuple[dict[str, Tensor] | None, list[str] 
         path = files[0]
     if not path.is_file():
         raise InputError(f"{name}: {path} does not exist; give a state dict as .safetensors or .pth")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
+    if path.suffix == ".safetensors":
+        try:
             state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a decoder may raise anything on bad data
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: is not a state dict ({reason}); save model.state_dict()") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: is not a state dict; save model.state_dict()")
+        except Exception as error:  # a decoder may raise anything on bad data
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: is not a state dict ({reason}); save model.state_dict()") from None
+    else:
+        state = load_pickle(path)
     listing = path.with_name("classes.json")
     names = None
     if listing.is_file():

@@ -12,7 +12,7 @@ import numpy as np
 from banet.data.convert.output import ConvertedImage, name_in, same_size, write_panoptic
 from banet.data.convert.shapes import (
     Shape,
-    categories_of_names,
+    choose_categories,
     convert_shapes,
     ellipse,
     joined,
@@ -24,7 +24,6 @@ from banet.errors import InputError, shown
 from banet.files.fields import as_number
 from banet.files.names import safe_join
 from banet.files.reading import open_file
-from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop, fill_runs
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
@@ -78,10 +77,7 @@ def convert_cvat(
     for image in _images(file):
         total += 1
         labels.update(mark.get("label") or "unlabelled" for mark in image if mark.tag in _SHAPES)
-    if categories is not None:
-        classes = read_categories(categories)
-    else:
-        classes = categories_of_names(labels - set(ignore), stuff)
+    classes = choose_categories(categories, labels, ignore, stuff)
     id_of = {category.name: category.id for category in classes}
 
     def truths() -> Iterator[ConvertedImage]:

@@ -25,7 +25,7 @@ from PIL import Image
 from banet.data.convert.output import ConvertedImage, find_image_files, write_panoptic
 from banet.data.convert.shapes import (
     Shape,
-    categories_of_names,
+    choose_categories,
     convert_shapes,
     ellipse,
     outlined,
@@ -35,7 +35,6 @@ from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, InputWarning, shown
 from banet.files.fields import as_number, is_number, read_object
 from banet.files.reading import MAX_PIXELS, stream_json
-from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
@@ -88,10 +87,7 @@ def convert_label_studio(
     for task in _tasks(file):
         total, skipped, several = total + 1, skipped + (task.count == 0), several + (task.count > 1)
         labels.update(region.label for region in task.regions if region.label)
-    if categories is not None:
-        classes = read_categories(categories)
-    else:
-        classes = categories_of_names(labels - set(ignore), stuff)
+    classes = choose_categories(categories, labels, ignore, stuff)
     if skipped or several:
         told = [f"{skipped:,} of {total:,} tasks without an annotation are left out"] if skipped else []
         told += [f"of {several:,} tasks with several annotations one counts"] if several else []

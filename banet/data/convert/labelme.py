@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from banet.data.convert.output import ConvertedImage, write_panoptic
-from banet.data.convert.shapes import Shape, categories_of_names, convert_shapes, ellipse, joined, outlined
+from banet.data.convert.shapes import Shape, choose_categories, convert_shapes, ellipse, joined, outlined
 from banet.data.images import decode_image, image_size
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, shown
 from banet.files.fields import as_number
 from banet.files.names import forward
 from banet.files.reading import read_json
-from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.runs import Crop
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
@@ -78,11 +77,8 @@ def convert_labelme(
     if not files:
         raise InputError("holds no JSON", where=f"--annotations {root}", hint="give the folder of Labelme's JSONs")
     image_root = root if images is None else Path(images)
-    if categories is not None:
-        classes = read_categories(categories)
-    else:
-        names = (shape.label for path in files for shape in _read(path)[1])
-        classes = categories_of_names((name for name in names if name not in ignore), stuff)
+    names = (shape.label for path in files for shape in _read(path)[1])
+    classes = choose_categories(categories, names, ignore, stuff)
     id_of = {category.name: category.id for category in classes}
 
     def truths() -> Iterator[ConvertedImage]:

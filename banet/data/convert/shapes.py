@@ -17,6 +17,7 @@ from banet.data.images import to_rgb_array
 from banet.data.left_out import COVERED, LeftOut
 from banet.errors import InputError
 from banet.panoptic.categories import Categories
+from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.rle import decode_crop, why_empty
 from banet.panoptic.coco.runs import Crop, union
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD
@@ -33,6 +34,7 @@ __all__ = [
     "ReportOverlap",
     "Shape",
     "categories_of_names",
+    "choose_categories",
     "convert_shapes",
     "ellipse",
     "joined",
@@ -250,6 +252,19 @@ def _owners_alone(
             )
         window[shape.crop.pixels] = row
     return owner
+
+
+def choose_categories(
+    categories: StrPath | None, names: Iterable[str], ignore: Collection[str], stuff: Collection[str]
+) -> Categories:
+    """Return the classes of a file, or where none is given, those of the names that occur; see `categories_of_names`.
+
+    Raises:
+        InputError: the file is bad, or see `categories_of_names`.
+    """
+    if categories is not None:
+        return read_categories(categories)
+    return categories_of_names((name for name in names if name not in ignore), stuff)
 
 
 def categories_of_names(names: Iterable[str], stuff: Collection[str]) -> Categories:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,11 @@ from banet.panoptic.segments import Segment
 from banet.types import ImageId, Progress, StrPath
 
 __all__ = [
-    "RECODED",
     "ExportFormat",
     "ExportImage",
     "ExportReport",
     "ExportSource",
+    "code_jpeg",
     "export",
     "is_jpeg",
     "place_image",
@@ -256,9 +257,8 @@ def place_image(source: Path, target: Path, link: bool, report: ExportReport, *,
     target.parent.mkdir(parents=True, exist_ok=True)
     coded = jpeg and not is_jpeg(source)
     if coded and not link:
-        report.lost[RECODED] += 1
         with atomic_path(target) as temporary:
-            read_image(source).save(temporary, quality=95, subsampling=0)
+            code_jpeg(source, temporary, report)
     elif link:
         if coded:
             raise InputError("is not a JPEG, which the trainer asks for", where=source, hint="leave out --link")
@@ -266,6 +266,12 @@ def place_image(source: Path, target: Path, link: bool, report: ExportReport, *,
     else:
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
+
+
+def code_jpeg(source: Path, target: Path | BinaryIO, report: ExportReport) -> None:
+    """Code an image of another format as JPEG, with quality 95, and count it."""
+    report.lost[RECODED] += 1
+    read_image(source).save(target, "JPEG", quality=95, subsampling=0)
 
 
 def is_jpeg(path: Path) -> bool:

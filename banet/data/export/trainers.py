@@ -11,8 +11,15 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from banet.data.export.coco_instances import CocoInstances
-from banet.data.export.source import RECODED, ExportFormat, ExportImage, ExportReport, is_jpeg, place_image, stem_of
-from banet.data.images import read_image
+from banet.data.export.source import (
+    ExportFormat,
+    ExportImage,
+    ExportReport,
+    code_jpeg,
+    is_jpeg,
+    place_image,
+    stem_of,
+)
 from banet.errors import InputError
 from banet.files.atomic import atomic_path
 from banet.files.names import DistinctNames
@@ -176,9 +183,8 @@ class Eomt(_Panoptic):
             data = image.path.read_bytes()
         else:
             coded = io.BytesIO()
-            read_image(image.path).save(coded, "JPEG", quality=95, subsampling=0)
+            code_jpeg(image.path, coded, report)
             data = coded.getvalue()
-            report.lost[RECODED] += 1
         _add(self._photos, f"{self._year}/{image.file_name}", data)
 
     def end(self, folder: Path) -> None:
