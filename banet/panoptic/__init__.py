@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from banet.panoptic.categories import VOID, Categories, Category
     from banet.panoptic.fusion import fuse_panoptic
     from banet.panoptic.metrics.quality import PanopticQuality
+    from banet.panoptic.metrics.video import VideoQuality
     from banet.panoptic.occlusion.redundant import find_redundant
     from banet.panoptic.occlusion.resolve import make_disjoint, resolve_occlusions
     from banet.panoptic.occlusion.rules import (
@@ -39,6 +40,7 @@ __all__ = [
     "PanopticSegmentation",
     "Procedure",
     "Segment",
+    "VideoQuality",
     "find_redundant",
     "fuse_panoptic",
     "gt_order_rule",
@@ -62,6 +64,7 @@ _HOME = {
     "PanopticSegmentation": "segmentation",
     "Procedure": "occlusion.rules",
     "Segment": "segments",
+    "VideoQuality": "metrics.video",
     "find_redundant": "occlusion.redundant",
     "fuse_panoptic": "fusion",
     "gt_order_rule": "occlusion.rules",

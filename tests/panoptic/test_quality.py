@@ -21,7 +21,7 @@ from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.png import read_ids, write_ids
 from banet.panoptic.coco.writer import CocoPanopticWriter
-from banet.panoptic.metrics import quality
+from banet.panoptic.metrics import overlaps, quality
 from banet.panoptic.metrics.quality import PanopticQuality, compare_table, format_table, score_folders, to_json
 from banet.panoptic.segmentation import PanopticSegmentation
 
@@ -184,8 +184,8 @@ def agree(result, total):
 def test_equals_the_slow_reference(pairs, dense_limit):
     whole, halves = PanopticQuality(CATEGORIES), [PanopticQuality(CATEGORIES), PanopticQuality(CATEGORIES)]
     total = {}
-    before = quality._DENSE_LIMIT
-    quality._DENSE_LIMIT = dense_limit  # 0: the way for maps of very many segments
+    before = overlaps._DENSE_LIMIT
+    overlaps._DENSE_LIMIT = dense_limit  # 0: the way for maps of very many segments
     try:
         for k, (pred_rows, pred_classes, true_rows, true_classes, crowd) in enumerate(pairs):
             prediction = segmentation(pred_rows, pred_classes)
@@ -200,7 +200,7 @@ def test_equals_the_slow_reference(pairs, dense_limit):
             )
             reference.add(total, counts)
     finally:
-        quality._DENSE_LIMIT = before
+        overlaps._DENSE_LIMIT = before
     agree(whole.compute(), total)
     agree(halves[0].merge(halves[1]).compute(), total)
 

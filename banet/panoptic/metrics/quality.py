@@ -23,7 +23,8 @@ from banet.files.names import safe_join
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import Annotation, PanopticJson
 from banet.panoptic.coco.png import read_ids
-from banet.panoptic.id_maps import bands, runs, sum_by
+from banet.panoptic.id_maps import sum_by
+from banet.panoptic.metrics.overlaps import LabeledMap, Listed, Overlaps
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.types import Progress, StrPath
 
@@ -35,6 +36,7 @@ __all__ = [
     "compare_table",
     "format_table",
     "match",
+    "match_overlaps",
     "percent",
     "score_folders",
     "to_json",
@@ -42,8 +44,6 @@ __all__ = [
 
 MAX_WORKERS = 4
 """Most threads that `compare_folders` uses: PNG decoding gains nothing from more, and each holds two images."""
-
-_DENSE_LIMIT = 1 << 22  # pairs of segments up to which a full table is cheaper than sorting
 
 
 @dataclass(frozen=True)
@@ -80,17 +80,6 @@ class Match:
     false_alarms = old_attribute("false_alarms", "false_positives")
     truth_classes = old_attribute("truth_classes", "ground_truth_classes")
     truth_areas = old_attribute("truth_areas", "ground_truth_areas")
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One id map and, in the order of its records, the ids, class indices and crowd flags of its segments."""
-
-    ids: NDArray[np.int32]
-    segments: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-    source: str
 
 
 class PanopticQuality:
@@ -226,12 +215,7 @@ def match(prediction: PanopticSegmentation, truth: PanopticSegmentation, categor
     Raises:
         ValueError: the sizes differ, a category is unknown, or map and records do not name the same ids.
     """
-    if prediction.ids.shape != truth.ids.shape:
-        raise ValueError(
-            f"prediction is {prediction.width}x{prediction.height}, truth {truth.width}x{truth.height}; "
-            "they must have one size"
-        )
-    return _match(_side(prediction, categories, "prediction"), _side(truth, categories, "truth"))
+    return match_overlaps(Overlaps.of(prediction, truth, categories))
 
 
 @dataclass(frozen=True)
@@ -327,7 +311,7 @@ def compare_folders(
                 hint="write it at the size of the image",
             )
         try:
-            return Compared(annotation, target.ids, _match(result, target))
+            return Compared(annotation, target.ids, match_overlaps(Overlaps.of_maps(result, target)))
         except ValueError as error:
             raise InputError(str(error), hint="make the PNG and 'segments_info' agree") from error
 
@@ -409,15 +393,12 @@ def compare_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 # --- counting --------------------------------------------------------------------------------------------------------
 
 
-def _match(prediction: _Side, truth: _Side) -> Match:
-    rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
-    row, column, inter = _overlaps(truth, prediction)
-
-    # Index 0 is void on either side; the k-th segment is k + 1.
-    truth_area = sum_by(row, inter, rows)
-    area = sum_by(column, inter, columns)
-    _all_present(truth, truth_area)
-    _all_present(prediction, area)
+def match_overlaps(overlaps: Overlaps) -> Match:
+    """Match the segments of one image, or the tubes of a stretch of video; see `PanopticQuality` for the rules."""
+    truth, prediction = overlaps.truth, overlaps.prediction
+    row, column, inter = overlaps.row, overlaps.column, overlaps.pixels
+    columns = len(prediction.ids) + 1
+    truth_area, area = overlaps.truth_areas, overlaps.prediction_areas
     on_void = sum_by(column[row == 0], inter[row == 0], columns)
 
     both = (row > 0) & (column > 0)
@@ -456,78 +437,14 @@ def _match(prediction: _Side, truth: _Side) -> Match:
     )
 
 
-def _overlaps(truth: _Side, prediction: _Side) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return each pair of segments that share pixels: ground truth, prediction (k + 1, or 0 for void) and pixels."""
-    rows, columns = len(truth.segments) + 1, len(prediction.segments) + 1
-    found = []
-    for ids, other in zip(bands(truth.ids), bands(prediction.ids), strict=True):
-        starts, lengths = runs(other, ids)
-        row = _compact(truth, ids.reshape(-1)[starts])
-        column = _compact(prediction, other.reshape(-1)[starts])
-        found.append(_pairs(row, column, lengths, rows, columns))
-    if len(found) == 1:
-        return found[0]
-    row, column, shared = (np.concatenate(part) for part in zip(*found, strict=True))
-    return _pairs(row, column, shared, rows, columns)
-
-
-def _compact(side: _Side, values: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Numbers ids: 0 for void, k + 1 for the k-th segment."""
-    known = np.concatenate([np.zeros(1, dtype=np.int64), side.segments])
-    order = np.argsort(known)
-    ranked = known[order].astype(np.int32)
-    place = np.minimum(np.searchsorted(ranked, values), len(ranked) - 1)
-    wrong = ranked[place] != values
-    if wrong.any():
-        strangers = abbreviate_list(np.unique(values[wrong]).tolist())
-        raise ValueError(f"{side.source}: ids in the map without a segment: {strangers}")
-    return order[place]
-
-
-def _pairs(
-    row: NDArray[np.int64], column: NDArray[np.int64], lengths: NDArray[np.int64], rows: int, columns: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sum the lengths of each pair (row, column) that occurs."""
-    keys = row * columns + column
-    if rows * columns <= _DENSE_LIMIT:
-        table = np.bincount(keys, weights=lengths, minlength=rows * columns)
-        present = np.flatnonzero(table)
-        count = table[present]
-    else:
-        present, place = np.unique(keys, return_inverse=True)
-        count = np.bincount(place, weights=lengths, minlength=len(present))
-    return present // columns, present % columns, count.astype(np.int64)
-
-
-def _all_present(side: _Side, areas: NDArray[np.int64]) -> None:
-    absent = side.segments[areas[1:] == 0]
-    if len(absent):
-        raise ValueError(f"{side.source}: segments without a pixel in the map: {abbreviate_list(absent.tolist())}")
-
-
-def _side(segmentation: PanopticSegmentation, categories: Categories, source: str) -> _Side:
-    segments = segmentation.segments
-    for segment in segments:
-        if segment.category_id not in categories:
-            raise ValueError(f"{source}: segment {segment.id} has the unknown category id {segment.category_id}")
-    return _Side(
-        segmentation.ids,
-        np.array([segment.id for segment in segments], dtype=np.int64),
-        np.array([categories.index(segment.category_id) for segment in segments], dtype=np.int64),
-        np.array([segment.iscrowd for segment in segments], dtype=bool),
-        source,
-    )
-
-
-def _read_side(annotation: Annotation, folder: StrPath, categories: Categories) -> _Side:
+def _read_side(annotation: Annotation, folder: StrPath, categories: Categories) -> LabeledMap:
     path = safe_join(folder, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
-    return _Side(
-        read_ids(path),
+    listed = Listed(
         np.array([info.id for info in annotation.segments], dtype=np.int64),
         np.array([categories.index(info.category_id) for info in annotation.segments], dtype=np.int64),
         np.array([info.iscrowd for info in annotation.segments], dtype=bool),
-        f"{path} (image {annotation.image_id})",
     )
+    return LabeledMap(read_ids(path), listed, f"{path} (image {annotation.image_id})")
 
 
 def _in_order(
