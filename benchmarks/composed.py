@@ -1,17 +1,22 @@
 """What models of transformers cost here beside their own library: time of predict, and memory above the forward pass.
 
-Random weights of full size; the class scores are set so that 10, 30 and 100 queries survive in both. The library's side
-is its image processor, the network and its panoptic post-processing; ours is `predict`. Memory is measured in processes
-of their own: the peak of the library's forward pass, and that of `predict`, with 100 queries.
+Random weights of full size; class scores and masks are set so that 10, 30 and 100 queries survive in both: blobs that
+overlap, with noisy borders. The library's side is its image processor, the network and its panoptic post-processing;
+ours is `predict`. What comes after the network is measured alone too, as the network takes most of the time. Times are
+CPU seconds of the process, which other programs on the machine disturb least; `--clock wall` takes the clock on the
+wall. Memory is measured in processes of their own: the peak of the library's forward pass, and that of `predict`, with
+100 queries.
 
-    python benchmarks/composed.py [--family detr mask2former eomt] [--size 1024] [--repeats 5]
+    python benchmarks/composed.py [--family detr mask2former eomt] [--size 1024] [--repeats 5] [--clock cpu]
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,13 +24,15 @@ from harness import Report, own_process, parser, rise, take_turns, use_threads
 
 QUERIES = (10, 30, 100)
 FAMILIES = ("detr", "mask2former", "eomt")
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
+CLASSES, THINGS = 133, 80
 
 
 def build(family: str) -> tuple[Any, Any]:
     """Return a network of full size with random weights, and its image processor."""
     import transformers as t
 
-    names = {n: f"class {n}" for n in range(133)}
+    names = {n: f"class {n}" for n in range(CLASSES)}
     if family == "detr":
         config = t.DetrConfig(
             use_timm_backbone=False,
@@ -46,8 +53,67 @@ def build(family: str) -> tuple[Any, Any]:
     return t.EomtForUniversalSegmentation(config), t.EomtImageProcessor(do_pad=True)
 
 
-def load(family: str, surviving: int) -> tuple[Any, Callable[[Any], Any]]:
-    """Return our predictor of a family, and the library's function of an image; both with the same network."""
+@dataclass
+class Sides:
+    """Our predictor and the library, with the same network.
+
+    Attributes:
+        family: Whose network it is.
+        surviving: How many queries survive.
+        predictor: Ours.
+    """
+
+    family: str
+    surviving: int
+    predictor: Any
+
+    def __post_init__(self) -> None:
+        """Let the network return crafted queries."""
+        self.model = self.predictor.model
+        forward = self.model.model.forward
+        self.model.model.forward = lambda *given, **options: self._craft(forward(*given, **options))
+
+    def _craft(self, outputs: Any) -> Any:
+        """Set class scores and masks of the network's outputs in place."""
+        import torch
+
+        detr = self.family == "detr"
+        logits = outputs.logits if detr else outputs.class_queries_logits
+        masks = outputs.pred_masks if detr else outputs.masks_queries_logits
+        generator = torch.Generator().manual_seed(1)
+        count, (height, width) = self.surviving, masks.shape[-2:]
+        logits[...] = 0
+        logits[..., -1] = 20
+        classes = torch.randint(CLASSES, (count,), generator=generator)
+        logits[:, torch.arange(count), classes] = 22 + 4 * torch.rand(count, generator=generator)
+        y, x, radius = torch.rand(3, count, 1, 1, generator=generator)
+        down, across = torch.arange(height)[:, None] / height - y, torch.arange(width) / width - x
+        inside = (0.4 + 0.5 * radius) / count**0.5 - torch.hypot(down, across)
+        noise = torch.randn(inside.shape, generator=generator) / 2
+        masks[...] = -8
+        masks[:, :count] = (60 * inside).clamp(-8, 8) + noise
+        return outputs
+
+    def run(self, image: Any) -> Any:
+        """Return the library's inputs and the network's outputs for them."""
+        inputs = self.model.image_processor(images=[image], return_tensors="pt")
+        wanted = ("pixel_values",) if self.family == "eomt" else ("pixel_values", "pixel_mask")
+        return self.model.model(**{key: inputs[key] for key in wanted if key in inputs})
+
+    def after(self, outputs: Any, image: Any) -> Any:
+        """Return the library's panoptic result of the network's outputs."""
+        stuff = range(THINGS, CLASSES)
+        fused = {"stuff_classes": list(stuff)} if self.family == "eomt" else {"label_ids_to_fuse": set(stuff)}
+        step = self.model.image_processor.post_process_panoptic_segmentation
+        return step(outputs, target_sizes=[image.shape[:2]], **fused)[0]
+
+    def library(self, image: Any) -> Any:
+        """Return the library's panoptic result of an image."""
+        return self.after(self.run(image), image)
+
+
+def load(family: str, surviving: int) -> Sides:
+    """Return both sides of a family."""
     import torch
 
     from banet.composed.classes import ClassTable
@@ -55,42 +121,14 @@ def load(family: str, surviving: int) -> tuple[Any, Callable[[Any], Any]]:
     from banet.panoptic import Categories, Category
 
     torch.manual_seed(0)
-    table = ClassTable.of(Categories(Category(n + 1, f"class {n}", n < 80) for n in range(133)), "these classes")
+    categories = Categories(Category(n + 1, f"class {n}", n < THINGS) for n in range(CLASSES))
     with tempfile.TemporaryDirectory() as folder:
         network, processor = build(family)
         network.save_pretrained(folder)
         processor.save_pretrained(folder)
         del network
-        predictor: Any = load_predictor(f"hf:{folder}", class_table=table)
-    network, processor = predictor.model.model, predictor.model.image_processor
-    forward = network.forward
-
-    def with_scores(*arguments: Any, **options: Any) -> Any:
-        outputs = forward(*arguments, **options)
-        logits = outputs.logits if family == "detr" else outputs.class_queries_logits
-        logits[...] = 0
-        logits[..., -1] = 20
-        classes = torch.randint(133, (surviving,), generator=torch.Generator().manual_seed(1))
-        logits[:, torch.arange(surviving), classes] = 26
-        return outputs
-
-    network.forward = with_scores
-    stuff = set(range(80, 133))
-    fused = {"stuff_classes": list(stuff)} if family == "eomt" else {"label_ids_to_fuse": stuff}
-
-    @torch.inference_mode()
-    def library(image: Any) -> Any:
-        inputs = processor(images=[image], return_tensors="pt")
-        inputs = {key: value for key, value in inputs.items() if key in ("pixel_values", "pixel_mask")}
-        if family == "eomt":
-            inputs.pop("pixel_mask", None)
-        outputs = network(**inputs)
-        if library.forward_only:  # type: ignore[attr-defined]
-            return outputs
-        return processor.post_process_panoptic_segmentation(outputs, target_sizes=[image.shape[:2]], **fused)
-
-    library.forward_only = False  # type: ignore[attr-defined]
-    return predictor, library
+        predictor = load_predictor(f"hf:{folder}", class_table=ClassTable.of(categories, "these classes"))
+    return Sides(family, surviving, predictor)
 
 
 def make_image(size: int) -> Any:
@@ -102,40 +140,59 @@ def make_image(size: int) -> Any:
 
 def memory(family: str, side: str, size: int) -> int:
     """Return by how many bytes one call raises the memory of this process at most."""
-    predictor, library = load(family, 100)
-    library.forward_only = True
-    image = make_image(size)
-    call = (lambda: predictor.predict(image)) if side == "ours" else (lambda: library(image))
-    library(make_image(64))  # what is allocated once
-    return rise(call)
+    import torch
+
+    sides, image = load(family, 100), make_image(size)
+    call = partial(sides.predictor.predict if side == "ours" else sides.run, image)
+    with torch.inference_mode():
+        sides.run(make_image(64))  # what is allocated once
+        return rise(call)
+
+
+def compare(report: Report, sides: Sides, image: Any, repeats: int, clock: Callable[[], float]) -> None:
+    """Measure `predict` beside the library, whole and after the network."""
+    ours: Any = sides.predictor
+    outputs = sides.run(image)
+    given = sides.model._outputs(outputs, 0, sides.model._preprocess(image, "panoptic"))
+    result, theirs = ours.predict(image), sides.after(outputs, image)
+    both = {
+        "whole": {"ours": partial(ours.predict, image), "library": partial(sides.library, image)},
+        "after the network": {
+            "ours": lambda: ours.fuse(ours._resolve(given, image)),
+            "library": partial(sides.after, outputs, image),
+        },
+    }
+    for what, contestants in both.items():
+        turns = take_turns(contestants, repeats, clock=clock)
+        report.turns(f"{sides.family}, {sides.surviving} queries, {what}", turns)
+        report.say(
+            f"{sides.family:12} {sides.surviving:4} queries, {what}: ours {turns.median('ours'):.3f} s "
+            f"({len(result.segments)} segments), library {turns.median('library'):.3f} s "
+            f"({len(theirs['segments_info'])} segments), ratio {turns.ratio_text('ours', 'library')}",
+            ours=turns.median("ours"),
+            library=turns.median("library"),
+        )
 
 
 def main() -> None:
     arguments = parser(__doc__, repeats=5)
     arguments.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES)
+    arguments.add_argument("--queries", nargs="+", type=int, default=QUERIES)
     arguments.add_argument("--size", type=int, default=1024)
+    arguments.add_argument("--clock", choices=CLOCKS, default="cpu")
     arguments.add_argument("--memory-of", nargs=2, metavar=("FAMILY", "SIDE"))
     options = arguments.parse_args()
     use_threads(options.threads)
     if options.memory_of:
         print(json.dumps(memory(*options.memory_of, options.size)))
         return
-    with Report(options, __file__) as report:
+    import torch
+
+    with Report(options, __file__) as report, torch.inference_mode():
         for family in options.family:
             image = make_image(options.size)
-            for surviving in QUERIES:
-                predictor, library = load(family, surviving)
-                turns = take_turns(
-                    {"ours": partial(predictor.predict, image), "library": partial(library, image)},
-                    options.repeats,
-                )
-                report.turns(f"{family}, {surviving} queries", turns)
-                report.say(
-                    f"{family:12} {surviving:4} queries: ours {turns.median('ours'):.2f} s, library "
-                    f"{turns.median('library'):.2f} s, ratio {turns.ratio_text('ours', 'library')}",
-                    ours=turns.median("ours"),
-                    library=turns.median("library"),
-                )
+            for surviving in options.queries:
+                compare(report, load(family, surviving), image, options.repeats, CLOCKS[options.clock])
             sides = {
                 side: int(own_process(__file__, "--memory-of", family, side, "--size", options.size))
                 for side in ("library", "ours")

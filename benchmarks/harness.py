@@ -108,6 +108,7 @@ def take_turns(
     *,
     warm_up: int = 1,
     synchronize: Callable[[], object] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Turns[Name]:
     """Time contestants in turns.
 
@@ -116,6 +117,7 @@ def take_turns(
         repeats: turns that count.
         warm_up: turns before them that do not.
         synchronize: waits for the device before the clock is read, such as `torch.cuda.synchronize`.
+        clock: returns seconds; `time.process_time` counts those of all CPU cores together.
 
     Returns:
         The seconds of `repeats` turns.
@@ -125,11 +127,11 @@ def take_turns(
         def measure() -> float:
             if synchronize is not None:
                 synchronize()
-            begin = time.perf_counter()
+            begin = clock()
             call()
             if synchronize is not None:
                 synchronize()
-            return time.perf_counter() - begin
+            return clock() - begin
 
         return measure
 

@@ -14,7 +14,15 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from banet._renamed import accept_old_names, current_options, current_value
 from banet.errors import InputError
-from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE, STUFF_AREA, RuleName
+from banet.panoptic.defaults import (
+    MAX_INSTANCES,
+    OVERLAP_THRESHOLD,
+    REMOVAL_THRESHOLD,
+    RULE,
+    SCORE_THRESHOLD,
+    STUFF_AREA,
+    RuleName,
+)
 from banet.types import BitDepth
 
 __all__ = [
@@ -174,9 +182,9 @@ class InferenceConfig:
     proposals_per_level: int = 1000
     proposals: int = 1000
     proposal_nms: float = 0.7
-    score_threshold: float = 0.6
+    score_threshold: float = SCORE_THRESHOLD
     nms_threshold: float = 0.5
-    max_instances: int = 100
+    max_instances: int = MAX_INSTANCES
     inlay_score_threshold: float | None = 0.1
     ap_score: float = 0.05
     ap_nms: float = 0.5

@@ -10,7 +10,7 @@ from banet._moved import renamed
 if TYPE_CHECKING:
     from banet.panoptic.adapters import LibraryResult, read_detections
     from banet.panoptic.categories import VOID, Categories, Category
-    from banet.panoptic.fusion import fuse_panoptic
+    from banet.panoptic.fusion import fuse_detections, fuse_panoptic
     from banet.panoptic.metrics.quality import PanopticQuality
     from banet.panoptic.metrics.video import VideoQuality
     from banet.panoptic.occlusion.redundant import find_redundant
@@ -42,6 +42,7 @@ __all__ = [
     "Segment",
     "VideoQuality",
     "find_redundant",
+    "fuse_detections",
     "fuse_panoptic",
     "gt_order_rule",
     "logit_rule",
@@ -66,6 +67,7 @@ _HOME = {
     "Segment": "segments",
     "VideoQuality": "metrics.video",
     "find_redundant": "occlusion.redundant",
+    "fuse_detections": "fusion",
     "fuse_panoptic": "fusion",
     "gt_order_rule": "occlusion.rules",
     "logit_rule": "occlusion.rules",

@@ -10,9 +10,11 @@ from typing import Literal
 __all__ = [
     "BEST_OVERLAP_THRESHOLD",
     "BEST_RULE",
+    "MAX_INSTANCES",
     "OVERLAP_THRESHOLD",
     "REMOVAL_THRESHOLD",
     "RULE",
+    "SCORE_THRESHOLD",
     "STUFF_AREA",
     "DrawingStyle",
     "RuleName",
@@ -32,6 +34,10 @@ OVERLAP_THRESHOLD = 0.2
 """Fraction of either mask above which a pair counts as occluded (the paper's)."""
 REMOVAL_THRESHOLD = 0.5
 """Lost fraction above which an instance is removed (the paper's)."""
+SCORE_THRESHOLD = 0.6
+"""Instances score above this (the paper's)."""
+MAX_INSTANCES = 100
+"""Most instances per image, the best ones (our choice)."""
 STUFF_AREA = 4096
 """A stuff class with fewer pixels left becomes void (the paper's, for COCO)."""
 

@@ -8,8 +8,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.panoptic.adapters import LibraryResult, read_detections
 from banet.panoptic.categories import VOID, Categories, Category
-from banet.panoptic.defaults import OVERLAP_THRESHOLD, REMOVAL_THRESHOLD, RULE, STUFF_AREA
+from banet.panoptic.defaults import (
+    BEST_OVERLAP_THRESHOLD,
+    BEST_RULE,
+    MAX_INSTANCES,
+    OVERLAP_THRESHOLD,
+    REMOVAL_THRESHOLD,
+    RULE,
+    SCORE_THRESHOLD,
+    STUFF_AREA,
+)
 from banet.panoptic.id_maps import measure_runs, runs
 from banet.panoptic.occlusion.ranking import rank_by_score
 from banet.panoptic.occlusion.resolve import OcclusionHandler
@@ -18,7 +28,7 @@ from banet.panoptic.segments import Segment
 from banet.panoptic.validation import MaskCrops, check_instances, to_numpy
 from banet.types import RuleLike
 
-__all__ = ["fuse_panoptic", "fuse_validated"]
+__all__ = ["fuse_detections", "fuse_panoptic", "fuse_validated"]
 
 
 def fuse_panoptic(
@@ -81,6 +91,87 @@ def fuse_panoptic(
     return fuse_validated(
         objects, numbers, things, maps, pixels, classes, handler, stuff_area=stuff_area, to_index=classes.indices_of
     )
+
+
+def fuse_detections(
+    result: Any,
+    semantic: Any,
+    image: Any = None,
+    *,
+    categories: Categories | Iterable[Category | Mapping[str, Any]],
+    class_ids: Mapping[int, int] | Sequence[int] | None = None,
+    score_threshold: float = SCORE_THRESHOLD,
+    max_instances: int = MAX_INSTANCES,
+    rule: RuleLike = BEST_RULE,
+    overlap_threshold: float = BEST_OVERLAP_THRESHOLD,
+    removal_threshold: float = REMOVAL_THRESHOLD,
+    stuff_area: int = STUFF_AREA,
+    clean: bool = True,
+) -> PanopticSegmentation:
+    """Lay what another library found in one image over a semantic map: `banet fuse` in memory, without files.
+
+    The options and their defaults are those of the command.
+
+    Args:
+        result: as for `make_disjoint`: of torchvision, detectron2, mmdetection, Ultralytics, transformers, LightlyTrain
+            or supervision. It is not changed.
+        semantic: (H, W) category ids, as for `fuse_panoptic`; of any segmenter.
+        image: as for `resolve_occlusions`; Ultralytics' results come with theirs.
+        categories: the classes, or COCO dicts.
+        class_ids: category id of each of the library's classes, in their order or by number. By default the library's
+            numbers are the category ids.
+        score_threshold: instances score above this.
+        max_instances: most instances, the best ones.
+        rule: as for `resolve_occlusions`; by default the best one.
+        overlap_threshold: as for `resolve_occlusions`; by default every overlap goes by the rule.
+        removal_threshold: as for `resolve_occlusions`.
+        stuff_area: as for `fuse_panoptic`.
+        clean: as for `make_disjoint`.
+
+    Raises:
+        TypeError: `result` is not one of these; the message says what it holds.
+        ValueError: it has no scores or classes, a class has no category id; and what `fuse_panoptic` raises.
+    """
+    found = read_detections(result)
+    if found.scores is None or found.labels is None:
+        missing = "scores" if found.scores is None else "classes"
+        raise ValueError(f"this result has no {missing}; give masks, scores and labels to fuse_panoptic")
+    scores = np.asarray(found.scores)  # of the library's own precision, in which a score may equal the threshold
+    order = np.argsort(-scores.astype(np.float64), kind="stable")
+    chosen = order[scores[order] > score_threshold][:max_instances]
+    numbers = np.asarray(found.labels)[chosen].astype(np.int64)
+    return fuse_panoptic(
+        _masks_of(found, chosen, to_numpy(semantic).shape),
+        scores[chosen],
+        numbers if class_ids is None else _category_ids(numbers, class_ids),
+        semantic,
+        found.image if image is None else image,
+        categories=categories,
+        rule=rule,
+        stuff_area=stuff_area,
+        overlap_threshold=overlap_threshold,
+        removal_threshold=removal_threshold,
+        clean=clean,
+    )
+
+
+def _masks_of(found: LibraryResult, chosen: NDArray[np.int64], size: tuple[int, ...]) -> NDArray[Any] | MaskCrops:
+    """Return the masks of some objects; where there are none, of the size (H, W) of the semantic map."""
+    if not len(chosen):
+        return np.zeros((0, *size), dtype=bool)
+    if isinstance(found.masks, MaskCrops):
+        crops = [found.masks.crops[n] for n in chosen.tolist()]
+        return MaskCrops(found.masks.boxes[chosen], crops, found.masks.size)
+    return found.masks[chosen]
+
+
+def _category_ids(labels: NDArray[np.int64], class_ids: Mapping[int, int] | Sequence[int]) -> NDArray[np.int64]:
+    """Return the category id of each of N labels of a library."""
+    known = class_ids if isinstance(class_ids, Mapping) else dict(enumerate(class_ids))
+    unknown = sorted(set(labels.tolist()) - set(known))
+    if unknown:
+        raise ValueError(f"class_ids has no category id for the class {unknown[0]}, but for {len(known)} others")
+    return np.array([known[label] for label in labels.tolist()], dtype=np.int64)
 
 
 def fuse_validated(

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from faster_coco_eval.core import mask as coco
 from PIL import Image
 
 from banet.cli import main
 from banet.engine.prediction.fuse import _suppress, fuse_files
 from banet.errors import InputError
-from banet.panoptic import Categories, PanopticSegmentation, fuse_panoptic
+from banet.panoptic import Categories, PanopticSegmentation, fuse_detections, fuse_panoptic
 from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.coco.png import read_labels
@@ -120,6 +121,46 @@ def check(files, **options):
         wanted = expected(files, image_id, **options)
         np.testing.assert_array_equal(found.ids, wanted.ids)
         assert found.segments == wanted.segments
+
+
+@pytest.mark.parametrize("class_ids", [None, {7: 1, 8: 3}, [0, 1, 0, 3]])
+def test_in_memory_as_from_files(files, class_ids):
+    """A result of a library, here torchvision's, with its own numbers of the classes or the data set's."""
+    fuse(files)
+    known = {None: lambda n: n, dict: {1: 7, 3: 8}.get, list: {1: 1, 3: 3}.get}[class_ids and type(class_ids)]
+    written = PanopticJson.read(files.out / "panoptic.json")
+    for image_id, annotation in written.annotations.items():
+        image, masks, semantic = files.scenes[image_id]
+        count = len(masks)
+        labels, scores = torch.tensor([known(n) for n in LABELS[:count]], dtype=torch.int64), torch.tensor(SCORES)
+        result = {"masks": torch.from_numpy(masks)[:, None].float(), "labels": labels, "scores": scores[:count]}
+        options = {"categories": CATEGORIES, "class_ids": class_ids, **QUIET}
+        found = fuse_detections(result, torch.from_numpy(semantic), image, **options)
+        wanted = PanopticSegmentation.from_annotation(
+            annotation, files.out / "panoptic", written.categories, image=written.images[image_id]
+        )
+        np.testing.assert_array_equal(found.ids, wanted.ids)
+        assert [(s.category_id, s.area) for s in found.segments] == [(s.category_id, s.area) for s in wanted.segments]
+        fewer = fuse_detections(result, semantic, image, **options, max_instances=1)
+        assert sum(s.isthing for s in fewer.segments) == min(count, 1)
+
+
+def test_in_memory_says_what_is_missing():
+    image, masks, semantic = one(5)
+    result = {"masks": masks, "labels": np.array(LABELS), "scores": np.array(SCORES)}
+    given = {"categories": CATEGORIES, "stuff_area": 0}
+    with pytest.raises(ValueError, match=r"no scores; give masks, scores and labels to fuse_panoptic"):
+        fuse_detections({"masks": masks, "labels": np.array(LABELS)}, semantic, image, **given)
+    with pytest.raises(ValueError, match="no classes"):
+        fuse_detections([{"segmentation": masks[0], "predicted_iou": 0.9}], semantic, image, **given)
+    with pytest.raises(ValueError, match="no category id for the class 3, but for 2 others"):
+        fuse_detections(result, semantic, image, class_ids=[5, 1], **given)
+    with pytest.raises(ValueError, match=r"things, but label \d is 187"):
+        fuse_detections({**result, "labels": np.array([187] * 5)}, semantic, image, **given)
+    with pytest.raises(ValueError, match="size"):
+        fuse_detections(result, semantic[:-1], image, **given)
+    with pytest.raises(TypeError, match="is not a result of"):
+        fuse_detections(masks, semantic, image, **given)
 
 
 @pytest.mark.parametrize("rule", ["appearance", "score", "heuristic"])
