@@ -16,7 +16,8 @@ class Models(OverwriteOptions, Command):
     """List the models that have a name: classes, size, licence, published PQ, and what is installed.
 
     A model that has no name of its own is given by where it is: hf:OWNER/NAME@REVISION and hf:FOLDER of
-    transformers, torchvision:NAME, ultralytics:FILE.pt; a detector goes with a segmenter, as A+B.
+    transformers, torchvision:NAME, ultralytics:FILE.pt; a detector goes with a segmenter, as A+B. The families
+    that can be given so are listed too.
 
     Attributes:
         write_classes: Write the table that classes are matched with, COCO's 133 and other names for them, to this
@@ -38,6 +39,7 @@ class Models(OverwriteOptions, Command):
             print(f"written: {self.write_classes}")
             return 0
         print(format_models())
+        print(format_families())
         for extra, package in (("hf", "transformers"), ("ultralytics", "ultralytics")):
             found = "installed" if find_spec(package) else f"not installed: pip install 'banet-panoptic[{extra}]'"
             licence = " (AGPL-3.0)" if extra == "ultralytics" else ""
@@ -59,7 +61,7 @@ def format_models() -> str:
         else:
             (name,) = parse_names(model.source)
             cached = cached_folder(name.name, HubOptions(name.after or None)) is not None
-            there = "downloaded" if cached else f"to download: {model.download / 1e6:,.0f} MB"
+            there = "downloaded" if cached else f"to download: about {model.download / 1e6:,.0f} MB"
         quality = f"PQ {model.pq:.1f} ({model.pq_source})" if model.pq else "PQ: see docs/results"
         lines.append(
             f"{model.name}\n    {things} things, {stuff} stuff; {model.parameters / 1e6:.1f} million parameters; "
@@ -67,3 +69,12 @@ def format_models() -> str:
             + (f"\n    {model.source}" if model.source != model.name else "")
         )
     return "\n".join(lines)
+
+
+def format_families() -> str:
+    """Return a table of the families whose models are given by where they are, a line each."""
+    from banet.composed.names import FAMILIES
+
+    width = max(map(len, FAMILIES))
+    lines = [f"    {family:{width}}  {how}" for family, how in FAMILIES.items()]
+    return "\n".join(["models without a name, by family", *lines])

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from banet.errors import InputError
 
-__all__ = ["NAMED", "Library", "ModelName", "NamedModel", "find_named", "is_composed", "parse_names"]
+__all__ = ["FAMILIES", "NAMED", "Library", "ModelName", "NamedModel", "find_named", "is_composed", "parse_names"]
 
 Library = Literal["hf", "torchvision", "ultralytics"]
 
@@ -44,8 +44,8 @@ class NamedModel:
         source: What it stands for, as for `banet.load`; of bundled weights their own name.
         domain: What images it was trained on.
         licence: Of the weights, as SPDX spells it.
-        parameters: How many the network has.
-        download: Bytes of the weights' file; 0 of bundled ones.
+        parameters: How many the network has, counted from its configuration.
+        download: Bytes of the weights' file, about: four per parameter; 0 of bundled ones.
         classes: Numbers of things and stuff.
         pq: Panoptic quality in per cent that its authors published, or None.
         pq_source: Of what and where they did.
@@ -63,7 +63,7 @@ class NamedModel:
 
 
 _PHOTOGRAPHS = "photographs of everyday scenes (COCO)"
-_EOMT = "COCO val, EoMT's model zoo, github.com/tue-mps/eomt"
+_EOMT = "COCO val, EoMT's model zoo, github.com/tue-mps/eomt/blob/master/model_zoo/dinov2.md"
 
 NAMED = (
     NamedModel(
@@ -71,8 +71,8 @@ NAMED = (
         "hf:tue-mps/coco_panoptic_eomt_base_640_2x",
         _PHOTOGRAPHS,
         "MIT",
-        93_465_986,
-        373_000_000,
+        93_663_110,
+        375_000_000,
         (80, 53),
         51.6,
         _EOMT,
@@ -82,7 +82,7 @@ NAMED = (
         "hf:tue-mps/coco_panoptic_eomt_small_640_2x",
         _PHOTOGRAPHS,
         "MIT",
-        24_000_000,
+        23_975_942,
         96_000_000,
         (80, 53),
         46.7,
@@ -93,8 +93,8 @@ NAMED = (
         "hf:tue-mps/coco_panoptic_eomt_large_640",
         _PHOTOGRAPHS,
         "MIT",
-        316_000_000,
-        1_264_000_000,
+        316_695_686,
+        1_267_000_000,
         (80, 53),
         56.0,
         _EOMT,
@@ -104,7 +104,7 @@ NAMED = (
         "hf:facebook/detr-resnet-50-panoptic",
         _PHOTOGRAPHS,
         "Apache-2.0",
-        42_900_000,
+        42_899_288,
         172_000_000,
         (80, 53),
         43.4,
@@ -112,6 +112,19 @@ NAMED = (
     ),
 )
 """Models of other libraries with a short name. All licences allow commercial use."""
+
+
+FAMILIES = {
+    "DETR": "hf:OWNER/NAME or hf:FOLDER",
+    "MaskFormer": "hf:OWNER/NAME or hf:FOLDER",
+    "Mask2Former": "hf:OWNER/NAME or hf:FOLDER",
+    "OneFormer": "hf:OWNER/NAME or hf:FOLDER",
+    "EoMT": "hf:OWNER/NAME or hf:FOLDER",
+    "torchvision + segmenter": "torchvision:maskrcnn_resnet50_fpn_v2+hf:OWNER/NAME",
+    "Ultralytics + segmenter": "ultralytics:FILE.pt+hf:OWNER/NAME --trust",
+    "RF-DETR + segmenter": "hf:OWNER/RF-DETR+hf:OWNER/NAME, as transformers has it, without the package rfdetr",
+}
+"""How models of each family are named. Each has its row in `tests/composed/test_families.py`."""
 
 
 def find_named(name: str) -> NamedModel | None:

@@ -17,6 +17,7 @@ import saved
 
 import banet
 from banet.cli import main
+from banet.composed import names
 from banet.composed.names import NAMED
 from banet.data.scenes import make_scene
 from banet.panoptic import Categories, Category, PanopticSegmentation
@@ -116,8 +117,49 @@ def test_a_family_in_a_video_and_on_the_page(weights: str, data: Path, tmp_path:
     assert content["size"] == [SIZE[1], SIZE[0]] and set(content["results"]) >= {"score", "color-contour"}
 
 
-def test_named_models_are_of_families_in_the_table() -> None:
+def test_what_is_listed_has_its_row() -> None:
+    assert set(names.FAMILIES) == set(FAMILIES)
     families = {"eomt": "EoMT", "detr": "DETR"}
     for named in NAMED:
         assert any(word in named.source and family in FAMILIES for word, family in families.items())
         assert named.licence in ("MIT", "Apache-2.0", "BSD-3-Clause")
+
+
+def test_parameters_of_named_models_are_counted() -> None:
+    import torch
+    import transformers
+
+    def count(network: Callable[[], torch.nn.Module]) -> int:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in network().parameters())
+
+    def eomt(width: int, layers: int, heads: int) -> torch.nn.Module:
+        config = transformers.EomtConfig(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            image_size=640,
+            num_queries=200,
+            id2label={n: str(n) for n in range(133)},
+        )
+        return transformers.EomtForUniversalSegmentation(config)
+
+    def detr() -> torch.nn.Module:
+        backbone = transformers.ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])  # ResNet-50
+        config = transformers.DetrConfig(
+            use_timm_backbone=False,
+            use_pretrained_backbone=False,
+            backbone=None,
+            backbone_config=backbone,
+            id2label={n: str(n) for n in range(250)},
+        )
+        return transformers.DetrForSegmentation(config)
+
+    counted = {
+        "coco-small": count(lambda: eomt(384, 12, 6)),
+        "coco": count(lambda: eomt(768, 12, 12)),
+        "coco-large": count(lambda: eomt(1024, 24, 16)),
+        "coco-detr": count(detr),
+    }
+    assert {named.name: named.parameters for named in NAMED} == counted
+    assert all(named.download == pytest.approx(4 * named.parameters, rel=0.01) for named in NAMED)
