@@ -10,7 +10,7 @@ help:
 	@echo "make demo    segment scenes and microscope images with the bundled weights, write demo/"
 	@echo "make test    run the tests           (make slow: the long ones too)"
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
-	@echo "make docs    build the site of the docs into site/"
+	@echo "make docs    build the site of the docs into site/, and test it"
 	@echo "make check   lint, format, types     (make format: fix what can be fixed)"
 	@echo "make audit   ask pip-audit for known vulnerabilities of what is installed"
 	@echo "make clean   remove the environment and the caches"
@@ -39,6 +39,7 @@ adapters: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	BANET_TEST_SITE=site $(BIN)/python -m pytest tests/test_site.py
 
 check: $(READY) audit
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REFERENCE = sorted((DOCS / "api").glob("*.md"))
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - set(REFERENCE) - set((DOCS / "studies").rglob("*.md")))]
+EVERY_PAGE = sorted({*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *DOCS.rglob("*.md")})
 WEIGHTS = ROOT / "banet" / "weights" / "scenes.safetensors"
 
 
@@ -336,19 +337,37 @@ def test_links_outside_of_the_site_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("*/README.md")], ids=name_of)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=name_of)
 def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
     named = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|html|md|toml))`", FENCE.sub("", page.read_text(encoding="utf-8")))
     places = (ROOT, ROOT / "banet", DOCS)
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
 
 
-@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("*/README.md")], ids=name_of)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=name_of)
 def test_prose_is_wrapped(page: Path) -> None:
     """Tables, code, links that are longer than a line, and images stay as they are."""
     prose = FENCE.sub(lambda found: "\n" * found[0].count("\n"), page.read_text(encoding="utf-8"))
     lines = [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "#", "!", "<!--"))]
     assert [line for line in lines if " " in re.sub(r"`[^`]*`", "", line[:120]).strip()] == []
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=name_of)
+def test_metrics_of_things_and_stuff_are_typeset(page: Path) -> None:
+    """PQ<sup>Th</sup>, as GitHub and the site both show it; code keeps what programs print."""
+    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
+    assert re.findall(r"\b(?:PQ|SQ|RQ|AP|mIoU)[\^ _]?(?:Th|St)\b", prose) == []
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=name_of)
+def test_tables_have_a_head_and_rows(page: Path) -> None:
+    lines = FENCE.sub("", page.read_text(encoding="utf-8")).splitlines()
+    wrong = [
+        f"{head} {row}"
+        for head, rule, row in zip(lines, lines[1:], [*lines[2:], ""], strict=False)
+        if re.fullmatch(r"\|[\s:|-]+\|", rule) and not all(re.search(r"\w", line) for line in (head, row))
+    ]
+    assert wrong == []
 
 
 # ----------------------------------------------------------------------------------------------------------------- tour
