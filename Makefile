@@ -34,7 +34,7 @@ slow: $(READY)
 
 adapters: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,adapters]'
-	$(BIN)/python -m pytest tests/panoptic/test_adapters.py tests/composed
+	$(BIN)/python -m pytest tests/panoptic/test_adapters.py tests/panoptic/test_plug_in_page.py tests/composed
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'

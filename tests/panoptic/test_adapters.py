@@ -1,7 +1,6 @@
 """Results of other libraries go in, and come back as what they were, disjoint.
 
-The libraries themselves are used where they are installed; detectron2 and mmdetection are played by stand-ins that keep
-the rules of the real classes.
+The libraries themselves are used where they are installed; detectron2 and mmdetection are played by `stand_ins`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from stand_ins import BitMasks, Boxes, DetDataSample, InstanceData, Instances
 
 from banet.panoptic import (
     LibraryResult,
@@ -168,58 +168,6 @@ def test_torchvision_itself():
 # --------------------------------------------------------------------------------------------- detectron2, mmdetection
 
 
-class Instances:
-    """Keeps detectron2's rules: fields of one length, indexing cuts all of them."""
-
-    def __init__(self, image_size, **fields):
-        self._image_size, self._fields = image_size, {}
-        for name, value in fields.items():
-            setattr(self, name, value)
-
-    @property
-    def image_size(self):
-        return self._image_size
-
-    def __setattr__(self, name, value):
-        if name.startswith("_"):
-            super().__setattr__(name, value)
-        else:
-            assert all(len(value) == len(other) for other in self._fields.values())
-            self._fields[name] = value
-
-    def __getattr__(self, name):
-        if name == "_fields" or name not in self._fields:
-            raise AttributeError(name)
-        return self._fields[name]
-
-    def get_fields(self):
-        return self._fields
-
-    def __getitem__(self, item):
-        return Instances(self._image_size, **{name: value[item] for name, value in self._fields.items()})
-
-    def __len__(self):
-        return len(next(iter(self._fields.values())))
-
-
-class Boxes:
-    """Keeps detectron2's rule: indexing by a tensor gives boxes."""
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-    def __getitem__(self, item):
-        assert isinstance(item, torch.Tensor)
-        return type(self)(self.tensor[item])
-
-    def __len__(self):
-        return len(self.tensor)
-
-
-class BitMasks(Boxes):
-    """Likewise."""
-
-
 @pytest.mark.parametrize("kind", ["bool", "float", "BitMasks"])
 def test_detectron2(scene, kind):
     masks = torch.from_numpy(scene.masks)
@@ -241,36 +189,6 @@ def test_detectron2(scene, kind):
     np.testing.assert_array_equal(new.pred_classes.numpy(), scene.labels[kept])
     np.testing.assert_array_equal(new.pred_boxes.tensor.numpy(), scene.boxes[kept])
     assert len(result) == 6
-
-
-class InstanceData:
-    """Keeps mmengine's rules: data of one length, indexing by a tensor gives new data."""
-
-    def __init__(self, **data):
-        for name, value in data.items():
-            setattr(self, name, value)
-
-    def __setattr__(self, name, value):
-        assert len(self) in (0, len(value))
-        super().__setattr__(name, value)
-
-    def __getitem__(self, item):
-        assert isinstance(item, torch.Tensor)
-        assert item.ndim == 1
-        return InstanceData(**{name: value[item] for name, value in vars(self).items()})
-
-    def __len__(self):
-        return len(next(iter(vars(self).values()), ()))
-
-
-class DetDataSample:
-    """Keeps mmengine's rules: `new` copies the sample, not what is in it."""
-
-    def __init__(self, **data):
-        self.__dict__.update(data)
-
-    def new(self):
-        return DetDataSample(**vars(self))
 
 
 def test_mmdetection(scene):
