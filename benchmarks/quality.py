@@ -10,13 +10,17 @@ overlaps by `np.unique` of the combined 64-bit ids, and loops over dictionaries.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Report, Turns, parser, take_turns, use_threads
+from harness import Report, Turns, parser, run_program, take_turns, use_threads
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -155,6 +159,35 @@ def from_disk(report: Report, truth: Folder, prediction: Folder, repeats: int) -
     compare(report, "from PNGs on disk", turns, images, f"at most {GOAL_DISK}")
 
 
+HOTCOCO = """
+import sys
+from hotcoco.panoptic import PanopticEval
+truth, pngs, predictions, their_pngs = sys.argv[1:]
+evaluation = PanopticEval(truth, predictions, gt_folder=pngs, pred_folder=their_pngs)
+evaluation.run()
+print(evaluation.results()["All"]["pq"])
+"""
+
+
+def whole_command(report: Report, truth: Folder, prediction: Folder, repeats: int) -> None:
+    """The command `banet pq`, start included, beside hotcoco's in a process of its own, each with one thread."""
+    if importlib.util.find_spec("hotcoco") is None:
+        report.say("the whole command: left out, as hotcoco is not installed (extra `bench`)")
+        return
+    paths = [str(path) for path in (*truth, *prediction)]
+    flags = ("--gt-json", "--gt-dir", "--pred-json", "--pred-dir")
+    ours = [sys.executable, "-m", "banet", "pq", *(word for pair in zip(flags, paths, strict=True) for word in pair)]
+    theirs = [sys.executable, "-c", HOTCOCO, *paths]
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    said = subprocess.run(theirs, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+    expected = score_folders(*truth, *prediction)["All"]["pq"]
+    if abs(float(said) - expected) > 1e-9:
+        raise SystemExit(f"hotcoco disagrees: PQ {said}, here {expected}")
+    turns = take_turns({"hotcoco": lambda: run_program(theirs), "banet pq": lambda: run_program(ours)}, repeats)
+    images = len(PanopticJson.read(truth[0]).annotations)
+    compare(report, f"the whole command, {images} images", turns, images, "at most 1")
+
+
 def in_memory(report: Report, truth: Folder, prediction: Folder, repeats: int) -> None:
     """Up to four maps of 640 × 427 against torchmetrics, which counts neither void nor crowd as COCO does."""
     import torch
@@ -207,6 +240,7 @@ def main() -> None:
         truth = root / "panoptic.json", root / "panoptic"
         prediction = write_disturbed(truth, Path(folder, "prediction"))
         from_disk(report, truth, prediction, options.repeats)
+        whole_command(report, truth, prediction, options.repeats)
         in_memory(report, truth, prediction, max(3, options.repeats // 5))
 
 

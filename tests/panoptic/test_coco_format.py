@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -9,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from banet.errors import InputError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.names import safe_join
 from banet.files.reading import read_json
 from banet.panoptic.categories import Categories, Category
+from banet.panoptic.coco import png
 from banet.panoptic.coco.annotations import ImageInfo, PanopticJson
 from banet.panoptic.coco.png import load_ids, read_ids, write_ids
 from banet.panoptic.coco.writer import CocoPanopticWriter
@@ -133,6 +136,51 @@ def test_write_ids_refuses(tmp_path):
     with pytest.raises(TypeError):
         write_ids(tmp_path / "map.png", np.zeros((2, 2)))
     assert list(tmp_path.iterdir()) == []
+
+
+def by_pillow(data: bytes) -> np.ndarray | None:
+    """Ids as Pillow reads them; None for a file that it refuses."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    except Exception:
+        return None
+    return pixels @ np.array([1, 256, 65536], np.int32)
+
+
+def with_a_comment(ids: np.ndarray) -> bytes:
+    comment, stream = PngInfo(), io.BytesIO()
+    comment.add_text("Software", "somebody's", zip=True)
+    rgb = np.ascontiguousarray(ids[..., None] >> np.array([0, 8, 16])).astype(np.uint8)
+    Image.fromarray(rgb).save(stream, "PNG", pnginfo=comment)
+    return stream.getvalue()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    ids=hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 2**24 - 1)),
+    damage=st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=3),
+    cut=st.integers(0, 40),
+)
+def test_the_fast_decoder_reads_what_pillow_reads(ids, damage, cut):
+    pytest.importorskip("kornia_rs")
+    data = bytearray(with_a_comment(ids))
+    for place, value in damage:
+        data[33 + place % (len(data) - 33)] = value  # behind the header, which is validated before
+    data = bytes(data[: len(data) - cut])
+    height, width = ids.shape
+    fast, expected = png._decode_fast(data, width, height, color_type=2), by_pillow(data)
+    if not damage and not cut:
+        assert fast is not None and np.array_equal(fast, ids) and np.array_equal(expected, ids)
+    elif fast is not None:
+        assert expected is not None and np.array_equal(fast, expected)
+
+
+def test_without_the_fast_decoder_ids_are_the_same(tmp_path, monkeypatch):
+    write_ids(tmp_path / "map.png", np.arange(600).reshape(20, 30) * 27000)
+    expected = read_ids(tmp_path / "map.png")
+    monkeypatch.setattr(png, "_kornia", lambda: None)
+    assert np.array_equal(read_ids(tmp_path / "map.png"), expected)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
