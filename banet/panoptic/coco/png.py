@@ -240,8 +240,9 @@ def _decode_fast(data: bytes, width: int, height: int, color_type: int) -> NDArr
     except Exception:  # the decoder raises plain exceptions
         return None
     flat = np.append(rgb.reshape(-1), np.uint8(0))  # a byte more, as the last pixel is read with the one behind it
-    packed = np.ndarray((height, width), "<u4", flat, strides=(3 * width, 3))
-    return (packed & 0xFFFFFF).view(np.int32)
+    packed: NDArray[np.uint32] = np.ndarray((height, width), "<u4", flat, strides=(3 * width, 3))
+    ids: NDArray[np.int32] = (packed & 0xFFFFFF).view(np.int32)
+    return ids
 
 
 def _intact(data: bytes) -> bool:

@@ -63,7 +63,7 @@ def _cheapest(costs: NDArray[np.float64]) -> NDArray[np.int64]:
             row_of[column] = row
             if row == start:
                 break
-            column = column_of[row]
+            column = int(column_of[row])
     columns = np.empty(count, dtype=np.int64)
     columns[row_of[row_of >= 0]] = np.flatnonzero(row_of >= 0)
     return columns
