@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from banet.data.scenes.context import ContextStage, compose_context
+from banet.data.scenes.painting import draw_gain, expose, owners, paint
 from banet.data.scenes.stage import Stage, Thing
-from banet.data.scenes.stuff import STUFF_NAMES, Floats, compose_stuff, dim
+from banet.data.scenes.stuff import STUFF_NAMES, compose_stuff
 from banet.data.scenes.things import Patch, render
 from banet.files.atomic import atomic_path, write_json
 from banet.files.outputs import Outputs
@@ -49,11 +50,11 @@ __all__ = [
     "write_scenes",
 ]
 
-_THING_IDS = {
+THING_IDS = {
     "person": 1, "car": 3, "umbrella": 7, "tie": 8, "ball": 13, "kite": 16, "cup": 21, "chair": 24, "table": 27,
     "book": 33,
 }  # fmt: skip
-_STUFF_IDS = {
+STUFF_IDS = {
     "sky": 101, "mountain": 102, "water": 105, "grass": 109, "sand": 110, "road": 114, "wall": 118, "floor": 125,
 }  # fmt: skip
 _COLORS = {
@@ -64,8 +65,8 @@ _COLORS = {
     "sand": (235, 215, 150), "road": (95, 95, 100), "wall": (185, 115, 95), "floor": (165, 125, 85),
 }  # fmt: skip
 SCENE_CATEGORIES = Categories(
-    [Category(i, name, True, _COLORS[name]) for name, i in _THING_IDS.items()]
-    + [Category(i, name, False, _COLORS[name]) for name, i in _STUFF_IDS.items()]
+    [Category(i, name, True, _COLORS[name]) for name, i in THING_IDS.items()]
+    + [Category(i, name, False, _COLORS[name]) for name, i in STUFF_IDS.items()]
 )
 """The ten things and eight kinds of stuff. The ids have gaps, as COCO's have."""
 
@@ -98,40 +99,13 @@ class Scene:
     categories: Categories
 
 
-def _own(patches: list[Patch], size: tuple[int, int]) -> NDArray[np.int32]:
-    """(H,W): 1 + the index of the last patch that covers each pixel; 0 where none does."""
-    ids = np.zeros(size, np.int32)
-    for number, patch in enumerate(patches, start=1):
-        ids[patch.box][patch.mask] = number
-    return ids
-
-
-def _paint(image: Floats, patch: Patch, shadow: tuple[int, int, float]) -> None:
-    """Paint a patch into the image, in place, with a soft shadow beside it."""
-    dx, dy, dark = shadow
-    rows, columns = patch.box
-    if dark > 0:
-        pad = 4
-        y0, x0 = rows.start - pad + dy, columns.start - pad + dx
-        soft = Image.fromarray(np.pad(np.uint8(255 * dark) * patch.mask, pad)).filter(ImageFilter.BoxBlur(2))
-        height, width = image.shape[:2]
-        top, left = max(0, -y0), max(0, -x0)
-        share = np.asarray(soft, np.float32)[top : height - y0, left : width - x0]
-        if share.size:
-            y0, x0 = y0 + top, x0 + left
-            dim(image[y0 : y0 + share.shape[0], x0 : x0 + share.shape[1]], 1 - share / 255)
-    under = image[patch.box]
-    dim(under, 1 - patch.alpha)
-    under += patch.color
-
-
 def _settle(things: list[Thing], patches: list[Patch | None], size: tuple[int, int]) -> list[int]:
     """Leave out what can hardly be seen, and what was fastened to it; the rows that stay, back to front."""
     row_of = {id(thing): row for row, thing in enumerate(things)}
     kept = [row for row, patch in enumerate(patches) if patch is not None]
     while True:
         painted = [patch for row in kept if (patch := patches[row]) is not None]
-        visible = np.bincount(_own(painted, size).ravel(), minlength=len(kept) + 1)[1:]
+        visible = np.bincount(owners(painted, size).ravel(), minlength=len(kept) + 1)[1:]
         full = np.array([patch.mask.sum() for patch in painted], np.int64)
         seen = (visible >= _SMALLEST_VISIBLE) & (visible >= _SMALLEST_SHARE * full)
         stay = {row for row, ok in zip(kept, seen, strict=True) if ok}
@@ -176,30 +150,25 @@ def make_scene(seed: int, index: int, size: tuple[int, int] = (256, 256), *, con
     reach = max(1, round(min(size) / 128))
     dark = rng.uniform(0.15, 0.4) if rng.random() < 0.7 else 0.0
     for patch in painted:
-        _paint(image, patch, (-round(2 * light * reach), reach, dark))
-    gain = (rng.uniform(0.78, 1.15) * (1 + 0.04 * rng.normal(size=3))).astype(np.float32)
-    for channel in range(3):
-        image[..., channel] *= gain[channel]
-    grain = np.float32(rng.uniform(3, 20))
-    image += rng.random(image.shape, dtype=np.float32) * grain
-    image -= grain / 2
+        paint(image, patch, (-round(2 * light * reach), reach, dark))
+    expose(image, draw_gain(rng), rng.uniform(3, 20), rng)
 
     count = len(painted)
     number = rng.permutation(count)  # painted[k] gets the id number[k] + 1: ids say nothing of the order
-    owner = _own(painted, size)
+    owner = owners(painted, size)
     ids = np.concatenate([[0], number + 1]).astype(np.int32).take(owner)
     masks = np.zeros((count, height, width), bool)
     for row, patch in zip(number, painted, strict=True):
         masks[row][patch.box] = patch.mask
     row_names = {int(row): name for row, name in zip(number, names, strict=True)}
-    segments = [Segment(row + 1, _THING_IDS[row_names[row]], isthing=True) for row in range(count)]
+    segments = [Segment(row + 1, THING_IDS[row_names[row]], isthing=True) for row in range(count)]
     bare = ids == 0
     for label, name in enumerate(STUFF_NAMES):
         rest = bare & (ground.labels == label)
         if rest.any():
             identity = len(segments) + 1
             ids[rest] = identity
-            segments.append(Segment(identity, _STUFF_IDS[name], isthing=False))
+            segments.append(Segment(identity, STUFF_IDS[name], isthing=False))
     return Scene(
         image=np.clip(image, 0, 255, out=image).astype(np.uint8),
         masks=masks,

@@ -64,12 +64,17 @@ class Identities:
 
     Args:
         num_things: how many classes, the first ones, are things.
+
+    Attributes:
+        last: the id that each object was last found under.
+        found: the objects that were found in the last frame.
     """
 
     def __init__(self, num_things: int) -> None:
         self.num_things = num_things
         self._together: Counter[tuple[int, int]] = Counter()
-        self._last: dict[int, int] = {}  # object -> the id that it was last found under
+        self.last: dict[int, int] = {}
+        self.found: set[int] = set()
         self._seen: dict[int, int] = {}  # object -> last frame with a pixel of it
         self._gaps: set[int] = set()  # objects that were out of sight since they were last found
         self._frame = 0
@@ -90,11 +95,12 @@ class Identities:
         wanted = (overlaps.truth.classes < self.num_things) & ~overlaps.truth.crowd
         alarms = int((found.prediction_classes[found.false_positives] < self.num_things).sum())
         for one in overlaps.truth.ids[wanted].tolist():
-            if self._seen.get(one, self._frame) < self._frame - 1 and one in self._last:
+            if self._seen.get(one, self._frame) < self._frame - 1 and one in self.last:
                 self._gaps.add(one)
             self._seen[one] = self._frame
-        switches = [(one, self._last[one], now) for one, now in pairs if self._last.get(one, now) != now]
-        back = {one for one, _ in pairs} & self._gaps
+        switches = [(one, self.last[one], now) for one, now in pairs if self.last.get(one, now) != now]
+        self.found = {one for one, _ in pairs}
+        back = self.found & self._gaps
         self._counts += IdentityCounts(
             truth=int(np.count_nonzero(wanted)),
             prediction=len(pairs) + alarms,
@@ -104,7 +110,7 @@ class Identities:
         )
         self._gaps -= back
         self._together.update(pairs)
-        self._last |= dict(pairs)
+        self.last |= dict(pairs)
         self._frame += 1
         return switches
 
