@@ -29,9 +29,13 @@ if TYPE_CHECKING:
         PanopticQuality,
         PanopticSegmentation,
         Segment,
+        Tracker,
+        TrackingConfig,
+        VideoQuality,
         fuse_panoptic,
         make_disjoint,
         resolve_occlusions,
+        track,
     )
 
 __version__ = "0.1.0"
@@ -49,6 +53,9 @@ __all__ = [
     "PanopticSegmentation",
     "RoIInlay",
     "Segment",
+    "Tracker",
+    "TrackingConfig",
+    "VideoQuality",
     "__version__",
     "fuse_panoptic",
     "load",
@@ -57,11 +64,12 @@ __all__ = [
     "resolve_occlusions",
     "roi_inlay",
     "roi_upsample",
+    "track",
 ]
 
 _PANOPTIC = (
-    "RULES Categories Category MaskCrops Pairs PanopticQuality PanopticSegmentation Segment fuse_panoptic "
-    "make_disjoint resolve_occlusions"
+    "RULES Categories Category MaskCrops Pairs PanopticQuality PanopticSegmentation Segment Tracker TrackingConfig "
+    "VideoQuality fuse_panoptic make_disjoint resolve_occlusions track"
 )
 _HOME = {
     "BANet": "banet.inference.banet",

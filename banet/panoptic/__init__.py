@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from banet.panoptic.segmentation import PanopticSegmentation
     from banet.panoptic.segments import Segment
+    from banet.panoptic.tracking.tracker import Tracker, TrackingConfig, track
     from banet.panoptic.validation import MaskCrops
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "PanopticSegmentation",
     "Procedure",
     "Segment",
+    "Tracker",
+    "TrackingConfig",
     "VideoQuality",
     "find_redundant",
     "fuse_detections",
@@ -51,6 +54,7 @@ __all__ = [
     "needs_image",
     "read_detections",
     "resolve_occlusions",
+    "track",
 ]
 
 _HOME = {
@@ -65,6 +69,8 @@ _HOME = {
     "PanopticSegmentation": "segmentation",
     "Procedure": "occlusion.rules",
     "Segment": "segments",
+    "Tracker": "tracking.tracker",
+    "TrackingConfig": "tracking.tracker",
     "VideoQuality": "metrics.video",
     "find_redundant": "occlusion.redundant",
     "fuse_detections": "fusion",
@@ -76,6 +82,7 @@ _HOME = {
     "needs_image": "occlusion.rules",
     "read_detections": "adapters",
     "resolve_occlusions": "occlusion.resolve",
+    "track": "tracking.tracker",
 }
 
 

@@ -84,7 +84,7 @@ class Identities:
         """Count a frame.
 
         Returns:
-            The switches in it: the object's id in the truth, its id before and now.
+            The object's id in the truth, the id that it had and the one that it has now, of each switch in it.
         """
         found = match_overlaps(overlaps)
         things = found.ground_truth_classes[found.ground_truth] < self.num_things

@@ -115,9 +115,9 @@ class VideoQuality:
         """VPQ, STQ and what the ids are worth so far, the present video included.
 
         Returns:
-            `vpq` with `All`, `Things` and `Stuff`, the averages over the windows, and `windows`: size -> the result of
-            `PanopticQuality.compute`; `stq` with `stq`, `aq` and `sq`; `identity`, see `IdentityCounts.compute`. Values
-            are in 0..1, NaN where nothing was counted.
+            `vpq` with `All`, `Things` and `Stuff`, the averages over the windows, and `windows`, the result of
+            `PanopticQuality.compute` by size of window; `stq` with `stq`, `aq` and `sq`; `identity`, which is what
+            `IdentityCounts.compute` returns. Values are in 0..1, NaN where nothing was counted.
         """
         windows = {size: tubes.compute() for size, tubes in self._tubes.items()}
         vpq: dict[str, Any] = {

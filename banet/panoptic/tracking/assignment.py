@@ -54,7 +54,7 @@ def _cheapest(costs: NDArray[np.float64]) -> NDArray[np.int64]:
                 break
             row = int(row_of[column])
             passed.append(row)
-        column_of = {int(row_of[k]): k for k in np.flatnonzero(done) if row_of[k] >= 0}
+        column_of = {int(row_of[k]): int(k) for k in np.flatnonzero(done) if row_of[k] >= 0}
         for row in passed:
             row_price[row] += reached - (distance[column_of[row]] if row in column_of else 0.0)
         column_price[done] += distance[done] - reached

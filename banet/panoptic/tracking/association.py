@@ -20,6 +20,7 @@ __all__ = ["Evidence", "gains", "weigh"]
 
 _NEUTRAL = 0.5  # what colors say without an image
 _UNLIKE, _ALIKE = 0.5, 1.0  # similarities of colors that count as 0 and as 1
+_FEW = 40  # pixels, whose colors say half as much as those of many
 _REACH = 0.35  # how far from its place an object may be, in units of the root of its area
 _GROWTH, _WIDEST = 0.1, 3.0  # by how much this grows per frame without it, and to what
 
@@ -64,7 +65,8 @@ def weigh(
     alike = np.array([_likeness(one, things) for one in objects]).reshape(iou.shape)
     whole = np.array([one.silhouette.area for one in objects])[:, None]
     classes = np.array([one.category_id for one in objects])[:, None]
-    possible = (classes == np.array([thing.category_id for thing in things])) & (areas < 3 * whole + 50)
+    fits = (areas < 3 * whole + 50) | (iou >= 0.1) | np.array([thing.cut_off for thing in things])
+    possible = (classes == np.array([thing.category_id for thing in things])) & fits
     return Evidence(iou, near, alike, possible)
 
 
@@ -90,12 +92,11 @@ def _nearness(
     one: TrackedObject, things: Sequence[Seen], boxes: Mapping[int, tuple[float, float, float, float]]
 ) -> list[float]:
     away = min(1 + _GROWTH * (one.unseen + one.hidden), _WIDEST)
-    reach = _REACH * away * one.silhouette.area**0.5 + 1
     covers = [boxes[cover] for cover in one.hidden_by if cover in boxes]
     found = []
     for thing in things:
-        distance = _distance(thing.centre, one.silhouette.box)
-        near = np.exp(-0.5 * (distance / reach) ** 2)
+        reach = _REACH * away * max(one.silhouette.area, thing.area) ** 0.5 + 1
+        near = np.exp(-0.5 * (_distance(thing.centre, one.silhouette.box) / reach) ** 2)
         # It may come out anywhere along what hides it: the margin is that of its own size.
         if covers and min(_distance(thing.centre, box) for box in covers) <= 0.5 * one.silhouette.area**0.5:
             near = max(near, 0.6)
@@ -115,5 +116,7 @@ def _likeness(one: TrackedObject, things: Sequence[Seen]) -> NDArray[np.float64]
     likeness = np.full(len(things), _NEUTRAL)
     if one.colors is not None and known.any():
         colors = np.stack([thing.colors for thing in things if thing.colors is not None])
-        likeness[known] = ((similarity(one.colors, colors) - _UNLIKE) / (_ALIKE - _UNLIKE)).clip(0, 1)
+        clear = ((similarity(one.colors, colors) - _UNLIKE) / (_ALIKE - _UNLIKE)).clip(0, 1)
+        pixels = np.minimum(one.color_pixels, [thing.area for thing in things])[known]
+        likeness[known] += pixels / (pixels + _FEW) * (clear - _NEUTRAL)
     return likeness

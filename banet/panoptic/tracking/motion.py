@@ -87,10 +87,11 @@ def displacement(
         box: of its visible part.
 
     Returns:
-        dx and dy in pixels, and the fraction of the silhouette that could be compared, 0..1; with 0 nothing is known.
+        dx and dy in pixels, and the fraction of the silhouette that could be compared, 0..1; with 0 the least that
+        takes the silhouette's box over the visible part.
     """
     seen = _centre(owners[box[1] : box[3], box[0] : box[2]] == number, box[0], box[1])
-    dx = dy = share = 0.0
+    dx, dy, share = 0.0, 0.0, 0.0
     for _ in range(_ROUNDS):
         moved = silhouette.moved(dx, dy)
         (x1, y1, x2, y2), part = moved.window(_size(owners))
@@ -104,7 +105,10 @@ def displacement(
         dx, dy, share = dx + step[0], dy + step[1], area / max(silhouette.area, 1)
         if max(map(abs, step)) < 0.05:
             break
-    return (dx, dy, share) if share else (0.0, 0.0, 0.0)
+    if share:
+        return dx, dy, share
+    left, top, right, bottom = silhouette.box  # of a few pixels one can tell only that they belong to it
+    return _into(box[0], box[2], left, right), _into(box[1], box[3], top, bottom), 0.0
 
 
 def complete(silhouette: Silhouette, owners: NDArray[np.integer[Any]], number: int, box: Box) -> Silhouette:
@@ -136,6 +140,11 @@ def _centre(mask: NDArray[np.bool_], x: float, y: float) -> tuple[float, float]:
     columns, rows = mask.sum(axis=0), mask.sum(axis=1)
     total = max(int(columns.sum()), 1)
     return x + float(columns @ np.arange(len(columns))) / total, y + float(rows @ np.arange(len(rows))) / total
+
+
+def _into(low: int, high: int, start: float, end: float) -> float:
+    """Return the least shift of start..end after which it holds low..high, or as much of it as it can."""
+    return min(low - start, 0.0) if low < start else max(high - end, 0.0)
 
 
 def _size(image: NDArray[Any]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from banet.types import Box
 
 __all__ = ["Seen", "TrackedObject"]
 
-_NUMBERS = ("id", "category_id", "frames", "unseen", "hidden")
+_NUMBERS = ("id", "category_id", "color_pixels", "frames", "unseen", "hidden")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Seen:
         box: x1, y1, x2, y2 of its visible part.
         centre: x and y of its visible part.
         colors: None without an image.
+        cut_off: whether it touches the border of the image, so that more of it may come in.
     """
 
     category_id: int
@@ -36,6 +37,7 @@ class Seen:
     box: Box
     centre: tuple[float, float]
     colors: Colors | None
+    cut_off: bool
 
 
 @dataclass
@@ -48,6 +50,7 @@ class TrackedObject:
         silhouette: its whole shape, where it is expected in the next frame or was last.
         speed: dx and dy in pixels per frame.
         colors: those that it had when it was seen best; None without images.
+        color_pixels: how many pixels these are of.
         frames: in how many it was found.
         unseen: frames since it was last found or known to be hidden.
         hidden: frames that it has been hidden for.
@@ -59,6 +62,7 @@ class TrackedObject:
     silhouette: Silhouette
     speed: tuple[float, float] = (0.0, 0.0)
     colors: Colors | None = None
+    color_pixels: int = 0
     frames: int = 1
     unseen: int = 0
     hidden: int = 0

@@ -30,6 +30,7 @@ from banet.types import StrPath
 __all__ = ["Tracker", "TrackingConfig", "track"]
 
 _VERSION = 1
+_AFTER_HIDDEN = 4  # times as long is an object missed that was hidden before
 _LARGEST_STATE = 1 << 28  # bytes
 
 
@@ -178,22 +179,27 @@ class Tracker:
         ids = [0] * len(frame.things)
         for row, column in found.items():
             ids[column] = self.objects[row].id
-        new = []
-        for column, thing in enumerate(frame.things):
-            if not ids[column]:
-                ids[column] = self._new_id()
-                new.append(TrackedObject(ids[column], thing.category_id, frame.silhouette(column), colors=thing.colors))
+        missing = [column for column, name in enumerate(ids) if not name]
+        for column in missing:
+            ids[column] = self._new_id()
         for row, one in enumerate(self.objects):
             if row in found:
                 frame.follow(one, found[row])
             else:
-                remember(one, frame.owners, ids, self.config.hidden_share, self.config.occlusion_memory)
+                remember(one, frame.owners, frame.void, ids, self.config.hidden_share, self.config.occlusion_memory)
         config = self.config
-        kept = [one for one in self.objects if one.unseen <= config.patience and one.hidden <= config.hidden_patience]
+        kept = [
+            one for one in self.objects if one.unseen <= self._patience(one) and one.hidden <= config.hidden_patience
+        ]
         gone = sorted((one for one in kept if not one.visible), key=lambda one: one.unseen + one.hidden)
         forgotten = {one.id for one in gone[config.remembered :]}
-        self.objects = [one for one in kept if one.id not in forgotten] + new
+        self.objects = [one for one in kept if one.id not in forgotten]
+        self.objects += [frame.appear(column, ids[column]) for column in missing]
         return ids
+
+    def _patience(self, one: TrackedObject) -> int:
+        """Return for how many frames an object may be missing: longer after it was hidden, as it may have turned."""
+        return self.config.patience * (_AFTER_HIDDEN if one.hidden else 1)
 
     def _new_id(self) -> int:
         self._next += 1
@@ -288,11 +294,13 @@ class _Frame:
 
     Attributes:
         owners: (H, W) 0 where no thing is, k + 1 on the k-th.
+        void: (H, W) where the frame has no segment.
         things: what is seen of them.
         image: (H, W, 3) or None.
     """
 
     owners: NDArray[np.int32]
+    void: NDArray[np.bool_]
     things: list[Seen]
     image: NDArray[np.uint8] | None
 
@@ -311,13 +319,17 @@ class _Frame:
             x1, y1, x2, y2 = box
             window = slice(y1, y2), slice(x1, x2)
             colors = None if image is None else color_histogram(image[window][owners[window] == k + 1])
-            things.append(Seen(segment.category_id, area, (x1, y1, x2, y2), (centre[0], centre[1]), colors))
-        return cls(owners, things, image)
+            cut_off = x1 == 0 or y1 == 0 or x2 == result.width or y2 == result.height
+            things.append(Seen(segment.category_id, area, (x1, y1, x2, y2), (centre[0], centre[1]), colors, cut_off))
+        return cls(owners, result.ids == 0, things, image)
 
-    def silhouette(self, number: int) -> Silhouette:
-        """Return what is visible of a thing as its whole shape."""
-        x1, y1, x2, y2 = self.things[number].box
-        return Silhouette.of(self.owners[y1:y2, x1:x2] == number + 1, x1, y1)
+    def appear(self, number: int, name: int) -> TrackedObject:
+        """Return a thing as a new object: what is visible of it is its whole shape."""
+        thing = self.things[number]
+        x1, y1, x2, y2 = thing.box
+        silhouette = Silhouette.of(self.owners[y1:y2, x1:x2] == number + 1, x1, y1)
+        pixels = 0 if thing.colors is None else thing.area
+        return TrackedObject(name, thing.category_id, silhouette, colors=thing.colors, color_pixels=pixels)
 
     def follow(self, one: TrackedObject, number: int) -> None:
         """Update an object that is found as a thing: place, speed, shape and colors."""
@@ -330,8 +342,8 @@ class _Frame:
             dx, dy = dx / (away + 1), dy / (away + 1)
         one.speed = one.speed[0] + rate * dx, one.speed[1] + rate * dy
         one.silhouette = complete(moved, self.owners, number + 1, thing.box)
-        visible = thing.area / max(one.silhouette.area, 1)
         if thing.colors is not None:
-            mix = 0.2 if visible > 0.7 else 0.05 if visible > 0.3 else 0.0
+            mix = thing.area / (thing.area + 4 * one.color_pixels)
             one.colors = thing.colors if one.colors is None else (1 - mix) * one.colors + mix * thing.colors
+            one.color_pixels = max(one.color_pixels, thing.area)
         one.frames, one.unseen, one.hidden, one.hidden_by = one.frames + 1, 0, 0, ()
