@@ -5,7 +5,6 @@ Loads torch for logits that are tensors only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Instances", "UnfusedPrediction", "paste_instances", "postprocess", "semantic_argmax"]
+
+_Taps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+"""Of one axis: for each pixel the two cells next to it, and the weight of the second."""
 
 _PIXELS = 1 << 16
 """Of the image, whose logits are computed together: bounds the memory."""
@@ -144,48 +146,65 @@ def semantic_argmax(logits: NDArray[np.float32] | Tensor, network_size: Size, si
     Returns:
         (H, W) index of the channel.
     """
-    height, width = (-(-side // STRIDES[0]) for side in network_size)
-    best, best_between = _rank(logits[:, :height, :width])
-    best = best.reshape(height, width)
-    top, bottom, down = linear_taps(np.arange(size[0]) + 0.5, network_size[0] / size[0] / STRIDES[0], height)
-    left, right, across = linear_taps(np.arange(size[1]) + 0.5, network_size[1] / size[1] / STRIDES[0], width)
-    # A class that is the best at all four neighbours of a pixel is so at the pixel: the others' logits mix likewise.
+    cells = -(-network_size[0] // STRIDES[0]), -(-network_size[1] // STRIDES[0])
+    rows, columns = (
+        linear_taps(np.arange(size[axis]) + 0.5, network_size[axis] / size[axis] / STRIDES[0], cells[axis])
+        for axis in range(2)
+    )
+    valid = logits[:, : cells[0], : cells[1]]
+    if isinstance(valid, np.ndarray):
+        return _argmax_of_array(valid, rows, columns)
+    return _argmax_of_tensor(valid, rows, columns)
+
+
+# A class that is the best at all four neighbours of a pixel is so at the pixel: the others' logits mix likewise. So
+# only the other pixels are computed.
+
+
+def _argmax_of_array(logits: NDArray[np.float32], rows: _Taps, columns: _Taps) -> NDArray[np.int64]:
+    """Return the best class (H, W) of logits (C, h, w) between whose cells the pixels lie."""
+    (top, bottom, down), (left, right, across) = rows, columns
+    classes, _, width = logits.shape
+    table = logits.transpose(1, 2, 0).reshape(-1, classes)
+    best = table.argmax(1).reshape(-1, width)
     across_same = best[:, left] == best[:, right]
-    result = best[top][:, left]
+    result: NDArray[np.int64] = best[top][:, left]
     settled = across_same[top] & across_same[bottom] & (result == best[bottom][:, left])
-    rows, columns = np.nonzero(~settled)
-    for start in range(0, len(rows), _PIXELS):
-        row, column = rows[start : start + _PIXELS], columns[start : start + _PIXELS]
-        ys = (top[row] * width, 1 - down[row]), (bottom[row] * width, down[row])
-        xs = (left[column], 1 - across[column]), (right[column], across[column])
-        cells = np.stack([y + x for y, _ in ys for x, _ in xs], axis=1)
-        weights = np.stack([v * u for _, v in ys for _, u in xs], axis=1)
-        result[row, column] = best_between(cells, weights)
+    unsettled = np.nonzero(~settled)
+    for start in range(0, len(unsettled[0]), _PIXELS):
+        row, column = (index[start : start + _PIXELS] for index in unsettled)
+        mixed = np.zeros((len(row), classes), dtype=np.float32)
+        for y, v in ((top[row] * width, 1 - down[row]), (bottom[row] * width, down[row])):
+            for x, u in ((left[column], 1 - across[column]), (right[column], across[column])):
+                mixed += table[y + x] * (v * u)[:, None]
+        result[row, column] = mixed.argmax(1)
     return result
 
 
-def _rank(
-    logits: NDArray[np.float32] | Tensor,
-) -> tuple[NDArray[np.int64], Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.int64]]]:
-    """The best class of each of R cells (C, h, w), (R,), and the best of P mixtures: cells (P, 4), weights (P, 4)."""
-    if isinstance(logits, np.ndarray):
-        array = logits.transpose(1, 2, 0).reshape(-1, len(logits))
-
-        def best_array(cells: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.int64]:
-            mixed = np.sum([array[cells[:, tap]] * weights[:, tap, None] for tap in range(4)], axis=0)
-            found: NDArray[np.int64] = mixed.argmax(1)
-            return found
-
-        return array.argmax(1), best_array
+def _argmax_of_tensor(logits: Tensor, rows: _Taps, columns: _Taps) -> NDArray[np.int64]:
+    """Return the same of logits on any device, which computes all and is waited for twice."""
     import torch
     from torch.nn.functional import embedding_bag
 
-    tensor = logits.permute(1, 2, 0).reshape(-1, len(logits)).float()
+    from banet.ops.host import to_host, true_rows
 
-    def best_tensor(cells: NDArray[np.int64], weights: NDArray[np.float32]) -> NDArray[np.int64]:
-        index, shares = (torch.from_numpy(part).to(tensor.device) for part in (cells, weights))
-        mixed = embedding_bag(index, tensor, per_sample_weights=shares, mode="sum")
-        found: NDArray[np.int64] = mixed.argmax(1).cpu().numpy()
-        return found
-
-    return tensor.argmax(1).cpu().numpy(), best_tensor
+    (top, bottom, down), (left, right, across) = (
+        tuple(torch.from_numpy(part).to(logits.device, non_blocking=True) for part in taps) for taps in (rows, columns)
+    )
+    classes, _, width = logits.shape
+    table = logits.permute(1, 2, 0).reshape(-1, classes).float()
+    best = table.argmax(1).view(-1, width)
+    best_left = best[:, left]
+    across_same = best_left == best[:, right]
+    result = best_left[top]
+    settled = across_same[top] & across_same[bottom] & (result == best_left[bottom])
+    (unsettled,) = true_rows([~settled.flatten()])
+    for pixel in torch.split(unsettled, _PIXELS):
+        row, column = pixel // len(left), pixel % len(left)
+        ys = (top[row] * width, 1 - down[row]), (bottom[row] * width, down[row])
+        xs = (left[column], 1 - across[column]), (right[column], across[column])
+        index = torch.stack([y + x for y, _ in ys for x, _ in xs], dim=1)
+        shares = torch.stack([v * u for _, v in ys for _, u in xs], dim=1)
+        mixed = embedding_bag(index, table, per_sample_weights=shares, mode="sum")
+        result.view(-1)[pixel] = mixed.argmax(1)
+    return to_host([result])[0]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import _utils as detection
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
 from banet.modeling.config import LossConfig
 from banet.modeling.outputs import Candidates, Detections
 from banet.modeling.s2i import BOX_SIZE
+from banet.modeling.sampling import BalancedSampler
 from banet.ops.bilinear import bin_samples, linear_taps
+from banet.ops.boxes import decode_boxes, encode_boxes, grouped_nms, large_enough, match_boxes
+from banet.ops.host import true_rows
 
 __all__ = [
     "BoxHead",
@@ -49,7 +52,6 @@ class BoxHead(nn.Module):
         self.classes = nn.Linear(hidden, num_things + 1)
         # A data set without things has no box to refine; one unused column keeps the layer defined.
         self.boxes = nn.Linear(hidden, 4 * max(num_things, 1))
-        self.coder = detection.BoxCoder(weights=BOX_WEIGHTS)
         for layer in (self.fc1, self.fc2):
             nn.init.kaiming_uniform_(layer.weight, a=1)
             nn.init.zeros_(layer.bias)
@@ -79,10 +81,8 @@ class BoxHead(nn.Module):
         counts = [p.shape[0] for p in proposals]
         result = []
         for score, delta, boxes, size in zip(scores.split(counts), deltas.split(counts), proposals, sizes, strict=True):
-            repeated = boxes[:, None].expand(-1, self.num_things, -1).reshape(-1, 4)
-            decoded = self.coder.decode_single(delta.reshape(-1, 4), repeated)
-            refined = clip_boxes_to_image(decoded, size).reshape(boxes.shape[0], self.num_things, 4)
-            result.append(Candidates(refined, score))
+            refined = decode_boxes(delta, boxes[:, None], BOX_WEIGHTS)
+            result.append(Candidates(clip_boxes_to_image(refined, size), score))
         return result
 
     def losses(self, features: Tensor, samples: Sequence[RoISamples]) -> tuple[Tensor, Tensor]:
@@ -91,8 +91,9 @@ class BoxHead(nn.Module):
         labels = torch.cat([s.labels for s in samples])
         classes = labels.where(labels >= 0, self.num_things)
         count = max(len(labels), 1)
-        positive = (labels >= 0).nonzero()[:, 0]
-        targets = torch.cat([self.coder.encode_single(s.truth_boxes, s.boxes[s.labels >= 0]) for s in samples])
+        starts = accumulate((len(s.labels) for s in samples), initial=0)
+        positive = torch.cat([start + s.positive for start, s in zip(starts, samples, strict=False)])
+        targets = torch.cat([encode_boxes(s.truth_boxes, s.boxes[s.positive], BOX_WEIGHTS) for s in samples])
         class_loss = F.cross_entropy(logits, classes, reduction="sum") / count
         chosen = deltas[positive, labels[positive]]
         box_loss = F.smooth_l1_loss(chosen, targets, beta=self.beta, reduction="sum") / count
@@ -161,11 +162,11 @@ class MaskHead(nn.Module):
             samples: The sampled RoIs of each image.
             truth: The instance map of each image, (H, W), row of the truth's boxes or -1.
         """
-        labels = torch.cat([s.labels[s.labels >= 0] for s in samples])
+        labels = torch.cat([s.labels[s.positive] for s in samples])
         logits = self(f_ins, labels).float()
         targets = torch.cat(
             [
-                mask_targets(instances, s.boxes[s.labels >= 0], s.matches)
+                mask_targets(instances, s.boxes[s.positive], s.matches)
                 for s, instances in zip(samples, truth, strict=True)
             ]
         )
@@ -179,12 +180,14 @@ class RoISamples:
     Attributes:
         boxes: (K, 4).
         labels: (K,) thing index, -1 for background.
-        matches: (P,) row of the matched truth for the positive ones, in order.
+        positive: (P,) rows of those that are not background, ascending.
+        matches: (P,) row of the matched truth for each of these.
         truth_boxes: (P, 4) the matched truth.
     """
 
     boxes: Tensor
     labels: Tensor
+    positive: Tensor
     matches: Tensor
     truth_boxes: Tensor
 
@@ -199,24 +202,31 @@ class RoISampler:
     """
 
     def __init__(self, samples: int, positive_share: float, iou: float) -> None:
-        self.matcher = detection.Matcher(iou, iou, allow_low_quality_matches=False)
-        self.sampler = detection.BalancedPositiveNegativeSampler(samples, positive_share)
+        self.iou = iou
+        self.sampler = BalancedSampler(samples, positive_share)
 
     @torch.no_grad()
-    def __call__(self, proposals: Tensor, boxes: Tensor, labels: Tensor) -> RoISamples:
-        """Sample from proposals (L, 4), given truth boxes (N, 4) and their thing index (N,)."""
-        rois = torch.cat([proposals, boxes])
-        if len(boxes):
-            matches = self.matcher(box_iou(boxes, rois))
-        else:
-            matches = torch.full((len(rois),), -1, dtype=torch.int64, device=rois.device)
-        positive, negative = self.sampler([(matches >= 0).long()])
-        index = (positive[0] | negative[0]).nonzero()[:, 0]
-        match = matches[index]
-        found = match[match >= 0]
-        label = torch.full_like(match, -1)
-        label[match >= 0] = labels[found]
-        return RoISamples(rois[index], label, found, boxes[found])
+    def __call__(
+        self, proposals: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]
+    ) -> list[RoISamples]:
+        """Sample from the proposals of each image.
+
+        Args:
+            proposals: One (L_i, 4) per image.
+            boxes: Truth, one (N_i, 4) per image.
+            labels: Thing index of each, one (N_i,) per image.
+        """
+        rois = [torch.cat(pair) for pair in zip(proposals, boxes, strict=True)]
+        matches = [
+            match_boxes(box_iou(truth, each), self.iou, self.iou, keep_best=False)
+            for truth, each in zip(boxes, rois, strict=True)
+        ]
+        samples = []
+        for n, (rows, positive) in enumerate(self.sampler(matches)):
+            found, place = matches[n][positive], torch.searchsorted(rows, positive)
+            label = torch.full_like(rows, -1).scatter(0, place, labels[n][found])
+            samples.append(RoISamples(rois[n][rows], label, place, found, boxes[n][found]))
+        return samples
 
 
 def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MASK_OUTPUT) -> Tensor:
@@ -254,33 +264,33 @@ def mask_targets(instances: Tensor, boxes: Tensor, rows: Tensor, size: int = MAS
     return (F.avg_pool2d(samples[:, None], 2)[:, 0] >= 0.5).to(boxes.dtype)
 
 
-def select_for_panoptic(candidates: Candidates, *, score: float, iou: float, limit: int) -> tuple[Tensor, ...]:
+Selection = tuple[list[Tensor], list[Tensor], list[Tensor]]
+"""Boxes (N_i, 4), scores (N_i,) and labels (N_i,) of each image, best first."""
+
+
+def select_for_panoptic(candidates: Sequence[Candidates], *, score: float, iou: float, limit: int) -> Selection:
     """Panoptic instances: refined boxes above a score, class-agnostic box suppression, the best.
 
     Suppression and the limit take boxes by score. So what a lower score selects holds the same boxes first, and further
     ones after them: RoIInlay gets such a set, and fusion its beginning.
-
-    Returns:
-        Boxes (N, 4), scores (N,) and labels (N,), best first.
     """
-    boxes, scores, labels = _above(candidates, score)
-    keep = nms(boxes, scores, iou)[:limit]
-    return boxes[keep], scores[keep], labels[keep]
+    return _select(candidates, score, limit, lambda boxes, scores, labels: nms(boxes, scores, iou))
 
 
-def select_for_ap(candidates: Candidates, *, score: float, iou: float, limit: int) -> tuple[Tensor, ...]:
-    """Return the set that AP is measured on: a low score, suppression within each class, the best.
-
-    Returns:
-        Boxes (N, 4), scores (N,) and labels (N,), best first.
-    """
-    boxes, scores, labels = _above(candidates, score)
-    keep = batched_nms(boxes, scores, labels, iou)[:limit]
-    return boxes[keep], scores[keep], labels[keep]
+def select_for_ap(candidates: Sequence[Candidates], *, score: float, iou: float, limit: int) -> Selection:
+    """Return the set that AP is measured on: a low score, suppression within each class, the best."""
+    return _select(candidates, score, limit, lambda boxes, scores, labels: grouped_nms(boxes, scores, labels, iou))
 
 
-def _above(candidates: Candidates, score: float) -> tuple[Tensor, Tensor, Tensor]:
-    row, label = (candidates.scores > score).nonzero(as_tuple=True)
-    boxes = candidates.boxes[row, label]
-    keep = remove_small_boxes(boxes, min_size=1e-3)
-    return boxes[keep], candidates.scores[row, label][keep], label[keep]
+def _select(
+    candidates: Sequence[Candidates], score: float, limit: int, suppress: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Selection:
+    """Return the boxes above a score that suppression keeps."""
+    above = true_rows([((c.scores > score) & large_enough(c.boxes)).flatten() for c in candidates])
+    selection: Selection = [], [], []
+    for each, rows in zip(candidates, above, strict=True):
+        found = each.boxes.flatten(0, 1)[rows], each.scores.flatten()[rows], rows % each.scores.shape[1]
+        keep = suppress(*found)[:limit]
+        for parts, part in zip(selection, found, strict=True):
+            parts.append(part[keep])
+    return selection

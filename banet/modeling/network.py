@@ -14,6 +14,7 @@ from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 from banet.modeling.instance_head import BoxHead, MaskHead, RoISampler, select_for_ap, select_for_panoptic
 from banet.modeling.outputs import Candidates, Detections, ImageBatch, Output
 from banet.modeling.semantic_head import SemanticHead
+from banet.ops.host import true_rows
 from banet.panoptic.categories import Categories
 
 __all__ = ["Network"]
@@ -97,7 +98,7 @@ class Network(nn.Module):
         height, width = (-(-side // self.backbone.divisor) * self.backbone.divisor for side in (height, width))
         pixels = self.mean.new_zeros(len(images), 3, height, width).to(memory_format=torch.channels_last)
         for slot, image, (h, w) in zip(pixels, images, sizes, strict=True):
-            slot[:, :h, :w] = (image.to(self.device) - self.mean) / self.std
+            slot[:, :h, :w] = (image.to(self.device, non_blocking=True) - self.mean) / self.std
         return ImageBatch(pixels, sizes)
 
     def forward(self, images: Sequence[Tensor], pad_to: tuple[int, int] | None = None) -> Output:
@@ -143,11 +144,9 @@ class Network(nn.Module):
     def ap_detections(self, output: Output) -> list[Detections]:
         """Return the separate, larger set of instances that AP is measured on, from what `forward` returned."""
         limits = self.inference
-        chosen = [
-            select_for_ap(c, score=limits.ap_score, iou=limits.ap_nms, limit=limits.ap_instances)
-            for c in output.candidates
-        ]
-        boxes, scores, labels = (list(part) for part in zip(*chosen, strict=True))
+        boxes, scores, labels = select_for_ap(
+            output.candidates, score=limits.ap_score, iou=limits.ap_nms, limit=limits.ap_instances
+        )
         f_ins = self.mask_head.features(output.rois.mask(boxes))
         return self.mask_head.detections(f_ins, boxes, scores, labels)
 
@@ -168,9 +167,9 @@ class Network(nn.Module):
         rois = self.roi_features(pyramid[:4], semantic)
 
         proposals, rpn_cls, rpn_box = self.rpn.losses(pyramid, batch.sizes, self._proposal_limits(self.loss), boxes)
-        samples = [self.roi_sampler(p, t.boxes, t.labels) for p, t in zip(proposals, targets, strict=True)]
+        samples = self.roi_sampler(proposals, boxes, [target.labels for target in targets])
         loss_cls, loss_box = self.box_head.losses(rois.box([s.boxes for s in samples]), samples)
-        positives = rois.mask([s.boxes[s.labels >= 0] for s in samples])
+        positives = rois.mask([s.boxes[s.positive] for s in samples])
         loss_mask = self.mask_head.loss(self.mask_head.features(positives), samples, [t.instances for t in targets])
         inlay_boxes = self.segmenter.inlay_boxes(boxes)
         f_ins = self.mask_head.features(rois.mask(inlay_boxes))
@@ -187,18 +186,13 @@ class Network(nn.Module):
     def _select(self, candidates: Sequence[Candidates]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Select the panoptic instances of each image, and the further boxes that the segmenter needs."""
         limits, score = self.inference, self.segmenter.score_limit(self.inference)
-        chosen = [
-            select_for_panoptic(c, score=score, iou=limits.nms_threshold, limit=limits.max_instances)
-            for c in candidates
-        ]
-        boxes, scores, labels = (list(part) for part in zip(*chosen, strict=True))
-        return boxes, scores, labels
+        return select_for_panoptic(candidates, score=score, iou=limits.nms_threshold, limit=limits.max_instances)
 
     def _instances(
         self, f_ins: Tensor, boxes: list[Tensor], scores: list[Tensor], labels: list[Tensor]
     ) -> list[Detections]:
         """Return those of the selected boxes that are panoptic instances, with their masks."""
-        rows = [(each > self.inference.score_threshold).nonzero()[:, 0] for each in scores]
+        rows = true_rows([each > self.inference.score_threshold for each in scores])
         parts = torch.split(f_ins, [each.shape[0] for each in boxes])
         chosen, boxes, scores, labels = (
             [part[row] for part, row in zip(group, rows, strict=True)] for group in (parts, boxes, scores, labels)

@@ -110,9 +110,12 @@ class Output:
     @property
     def images(self) -> list[ImageOutput]:
         """The outputs for each image of the batch; boxes, scores, labels and masks are copied to the host."""
-        result = []
-        for found, logits, size in zip(self.detections, self.logits, self.sizes, strict=True):
-            parts = (found.boxes, found.scores, found.labels, found.masks)
-            boxes, scores, labels, masks = (part.detach().cpu().numpy() for part in parts)
-            result.append(ImageOutput(boxes, scores, labels, masks, logits, size))
-        return result
+        from banet.ops.host import to_host
+
+        arrays = to_host([part for d in self.detections for part in (d.boxes, d.scores, d.labels, d.masks)])
+        return [
+            ImageOutput(boxes, scores, labels, masks, logits, size)
+            for boxes, scores, labels, masks, logits, size in zip(
+                arrays[::4], arrays[1::4], arrays[2::4], arrays[3::4], self.logits, self.sizes, strict=True
+            )
+        ]

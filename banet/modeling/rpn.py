@@ -7,21 +7,23 @@ keeps, and derives strides from padded sizes; here `forward` proposes and `losse
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import _utils as detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
 from banet.modeling.config import STRIDES
+from banet.modeling.sampling import BalancedSampler
+from banet.ops.boxes import decode_boxes, encode_boxes, grouped_nms, large_enough, match_boxes
+from banet.ops.host import true_rows
 
 __all__ = ["ProposalLimits", "RegionProposals"]
 
 SMOOTH_L1_BETA = 1 / 9
-NO_PART = detection.Matcher.BETWEEN_THRESHOLDS
 
 ProposalLimits = tuple[int, int, float]
 """Boxes a level before suppression, boxes an image after it, IoU of the suppression."""
@@ -54,9 +56,8 @@ class RegionProposals(nn.Module):
             tuple((size,) for size in anchor_sizes), (tuple(anchor_ratios),) * len(anchor_sizes)
         )
         self.head = RPNHead(channels, len(anchor_ratios))
-        self.coder = detection.BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
-        self.matcher = detection.Matcher(positive_iou, negative_iou, allow_low_quality_matches=True)
-        self.sampler = detection.BalancedPositiveNegativeSampler(samples, 0.5)
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.sampler = BalancedSampler(samples, 0.5)
 
     def forward(
         self, pyramid: Sequence[Tensor], sizes: Sequence[tuple[int, int]], limits: ProposalLimits
@@ -95,36 +96,38 @@ class RegionProposals(nn.Module):
         scores, deltas, anchors = self._predict(pyramid)
         proposals = self._select(scores, deltas, anchors, sizes, limits)
         every_anchor = torch.cat(anchors)
-        matches = torch.stack([self._match(every_anchor, *each) for each in zip(boxes, sizes, strict=True)])
-        positive, negative = self.sampler([(m >= 0).long().where(m != NO_PART, -1) for m in matches])
-        positive, negative = torch.stack(list(positive)).bool(), torch.stack(list(negative)).bool()
-        sampled = positive | negative
-        logits, regressions = torch.cat(scores, dim=1).float(), torch.cat(deltas, dim=1).float()
-        count = sampled.sum().clamp(min=1)
-        score_loss = F.binary_cross_entropy_with_logits(logits[sampled], positive[sampled].float(), reduction="sum")
+        matches = [self._match(every_anchor, *each) for each in zip(boxes, sizes, strict=True)]
+        drawn = self.sampler(matches)
+        sampled, positive = (
+            torch.cat([n * len(every_anchor) + rows for n, rows in enumerate(part)])
+            for part in zip(*drawn, strict=True)
+        )
+        logits, regressions = torch.cat(scores, dim=1).float().flatten(), torch.cat(deltas, dim=1).float().flatten(0, 1)
+        is_object = (torch.cat(matches)[sampled] >= 0).float()
+        score_loss = F.binary_cross_entropy_with_logits(logits[sampled], is_object, reduction="sum")
         targets = [
-            self.coder.encode_single(truth[match[chosen]], every_anchor[chosen])
-            for truth, match, chosen in zip(boxes, matches, positive, strict=True)
+            encode_boxes(truth[match[rows]], every_anchor[rows])
+            for truth, match, (_, rows) in zip(boxes, matches, drawn, strict=True)
         ]
         box_loss = F.smooth_l1_loss(regressions[positive], torch.cat(targets), beta=SMOOTH_L1_BETA, reduction="sum")
+        count = max(len(sampled), 1)
         return proposals, score_loss / count, box_loss / count
 
     def _match(self, anchors: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the row of the matched box for each anchor; -1 for negatives, -2 for those that take no part.
+        """Return the row of the matched box for each anchor, `BELOW` for negatives, `BETWEEN` for those left out.
 
         Anchors whose centre lies on the padding of an image of `size` take no part.
         """
         center = (anchors[:, :2] + anchors[:, 2:]) / 2
         inside = (center[:, 0] < size[1]) & (center[:, 1] < size[0])
-        matches = torch.full((len(anchors),), NO_PART, dtype=torch.int64, device=anchors.device)
-        matches[inside] = self.matcher(box_iou(boxes, anchors[inside])) if len(boxes) else -1
-        return matches
+        ious = box_iou(boxes, anchors)
+        return match_boxes(ious, self.negative_iou, self.positive_iou, keep_best=True, taking_part=inside)
 
     def _predict(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Scores (B, A), deltas (B, A, 4) and anchors (A, 4) of each level."""
         scores, deltas = self.head(list(pyramid))
         self.anchors.set_cell_anchors(torch.float32, pyramid[0].device)
-        strides = [[torch.tensor(s, device=pyramid[0].device)] * 2 for s in STRIDES]
+        strides: Any = [[stride, stride] for stride in STRIDES]  # as tensors they would have to be copied to the device
         anchors = self.anchors.grid_anchors([list(level.shape[-2:]) for level in pyramid], strides)
         flat_scores = [level.permute(0, 2, 3, 1).flatten(1) for level in scores]
         flat_deltas = [
@@ -146,27 +149,25 @@ class RegionProposals(nn.Module):
         for level, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors, strict=True)):
             best, index = score.float().topk(torch.sym_min(before, score.shape[1]), dim=1)
             chosen = delta.float().gather(1, index[..., None].expand(-1, -1, 4))
-            decoded = self.coder.decode_single(chosen.reshape(-1, 4), anchor[index].reshape(-1, 4))
             top_scores.append(best)
-            top_boxes.append(decoded.reshape(*index.shape, 4))
+            top_boxes.append(decode_boxes(chosen, anchor[index]))
             levels.append(torch.full_like(index[0], level))
         level_of = torch.cat(levels)
+        clipped = [clip_boxes_to_image(*each) for each in zip(torch.cat(top_boxes, 1), sizes, strict=True)]
+        large = true_rows([large_enough(boxes) for boxes in clipped])
         proposals = []
-        for score, boxes, size in zip(torch.cat(top_scores, 1), torch.cat(top_boxes, 1), sizes, strict=True):
-            boxes = clip_boxes_to_image(boxes, size)
-            keep = remove_small_boxes(boxes, min_size=1e-3)
-            boxes, score, level_index = boxes[keep], score[keep], level_of[keep]
-            keep = _suppress(boxes, score, level_index, iou)[:after]
+        for score, boxes, rows in zip(torch.cat(top_scores, 1), clipped, large, strict=True):
+            boxes = boxes[rows]
+            keep = _suppress(boxes, score[rows], level_of[rows], iou)[:after]
             proposals.append(boxes[keep])
         return proposals
 
 
 def _suppress(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float) -> Tensor:
-    """`batched_nms`: rows of the boxes (L, 4) that stay, best first."""
+    """Rows of the boxes (L, 4) that suppression within each level keeps, best first."""
     if not torch.compiler.is_exporting():
-        keep: Tensor = batched_nms(boxes, scores, levels, iou)
-        return keep
-    # torchvision's asks how many boxes there are, which a graph does not know.
-    rows = [(levels == level).nonzero()[:, 0] for level in range(len(STRIDES))]
+        return grouped_nms(boxes, scores, levels, iou)
+    # It asks how many boxes there are, which a graph does not know.
+    rows = true_rows([levels == level for level in range(len(STRIDES))])
     keep = torch.cat([own[nms(boxes[own], scores[own], iou)] for own in rows])
     return keep[scores[keep].argsort(descending=True)]

@@ -126,7 +126,7 @@ class AggregatedLogits(nn.Module):
         wanted = (low + (high - low) * torch.rand(())) * len(boxes)
         count = max(int(wanted.ceil()), min(len(boxes), 1)) if low else int(wanted.round())
         index = torch.randperm(len(boxes))[:count].sort().values
-        return boxes[index.to(boxes.device)]
+        return boxes[index.to(boxes.device, non_blocking=True)]
 
     def losses(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from banet.ops.bilinear import bin_samples, linear_taps
+from banet.ops.host import true_rows
 
 __all__ = ["PyramidRoIAlign", "box_levels", "roi_align"]
 
@@ -117,12 +118,11 @@ class PyramidRoIAlign(nn.Module):
             raise ValueError(f"features hold {first.shape[0]} images, but there are boxes of {len(boxes)}")
         rois = _with_image_index(boxes, first)
         levels = box_levels(rois[:, 1:], self.lowest, self.highest, self.canonical_size, self.canonical_level)
-        pooled, places = [], []
-        for number, (feature, stride) in enumerate(zip(features, self.strides, strict=True), self.lowest):
-            place = torch.nonzero(levels == number).squeeze(1)
-            places.append(place)
+        places = true_rows([levels == number for number in range(self.lowest, self.highest + 1)])
+        pooled = []
+        for feature, stride, place in zip(features, self.strides, places, strict=True):
             pooled.append(_align(feature, rois[place], self.output_size, 1 / stride))
-            if finest is not None and number > self.lowest:
+            if finest is not None and stride != self.strides[0]:
                 pooled[-1] = pooled[-1] + _align(finest, rois[place], self.output_size, 1 / self.strides[0])
         order = torch.argsort(torch.cat(places))
         return torch.cat(pooled)[order]

@@ -51,7 +51,7 @@ def roi_inlay(
     coordinates, sizes = _check(features, boxes, output_size, spatial_scale, aligned)
     if torch.compiler.is_exporting():
         return _inlay_dense(features, coordinates, sizes, output_size)
-    result: Tensor = _inlay_op(features, coordinates, sizes, output_size[0], output_size[1])
+    result: Tensor = _inlay_op(features, coordinates.cpu(), sizes, output_size[0], output_size[1])
     return result
 
 
@@ -143,10 +143,14 @@ class _Axis(NamedTuple):
     bin: Tensor  # (S,) lower one of the two bins that the pixel lies between
     fraction: Tensor  # (S,) weight of the upper one
 
+    def to(self, device: torch.device) -> _Axis:
+        """Return the same on a device, which the host does not wait for."""
+        return _Axis(*(part.to(device, non_blocking=True) for part in self))
+
 
 def _axes(coordinates: Tensor, bins: tuple[int, int], size: tuple[int, int]) -> tuple[_Axis, _Axis]:
     """Rows and columns of every box, ``coordinates`` ``(K, 4)`` in map pixels. Few numbers, so numpy, on the host."""
-    boxes = coordinates.cpu().numpy()
+    boxes = coordinates.numpy()
     boxes = np.where(np.isfinite(boxes).all(1, keepdims=True), boxes, 0)
     first = [np.ceil(boxes[:, 1 - axis]).clip(0, size[axis]) for axis in range(2)]
     counts = [(np.ceil(boxes[:, 3 - axis]).clip(0, size[axis]) - first[axis]).clip(0) for axis in range(2)]
@@ -162,7 +166,7 @@ def _axes(coordinates: Tensor, bins: tuple[int, int], size: tuple[int, int]) -> 
         position = sample_positions(offset, bins[axis] / (stop[owner] - start[owner]), bins[axis])
         low = np.floor(position).clip(max=max(bins[axis] - 2, 0))
         arrays = (count, begin, owner, pixel, low.astype(np.int64), position - low)
-        axes.append(_Axis(*(torch.from_numpy(array).to(coordinates.device) for array in arrays)))
+        axes.append(_Axis(*(torch.from_numpy(array) for array in arrays)))
     return axes[0], axes[1]
 
 
@@ -179,7 +183,8 @@ def _ragged(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
 
 def _image_of_box(sizes: Sequence[int], device: torch.device) -> Tensor:
     """``(K,)`` index of each box's image."""
-    return torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64, device=device), output_size=sum(sizes))
+    image = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    return torch.from_numpy(image).to(device, non_blocking=True)
 
 
 def _integer(*largest: int) -> torch.dtype:
@@ -222,8 +227,9 @@ def _repeat(counts: Tensor, total: int) -> Tensor:
 
 def _occurrences(values: Tensor, length: int) -> Tensor:
     """``(length,)`` int64: how often each of ``0..length - 1`` occurs."""
-    if values.device.type != "cpu":
-        return torch.bincount(values, minlength=length)
+    if values.device.type != "cpu":  # where bincount would wait to learn the largest
+        counts = torch.zeros(length, dtype=torch.int64, device=values.device)
+        return counts.index_add_(0, values, torch.ones_like(values, dtype=torch.int64))
     return torch.from_numpy(np.bincount(values.numpy(), minlength=length))
 
 
@@ -276,7 +282,7 @@ def _rows_of_channels(source: Tensor, dtype: torch.dtype, limit: int, gather: Ca
 
 @torch.library.custom_op("banet::roi_inlay", mutates_args=())
 def _inlay_op(features: Tensor, coordinates: Tensor, sizes: Sequence[int], height: int, width: int) -> Tensor:
-    """RoIInlay of boxes in map pixels. The result has channels-last strides: its rows of channels are the bags."""
+    """RoIInlay of boxes in map pixels, on the host. The result has channels-last strides: its rows are the bags."""
     boxes, channels, bins_y, bins_x = features.shape
     images, device = len(sizes), features.device
     rows, columns = _axes(coordinates, (bins_y, bins_x), (height, width))
@@ -284,7 +290,7 @@ def _inlay_op(features: Tensor, coordinates: Tensor, sizes: Sequence[int], heigh
     if covered == 0 or channels == 0:
         return features.new_zeros((images, height, width, channels)).permute(0, 3, 1, 2)
     integer = _integer(images * height * width, 4 * covered, boxes * bins_y * bins_x)
-    image = _image_of_box(sizes, device)
+    rows, columns, image = rows.to(device), columns.to(device), _image_of_box(sizes, device)
 
     # One entry for each box and each pixel in it. Listed by column, then box, then row, and stably sorted by row, they
     # come in the order of the pixels.
@@ -350,13 +356,16 @@ def _inlay_backward_op(gradient: Tensor, coordinates: Tensor, sizes: Sequence[in
     rows, columns = _axes(coordinates, (bins_y, bins_x), (height, width))
     if len(rows.owner) == 0 or channels == 0:
         return gradient.new_zeros((boxes, bins_y, bins_x, channels)).permute(0, 3, 1, 2)
-    image = _image_of_box(sizes, device)
     compute = torch.promote_types(gradient.dtype, torch.float32)
     near_row, near_rows = _near(rows, boxes, bins_y)
     near_column, near_columns = _near(columns, boxes, bins_x)
     strips = columns.counts.repeat_interleave(bins_y)  # (K * bins_y,) columns of each box, for each of its rows of bins
     sums = torch.stack([strips.sum(), (near_rows.sum(1) * columns.counts).sum(), near_columns.sum() * bins_y]).tolist()
     integer = _integer(images * height * width, *sums, boxes * bins_y * bins_x)
+    rows, columns, image = rows.to(device), columns.to(device), _image_of_box(sizes, device)
+    near_row, near_rows, near_column, near_columns, strips = (
+        part.to(device, non_blocking=True) for part in (near_row, near_rows, near_column, near_columns, strips)
+    )
 
     # First along the rows: a bag for each box, row of bins and column of pixels.
     strip, rank = _ragged(strips, sums[0])

@@ -17,6 +17,7 @@ from banet.modeling.aggregation import OCM, SIM, InstanceToSemantic, InstanceToS
 from banet.modeling.composition import build_segmenter
 from banet.modeling.config import LossConfig, ModelConfig
 from banet.modeling.instance_head import (
+    BOX_WEIGHTS,
     BoxHead,
     MaskHead,
     RoISampler,
@@ -28,8 +29,10 @@ from banet.modeling.instance_head import (
 from banet.modeling.outputs import Candidates
 from banet.modeling.rpn import RegionProposals
 from banet.modeling.s2i import PyramidRoIs, S2IRoIs
+from banet.modeling.sampling import BalancedSampler
 from banet.modeling.semantic_head import PyramidConv1x1, SemanticHead
 from banet.modeling.semantic_loss import semantic_loss
+from banet.ops.boxes import encode_boxes
 from banet.ops.roi_inlay import roi_inlay
 
 BOXES = [torch.tensor([[3.0, 5.0, 60.5, 41.0], [20.0, 10.0, 120.0, 90.0]]), torch.tensor([[0.0, 0.0, 30.0, 64.0]])]
@@ -188,13 +191,13 @@ def test_selection_for_panoptic_is_blind_to_class_and_for_ap_is_not() -> None:
         boxes[:, None].expand(-1, 2, -1),
         torch.tensor([[0.9, 0.05], [0.1, 0.8], [0.6, 0.3], [0.7, 0.2]]),
     )
-    kept, scores, labels = select_for_panoptic(candidates, score=0.6, iou=0.5, limit=100)
+    (kept,), (scores,), (labels,) = select_for_panoptic([candidates], score=0.6, iou=0.5, limit=100)
     assert torch.equal(kept, boxes[[0, 3]]) and labels.tolist() == [0, 0]  # 0.6 is not above 0.6
     torch.testing.assert_close(scores, torch.tensor([0.9, 0.7]))
-    kept, scores, labels = select_for_ap(candidates, score=0.05, iou=0.5, limit=100)
+    (kept,), (scores,), (labels,) = select_for_ap([candidates], score=0.05, iou=0.5, limit=100)
     assert scores[:2].tolist() == pytest.approx([0.9, 0.8]) and labels[:2].tolist() == [0, 1]
     assert len(kept) == 6
-    assert len(select_for_ap(candidates, score=0.05, iou=0.5, limit=2)[0]) == 2
+    assert len(select_for_ap([candidates], score=0.05, iou=0.5, limit=2)[0][0]) == 2
 
 
 @given(st.integers(0, 1000), st.integers(0, 40), st.integers(1, 30), st.floats(0, 1), st.floats(0, 1), st.booleans())
@@ -207,8 +210,10 @@ def test_a_lower_score_selects_the_same_boxes_first(
     boxes = torch.cat([corners[..., :2], corners[..., :2] + corners[..., 2:]], dim=2)
     candidates = Candidates(boxes, (scores * 8).round() / 8 if ties else scores)
     low, high = sorted((one, other))
-    more = select_for_panoptic(candidates, score=low, iou=0.5, limit=limit)
-    fewer = select_for_panoptic(candidates, score=high, iou=0.5, limit=limit)
+    more, fewer = (
+        [part for (part,) in select_for_panoptic([candidates], score=score, iou=0.5, limit=limit)]
+        for score in (low, high)
+    )
     assert len(fewer[1]) == (more[1] > high).sum()
     assert all(torch.equal(a, b[: len(a)]) for a, b in zip(fewer, more, strict=True))
 
@@ -216,11 +221,12 @@ def test_a_lower_score_selects_the_same_boxes_first(
 def test_sampler_counts_and_matches() -> None:
     boxes, labels = torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 90, 90]]), torch.tensor([2, 0])
     proposals = torch.cat([boxes[:1] + 1, torch.rand(200, 4) * 20 + torch.tensor([200.0, 200, 230, 230])])
-    samples = RoISampler(64, 0.25, 0.5)(proposals, boxes, labels)
+    samples, nothing = RoISampler(64, 0.25, 0.5)([proposals] * 2, [boxes, boxes[:0]], [labels, labels[:0]])
     assert len(samples.boxes) == 64
     assert sorted(samples.labels[samples.labels >= 0].tolist()) == [0, 2, 2]  # truth joins the proposals
     assert torch.equal(samples.truth_boxes, boxes[samples.matches])
-    nothing = RoISampler(64, 0.25, 0.5)(proposals, boxes[:0], labels[:0])
+    assert torch.equal(samples.labels[samples.positive], labels[samples.matches])
+    assert torch.equal(samples.positive, (samples.labels >= 0).nonzero()[:, 0])
     assert len(nothing.boxes) == 64 and (nothing.labels == -1).all() and nothing.truth_boxes.shape == (0, 4)
 
 
@@ -280,7 +286,7 @@ def test_anchors_over_padding_take_no_part_in_the_losses() -> None:
     for truth in (boxes, boxes[:0]):
         part = model._match(every, truth, (40, 96))
         assert torch.equal(part == -2, padding | (model._match(every, truth, (128, 128)) == -2))
-    model.sampler.batch_size_per_image = 10**6
+    model.sampler = BalancedSampler(2 * 10**6, 0.5)
     features = [level.clone().requires_grad_() for level in pyramid]
     _, score_loss, box_loss = model.losses(features, [(40, 96)], (50, 50, 0.7), [boxes])
     (score_loss + box_loss).backward()
@@ -293,10 +299,11 @@ def test_anchors_over_padding_take_no_part_in_the_losses() -> None:
 def test_box_loss_turns_to_a_line_at_beta(beta: float) -> None:
     head = BoxHead(8, 16, 2, beta=beta)
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 20]])
-    samples = RoISamples(boxes, torch.tensor([1, -1]), torch.tensor([0]), torch.tensor([[1.0, 0, 12, 10]]))
+    wanted = torch.tensor([[1.0, 0, 12, 10]])
+    samples = RoISamples(boxes, torch.tensor([1, -1]), torch.tensor([0]), torch.tensor([0]), wanted)
     features = torch.randn(2, 8, 7, 7)
     _, deltas = head(features)
-    target = head.coder.encode_single(samples.truth_boxes, boxes[:1])
+    target = encode_boxes(wanted, boxes[:1], BOX_WEIGHTS)
     off = (deltas[:1, 1] - target).abs()
     expected = torch.where(off < beta, 0.5 * off**2 / beta, off - 0.5 * beta).sum() / 2
     torch.testing.assert_close(head.losses(features, [samples])[1], expected)

@@ -83,29 +83,35 @@ class TrainingTask(L.LightningModule):
         super().__init__()
         self.val_images = val_images
         self.batch: list[Sample] = []  # the current one; empty while measuring
+        self._losses: dict[str, Tensor] = {}  # its losses
         self.model = model
         self.recipe = recipe
         self.quality = PanopticQualityMetric(model.categories)
         self.evaluator = Evaluator(model, quality=self.quality)
 
     def training_step(self, batch: list[Sample], batch_index: int) -> dict[str, Tensor]:
-        """Return the losses of one batch by name, and "loss", their sum; `CheckpointCallback` logs them.
-
-        Raises:
-            InputError: The sum is not finite; names the images.
-        """
+        """Return the losses of one batch by name, and "loss", their sum; `CheckpointCallback` logs them."""
         self.batch = batch
         self._seed_sampling(batch, batch_index)
         losses = self.model.losses([s.image for s in batch], [s.target for s in batch])
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
-            wrong = ", ".join(name for name, loss in losses.items() if not torch.isfinite(loss))
+        self._losses = {name: loss.detach() for name, loss in losses.items()}
+        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        return {"loss": total, **self._losses}
+
+    def on_after_backward(self) -> None:
+        """Stop a run whose losses are not finite, before its weights change; here a GPU has been given all its work.
+
+        Raises:
+            InputError: One of them is not finite; names the images.
+        """
+        values = torch.stack(list(self._losses.values())).tolist()
+        wrong = ", ".join(name for name, value in zip(self._losses, values, strict=True) if not math.isfinite(value))
+        if wrong:
             raise InputError(
-                f"training stopped at iteration {self.global_step}: {wrong} not finite on {self._culprits(batch)}",
+                f"training stopped at iteration {self.global_step}: {wrong} not finite on {self._culprits(self.batch)}",
                 hint="lower --train.lr, set --train.clip 10, or start from pretrained weights",
             )
-        self.log("loss", total.detach(), prog_bar=True, logger=False, batch_size=len(batch))
-        return {"loss": total, **{name: loss.detach() for name, loss in losses.items()}}
 
     def _seed_sampling(self, batch: list[Sample], batch_index: int) -> None:
         """Make the sampling inside the network a function of seed, images and step.
