@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +28,7 @@ __all__ = [
     "find_weights",
     "is_body_file",
     "packaged_weights",
+    "quiet_hub",
     "read_checkpoint",
     "save_checkpoint",
 ]
@@ -184,6 +187,18 @@ def is_body_file(source: str | Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Keep huggingface_hub from writing a line per attempt to connect; what fails is raised."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _download(repository: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
@@ -191,11 +206,14 @@ def _download(repository: str) -> Path:
     except ImportError:
         raise MissingExtraError("huggingface_hub", "hub") from None
     try:
-        return Path(hf_hub_download(repository, FILE_NAME))
+        with quiet_hub():
+            return Path(hf_hub_download(repository, FILE_NAME))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"no such file or folder, and could not be downloaded from the hub: {reason}", where=repository
+            f"no such file or folder, and could not be downloaded from the hub: {reason}",
+            where=repository,
+            hint=f"a model of transformers is hf:{repository}",
         ) from None
 
 

@@ -98,6 +98,12 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
             raise InputError("pages count from 1", where=f"--page {self.page}")
         if not 0 <= self.alpha <= 1:
             raise InputError("must be from 0 to 1", where=f"--alpha {self.alpha:g}")
+        if self.tile is not None and not (self.overlap or 1) < self.tile:
+            raise InputError(
+                f"tiles of {self.tile} pixels cannot share {self.overlap or 1}",
+                where="--tile",
+                hint="choose larger tiles or a smaller --overlap",
+            )
         from banet.engine.prediction.predict import predict_files
 
         failed = predict_files(

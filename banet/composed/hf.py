@@ -223,6 +223,9 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         what = shown(config.get("model_type")) if isinstance(config, dict) else shown(config)
         raise InputError(f"{path}: model_type: must be the text that transformers writes, not {what}")
+    names = config.get("id2label") or {}
+    if not isinstance(names, dict) or not all(number.isdecimal() for number in names):
+        raise InputError(f"{path}: id2label: must be names by number, not {shown(names)}")
     return config
 
 
@@ -263,6 +266,8 @@ def _load_model(loader: Any, folder: Path, name: str) -> Any:
 
 
 def _load_processor(transformers: Any, folder: Path, config: Mapping[str, Any]) -> Any:
+    if not any((folder / file).is_file() for file in _PROCESSORS):
+        raise InputError(f"holds no {_PROCESSORS[-1]}", where=folder, hint="save the image processor beside the model")
     if config["model_type"] != "oneformer":
         return transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     options = {}

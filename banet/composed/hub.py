@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from banet.checkpoint.checkpoint import quiet_hub
 from banet.errors import InputError, MissingExtraError
 
 __all__ = ["HubOptions", "cached_folder", "download_repository"]
@@ -132,7 +133,8 @@ def _explained(repository: str, options: HubOptions) -> Iterator[None]:
     from huggingface_hub import errors
 
     try:
-        yield
+        with quiet_hub():
+            yield
     except errors.GatedRepoError:
         raise InputError(
             f"{repository}: asks for consent to its licence; accept it at https://huggingface.co/{repository} and log "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from banet.composed.names import NAMED, ModelName, NamedModel, find_named, is_composed, parse_names
+from banet.composed.names import NAMED, ModelName, NamedModel, check_own_name, find_named, is_composed, parse_names
 from banet.errors import InputError
 from banet.inference.predictor import Predictor
 from banet.types import StrPath
@@ -53,8 +53,14 @@ def load(
     """
     text = str(name)
     if not is_composed(text):
+        from banet.checkpoint.checkpoint import packaged_weights
         from banet.inference.banet import BANet
 
+        check_own_name(text, packaged_weights())
+        if class_table is not None:
+            raise InputError(
+                "a class table matches the classes of other libraries' models", where=text, hint="leave it out"
+            )
         return BANet.from_pretrained(text, device=device)
     from banet.composed.classes import ClassTable
     from banet.composed.hub import HubOptions
@@ -97,6 +103,11 @@ def _bundled() -> list[NamedModel]:
 def _load_single(
     name: ModelName, hub: HubOptions, table: ClassTable, device: str | torch.device, known: NamedModel | None
 ) -> Predictor:
+    if name.library == "torchvision":
+        from banet.composed.torchvision_models import is_detector
+
+        if not is_detector(name):
+            raise _stuff_only(name)
     if name.library != "hf":
         raise InputError(f"{name}: finds things only; name a segmenter for the stuff: {name}+hf:OWNER/NAME")
     from banet.composed.hf import HfModel
@@ -106,12 +117,16 @@ def _load_single(
     if model.task == "instance":
         raise InputError(f"{name}: finds things only; name a segmenter for the stuff: {name}+hf:OWNER/NAME")
     if model.task == "semantic":
-        raise InputError(
-            f"{name}: is a model for semantic segmentation, which does not tell things apart; name a detector before "
-            f"it: torchvision:maskrcnn_resnet50_fpn_v2+{name}"
-        )
+        raise _stuff_only(name)
     names = _names_of_known(model) if known is not None else None
     return PanopticModel(model, table, names, domain=known.domain if known else model.domain)
+
+
+def _stuff_only(name: ModelName) -> InputError:
+    return InputError(
+        f"{name}: is a model for semantic segmentation, which does not tell things apart; name a detector before it: "
+        f"torchvision:maskrcnn_resnet50_fpn_v2+{name}"
+    )
 
 
 def _names_of_known(model: HfModel) -> ModelClasses | None:

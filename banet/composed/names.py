@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from banet.errors import InputError
+from banet.files.reading import read_json
 
-__all__ = ["FAMILIES", "NAMED", "Library", "ModelName", "NamedModel", "find_named", "is_composed", "parse_names"]
+__all__ = [
+    "FAMILIES",
+    "NAMED",
+    "Library",
+    "ModelName",
+    "NamedModel",
+    "check_own_name",
+    "find_named",
+    "is_composed",
+    "parse_names",
+]
 
 Library = Literal["hf", "torchvision", "ultralytics"]
 
@@ -137,6 +150,46 @@ def is_composed(name: str) -> bool:
     if any(one.name == name for one in NAMED):
         return not Path(name).exists()
     return _PREFIX.match(name) is not None
+
+
+def check_own_name(text: str, packaged: Iterable[str]) -> None:
+    """Refuse what looks like the name of a model but is none, before it is looked for as weights of BANet.
+
+    Args:
+        text: No name of another library's model.
+        packaged: Names of the bundled weights.
+
+    Raises:
+        InputError: It is a library that is not read, or nearly a name; says which names are.
+    """
+    path = Path(text).expanduser()
+    if path.exists():
+        library = _library_of(path)
+        if library:
+            raise InputError(f"was saved by {library[0]}", where=text, hint=f"give {library[1]}:{text}")
+        return
+    prefix = re.match(r"(\w{2,}):(?!//)", text)
+    if prefix:
+        library_names = ", ".join(f"{each}:NAME" for each in get_args(Library))
+        plain = prefix[1].casefold()
+        hint = f"give one of {library_names}"
+        if plain in get_args(Library):
+            hint = f"write {plain}{text[len(plain) :]}"
+        elif plain == "rfdetr":
+            hint = "give RF-DETR as transformers has it: hf:OWNER/NAME+hf:OWNER/SEGMENTER"
+        raise InputError(f"models of {prefix[1]} are not read by name", where=text, hint=hint)
+    names = [*packaged, *(one.name for one in NAMED)]
+    near_names = difflib.get_close_matches(text.casefold(), names, n=2)
+    if near_names and text not in names:
+        raise InputError("no such weights", where=text, hint=f"did you mean {' or '.join(near_names)}?")
+
+
+def _library_of(path: Path) -> tuple[str, str] | None:
+    """Return whose model a folder or file seems to be, and the prefix of its name; None where it may be BANet's."""
+    if path.is_dir() and (path / "config.json").is_file():
+        content = read_json(path / "config.json")
+        return ("transformers", "hf") if isinstance(content, dict) and "model_type" in content else None
+    return ("PyTorch or Ultralytics", "ultralytics") if path.is_file() and path.suffix == ".pt" else None
 
 
 def parse_names(text: str) -> list[ModelName]:

@@ -57,7 +57,17 @@ class TorchvisionDetector(Detector):
 
     def __init__(self, name: ModelName, device: torch.device | str = "cpu") -> None:
         state, names = _read_weights(name)
-        count = len(state["roi_heads.box_predictor.cls_score.bias"]) if state else _COCO_CLASSES
+        count = _COCO_CLASSES
+        if state is not None:
+            head = state.get("roi_heads.box_predictor.cls_score.bias")
+            if head is None:
+                raise InputError(
+                    "the weights are not those of a Mask R-CNN of torchvision: they have no "
+                    "roi_heads.box_predictor.cls_score.bias",
+                    where=str(name),
+                    hint="save model.state_dict()",
+                )
+            count = len(head)
         if names is None:
             names = _names_of(name, count, _COCO_CLASSES)
         elif len(names) == count - 1:
@@ -83,7 +93,7 @@ class TorchvisionDetector(Detector):
             results = self._run([_as_tensor(image).to(self.device) for image in images])
         finally:
             heads.score_thresh, heads.detections_per_img = saved
-        return [_paste(one, image.shape[:2]) for one, image in zip(results, images, strict=True)]
+        return [_paste(one, (image.shape[0], image.shape[1])) for one, image in zip(results, images, strict=True)]
 
     def _run(self, images: list[Tensor]) -> list[tuple[NDArray[np.float64], ...]]:
         """Return boxes in pixels of each image, scores, labels and masks of 28 x 28, without pasting them."""
@@ -219,5 +229,8 @@ def _build(name: ModelName, state: dict[str, Tensor] | None, options: dict[str, 
         model.load_state_dict(state)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
-        raise InputError(f"{name}: the weights are of another model ({lines[1] if lines[1:] else lines[0]})") from None
+        first = (lines[1] if lines[1:] else lines[0]).partition(", ")[0]
+        raise InputError(
+            f"the weights are of another model ({first})", where=str(name), hint=f"save those of a {name.name}"
+        ) from None
     return model

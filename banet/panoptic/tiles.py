@@ -94,7 +94,7 @@ def segment_tiles(
         ValueError: See `tile_boxes` and `merge_tiles`.
     """
     size = (int(image.shape[0]), int(image.shape[1]))
-    boxes = tile_boxes(size, tile, tile // 4 if overlap is None else overlap)
+    boxes = tile_boxes(size, tile, max(tile // 4, 1) if overlap is None else overlap)
     tiles = ((box, segment(np.asarray(image[box[1] : box[3], box[0] : box[2]]))) for box in progress(boxes))
     result = merge_tiles(tiles, size, stuff_area=stuff_area, removal_threshold=removal_threshold)
     result.image = image if isinstance(image, np.ndarray) else None

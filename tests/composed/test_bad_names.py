@@ -36,6 +36,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved.save_eomt(root / "cut")
     weights = root / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
+    saved.save_eomt(root / "no processor")
+    (root / "no processor" / "preprocessor_config.json").unlink()
+    saved.save_eomt(root / "bad names")
+    config = json.loads((root / "bad names" / "config.json").read_text())
+    (root / "bad names" / "config.json").write_text(json.dumps({**config, "id2label": ["person"]}))
     (root / "video").mkdir()
     config = {"model_type": "videomt", "architectures": ["VideomtForUniversalSegmentation"]}
     (root / "video" / "config.json").write_text(json.dumps(config))
@@ -61,6 +66,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("torchvision:maskrcnn_resnet50_fpn", "finds things only; name a segmenter"),
         ("torchvision:maskrcnn_resnet50_fpn@{}/none.pth+hf:{}/semantic", "none.pth does not exist"),
         ("ultralytics:yolo11n-seg.pt+hf:{}/semantic", "run code when they are loaded; add --trust"),
+        ("hf:{}/no processor", "holds no preprocessor_config.json; save the image processor beside the model"),
+        ("hf:{}/bad names", r"id2label: must be names by number, not \['person'\]"),
+        ("torchvision:deeplabv3_resnet50", "does not tell things apart; name a detector before it"),
+        ("torchvision:maskrcnn_resnet50_fpn_v2@{}/eomt+hf:{}/semantic", "are not those of a Mask R-CNN"),
+        ("torchvision:fcn_resnet50@{}/eomt", "does not tell things apart"),
+        ("rfdetr:base+hf:{}/semantic", "models of rfdetr are not read by name; give RF-DETR as transformers has it"),
+        ("timm:resnet50", "models of timm are not read by name; give one of hf:NAME"),
+        ("HF:{}/eomt", "models of HF are not read by name; write hf:{}/eomt"),
+        ("Coco", r"no such weights; did you mean coco or coco-detr\?"),
+        ("nuclie", r"no such weights; did you mean nuclei\?"),
+        ("{}/eomt", "was saved by transformers; give hf:{}/eomt"),
         ("hf:{}/strange", "no class is in the table|left out"),
         ("hf:{}/nameless", "none of its classes has a name.*--class-table FILE"),
     ],
@@ -69,7 +85,12 @@ def test_one_line_says_what_does_not_fit(folder: Path, name: str, said: str) -> 
     with pytest.warns(InputWarning) if name.endswith("strange") else pytest.raises(banet.InputError) as caught:
         banet.load(name.replace("{}", str(folder)))
     message = str(caught.value) if hasattr(caught, "value") else str(caught[0].message)
-    assert re.search(said.replace("+", r"\+"), message) and "\n" not in message
+    assert re.search(said.replace("+", r"\+").replace("{}", re.escape(str(folder))), message) and "\n" not in message
+
+
+def test_a_class_table_for_weights_that_need_none_is_refused() -> None:
+    with pytest.raises(banet.InputError, match="scenes: a class table matches the classes of other libraries"):
+        banet.load("scenes", class_table=ClassTable.default())
 
 
 def test_an_extra_that_is_missing_is_named(folder: Path) -> None:
