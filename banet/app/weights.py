@@ -93,6 +93,7 @@ def describe(weights: str, model: Predictor, samples: Samples, limits: Limits) -
     domain, figures = BUNDLED.get(weights, (model.domain, ""))
     composed = is_composed(weights)
     if composed:
+        domain = model.domain or "training data not stated"
         known = find_named(weights)
         figures = f"PQ {known.pq:.1f}: {known.pq_source}" if known is not None and known.pq else ""
     elif weights not in BUNDLED:

@@ -64,5 +64,4 @@ def describe_model(model: Predictor, weights: str, place: str) -> str:
     """Return what a command says of a model before it runs: what it was trained on, and its classes."""
     things = ", ".join(c.name for c in model.categories if c.isthing) or "none"
     stuff = ", ".join(c.name for c in model.categories if not c.isthing) or "none"
-    trained = f"trained on: {model.domain}; " if model.domain else ""
-    return f"{weights} on {place}: {trained}things: {things}; stuff: {stuff}"
+    return f"{weights} on {place}: trained on: {model.domain or 'not stated'}; things: {things}; stuff: {stuff}"
