@@ -16,7 +16,7 @@ from PIL import Image
 
 pytest.importorskip("transformers")
 pytest.importorskip("uvicorn")
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright")
 
 import saved
 
@@ -59,9 +59,11 @@ def test_the_page_shows_what_predict_finds(url: str, weights: str, image: Path, 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("there is no Chromium")
+    from playwright.sync_api import sync_playwright
+
     wrong: list[str] = []
     size: Any = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 800}
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_context(viewport=size, has_touch=phone, is_mobile=phone).new_page()
         tab.set_default_timeout(120_000)
