@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from banet.app.answers import Limits
+from banet.checkpoint.bundled import BUNDLED
 from banet.checkpoint.checkpoint import read_checkpoint
 from banet.composed.names import find_named, is_composed
 from banet.data.scenes.generate import SCENE_CATEGORIES, Scenes
@@ -19,12 +20,6 @@ __all__ = ["Samples", "describe"]
 
 # Of the demo's seed, so that no training saw them; those in which the rules differ most.
 SCENES_SEED, SCENES, SCENES_SIZE = 3, (18, 20, 36, 31), (480, 640)
-
-BUNDLED = {
-    "scenes": ("drawn scenes, not photographs", "PQ 61.7 on 40 unseen scenes"),
-    "nuclei": ("nuclei in microscope images", "PQ 76.1 of nuclei on 67 validation images"),
-}
-"""Domain and figures of the bundled weights, as docs/results measures them."""
 
 RULES: Mapping[str, str] = {
     "appearance": "the paper's rule: whose mean colour is closer to the overlap's",
@@ -90,7 +85,7 @@ def describe(weights: str, model: Predictor, samples: Samples, limits: Limits) -
         `rules` with a line on each; `rule` and `other`, those to begin with; `score`, the least score of things;
         `samples`; and `limits`.
     """
-    domain, figures = BUNDLED.get(weights, (model.domain, ""))
+    domain, figures = model.domain, BUNDLED[weights].figures if weights in BUNDLED else ""
     composed = is_composed(weights)
     if composed:
         domain = model.domain or "training data not stated"

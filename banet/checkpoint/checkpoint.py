@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from banet.checkpoint.bundled import BUNDLED
 from banet.errors import InputError, MissingExtraError, shown
 from banet.files.atomic import atomic_path
 from banet.files.reading import open_file
@@ -36,7 +37,7 @@ __all__ = [
 FORMAT = "banet-1"
 FILE_NAME = "model.safetensors"
 
-_DOMAINS = {"scenes_r18": "drawn scenes only", "nuclei_r18": "microscope images"}
+_DOMAINS = {"scenes_r18": BUNDLED["scenes"].domain, "nuclei_r18": BUNDLED["nuclei"].domain}
 """What weights of these recipes were trained on that were saved before files said so."""
 _LONGEST_HEADER = 1 << 24  # bytes; those of the largest networks are a hundredth of it
 _FLOATS = ("F32", "F16", "BF16")

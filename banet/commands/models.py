@@ -62,7 +62,7 @@ def format_models() -> str:
             (name,) = parse_names(model.source)
             cached = cached_folder(name.name, HubOptions(name.after or None)) is not None
             there = "downloaded" if cached else f"to download: about {model.download / 1e6:,.0f} MB"
-        quality = f"PQ {model.pq:.1f} ({model.pq_source})" if model.pq else "PQ: see docs/results"
+        quality = f"PQ {model.pq:.1f}, {model.pq_source}" if model.pq else "PQ not stated"
         lines.append(
             f"{model.name}\n    {things} things, {stuff} stuff; {model.parameters / 1e6:.1f} million parameters; "
             f"{model.licence}; {there}\n    trained on: {model.domain}; {quality}"

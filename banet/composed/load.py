@@ -88,15 +88,18 @@ def models() -> list[NamedModel]:
 def _bundled() -> list[NamedModel]:
     import math
 
+    from banet.checkpoint.bundled import BUNDLED
     from banet.checkpoint.checkpoint import packaged_weights, read_checkpoint
 
     found = []
     for name in packaged_weights():
-        checkpoint = read_checkpoint(name)
+        checkpoint, measured = read_checkpoint(name), BUNDLED[name]
         kinds = (checkpoint.categories.num_things, checkpoint.categories.num_stuff)
         count = sum(math.prod(shape) for shape in checkpoint.shapes.values())
         licence = checkpoint.metadata.get("licence", "")
-        found.append(NamedModel(name, name, checkpoint.domain, licence, count, 0, kinds))
+        found.append(
+            NamedModel(name, name, checkpoint.domain, licence, count, 0, kinds, measured.pq, measured.measured)
+        )
     return found
 
 

@@ -126,17 +126,18 @@ def test_what_is_not_an_image_is_named(segmenter, monkeypatch, data, fault):
 
 
 def test_bundled_weights_have_samples_a_domain_and_figures_that_the_docs_give(app):
-    from banet.app.weights import BUNDLED, Samples, describe
+    from banet.app.weights import Samples, describe
+    from banet.checkpoint.bundled import BUNDLED
     from banet.inference.banet import BANet
 
     docs = " ".join(path.read_text() for path in (Path(__file__).parents[2] / "docs" / "results").glob("*.md"))
-    for weights, (domain, figures) in BUNDLED.items():
+    for weights, known in BUNDLED.items():
         model = BANet.from_pretrained(weights)
         samples = Samples(model.categories)
         facts = describe(weights, model, samples, app.Limits())
-        assert (facts["weights"], facts["domain"], facts["figures"]) == (weights, domain, figures)
+        assert (facts["weights"], facts["domain"], facts["figures"]) == (weights, known.domain, known.figures)
         assert facts["samples"]["count"] == len(samples) == 4
-        assert figures.split()[1] in docs
+        assert f"{known.pq:.1f}" in docs
         assert (facts["rule"], facts["other"], facts["score"]) == (BEST_RULE, "heuristic", 0.6)
         for number in range(4):
             assert samples[number].ground_truth.categories.to_coco()[0]["name"] == model.categories[0].name

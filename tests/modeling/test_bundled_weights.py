@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from banet import BANet
+from banet.checkpoint.bundled import BUNDLED
 from banet.checkpoint.checkpoint import packaged_weights, read_checkpoint
 from banet.data.scenes.generate import make_scene
 from banet.engine.export import runtime
@@ -23,6 +25,8 @@ from banet.inference.preprocess import preprocess
 from banet.modeling.aggregation import InstanceToSemantic, current_name
 from banet.modeling.config import InferenceConfig, ModelConfig
 from banet.ops.roi_inlay import roi_inlay
+
+ROOT = Path(__file__).parents[2]
 
 
 def old_name(name: str) -> str:
@@ -49,6 +53,39 @@ def test_bundled_weights_load_by_old_and_by_new_names_alike(name: str, tmp_path:
     assert results[0].segments
     for result in results[1:]:
         assert np.array_equal(result.ids, results[0].ids) and result.segments == results[0].segments
+
+
+def test_bundled_weights_say_where_they_come_from_and_load_with_the_core_alone() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    core = project[project.index("\ndependencies = [") : project.index("[project.optional-dependencies]")]
+    assert set(packaged_weights()) == set(BUNDLED)
+    for name in BUNDLED:
+        checkpoint = read_checkpoint(name)
+        assert all(checkpoint.metadata.get(fact) for fact in ("recipe", "data", "licence", "iterations"))
+        assert checkpoint.domain == BUNDLED[name].domain
+        if checkpoint.config.backbone.startswith("timm:"):
+            assert '"timm>=' in core, "this body needs timm as a core dependency"
+            assert "Apache-2.0" in checkpoint.metadata["body"], "the body's origin and licence are not in the file"
+
+
+@pytest.mark.parametrize("name", list(BUNDLED))
+def test_the_tables_of_weights_are_true(name: str) -> None:
+    """README.md and docs/reference/models.md against the files and the figures that were measured."""
+    checkpoint, known = read_checkpoint(name), BUNDLED[name]
+    parameters = sum(math.prod(shape) for shape in checkpoint.shapes.values()) / 1e6
+    size = checkpoint.path.stat().st_size / 1e6
+    things, stuff = checkpoint.categories.num_things, checkpoint.categories.num_stuff
+    classes = ", ".join(checkpoint.categories.names) if things + stuff < 5 else f"{things} things, {stuff} stuff"
+    common = [known.domain, classes, known.figures.removeprefix("PQ ")]
+    tail = [checkpoint.metadata["licence"], f"`{checkpoint.metadata['recipe']}`"]
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| `{name}` |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")][1:]
+    assert cells == [*common, f"{known.seconds:.1f}", f"{parameters:.1f} M", f"{size:.0f}", *tail]
+    table = [line for line in (ROOT / "docs/reference/models.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    column = rows[0].index(f"`{name}`")
+    cells = [re.sub(r" \(\[.*", "", row[column]) for row in rows[1:9]]
+    assert cells == [*common, f"{known.seconds}", f"{parameters:.1f} M", f"{size:.1f}", *tail]
 
 
 @pytest.mark.parametrize("parts", [{}, {"ocm": False}])
