@@ -12,6 +12,7 @@ from typing import Any
 
 from banet import __version__
 from banet.commands import COMMANDS, GROUPS, find_command
+from banet.commands.base import Command
 from banet.errors import InputError, InputWarning, MissingExtraError, printable
 
 __all__ = ["main"]
@@ -42,7 +43,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     for words in (3, 2, 1):
         name = " ".join(arguments[:words])
         if name in COMMANDS:
-            return find_command(name).parse(name, arguments[words:]).run()
+            return _run(find_command(name).parse(name, arguments[words:]))
     group = next((name for words in (2, 1) if (name := " ".join(arguments[:words])) in GROUPS), "")
     rest = arguments[len(group.split()) :]
     if not rest or rest[0] in ("-h", "--help"):
@@ -52,6 +53,15 @@ def _dispatch(arguments: Sequence[str]) -> int:
     else:
         raise InputError(_unknown(" ".join([group, rest[0]]).strip(), group))
     return 0
+
+
+def _run(command: Command) -> int:
+    if not getattr(command, "untrusted", False):
+        return command.run()
+    from banet.files.worker import untrusted_files
+
+    with untrusted_files():
+        return command.run()
 
 
 def _unknown(name: str, group: str) -> str:

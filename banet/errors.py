@@ -53,6 +53,16 @@ class MissingExtraError(ImportError):
         place = f"{printable(os.fspath(where))}: " if where else ""
         install = f"pip install 'banet-panoptic[{extra}]' (in a checkout: '.[{extra}]')"
         super().__init__(f"{place}this needs {package}, not installed: {install}")
+        self._given = package, extra, where
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let a worker process send it."""
+        package, extra, where = self._given
+        return _missing, (package, extra, os.fspath(where))
+
+
+def _missing(package: str, extra: str, where: str) -> MissingExtraError:
+    return MissingExtraError(package, extra, where=where)
 
 
 def printable(text: str) -> str:

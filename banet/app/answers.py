@@ -15,6 +15,7 @@ from PIL import Image
 from banet.data.images import decode_image
 from banet.engine.report.gallery import encode_jpeg, encode_map
 from banet.errors import InputWarning
+from banet.files.worker import Budget, Workers
 from banet.inference.postprocess import UnfusedPrediction
 from banet.inference.predictor import Predictor
 from banet.panoptic import PanopticQuality, PanopticSegmentation
@@ -52,13 +53,17 @@ class Limits:
 class Segmenter:
     """A function from the bytes of an image file to the JSON that the page shows; all work on a visitor's file is here.
 
+    A file is decoded in a worker process, whatever it is: one that crashes a decoder costs its own answer.
+
     Args:
         model: Any network with `predict_unfused`.
         limits: Of these `pixels` and `side`.
+        budget: What decoding an image may take.
     """
 
-    def __init__(self, model: Predictor, limits: Limits) -> None:
+    def __init__(self, model: Predictor, limits: Limits, budget: Budget | None = None) -> None:
         self.model, self.limits = model, limits
+        self.workers = Workers(budget)
 
     def __call__(self, data: bytes, name: str) -> bytes:
         """Segment an image file.
@@ -71,13 +76,13 @@ class Segmenter:
             JSON, see `answer`.
 
         Raises:
-            InputError: It is not an image, or has too many pixels.
+            InputError: It is not an image, has too many pixels, or takes too much to decode.
             MissingExtraError: A HEIC image, and pillow-heif is not installed.
         """
         depth = replace(SampleDepth.of(self.model.inference.bit_depth), warns=True)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", InputWarning)
-            image = decode_image(data, name, max_pixels=self.limits.pixels, bit_depth=depth)
+            image = self.workers.call(decode_image, data, name, max_pixels=self.limits.pixels, bit_depth=depth)
         notes = [str(one.message) for one in caught if issubclass(one.category, InputWarning)]
         return self.answer(image, notes=notes)
 

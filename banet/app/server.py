@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import io
 import logging
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,8 +68,8 @@ class Page:
         """Return the routes; ARCHITECTURE and docs/how_to/app.md list them."""
         return [
             Route("/api/page", self.page),
-            Route("/api/samples/{number:int}", self.sample),
-            Route("/api/samples/{number:int}.jpg", self.thumbnail),
+            Route("/api/samples/{number}.jpg", self.thumbnail),
+            Route("/api/samples/{number}", self.sample),
             Route("/api/segment", self.segment, methods=["POST"]),
         ]
 
@@ -101,10 +102,10 @@ class Page:
         return Response(await run_in_threadpool(self._draw_thumbnail, number), media_type="image/jpeg")
 
     def _number(self, request: Request) -> int:
-        number = int(request.path_params["number"])
-        if number >= len(self.samples):
+        text = str(request.path_params["number"])
+        if not re.fullmatch("[0-9]{1,9}", text) or int(text) >= len(self.samples):
             raise HTTPException(404, "There is no such sample.")
-        return number
+        return int(text)
 
     def _segment_sample(self, number: int) -> bytes:
         sample = self.samples[number]
@@ -214,7 +215,8 @@ def serve(
         raise InputError(f"--host {host} --port {port}: cannot listen there ({error}); choose others") from None
     with listener:
         model, _ = open_model(weights, device=device, class_table=class_table, trust=trust)
-        app = web_app(Page(model, weights), host)
+        page = Page(model, weights)
+        app = web_app(page, host)
         logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.getMessage())
         config = uvicorn.Config(app, http=Connection, ws="none", log_level="warning", timeout_graceful_shutdown=1)
         if host not in LOOPBACK:
@@ -223,6 +225,7 @@ def serve(
         print(f"{weights} on http://{shown}:{listener.getsockname()[1]} (Ctrl+C ends it)", flush=True)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+        page.segmenter.workers.close()
 
 
 def _share_one_arena() -> None:

@@ -20,6 +20,7 @@ from banet.checkpoint.bundled import BUNDLED
 from banet.errors import InputError, MissingExtraError, shown
 from banet.files.atomic import atomic_path
 from banet.files.reading import open_file
+from banet.files.worker import isolated
 from banet.modeling.config import InferenceConfig, ModelConfig, read_options
 from banet.panoptic.categories import Categories
 
@@ -28,6 +29,7 @@ __all__ = [
     "Saveable",
     "find_weights",
     "is_body_file",
+    "load_tensors",
     "packaged_weights",
     "quiet_hub",
     "read_checkpoint",
@@ -75,7 +77,7 @@ class Checkpoint:
         Raises:
             InputError: One holds NaN or infinity.
         """
-        state = {name: tensor.float() for name, tensor in load_file(self.path).items()}
+        state = {name: tensor.float() for name, tensor in load_tensors(self.path).items()}
         infinite = next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
         if infinite:
             raise InputError(
@@ -174,6 +176,7 @@ def find_weights(source: str | Path) -> Path:
     )
 
 
+@isolated
 def is_body_file(source: str | Path) -> bool:
     """Return whether a file holds the weights of a classifier: a `.pth`, or safetensors of another library."""
     path = Path(source)
@@ -218,6 +221,13 @@ def _download(repository: str) -> Path:
         ) from None
 
 
+@isolated
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file."""
+    return load_file(path)
+
+
+@isolated
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
     """Metadata, and type and shape of each tensor, before any memory is taken for them."""
     with open_file(path) as stream:

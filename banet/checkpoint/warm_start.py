@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import FrozenBatchNorm2d
 
-from banet.checkpoint.checkpoint import Checkpoint, is_body_file, read_checkpoint
+from banet.checkpoint.checkpoint import Checkpoint, is_body_file, load_tensors, read_checkpoint
 from banet.checkpoint.fit import check_fit
 from banet.errors import InputError, InputWarning
 from banet.files.reading import open_file
+from banet.files.worker import isolated
 from banet.modeling.aggregation import current_name
 from banet.modeling.backbones.build import pretrained_body
 from banet.modeling.network import Network
@@ -102,7 +102,7 @@ def initialize(network: Network, init: str) -> LoadReport:
         found = _downloaded(network, init)
     elif is_body_file(init):
         path = Path(init)
-        state = load_file(path) if path.suffix == ".safetensors" else load_pickle(path)
+        state = load_tensors(path) if path.suffix == ".safetensors" else load_pickle(path)
         found = _from_file(network, _with_own_eps(state) if path.name == _coco_file() else state)
     else:
         other = _read_weights(network, init)
@@ -195,6 +195,7 @@ def _read_weights(network: Network, init: str) -> Checkpoint:
     return other
 
 
+@isolated
 def load_pickle(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint. Nothing in it is run, and no memory is taken for what it only claims to hold.
 

@@ -18,6 +18,7 @@ from banet.commands.shared import (
     ModelOptions,
     OverwriteOptions,
     SplitOptions,
+    UntrustedOptions,
     WeightsArgument,
 )
 from banet.errors import InputError
@@ -28,7 +29,15 @@ __all__ = ["Evaluate"]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(
-    WeightsArgument, SplitOptions, FusionOptions, ModelOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command
+    WeightsArgument,
+    SplitOptions,
+    FusionOptions,
+    ModelOptions,
+    DepthOptions,
+    DeviceOptions,
+    OverwriteOptions,
+    UntrustedOptions,
+    Command,
 ):
     """Measure PQ, AP of masks and mIoU of stuff.
 
@@ -49,7 +58,7 @@ class Evaluate(
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE [--instances FILE])\n"
         "                      [--out DIR [--gallery] [--overwrite]] [--score SCORE] [--rule RULE]\n"
         "                      [--overlap-threshold FRACTION] [--class-table FILE] [--trust] [--batch N] [--limit N]\n"
-        "                      [--bit-depth auto|BITS]\n"
+        "                      [--bit-depth auto|BITS] [--untrusted]\n"
         "                      [--device DEVICE] [--inference.OPTION VALUE ...]"
     )
     saved_defaults: ClassVar[bool] = True

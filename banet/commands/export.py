@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from banet.commands.base import Command
-from banet.commands.shared import File, Inputs, OverwriteOptions, WeightsArgument
+from banet.commands.shared import File, Inputs, OverwriteOptions, UntrustedOptions, WeightsArgument
 
 __all__ = ["Export"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(WeightsArgument, OverwriteOptions, Command):
+class Export(WeightsArgument, OverwriteOptions, UntrustedOptions, Command):
     """Write the network as a graph that runs without torch.
 
     The graph takes an image of any size and returns boxes, scores, labels, masks and semantic logits.

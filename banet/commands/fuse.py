@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Area, Count, File, Folder, Fraction, OverwriteOptions, Score, progress
+from banet.commands.shared import (
+    Area,
+    Count,
+    File,
+    Folder,
+    Fraction,
+    OverwriteOptions,
+    Score,
+    UntrustedOptions,
+    progress,
+)
 from banet.modeling.config import InferenceConfig, RuleName
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE
 from banet.types import BitDepth
@@ -19,7 +29,7 @@ _LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fuse(OverwriteOptions, Command):
+class Fuse(OverwriteOptions, UntrustedOptions, Command):
     r"""Make panoptic results of anybody's instances and label maps; needs no model.
 
     Masks are run lengths, compressed or not, or polygons. Label maps have the images' names and end in .png:
@@ -80,7 +90,7 @@ class Fuse(OverwriteOptions, Command):
         from banet.engine.prediction.fuse import fuse_files
 
         names = {"score": "score_threshold", "nms": "nms_threshold", "top": "max_instances"}
-        options = {names.get(name, name): value for name, value in vars(self).items()}
+        options = {names.get(name, name): value for name, value in vars(self).items() if name != "untrusted"}
         options["clean"] = not options.pop("no_clean")
         with progress("fuse") as show:
             done = fuse_files(**options, progress=show)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Count, File, Folder, OverwriteOptions, progress
+from banet.commands.shared import Count, File, Folder, OverwriteOptions, UntrustedOptions, progress
 from banet.errors import InputError
 
 __all__ = ["Pq"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pq(OverwriteOptions, Command):
+class Pq(OverwriteOptions, UntrustedOptions, Command):
     """Score one COCO panoptic folder against another; needs no model.
 
     Attributes:

@@ -19,6 +19,7 @@ from banet.commands.shared import (
     Names,
     OverwriteOptions,
     Pixels,
+    UntrustedOptions,
     Weights,
 )
 from banet.errors import InputError
@@ -29,7 +30,7 @@ __all__ = ["Predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, OverwriteOptions, Command):
+class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, OverwriteOptions, UntrustedOptions, Command):
     """Segment images and videos; writes id PNG, JSON and overlay of each, panoptic.json and segments.csv.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
@@ -67,7 +68,7 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
         "                     [--frames] [--page N|all] [--bit-depth auto|BITS] [--json FILE] [--classes NAME ...]\n"
         "                     [--score SCORE] [--rule RULE] [--overlap-threshold FRACTION] [--batch-size N]\n"
         "                     [--class-table FILE] [--trust]\n"
-        "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite]"
+        "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite] [--untrusted]"
     )
 
     inputs: Annotated[list[str], Argument("INPUT")]

@@ -35,6 +35,7 @@ __all__ = [
     "Seed",
     "Seeds",
     "SplitOptions",
+    "UntrustedOptions",
     "Weights",
     "WeightsArgument",
     "progress",
@@ -133,6 +134,18 @@ class OverwriteOptions(Command):
     """
 
     overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntrustedOptions(Command):
+    """The option of commands that read files which others may have made.
+
+    Attributes:
+        untrusted: The files come from strangers: read them in processes of limited memory and time; see the docs on
+            reliability. Videos, images of more than 67 million pixels and other libraries' models are refused.
+    """
+
+    untrusted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from banet.composed.names import NAMED, ModelName, NamedModel, check_own_name, find_named, is_composed, parse_names
 from banet.errors import InputError
+from banet.files.worker import reads_untrusted
 from banet.inference.predictor import Predictor
 from banet.types import StrPath
 
@@ -62,6 +63,9 @@ def load(
                 "a class table matches the classes of other libraries' models", where=text, hint="leave it out"
             )
         return BANet.from_pretrained(text, device=device)
+    if reads_untrusted():
+        what = "is another library's model, which --untrusted does not read"
+        raise InputError(what, where=text, hint="leave out --untrusted, or use weights of BANet")
     from banet.composed.classes import ClassTable
     from banet.composed.hub import HubOptions
     from banet.inference.device import pick_device

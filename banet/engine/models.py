@@ -49,7 +49,7 @@ def open_model(
             raise InputError(
                 f"--runtime {runtime} computes on the CPU", where=f"--device {device}", hint="choose auto or cpu"
             )
-        return ExportedModel.open(weights), "cpu"
+        return ExportedModel.open(weights, isolated=True), "cpu"
     if Path(weights).suffix in _SUFFIXES.values():
         known = next(name for name, ending in _SUFFIXES.items() if ending == Path(weights).suffix)
         raise InputError("is an exported network", where=weights, hint=f"add --runtime {known}")

@@ -18,6 +18,7 @@ from banet._renamed import current_options
 from banet.engine.recipe import Recipe, find_recipe
 from banet.errors import InputError, shown
 from banet.files.reading import open_file
+from banet.files.worker import isolated
 from banet.modeling.config import BEFORE, ModelConfig, change_options
 
 __all__ = [
@@ -239,15 +240,7 @@ def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def _read(parser: ArgumentParser, path: Path) -> Namespace:
-    with open_file(path) as stream:
-        data = stream.read(_LARGEST_RECIPE + 1)
-    if len(data) > _LARGEST_RECIPE:
-        raise InputError(f"a recipe has at most {_LARGEST_RECIPE >> 10} KB", where=path, hint="is it the right file?")
-    try:
-        content = yaml.load(data.decode("utf-8-sig"), _Loader)
-    except Exception as error:  # the constructors of YAML's types raise anything on bad data
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise InputError(f"not a YAML file: {reason}", where=path) from None
+    content = _read_yaml(path)
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -258,6 +251,20 @@ def _read(parser: ArgumentParser, path: Path) -> Namespace:
         raise InputError(str(error), where=path) from None
     _check_names(content, Recipe, str(path))
     return _parse(parser, _text_choices(content), str(path))
+
+
+@isolated
+def _read_yaml(path: Path) -> Any:
+    """Return what a recipe file holds."""
+    with open_file(path) as stream:
+        data = stream.read(_LARGEST_RECIPE + 1)
+    if len(data) > _LARGEST_RECIPE:
+        raise InputError(f"a recipe has at most {_LARGEST_RECIPE >> 10} KB", where=path, hint="is it the right file?")
+    try:
+        return yaml.load(data.decode("utf-8-sig"), _Loader)
+    except Exception as error:  # the constructors of YAML's types raise anything on bad data
+        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise InputError(f"not a YAML file: {reason}", where=path) from None
 
 
 class _Loader(yaml.SafeLoader):

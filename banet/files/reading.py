@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from banet.errors import InputError, shown
+from banet.files.worker import isolated, isolated_items, refuse_outside
 from banet.types import StrPath
 
 __all__ = ["MAX_PIXELS", "open_file", "read_json", "stream_json", "stream_lists"]
@@ -39,7 +40,9 @@ def open_file(path: StrPath) -> BinaryIO:
     Raises:
         InputError: it is missing, empty, unreadable, a folder, or no file at all: a pipe or a device, which could keep
             one waiting or reading for ever.
+        RuntimeError: see `refuse_outside`.
     """
+    refuse_outside(path)
     file = Path(path)
     try:
         mode = os.stat(file).st_mode
@@ -62,6 +65,7 @@ def open_file(path: StrPath) -> BinaryIO:
     return stream
 
 
+@isolated
 def read_json(path: StrPath) -> Any:
     """Read a JSON file as a whole; large ones are for `stream_json`.
 
@@ -126,6 +130,7 @@ def stream_lists(
         raise InputError(f"'{next(iter(missing))}' is missing", where=file, hint="add it")
 
 
+@isolated_items
 def stream_json(
     path: StrPath, fields: Sequence[str] | None = None, *, bare: bool = False
 ) -> Iterator[tuple[str, int | None, Any]]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import signal
+import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +20,7 @@ from pages import TwoBoxes, empty_png, encoded
 from PIL import Image
 
 from banet.errors import InputError
+from banet.files.worker import Budget
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, RuleName
 
@@ -29,10 +34,12 @@ def ids_of(answer: dict[str, Any], rule: str) -> np.ndarray:
 
 
 @pytest.fixture
-def segmenter(app) -> Any:
+def segmenter(app) -> Iterator[Any]:
     from banet.app.answers import Segmenter
 
-    return Segmenter(TwoBoxes(), app.Limits(file_bytes=2**20, pixels=1_000_000, side=300))
+    segmenter = Segmenter(TwoBoxes(), app.Limits(file_bytes=2**20, pixels=1_000_000, side=300))
+    yield segmenter
+    segmenter.workers.close()
 
 
 def test_one_pass_of_the_network_answers_for_every_rule(segmenter):
@@ -113,9 +120,7 @@ def test_odd_images_are_answered(segmenter, shape):
         (empty_png(1001, 1000), "too many pixels (1001 x 1000; the limit is 1000000)"),
     ],
 )
-def test_what_is_not_an_image_is_named(segmenter, monkeypatch, data, fault):
-    if "too many" in fault:
-        monkeypatch.setattr(Image.Image, "load", None)  # it must not be decoded
+def test_what_is_not_an_image_is_named(segmenter, data, fault):
     with pytest.raises(InputError) as caught:
         segmenter(data, "it.png")
     assert str(caught.value).startswith("it.png: ")
@@ -177,3 +182,27 @@ def test_the_samples_show_what_occlusion_handling_is_worth(app, model):
         answer = json.loads(segmenter.answer(Image.fromarray(sample.image), ground_truth=sample.ground_truth))
         gain = answer["results"][BEST_RULE]["pq"] - answer["results"]["heuristic"]["pq"]
         assert gain > 0.02, (number, gain)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system limits memory")
+def test_a_file_that_takes_too_much_costs_its_own_answer(app):
+    from banet.app.answers import Limits, Segmenter
+
+    segmenter = Segmenter(TwoBoxes(), Limits(), Budget(memory=128 << 20, seconds=10))
+    good = encoded(np.zeros((40, 60, 3), np.uint8))
+    with pytest.raises(InputError, match=r"^large\.png: takes more than 128 MB of memory"):
+        segmenter(encoded(np.zeros((6000, 6000, 3), np.uint8)), "large.png")
+    assert json.loads(segmenter(good, "good.png"))["size"] == [60, 40]
+    for _ in range(3):
+        os.kill(segmenter.workers.call(os.getpid), signal.SIGKILL)
+        assert json.loads(segmenter(good, "good.png"))["size"] == [60, 40]
+    segmenter.workers.close()
+
+
+def test_visitors_files_are_decoded_in_another_process(app, monkeypatch):
+    from banet.app import answers
+
+    segmenter = answers.Segmenter(TwoBoxes(), answers.Limits())
+    monkeypatch.setattr("banet.data.images.source.ImageSource.rgb", None)  # here, but not there
+    assert json.loads(segmenter(encoded(np.zeros((40, 60, 3), np.uint8)), "good.png"))["size"] == [60, 40]
+    segmenter.workers.close()

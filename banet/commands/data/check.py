@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from banet.commands.base import Argument, Command
-from banet.commands.shared import File, Folder, OverwriteOptions, RecipeFile, progress
+from banet.commands.shared import File, Folder, OverwriteOptions, RecipeFile, UntrustedOptions, progress
 from banet.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = ["Check"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check(OverwriteOptions, Command):
+class Check(OverwriteOptions, UntrustedOptions, Command):
     """Tell what is wrong with a COCO panoptic data set, and how to fix it.
 
     DIR has panoptic.json, panoptic/ and images/, or folders that have, or COCO's own layout. Several splits are

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Count, File, Folder, OverwriteOptions, Seed, progress
+from banet.commands.shared import Count, File, Folder, OverwriteOptions, Seed, UntrustedOptions, progress
 from banet.types import BitDepth
 
 __all__ = ["Collage"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collage(OverwriteOptions, Command):
+class Collage(OverwriteOptions, UntrustedOptions, Command):
     """Paste cut-outs on images in a known order; writes COCO panoptic and overlapping masks.
 
     Backgrounds count as stuff `background` as a whole. instances_amodal.json holds full masks and their

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import File, Folder, Ids, Name, Names, Overlaps, OverwriteOptions, progress
+from banet.commands.shared import (
+    File,
+    Folder,
+    Ids,
+    Name,
+    Names,
+    Overlaps,
+    OverwriteOptions,
+    UntrustedOptions,
+    progress,
+)
 from banet.errors import InputError
 from banet.panoptic.defaults import BEST_RULE
 
@@ -27,11 +37,11 @@ __all__ = [
     "Yolo",
 ]
 
-_OWN = ("overwrite", "strict", "dry_run")  # options that the functions do not take
+_OWN = ("overwrite", "strict", "dry_run", "untrusted")  # options that the functions do not take
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Convert(OverwriteOptions, Command):
+class _Convert(OverwriteOptions, UntrustedOptions, Command):
     """What all formats have: `convert_FORMAT` of a module in `banet.data.convert` takes the options by their names.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Area, File, Folder, Name, OverwriteOptions, progress
+from banet.commands.shared import Area, File, Folder, Name, OverwriteOptions, UntrustedOptions, progress
 from banet.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Export(OverwriteOptions, Command):
+class _Export(OverwriteOptions, UntrustedOptions, Command):
     """What all formats have.
 
     Attributes:

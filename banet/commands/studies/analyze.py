@@ -14,6 +14,7 @@ from banet.commands.shared import (
     Names,
     OverwriteOptions,
     SplitOptions,
+    UntrustedOptions,
     Weights,
     WeightsArgument,
 )
@@ -24,7 +25,7 @@ __all__ = ["Analyze"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Command):
+class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, UntrustedOptions, Command):
     """Tell what perfect boxes, classes, order or stuff would be worth (Table 4).
 
     Every row fuses by the paper's rule. The figure shows the images whose PQ changes most, up or down, both

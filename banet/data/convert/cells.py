@@ -22,6 +22,7 @@ from banet.data.convert.output import ConvertedImage, same_size, write_panoptic
 from banet.data.images import SUFFIXES
 from banet.errors import InputError, InputWarning
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.worker import isolated
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.id_maps import MAX_SEGMENT_ID
 from banet.panoptic.segments import Segment
@@ -136,6 +137,7 @@ def _pairs(root: Path, folder: Path, suffix: str | None, apart: bool) -> tuple[l
     return pairs, missing
 
 
+@isolated
 def read_instance_map(path: StrPath) -> NDArray[np.int32]:
     """Read a map of instance numbers.
 

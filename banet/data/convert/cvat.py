@@ -24,6 +24,7 @@ from banet.errors import InputError, shown
 from banet.files.fields import as_number
 from banet.files.names import safe_join
 from banet.files.reading import open_file
+from banet.files.worker import isolated_items
 from banet.panoptic.coco.runs import Crop, fill_runs
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
@@ -121,6 +122,7 @@ def _shapes(
         yield Shape(parts[0][1], id_of[label], crop, z=z, why=why)
 
 
+@isolated_items
 def _images(file: Path) -> Iterator[ElementTree.Element]:
     """Return the elements `image`, one at a time."""
     count = since = 0

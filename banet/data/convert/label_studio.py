@@ -35,6 +35,7 @@ from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, InputWarning, shown
 from banet.files.fields import as_number, is_number, read_object
 from banet.files.reading import MAX_PIXELS, stream_json
+from banet.files.worker import isolated
 from banet.panoptic.coco.runs import Crop
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
@@ -391,11 +392,17 @@ def _bitmask(region: _Region, size: tuple[int, int]) -> NDArray[np.bool_]:
         if not isinstance(text, str):
             raise ValueError("is not a text")
         data = base64.b64decode(text.partition("base64,")[2], validate=True)
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            if picture.size != size[::-1]:
-                raise ValueError(f"is {picture.width}x{picture.height}, but the image is {size[1]}x{size[0]}")
-            pixels = np.asarray(picture.convert("RGBA"))
+        pixels = _png_pixels(region.where, data, size)
     except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(f"imageDataURL: {error}", where=region.where, hint="draw it anew") from error
     alpha = pixels[..., 3] > 0
     return np.asarray(pixels[..., :3].any(axis=2) if alpha.all() else alpha)
+
+
+@isolated
+def _png_pixels(where: str, data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the pixels of a PNG of `size` (H, W) as (H, W, 4)."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+        if picture.size != size[::-1]:
+            raise ValueError(f"is {picture.width}x{picture.height}, but the image is {size[1]}x{size[0]}")
+        return np.asarray(picture.convert("RGBA"))

@@ -18,6 +18,7 @@ from banet.data.convert.output import (
 )
 from banet.errors import InputError
 from banet.files.reading import open_file
+from banet.files.worker import isolated
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.png import read_ids, read_labels
@@ -165,6 +166,7 @@ def _label(text: str) -> int | None:
     return int(digits) if re.fullmatch("[0-9]{1,5}", digits) and int(digits) < 1 << 16 else None
 
 
+@isolated
 def _rows(file: Path) -> list[tuple[int, str]]:
     """Numbers and texts of a table's lines, without its head."""
     with open_file(file) as stream:

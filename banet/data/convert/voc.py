@@ -16,6 +16,7 @@ from banet.data.convert.output import ConvertedImage, find_image_files, from_cla
 from banet.errors import InputError, shown
 from banet.files.names import check_file_name
 from banet.files.reading import open_file
+from banet.files.worker import isolated
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import read_labels
 from banet.types import Progress, StrPath
@@ -159,6 +160,7 @@ def _stems(base: Path, split: str, class_maps: Path) -> list[str]:
     ]
 
 
+@isolated
 def _lines(file: Path) -> list[str]:
     with open_file(file) as stream:
         data = stream.read(_LARGEST_TEXT)

@@ -22,6 +22,7 @@ from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, shown
 from banet.files.fields import as_number
 from banet.files.reading import open_file
+from banet.files.worker import isolated, isolated_items
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.runs import Crop
 from banet.panoptic.defaults import BEST_RULE
@@ -90,6 +91,7 @@ def convert_yolo(
         return write_panoptic(out, truths(), classes, len(images), progress)
 
 
+@isolated
 def read_data_yaml(file: Path, split: str = "") -> tuple[dict[int, str], list[Path]]:
     """Return the classes by index and the images of a split, if one is given: folders, or files that list images.
 
@@ -173,6 +175,7 @@ def _images(sources: list[Path], file: Path, split: str) -> tuple[Path, list[str
     return root, names
 
 
+@isolated
 def _listed(file: Path) -> list[Path]:
     """Return the images that a text file lists; names that begin with ./ are relative to it."""
     with open_file(file) as stream:
@@ -197,6 +200,7 @@ def _labels_of(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
+@isolated_items
 def _shapes(file: Path, size: tuple[int, int], classes: Categories) -> Iterator[Shape]:
     if not file.stat().st_size:
         return

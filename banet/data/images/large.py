@@ -14,6 +14,7 @@ from banet.data.images.source import ImageSource
 from banet.errors import InputError, MissingExtraError
 from banet.files.exif import turn
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.worker import isolated, reads_untrusted
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, StrPath
 
@@ -53,15 +54,21 @@ def open_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", pag
         InputError: As `read_image`; or it has more than `LARGEST` pixels, or is of a kind that cannot be read so.
         MissingExtraError: It is large, and pyvips is not installed.
     """
+    if _is_large(path, page):
+        return LargeImage(path, bit_depth=bit_depth)
+    return DecodedImage(read_image(path, bit_depth=bit_depth, page=page))
+
+
+@isolated
+def _is_large(path: StrPath, page: int | None) -> bool:
+    """Return whether an image must be read row by row; warn of its other pages if so."""
     with open_file(path) as stream:
         source = ImageSource(Path(path), stream, LARGEST)
         height, width = source.size
         large = height * width > MAX_PIXELS and not page
         if large and page is None:
             source.warn_of_frames()
-    if large:
-        return LargeImage(path, bit_depth=bit_depth)
-    return DecodedImage(read_image(path, bit_depth=bit_depth, page=page))
+    return large
 
 
 class DecodedImage:
@@ -104,6 +111,10 @@ class LargeImage:
 
     def __init__(self, path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto") -> None:
         self.path = Path(path)
+        if reads_untrusted():
+            raise InputError(
+                f"has more than {MAX_PIXELS} pixels", where=self.path, hint="cut it up, or leave out --untrusted"
+            )
         vips = _vips()
         self._error: type[Exception] = vips.Error
         with open_file(path) as stream:

@@ -15,6 +15,7 @@ from PIL import Image
 from banet.data.images.source import ImageSource
 from banet.errors import InputError, MissingExtraError
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.worker import isolated
 from banet.panoptic.pixels import deep_samples, rgb_array
 from banet.panoptic.sample_depth import SampleDepth, guess_bit_depth, warn_of_guess
 from banet.panoptic.validation import color_samples, is_torch
@@ -32,6 +33,7 @@ __all__ = [
 _8_BITS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".gif", ".bmp", ".dib"})
 
 
+@isolated
 def read_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", page: int | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, turned upright as its EXIF or XMP data say.
 
@@ -59,6 +61,7 @@ def read_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", pag
         return source.rgb(bit_depth)
 
 
+@isolated
 def decode_image(
     data: bytes, name: str, *, max_pixels: int | None = None, bit_depth: BitDepth | SampleDepth = "auto"
 ) -> Image.Image:
@@ -80,6 +83,7 @@ def decode_image(
     return source.rgb(bit_depth)
 
 
+@isolated
 def image_size(path: StrPath) -> Size:
     """Return (H, W) of an image file as `read_image` reads it, from its header alone.
 
@@ -90,6 +94,7 @@ def image_size(path: StrPath) -> Size:
         return ImageSource(Path(path), stream, MAX_PIXELS).size
 
 
+@isolated
 def page_count(path: StrPath) -> int:
     """Return how many pages or frames an image file has.
 
@@ -169,8 +174,7 @@ def _unstated_maximum(image: Any) -> int:
         if Path(image).suffix.lower() in _8_BITS:
             return -1
         try:
-            with open_file(image) as stream:
-                return _source_maximum(ImageSource(Path(image), stream, MAX_PIXELS))
+            return _file_maximum(image)
         except (InputError, MissingExtraError):
             return -1
     try:
@@ -181,6 +185,13 @@ def _unstated_maximum(image: Any) -> int:
         return -1 if samples is None else int(samples.max(initial=0))
     except ValueError:
         return -1
+
+
+@isolated
+def _file_maximum(path: StrPath) -> int:
+    with open_file(path) as stream:
+        source = ImageSource(Path(path), stream, MAX_PIXELS)
+        return _source_maximum(source)
 
 
 def _source_maximum(source: ImageSource) -> int:

@@ -1,4 +1,4 @@
-"""Exported networks, run by ONNX Runtime or OpenVINO images in, results out, no torch."""
+"""Exported networks, run by ONNX Runtime or OpenVINO: images in, results out, no torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.errors import InputError, MissingExtraError, shown
+from banet.files.worker import Budget, Workers, reads_untrusted
 from banet.inference.postprocess import UnfusedPrediction, postprocess
 from banet.inference.predictor import Predictor
 from banet.inference.preprocess import preprocess_array
@@ -63,6 +65,10 @@ class NetworkOutput(NamedTuple):
 
 Run = Callable[[NDArray[np.uint8]], "list[NDArray[Any]]"]
 
+_MOST_INSTANCES = 10_000
+_UNTRUSTED = Budget(memory=4 << 30, seconds=600)
+"""What a network of a stranger may take for an image. It is a program: it may go on for ever, or fill the memory."""
+
 
 def write_header(categories: Categories, inference: InferenceConfig) -> str:
     """Return what an exported file holds under the key `banet`: classes, and options of inference."""
@@ -97,16 +103,24 @@ class ExportedModel(Predictor):
         categories: Things and stuff; the owner of class numbering.
         inference: How images are resized and results postprocessed. Suppression and the number of instances are part
             of the graph; changing them here changes nothing. `score_threshold` can only be raised.
+        name: What to call it in errors.
     """
 
-    def __init__(self, run: Run, categories: Categories, inference: InferenceConfig) -> None:
+    def __init__(
+        self, run: Run, categories: Categories, inference: InferenceConfig, name: str | Path = "exported network"
+    ) -> None:
         self.run = run
         self.categories = categories
         self.inference = inference
+        self.name = name
 
     @classmethod
-    def open(cls, path: str | Path) -> ExportedModel:
+    def open(cls, path: str | Path, *, isolated: bool = False) -> ExportedModel:
         """Open a file that `banet export` wrote: `.onnx` with ONNX Runtime, `.xml` with OpenVINO, on the CPU.
+
+        Args:
+            path: The file.
+            isolated: Run it in a process of its own, so that a runtime that crashes costs one image only.
 
         Raises:
             InputError: No such file, damaged, or not exported by this library.
@@ -117,12 +131,29 @@ class ExportedModel(Predictor):
             raise InputError("give an exported file, .onnx or .xml", where=file, hint="`banet export` makes them")
         if not file.is_file():
             raise InputError("does not exist", where=file, hint="check the path, or make it with `banet export`")
-        run, header = _OPENERS[file.suffix](file)
-        return cls(run, *read_header(header, file))
+        if isolated:
+            workers = Workers(_UNTRUSTED if reads_untrusted() else Budget(None, None))
+            header = workers.call(_header_of, file)
+            run: Run = lambda pixels: workers.call(_run_graph, file, pixels)  # noqa: E731
+        else:
+            run, header = _OPENERS[file.suffix](file)
+        return cls(run, *read_header(header, file), file)
 
     def __call__(self, image: NDArray[np.uint8]) -> NetworkOutput:
-        """Run the network alone on an image (h, w, 3) at the size that it works at."""
-        return NetworkOutput(*self.run(np.ascontiguousarray(image.transpose(2, 0, 1)[None])))
+        """Run the network alone on an image (h, w, 3) at the size that it works at.
+
+        Raises:
+            InputError: It fails, or gives something else than `NetworkOutput`.
+        """
+        try:
+            arrays = self.run(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # the runtimes have many kinds of error of their own
+            raise InputError(
+                f"fails while it runs ({_last_line(error)})", where=self.name, hint="export the weights again"
+            ) from error
+        return _checked(arrays, (image.shape[0], image.shape[1]), self.categories, self.name)
 
     def configured(
         self,
@@ -151,6 +182,48 @@ class ExportedModel(Predictor):
         size = (resized.shape[0], resized.shape[1])
         output = ImageOutput(boxes, raw.scores[kept], labels, masks, raw.logits[0], size)
         return postprocess(output, image, self.categories, self.inference)
+
+
+def _checked(
+    arrays: Sequence[NDArray[Any]], size: tuple[int, int], categories: Categories, where: str | Path
+) -> NetworkOutput:
+    """Return the outputs of a network for an image of `size` (H, W), if that is what they can be.
+
+    Raises:
+        InputError: An output has another shape or type, or holds something else than it must.
+    """
+    boxes, scores, labels, masks, logits = arrays
+    count, (height, width) = len(scores) if scores.ndim else -1, size
+    shapes = {"boxes": (boxes, (count, 4)), "scores": (scores, (count,)), "labels": (labels, (count,))}
+    wrong = [name for name, (array, shape) in shapes.items() if array.shape != shape]
+    if (
+        masks.ndim != 3
+        or len(masks) != count
+        or (count and not 1 <= min(masks.shape[1:]) <= max(masks.shape[1:]) < 512)
+    ):
+        wrong.append("masks")
+    classes = len(categories)
+    rows, columns = logits.shape[2:] if logits.ndim == 4 else (0, 0)
+    fits = -(-height // 4) <= rows <= -(-height // 32) * 8 and -(-width // 4) <= columns <= -(-width // 32) * 8
+    if not fits or logits.shape[:2] != (1, classes):
+        wrong.append("logits")
+    kinds = {"boxes": boxes, "scores": scores, "masks": masks, "logits": logits}
+    wrong += [name for name, array in kinds.items() if array.dtype.kind != "f"]
+    if labels.dtype.kind not in "iu":
+        wrong.append("labels")
+    if not wrong:
+        finite = {"boxes": boxes, "scores": scores, "masks": masks}
+        wrong += [name for name, array in finite.items() if not np.isfinite(array).all()]
+        if count and not 0 <= labels.min() <= labels.max() < categories.num_things:
+            wrong.append("labels")
+        if count > _MOST_INSTANCES:
+            wrong.append("number of instances")
+    if wrong:
+        raise InputError(
+            f"its {wrong[0]} do not fit the image and the classes", where=where, hint="export the weights again"
+        )
+    boxes, scores, masks, logits = (array.astype(np.float32, copy=False) for array in kinds.values())
+    return NetworkOutput(boxes, scores, labels.astype(np.int64), masks, logits)
 
 
 def _open_onnx(path: Path) -> tuple[Run, str | None]:
@@ -203,6 +276,20 @@ def _open_openvino(path: Path) -> tuple[Run, str | None]:
         return [np.array(results[name]) for name in OUTPUTS]
 
     return run, header
+
+
+@cache
+def _opened(path: Path) -> tuple[Run, str | None]:
+    """Open a file once in a worker process."""
+    return _OPENERS[path.suffix](path)
+
+
+def _header_of(path: Path) -> str | None:
+    return _opened(path)[1]
+
+
+def _run_graph(path: Path, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
+    return _opened(path)[0](pixels)
 
 
 def _last_line(error: Exception) -> str:

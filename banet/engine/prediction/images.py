@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from banet.data.images import read_image, to_rgb_array
 from banet.data.images.large import CroppableImage, DecodedImage, open_image
 from banet.engine.report.gallery import Gallery
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, printable
 from banet.files.atomic import atomic_path, write_json
 from banet.inference.device import is_out_of_memory
 from banet.inference.postprocess import Instances, UnfusedPrediction
@@ -152,7 +152,7 @@ class ImageRun:
         return None
 
     def _run_alone(self, item: Item, image: CroppableImage | Exception, whole: bool) -> Fuse:
-        with enough_memory(item.path):
+        with enough_memory(item.path), named(item):
             if whole:
                 (unfused,) = self.model.predict_unfused([_pixels(image)])
                 return self._fuse_later(unfused)
@@ -231,6 +231,17 @@ def enough_memory(source: str | Path) -> Iterator[None]:
         raise InputError(
             "does not fit into the memory", where=source, hint="add --tile 512, or less, or --device cpu"
         ) from None
+
+
+@contextmanager
+def named(item: Item) -> Iterator[None]:
+    """Let an error say of which image it is, where it is one of the network."""
+    try:
+        yield
+    except InputError as error:
+        if error.where.startswith(printable(f"{item.path}")):
+            raise
+        raise InputError(str(error), where=item.title) from error
 
 
 def _attempt(step: Callable[..., Any], *arguments: Any) -> Any:

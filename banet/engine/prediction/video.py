@@ -19,6 +19,7 @@ from tqdm import tqdm
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path
 from banet.files.reading import open_file
+from banet.files.worker import reads_untrusted
 from banet.panoptic import PanopticSegmentation
 
 if TYPE_CHECKING:
@@ -196,6 +197,8 @@ class _Reader:
 
 def _open_file(source: str) -> InputContainer:
     av = load_av()
+    if reads_untrusted():
+        raise InputError("videos are not read with --untrusted", where=source, hint="leave it out")
     open_file(source).close()
     try:
         container: InputContainer = av.open(source)

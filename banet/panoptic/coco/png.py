@@ -17,6 +17,7 @@ from banet.errors import InputError
 from banet.files.atomic import atomic_path
 from banet.files.names import safe_join
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.worker import isolated
 from banet.panoptic.id_maps import check_ids, in_range
 from banet.panoptic.segments import Annotation, ImageInfo
 from banet.types import StrPath
@@ -30,6 +31,7 @@ _COLORS = 1 << 24
 _ROWS = 256  # of an id map that are coded at a time: bounds the memory
 
 
+@isolated
 def read_ids(path: StrPath) -> NDArray[np.int32]:
     """Read the id map of a COCO panoptic PNG.
 
@@ -74,6 +76,7 @@ def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | Non
     return ids
 
 
+@isolated
 def read_labels(
     path: StrPath, colors: Mapping[tuple[int, int, int], int] | None = None
 ) -> tuple[NDArray[np.int32], int]:
