@@ -33,6 +33,9 @@ from banet.panoptic.coco.writer import CocoPanopticWriter
 PACKAGE = Path(banet.__file__).parent
 PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 BASICS = {"banet.errors", "banet.types", "banet._renamed", "banet.panoptic.defaults"}
+BASICS |= {"banet.files.worker", "banet.files.structure"}  # decorators and checks, which change no result
+PASSED = str(PACKAGE / "files" / "worker.py")
+"""Its decorator `isolated` stands between a call and a function as if it were not there."""
 BEGIN, END = "<!-- walks: python tests/walks.py -->\n", "<!-- end of walks -->\n"
 
 
@@ -92,7 +95,9 @@ def trace(call: Callable[[], object]) -> list[tuple[str, str]]:
         if event != "call" or code in entered or not code.co_filename.startswith(inside):
             return
         caller = frame.f_back
-        while caller is not None and not caller.f_code.co_filename.startswith(inside):
+        while caller is not None and (
+            not caller.f_code.co_filename.startswith(inside) or caller.f_code.co_filename == PASSED
+        ):
             caller = caller.f_back
         if caller is None or caller.f_code.co_filename != code.co_filename:
             entered[code] = None
