@@ -5,6 +5,7 @@ torch is never imported: a tensor is recognised through the module that its owne
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.errors import shown
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, Size
 
@@ -211,8 +213,10 @@ def color_samples(image: Any) -> NDArray[Any]:
     """Return the colours of an array or tensor as (H, W, 1) or (H, W, 3), without alpha, as they are.
 
     Raises:
-        ValueError: Another shape.
+        ValueError: Another shape, or a path.
     """
+    if isinstance(image, (str, os.PathLike)):
+        raise ValueError(f"image must be in memory, not the path {shown(str(image))}: open it with PIL.Image.open")
     array = to_numpy(image)
     tensor = is_torch(image)
     shape = array.shape

@@ -26,42 +26,25 @@ from tool_files import (
     box,
     brush,
     cellpose,
+    convert,
     data_url,
     datumaro,
+    found,
     mapillary,
     photo,
     result,
+    same,
     tasks,
     voc,
     yolo,
 )
 
-from banet.cli import main
 from banet.data.convert.cells import read_instance_map
 from banet.data.convert.label_studio import decode_brush
 from banet.data.convert.voc import voc_colors
 from banet.errors import InputError
 from banet.panoptic.coco.outlines import join_outlines, trace_outlines
 from banet.panoptic.coco.rle import decode_polygons, encode_rle
-
-
-def convert(*words: object) -> int:
-    return main([str(word) for word in ["data", "convert", *words]])
-
-
-def found(out: Path, name: str) -> dict[str, list[NDArray[np.bool_]]]:
-    """The masks of an image by the names of their classes; crowds under NAME*."""
-    result = read_back(out)[name]
-    masks: dict[str, list[NDArray[np.bool_]]] = {}
-    for segment in result.segments:
-        name = result.categories.by_id(segment.category_id).name + "*" * segment.iscrowd
-        masks.setdefault(name, []).append(result.ids == segment.id)
-    return masks
-
-
-def same(found: list[NDArray[np.bool_]], *masks: NDArray[np.bool_]) -> None:
-    assert sorted(mask.tobytes() for mask in found) == sorted(mask.tobytes() for mask in masks)
-
 
 # ------------------------------------------------------------------------------------------------------------ outlines
 

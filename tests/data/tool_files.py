@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from miniatures import read_back
 from numpy.typing import NDArray
 from PIL import Image
 
+from banet.cli import main
 from banet.data.convert.voc import voc_colors
 from banet.panoptic.coco.png import write_ids
 
@@ -29,6 +31,24 @@ def box(x1: int, y1: int, x2: int, y2: int) -> NDArray[np.bool_]:
     mask = np.zeros(SIZE, bool)
     mask[y1:y2, x1:x2] = True
     return mask
+
+
+def convert(*words: object) -> int:
+    return main([str(word) for word in ["data", "convert", *words]])
+
+
+def found(out: Path, name: str) -> dict[str, list[NDArray[np.bool_]]]:
+    """The masks of an image by the names of their classes; crowds under NAME*."""
+    result = read_back(out)[name]
+    masks: dict[str, list[NDArray[np.bool_]]] = {}
+    for segment in result.segments:
+        name = result.categories.by_id(segment.category_id).name + "*" * segment.iscrowd
+        masks.setdefault(name, []).append(result.ids == segment.id)
+    return masks
+
+
+def same(found: list[NDArray[np.bool_]], *masks: NDArray[np.bool_]) -> None:
+    assert sorted(mask.tobytes() for mask in found) == sorted(mask.tobytes() for mask in masks)
 
 
 def yolo(root: Path, labels: str, **fields: Any) -> Path:
