@@ -1,8 +1,8 @@
-"""COCO panoptic files read image by image: what is in memory does not grow with their segments."""
+"""COCO panoptic files read image by image: what is in memory does not grow with their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,39 @@ from numpy.typing import NDArray
 
 from banet.errors import InputError, shown
 from banet.files.names import safe_join
+from banet.files.on_disk import DiskTable
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
-from banet.panoptic.coco.annotations import Annotation, ImageInfo, read_annotation, read_tables
+from banet.panoptic.coco.annotations import Annotation, ImageInfo, read_annotation, read_images
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import find_ids
 from banet.types import ImageId, StrPath
 
-__all__ = ["PanopticStream"]
+__all__ = ["PanopticStream", "StoredImages"]
+
+
+class StoredImages(Mapping[ImageId, ImageInfo]):
+    """The `images` of COCO JSONs by id, in the file's order, on disk."""
+
+    def __init__(self) -> None:
+        self._table = DiskTable()
+
+    def __setitem__(self, image_id: ImageId, info: ImageInfo) -> None:
+        self._table.add(image_id, (info.file_name, info.width, info.height))
+
+    def __getitem__(self, image_id: ImageId) -> ImageInfo:
+        for record in self._table.of(image_id):
+            return ImageInfo(image_id, *record)
+        raise KeyError(image_id)
+
+    def __contains__(self, image_id: object) -> bool:
+        return isinstance(image_id, (int, str)) and image_id in self._table
+
+    def __iter__(self) -> Iterator[ImageId]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
 
 
 class PanopticStream:
@@ -32,20 +57,20 @@ class PanopticStream:
 
     Attributes:
         path: the JSON.
-        images: records of the images by id.
+        images: records of the images by id, on disk.
         categories: the classes; others with the same ids may be put in their place.
 
     Raises:
-        InputError: see `read_tables` and `Categories.from_coco`.
+        InputError: see `read_images` and `Categories.from_coco`.
     """
 
     def __init__(self, json: StrPath, png_dir: StrPath) -> None:
         self.path, self._png_dir = Path(json), Path(png_dir)
-        self.images, listed = read_tables(json)
-        self.categories = Categories.from_coco(listed, str(json))
+        self.images = StoredImages()
+        self.categories = Categories.from_coco(read_images(json, self.images), str(json))
 
     def __iter__(self) -> Iterator[tuple[ImageInfo, Annotation]]:
-        seen = set[ImageId]()
+        seen = DiskTable()
         for _, where, entry in stream_lists(self.path, ["annotations"]):
             annotation = read_annotation(entry, where, self.categories)
             info = self.images.get(annotation.image_id)

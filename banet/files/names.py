@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from banet.errors import InputError, shown
+from banet.files.on_disk import DiskTable
 from banet.types import StrPath
 
 __all__ = ["DistinctNames", "check_file_name", "forward", "name_key", "safe_join"]
@@ -69,11 +70,12 @@ class DistinctNames:
 
     Args:
         suffixes: Every name is used with all of these; none of the files may be taken.
+        on_disk: Keep the names in a temporary file, so that millions of them take no memory.
     """
 
-    def __init__(self, *suffixes: str) -> None:
+    def __init__(self, *suffixes: str, on_disk: bool = False) -> None:
         self._suffixes = suffixes or ("",)
-        self._taken: set[str] = set()
+        self._taken: set[str] | DiskTable = DiskTable() if on_disk else set()
         self._numbers: dict[str, int] = {}
 
     def choose(self, name: str) -> str:
@@ -96,7 +98,8 @@ class DistinctNames:
 
     def _take(self, name: str) -> bool:
         files = {name_key(f"{name}{suffix}") for suffix in self._suffixes}
-        free = self._taken.isdisjoint(files)
+        free = not any(file in self._taken for file in files)
         if free:
-            self._taken |= files
+            for file in files:
+                self._taken.add(file)
         return free

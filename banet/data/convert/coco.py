@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 import warnings
-from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +14,11 @@ from numpy.typing import NDArray
 from banet.data.convert.output import ConvertedImage, from_classes, name_in, same_size, write_panoptic
 from banet.data.convert.shapes import Shape, convert_shapes, outlined
 from banet.data.left_out import LeftOut, reported
-from banet.data.panoptic_stream import PanopticStream
+from banet.data.panoptic_stream import PanopticStream, StoredImages
 from banet.errors import InputError, InputWarning, shown
 from banet.files.fields import read_flag, read_image_id, read_object
 from banet.files.names import safe_join
+from banet.files.on_disk import DiskTable
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import ImageInfo, add_image, read_categories
@@ -77,7 +74,8 @@ def convert_coco(
         raise InputError(
             "missing", where="--categories", hint="with --stuff DIR, give a JSON with all classes, things and stuff"
         )
-    with _Annotations() as found, reported(left_out) as report:
+    found = _Annotations()
+    with reported(left_out) as report:
         found.read(file)
         things = list(found.categories)
         if stuff is not None and maps is None:
@@ -150,7 +148,8 @@ def convert_datumaro(
         with reported(left_out) as report:
             truths = panoptic_truths(stream, images, report)
             return write_panoptic(out, truths, stream.categories, len(stream.images), progress)
-    with _Annotations(crowd=not no_crowd) as found, reported(left_out) as report:
+    found = _Annotations(crowd=not no_crowd)
+    with reported(left_out) as report:
         found.read(file)
         isthing = {entry["name"]: entry["name"] not in stuff for entry in map(_named, found.categories)}
         _known(stuff, isthing, file)
@@ -169,7 +168,7 @@ def convert_datumaro(
 
 
 class _Annotations:
-    """The images of COCO JSONs, and their annotations in a temporary file: in memory is one number per annotation.
+    """The images of COCO JSONs and their annotations, both on disk.
 
     Args:
         crowd: believe `iscrowd`.
@@ -181,14 +180,11 @@ class _Annotations:
     """
 
     def __init__(self, crowd: bool = True) -> None:
-        self.infos: dict[ImageId, ImageInfo] = {}
+        self.infos = StoredImages()
         self.categories: list[Any] = []
         self.crowds = 0
         self._crowd = crowd
-        self._number: dict[ImageId, int] = {}
-        self._image, self._at = array("q"), array("q", [0])
-        self._file = tempfile.SpooledTemporaryFile(1 << 24)  # noqa: SIM115  # closed by __exit__
-        self._order: NDArray[np.int64] | None = None
+        self._records = DiskTable()
 
     def read(self, file: Path, *, known_images: bool = False) -> None:
         """Read a JSON.
@@ -201,7 +197,6 @@ class _Annotations:
             InputError: a field is missing or bad, or an annotation is of an image that is not there.
         """
         wanted = ("annotations", "categories") if known_images else ("images", "annotations", "categories")
-        strange: dict[int, ImageId] = {}  # images that were not read yet
         for field, where, entry in stream_lists(file, wanted):
             if field == "images":
                 add_image(self.infos, entry, where)
@@ -217,37 +212,15 @@ class _Annotations:
             place = f"{where.removeprefix(f'{file}: ')} (id {shown(entry.get('id'))})"
             crowd = read_flag(entry, "iscrowd", where)
             self.crowds += crowd
-            record = [place, entry["category_id"], crowd and self._crowd, entry["segmentation"]]
-            number = self._number.setdefault(image_id, len(self._number))
+            self._records.add(image_id, (place, entry["category_id"], crowd and self._crowd, entry["segmentation"]))
+        for image_id in self._records:
             if image_id not in self.infos:
-                strange[number] = image_id
-            self._at.append(self._at[-1] + self._file.write(json.dumps(record, separators=(",", ":")).encode()))
-            self._image.append(number)
-        unknown = next((image_id for image_id in strange.values() if image_id not in self.infos), None)
-        if unknown is not None:
-            what = f"image_id {shown(unknown)} is not in 'images'"
-            raise InputError(what, where=f"{file}: annotations", hint="add it or drop them")
-        self._order = None
+                what = f"image_id {shown(image_id)} is not in 'images'"
+                raise InputError(what, where=f"{file}: annotations", hint="add it or drop them")
 
     def of(self, image_id: ImageId) -> Iterator[list[Any]]:
         """Yield the annotations of an image: place, category id, whether it is a crowd, segmentation."""
-        image = np.frombuffer(self._image, np.int64)
-        if self._order is None:
-            self._order = np.argsort(image, kind="stable")
-        number = self._number.get(image_id)
-        if number is not None:
-            first, last = np.searchsorted(image, [number, number + 1], sorter=self._order)
-            for row in self._order[first:last].tolist():
-                self._file.seek(self._at[row])
-                yield json.loads(self._file.read(self._at[row + 1] - self._at[row]))
-
-    def __enter__(self) -> _Annotations:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        return self._records.of(image_id)
 
 
 _Ground = tuple[NDArray[np.int32], dict[int, Segment]]

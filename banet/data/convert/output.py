@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from banet.data.images import SUFFIXES, image_size
 from banet.errors import InputError
 from banet.files.names import DistinctNames
+from banet.files.on_disk import DiskTable
 from banet.files.outputs import Outputs
 from banet.files.staging import staged
 from banet.panoptic.categories import Categories
@@ -30,6 +31,7 @@ __all__ = [
     "claim_panoptic",
     "find_image_files",
     "from_classes",
+    "list_images",
     "name_in",
     "same_size",
     "write_panoptic",
@@ -103,7 +105,7 @@ def _add_all(
     progress: Progress | None,
 ) -> int:
     """Give all images to `CocoPanopticWriter.add`, and return how many there are."""
-    count, names, taken = 0, DistinctNames(".png"), set[str]()
+    count, names, taken = 0, DistinctNames(".png", on_disk=True), DiskTable()
     for count, truth in enumerate(truths, start=1):
         present = {*find_ids(truth.ids).tolist()}
         visible = [segment for identity, segment in truth.segments.items() if identity in present]
@@ -208,28 +210,44 @@ def find_image_files(folder: StrPath, field: str = "--images") -> dict[str, str]
     Raises:
         InputError: there is no such folder, or two images differ in their suffixes only.
     """
+    return {os.path.splitext(name)[0]: name for name in list_images(folder, field)}
+
+
+def list_images(folder: StrPath, field: str = "--images") -> list[str]:
+    """The images in a folder and its folders, as paths relative to it, with /; in order.
+
+    Raises:
+        InputError: see `find_image_files`.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise InputError("is not a folder", where=f"{field} {root}", hint="give the folder of the files")
-    found: dict[str, str] = {}
+    found, stems = [], DiskTable()
     for name in _names(root):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in SUFFIXES and not os.path.basename(name).startswith("."):
-            if stem in found:
-                what = f"{found[stem]} and {name} have one name"
-                raise InputError(what, where=root, hint="rename one of them")
-            found[stem] = name
+            for other in stems.of(stem):
+                raise InputError(f"{other} and {name} have one name", where=root, hint="rename one of them")
+            stems.add(stem, name)
+            found.append(name)
     return found
 
 
 def _names(root: Path, below: str = "") -> Iterator[str]:
     """Yield the files of a folder and its folders, relative to it, in order; no paths of all are in memory at once."""
+    files, folders = [], set[str]()
     with os.scandir(root / below) as entries:
-        listed = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in entries)
-    for name, is_folder, is_file in listed:
-        if is_folder:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.add(entry.name)
+            elif entry.is_file():
+                files.append(entry.name)
+    files += folders
+    files.sort()
+    for name in files:
+        if name in folders:
             yield from _names(root, f"{below}{name}/")
-        elif is_file:
+        else:
             yield f"{below}{name}"
 
 

@@ -36,7 +36,7 @@ class SemanticMaps(ExportFormat):
     def __init__(self, split: str = "train", *, contiguous: bool = False, void: int | None = None) -> None:
         self._split, self._contiguous, self._void = split, contiguous, void
         self.trees = (f"labels/{split}",)
-        self._names = DistinctNames(".png")
+        self._names = DistinctNames(".png", on_disk=True)
 
     def begin(self, categories: Categories, final: Path) -> None:
         """Choose the value of each class."""
@@ -88,7 +88,7 @@ class InstanceMaps(ExportFormat):
     ) -> None:
         self._split, self._type, self._suffix = split, file_type, suffix
         self.trees = (f"masks/{split}",)
-        self._names = DistinctNames(f"{suffix}.{file_type}")
+        self._names = DistinctNames(f"{suffix}.{file_type}", on_disk=True)
 
     def begin(self, categories: Categories, final: Path) -> None:
         """Take in the classes."""

@@ -49,7 +49,7 @@ class _Panoptic(ExportFormat):
 
     def __init__(self, *, link: bool = False) -> None:
         self._link = link
-        self._names = DistinctNames(".png")
+        self._names = DistinctNames(".png", on_disk=True)
         self._lists = JsonLists()
         self._count = 0
 

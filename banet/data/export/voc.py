@@ -32,7 +32,7 @@ class Voc(ExportFormat):
         self._split, self._link = split, link
         self.names = ("labelmap.txt", f"ImageSets/Segmentation/{split}.txt")
         self.trees = ("SegmentationClass", "SegmentationObject", *(() if link else ("JPEGImages",)))
-        self._names = DistinctNames(".png")
+        self._names = DistinctNames(".png", on_disk=True)
         self._stems: list[str] = []
 
     def begin(self, categories: Categories, final: Path) -> None:

@@ -34,7 +34,7 @@ class Yolo(ExportFormat):
         self._split, self._stuff, self._link = split, stuff, link
         self.trees = (f"labels/{split}",) if link else (f"labels/{split}", f"images/{split}")
         self.linked = f"images/{split}" if link else None
-        self._names = DistinctNames(".txt")
+        self._names = DistinctNames(".txt", on_disk=True)
 
     def begin(self, categories: Categories, final: Path) -> None:
         """Number the classes in the order of their ids, from 0."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from banet._moved import renamed
 from banet.errors import InputError, shown
@@ -25,11 +25,13 @@ from banet.types import ImageId, StrPath
 __all__ = [
     "Annotation",
     "ImageInfo",
+    "ImagesById",
     "PanopticJson",
     "add_image",
     "read_annotation",
     "read_categories",
     "read_image_info",
+    "read_images",
     "read_tables",
 ]
 
@@ -117,16 +119,37 @@ def read_tables(path: StrPath, *, optional: bool = False) -> tuple[dict[ImageId,
         InputError: see `stream_lists` and `add_image`.
     """
     images: dict[ImageId, ImageInfo] = {}
+    return images, read_images(path, images, optional=optional)
+
+
+class ImagesById(Protocol):
+    """What entries of `images` are added to, by their ids."""
+
+    def __contains__(self, image_id: object, /) -> bool: ...
+    def __setitem__(self, image_id: ImageId, info: ImageInfo, /) -> None: ...
+
+
+def read_images(path: StrPath, images: ImagesById, *, optional: bool = False) -> list[Any]:
+    """Add the checked `images` of a COCO JSON to those before, and return its `categories` as they stand.
+
+    Args:
+        path: the file.
+        images: gets the images.
+        optional: either may be missing, but not be empty.
+
+    Raises:
+        InputError: see `stream_lists` and `add_image`.
+    """
     categories: list[Any] = []
     for field, where, entry in stream_lists(path, ("images", "categories"), optional=optional):
         if field == "images":
             add_image(images, entry, where)
         else:
             categories.append(entry)
-    return images, categories
+    return categories
 
 
-def add_image(images: dict[ImageId, ImageInfo], entry: Any, where: str) -> None:
+def add_image(images: ImagesById, entry: Any, where: str) -> None:
     """Add one entry of the `images` of a COCO JSON, checked, by its id.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 
 from banet.errors import InputError
 from banet.files.names import DistinctNames, forward, name_key, safe_join
+from banet.files.on_disk import DiskTable
 from banet.files.staging import JsonLists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
@@ -48,8 +49,7 @@ class CocoPanopticWriter:
         self._json = Path(json_path)
         self._categories = Categories.of(categories)
         self._lists = JsonLists()
-        self._ids: set[ImageId] = set()
-        self._names: set[str] = set()
+        self._ids, self._names = DiskTable(), DiskTable()
         for folder in (self._dir, self._json.parent):
             try:
                 folder.mkdir(parents=True, exist_ok=True)

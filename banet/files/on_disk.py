@@ -1,0 +1,74 @@
+"""Records by key in a temporary file, so that what is in memory does not grow with their number."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["DiskTable"]
+
+_CACHE = 256  # kB per table
+
+
+class DiskTable:
+    """Records by key, in the order in which they were added; a key may have several.
+
+    The file has no name and is deleted with the table. Threads take turns at it.
+    """
+
+    def __init__(self) -> None:
+        self._rows = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._count = 0
+        for command in (
+            f"PRAGMA cache_size = -{_CACHE}",
+            "PRAGMA journal_mode = OFF",
+            "CREATE TABLE rows (place INTEGER PRIMARY KEY, key NOT NULL, record)",
+            "BEGIN",  # one transaction, never ended: nothing of it is to last
+        ):
+            self._rows.execute(command)
+        self._indexed = False
+
+    def add(self, key: int | str, record: Any = None) -> None:
+        """Add a record.
+
+        Args:
+            key: a text or an integer of 64 bits, which never equal each other.
+            record: what JSON holds.
+        """
+        self._rows.execute("INSERT INTO rows (key, record) VALUES (?, ?)", (_coded(key), json.dumps(record)))
+        self._count += 1
+
+    def of(self, key: int | str) -> Iterator[Any]:
+        """Yield the records of a key."""
+        self._index()
+        for (record,) in self._rows.execute("SELECT record FROM rows WHERE key = ? ORDER BY place", (_coded(key),)):
+            yield json.loads(record)
+
+    def __iter__(self) -> Iterator[int | str]:
+        """Yield all keys, each once, in the order in which they came first."""
+        self._index()
+        for (key,) in self._rows.execute("SELECT key FROM rows GROUP BY key ORDER BY min(place)"):
+            yield key.decode("utf-8", "surrogatepass") if isinstance(key, bytes) else key
+
+    def __contains__(self, key: int | str) -> bool:
+        self._index()
+        return self._rows.execute("SELECT 1 FROM rows WHERE key = ? LIMIT 1", (_coded(key),)).fetchone() is not None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __del__(self) -> None:
+        self._rows.close()
+
+    def _index(self) -> None:
+        """Make the index when it is needed first: of many records at once this is faster than one by one."""
+        if not self._indexed:
+            self._rows.execute("CREATE INDEX keys ON rows (key)")
+            self._indexed = True
+
+
+def _coded(key: int | str) -> int | bytes:
+    """Return the key as the database holds it, where half a surrogate, which JSON may hold, is no text."""
+    return key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
