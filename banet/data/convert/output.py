@@ -30,8 +30,8 @@ __all__ = [
     "DryRun",
     "claim_panoptic",
     "find_image_files",
+    "find_image_names",
     "from_classes",
-    "list_images",
     "name_in",
     "same_size",
     "write_panoptic",
@@ -210,10 +210,10 @@ def find_image_files(folder: StrPath, field: str = "--images") -> dict[str, str]
     Raises:
         InputError: there is no such folder, or two images differ in their suffixes only.
     """
-    return {os.path.splitext(name)[0]: name for name in list_images(folder, field)}
+    return {os.path.splitext(name)[0]: name for name in find_image_names(folder, field)}
 
 
-def list_images(folder: StrPath, field: str = "--images") -> list[str]:
+def find_image_names(folder: StrPath, field: str = "--images") -> list[str]:
     """The images in a folder and its folders, as paths relative to it, with /; in order.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from banet.data.convert.output import ConvertedImage, list_images, write_panoptic
+from banet.data.convert.output import ConvertedImage, find_image_names, write_panoptic
 from banet.data.convert.shapes import Shape, convert_shapes, outlined
 from banet.data.images import SUFFIXES, image_size
 from banet.data.left_out import LeftOut, reported
@@ -160,12 +160,12 @@ def _images(sources: list[Path], file: Path, split: str) -> tuple[Path, list[str
     """Return the folder of the images and their names in it."""
     if len(sources) == 1 and sources[0].is_dir():
         root = sources[0]
-        names = list_images(root, f"{file}: {split}")
+        names = find_image_names(root, f"{file}: {split}")
     else:
         paths = []
         for source in sources:
             if source.is_dir():
-                paths += [source / name for name in list_images(source, f"{file}: {split}")]
+                paths += [source / name for name in find_image_names(source, f"{file}: {split}")]
             else:
                 paths += _listed(source)
         root = Path(os.path.commonpath([path.parent for path in paths])) if paths else file.parent
