@@ -18,6 +18,8 @@ import saved
 import banet
 from banet.composed.classes import ClassTable, ModelClasses, match_classes
 from banet.composed.pair import Pair
+from banet.engine.evaluation.evaluate import open_evaluated
+from banet.engine.evaluation.evaluation_data import scene_data
 from banet.errors import InputWarning
 from banet.inference.postprocess import Instances
 from banet.panoptic import MaskCrops
@@ -91,6 +93,10 @@ def test_one_line_says_what_does_not_fit(folder: Path, name: str, said: str) -> 
 def test_a_class_table_for_weights_that_need_none_is_refused() -> None:
     with pytest.raises(banet.InputError, match="scenes: a class table matches the classes of other libraries"):
         banet.load("scenes", class_table=ClassTable.default())
+    data = scene_data(3, 1, 64)
+    assert open_evaluated("scenes", data, "scenes", device="cpu").categories == data.categories
+    with pytest.raises(banet.InputError, match="leave it out"):
+        open_evaluated("scenes", data, "scenes", device="cpu", class_table="table.json")
 
 
 def test_an_extra_that_is_missing_is_named(folder: Path) -> None:

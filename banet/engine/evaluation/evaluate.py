@@ -234,10 +234,13 @@ def open_evaluated(
     """
     from banet.composed.classes import ClassTable
     from banet.composed.load import load
+    from banet.composed.names import is_composed
 
+    target = pick_device(device)
+    if not is_composed(weights):
+        return load(weights, device=target, class_table=class_table)
     table = ClassTable.read(class_table) if class_table else ClassTable.default()
-    table = table.for_categories(data.categories, source)
-    return load(weights, device=pick_device(device), class_table=table, trust=trust)
+    return load(weights, device=target, class_table=table.for_categories(data.categories, source), trust=trust)
 
 
 def _pngs(data: EvaluationData, limit: int | None) -> list[str]:
