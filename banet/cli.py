@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, TextIO
 
 from banet import __version__
 from banet.commands import COMMANDS, GROUPS, find_command
@@ -16,6 +17,9 @@ from banet.commands.base import Command
 from banet.errors import InputError, InputWarning, MissingExtraError, printable
 
 __all__ = ["main"]
+
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What terminals obey, but for line breaks and tabs, and halves of characters, which no encoding has."""
 
 
 def _overview(group: str = "") -> str:
@@ -91,6 +95,41 @@ def _notes() -> Iterator[None]:
         yield
 
 
+class _Output:
+    """Standard output or error that takes every text: what it cannot print, or would obey, is written as escapes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text; characters that control the terminal do not reach it."""
+        safe = text if text.isprintable() else _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Let standard output be a stream that can be written to, also where it is closed or knows ASCII only."""
+    with ExitStack() as stack:
+        streams = {}
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None or stream.closed:
+                stream = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            streams[name] = stream
+        before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = _Output(streams["stdout"]), streams["stderr"]  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `banet`.
 
@@ -100,13 +139,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status, which is 0, 1 where some input failed, 2 for bad input, 130 when interrupted.
     """
+    with _output():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(arguments: Sequence[str]) -> int:
     try:
         with _notes():
-            status = _dispatch(sys.argv[1:] if argv is None else argv)
+            status = _dispatch(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the end fails too
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the end fails too
         return 0
     except (InputError, MissingExtraError, OSError) as error:
         print(f"banet: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -17,6 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from banet.checkpoint.checkpoint import Checkpoint, is_body_file, load_tensors, read_checkpoint
 from banet.checkpoint.fit import check_fit
+from banet.checkpoint.pickles import check_pickle
 from banet.errors import InputError, InputWarning
 from banet.files.reading import open_file
 from banet.files.worker import isolated
@@ -202,13 +203,16 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: It cannot be read, or holds more or other things than tensors by name.
     """
-    with open_file(path) as stream:
-        zipped = zipfile.is_zipfile(stream)
     try:
+        with open_file(path) as stream:
+            zipped = zipfile.is_zipfile(stream)
+            check_pickle(stream)
         # Mapped, not read: a tensor cannot exceed its part of the file. Files before torch 1.6 are not archives.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: refused, it holds more than tensors ({type(error).__name__})") from None
+    except InputError:
+        raise
     except Exception as error:  # a decoder may raise anything on bad data
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None

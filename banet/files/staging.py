@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,8 +19,14 @@ from banet.files.atomic import atomic_path, commit
 from banet.files.outputs import RECORD, NewFolder, Outputs
 from banet.types import StrPath
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["JsonLists", "staged"]
 
+_LOCK = ".lock"
 _IN_MEMORY = 1 << 20  # bytes of a list that are kept before it goes to a file
 
 
@@ -27,7 +35,7 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
     """Yield a folder to write to, which gets the place of the outputs where the body ends without an error.
 
     Where their folder is empty or missing, it is renamed. Otherwise its files replace those of an earlier run one by
-    one. Where the body fails nothing is left of it.
+    one. Where the body fails nothing is left of it; what a killed process left is removed by the next one.
 
     Args:
         outputs: the folder, and what may be replaced there.
@@ -37,9 +45,10 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
     folder = outputs.folder
     whole = Path(os.path.abspath(folder))
     temporary = whole.with_name(f".{whole.name[:32]}.{os.getpid()}.tmp")
+    _remove_abandoned(whole)
     try:
         temporary.mkdir(parents=True)
-        with NewFolder(temporary, outputs.kind):
+        with _held(temporary), NewFolder(temporary, outputs.kind):
             yield temporary
         if folder.exists() and any(folder.iterdir()):
             _replace_files(temporary, outputs, tuple(last))
@@ -51,6 +60,32 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a file in a folder inside the block. The lock ends with the process, however that ends."""
+    if fcntl is None:
+        yield
+        return
+    with (folder / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            (folder / _LOCK).unlink(missing_ok=True)
+
+
+def _remove_abandoned(whole: Path) -> None:
+    """Remove what processes left that were killed while they wrote to the place of a folder."""
+    if fcntl is None:
+        return
+    for left in whole.parent.glob(f".{glob.escape(whole.name[:32])}.*.tmp"):
+        if not re.fullmatch(r"\d+", left.name.removesuffix(".tmp").rpartition(".")[2]) or left.is_symlink():
+            continue
+        with suppress(OSError), (left / _LOCK).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _replace_files(temporary: Path, outputs: Outputs, last: tuple[str, ...]) -> None:

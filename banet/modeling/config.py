@@ -41,6 +41,8 @@ STRIDES = (4, 8, 16, 32, 64)
 """Strides of P2..P6; F_S and the semantic logits have the first."""
 
 _LONGEST_SIDE = 8192
+_MOST_COUNTS = {"proposals_per_level": 10_000, "proposals": 5000, "max_instances": 2000, "ap_instances": 2000}
+"""Ten times what is usual, since the options come with weights that others may have made."""
 _MOST = 64  # anchors per location, and levels of OCM's pyramid
 
 BACKBONES = (
@@ -209,6 +211,9 @@ class InferenceConfig:
         for name in ("shorter", "longer", "proposals_per_level", "proposals", "max_instances", "ap_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"inference.{name}: must be at least 1, not {getattr(self, name)}")
+        for name, most in _MOST_COUNTS.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"inference.{name}: must be at most {most:,}, not {getattr(self, name):,}")
         if not 0 <= self.scale <= 100:
             raise ValueError(f"inference.scale: must lie in 0..100, not {self.scale}")
         if self.longer < self.shorter:

@@ -20,6 +20,8 @@ from banet.types import BitDepth
 
 __all__ = ["deep_samples", "rgb_array", "rgb_image"]
 
+_ROWS = 256  # of an image of 16 bits that are looked at together
+
 
 def rgb_image(image: Image.Image, bit_depth: BitDepth | SampleDepth = "auto", name: object = "image") -> Image.Image:
     """Convert a Pillow image to mode RGB, as it is stored: not turned.
@@ -46,11 +48,14 @@ def deep_samples(image: Image.Image, name: object = "image") -> NDArray[np.uint1
     """
     if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
         return None
-    values = np.asarray(image)
-    if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-        kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
-        raise InputError(f"its pixels are {kind}", where=str(name), hint="save it with 8 or 16 bits per channel")
-    return values.astype(np.uint16, copy=False)
+    samples: NDArray[np.uint16] = np.empty((image.height, image.width), np.uint16)
+    for top in range(0, image.height, _ROWS):  # bounds the memory
+        values = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
+        if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            kind = "floating-point numbers" if image.mode == "F" else "32-bit integers"
+            raise InputError(f"its pixels are {kind}", where=str(name), hint="save it with 8 or 16 bits per channel")
+        samples[top : top + _ROWS] = values
+    return samples
 
 
 def rgb_array(image: Any, bit_depth: BitDepth | SampleDepth = "auto") -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from banet.data.convert.output import ConvertedImage, same_size, write_panoptic
 from banet.data.images import SUFFIXES
 from banet.errors import InputError, InputWarning
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.structure import check_structure
 from banet.files.worker import isolated
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.id_maps import MAX_SEGMENT_ID
@@ -177,6 +178,8 @@ def read_instance_map(path: StrPath) -> NDArray[np.int32]:
 
 def _read_picture(file: Path, stream: Any) -> NDArray[Any]:
     try:
+        check_structure("PNG" if stream.read(4) == b"\x89PNG" else "TIFF", stream)
+        stream.seek(0)
         with Image.open(stream, formats=["TIFF", "PNG"]) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(f"has more than {MAX_PIXELS} pixels")

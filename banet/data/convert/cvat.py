@@ -33,7 +33,9 @@ __all__ = ["convert_cvat"]
 
 _FLAT = ("polyline", "points", "skeleton")  # without an area
 _SHAPES = ("polygon", "box", "ellipse", "mask", "cuboid", *_FLAT)
-_MOST_SHAPES = 200_000  # of an image; they are in memory together
+_MOST_SHAPES = 50_000  # of an image; they are in memory together
+_DEEPEST = 100  # elements that are open at the same time
+_MOST_ATTRIBUTES = 10_000  # of one tag; CVAT writes some ten
 _LONGEST_LIST = 1 << 24  # characters of an outline or of run lengths
 
 
@@ -89,7 +91,7 @@ def convert_cvat(
             path = safe_join(images, name, where)
             same_size(file, size, path)
             marks = [mark for mark in image if mark.tag in _SHAPES]
-            shapes = list(_shapes(marks, size, where, id_of, ignore))
+            shapes = _shapes(marks, size, where, id_of, ignore)
             yield convert_shapes(shapes, classes, images, name_in(images, path), size, overlaps, report, file)
 
     with reported(left_out) as report:
@@ -117,9 +119,26 @@ def _shapes(
         key = (label, str(position)) if group in (None, "", "0") else (label, "group", str(group))
         groups.setdefault(key, []).append((mark, place))
     for (label, *_), parts in groups.items():
-        crop, why = joined([_crop(mark, size, f"{where}: {place}") for mark, place in parts])
+        crop, why = joined(_crop(mark, size, f"{where}: {place}") for mark, place in parts)
         z = max(round(_number(mark, "z_order", where, 0)) for mark, _ in parts)
         yield Shape(parts[0][1], id_of[label], crop, z=z, why=why)
+
+
+def _check_tags(file: Path) -> None:
+    """Refuse a tag of very many attributes, which the parser would hold at once.
+
+    A text may have as many `=`, but no tool writes one between two `<`.
+    """
+    count = 0
+    with open_file(file) as stream:
+        while block := stream.read(1 << 20):
+            first, *others = block.split(b"<")
+            count += first.count(b"=")
+            most = max((count, *(part.count(b"=") for part in others)))
+            if most > _MOST_ATTRIBUTES:
+                what = f"holds a tag of more than {_MOST_ATTRIBUTES:,} attributes"
+                raise InputError(what, where=file, hint="export it anew as 'CVAT for images 1.1'")
+            count = others[-1].count(b"=") if others else count
 
 
 @isolated_items
@@ -127,19 +146,26 @@ def _images(file: Path) -> Iterator[ElementTree.Element]:
     """Return the elements `image`, one at a time."""
     count = since = 0
     try:
+        _check_tags(file)
         with open_file(file) as stream:
-            for _, element in ElementTree.iterparse(stream):
-                since += 1
+            depth = 0
+            for event, element in ElementTree.iterparse(stream, events=("start", "end")):
+                if event == "start":
+                    depth, since = depth + 1, since + 1
+                    if depth > _DEEPEST:
+                        what = f"nests more than {_DEEPEST} elements"
+                        raise InputError(what, where=file, hint="export it anew as 'CVAT for images 1.1'")
+                    if since > _MOST_SHAPES:
+                        what = f"holds an image of more than {_MOST_SHAPES:,} shapes"
+                        raise InputError(what, where=file, hint="leave some out")
+                    continue
+                depth -= 1
                 if element.tag == "image":
                     count, since = count + 1, 0
                     yield element
                     element.clear()
                 elif element.tag == "track":
                     raise InputError("holds tracks of a video", where=file, hint="export it as 'CVAT for images 1.1'")
-                elif since > _MOST_SHAPES:
-                    raise InputError(
-                        f"holds an image of more than {_MOST_SHAPES:,} shapes", where=file, hint="leave some out"
-                    )
     except InputError:
         raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # also for an encoding that there is not

@@ -93,7 +93,7 @@ def convert_labelme(
                         where=path,
                         hint="was it resized after it was labelled? Put the old one back",
                     )
-            shapes = list(_shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of))
+            shapes = _shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of)
             yield convert_shapes(shapes, classes, image_root, file_name, size, overlaps, report, path)
 
     with reported(left_out) as report:
@@ -178,7 +178,7 @@ def _shapes(path: Path, marks: list[_Mark], size: tuple[int, int], id_of: Mappin
         key = (mark.label, position) if mark.group is None else (mark.label, None, str(mark.group))
         groups.setdefault(key, []).append(mark)
     for parts in groups.values():
-        crop, why = joined([_crop(mark, size) for mark in parts])
+        crop, why = joined(_crop(mark, size) for mark in parts)
         yield Shape(parts[0].where.removeprefix(f"{path}: "), id_of[parts[0].label], crop, why=why)
 
 
@@ -219,7 +219,7 @@ def _points(mark: _Mark) -> list[tuple[float, float]]:
     for point in mark.points:
         pair = [as_number(value) for value in point] if isinstance(point, list) else []
         if len(pair) != 2 or pair[0] is None or pair[1] is None:
-            raise InputError("must be pairs of numbers x, y", where=f"{mark.where}.points")
+            raise InputError("must be pairs of numbers x, y", where=f"{mark.where}.points", hint="draw it anew")
         points.append((pair[0], pair[1]))
     return points
 

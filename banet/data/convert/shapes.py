@@ -43,6 +43,10 @@ __all__ = [
     "turned",
 ]
 
+_PARTS = 64  # of an object that are in memory together
+_MOST_SHAPES = 50_000  # of an image
+_MOST_PIXELS = 1 << 29  # of all their boxes, a byte each
+
 FAIL = "fail"
 """What to do about overlaps, beside the names of occlusion rules: refuse them."""
 
@@ -84,14 +88,21 @@ def outlined(segmentation: Any, size: tuple[int, int]) -> tuple[Crop, str]:
     return crop, "" if crop.pixels.size else why_empty(segmentation, size)
 
 
-def joined(parts: Sequence[tuple[Crop, str]]) -> tuple[Crop, str]:
+def joined(parts: Iterable[tuple[Crop, str]]) -> tuple[Crop, str]:
     """Return the pixels of an object in several parts and, if there are none, why its first part has none."""
-    crop = union([part for part, _ in parts])
-    return crop, "" if crop.pixels.size else parts[0][1]
+    reasons: list[str] = []
+    waiting: list[Crop] = []
+    for part, why in parts:
+        waiting.append(part)
+        reasons.append(why)
+        if len(waiting) > _PARTS:
+            waiting = [union(waiting)]
+    crop = union(waiting)
+    return crop, "" if crop.pixels.size else reasons[0]
 
 
 def convert_shapes(
-    shapes: Sequence[Shape],
+    shapes: Iterable[Shape],
     categories: Categories,
     images: StrPath,
     name: str,
@@ -118,12 +129,26 @@ def convert_shapes(
         image_id: see `ConvertedImage`.
 
     Raises:
-        InputError: see `layer_shapes`.
+        InputError: see `layer_shapes`; or there are too many shapes, or too large ones.
     """
+    shapes = _bounded(shapes, Path(images) / name)
     report.objects += len(shapes)
     tell, tell_overlap = partial(report.add, image=name, source=source), partial(report.add_overlap, image=name)
     layers = layer_shapes(shapes, categories, Path(images) / name, size, overlaps, tell, ground, tell_overlap)
     return ConvertedImage(name, *layers, image_id)
+
+
+def _bounded(shapes: Iterable[Shape], image_path: Path) -> list[Shape]:
+    """Return shapes as long as they fit into the memory together."""
+    kept: list[Shape] = []
+    pixels = 0
+    for shape in shapes:
+        kept.append(shape)
+        pixels += shape.crop.pixels.size
+        if pixels > _MOST_PIXELS or len(kept) > _MOST_SHAPES:
+            what = f"{len(kept):,} shapes" if pixels <= _MOST_PIXELS else f"shapes whose boxes hold {pixels:,} pixels"
+            raise InputError(f"has {what} or more", where=image_path, hint="leave some out, or cut the image up")
+    return kept
 
 
 def layer_shapes(
@@ -205,9 +230,13 @@ def _owners(
     crops = [shape.crop for shape in shapes]
     masks = MaskCrops(np.array([crop.box for crop in crops]), [crop.pixels for crop in crops], size)
     regions = Regions.of(masks)
+    try:
+        table = regions.pairs(len(masks))
+    except InputError as error:
+        raise InputError(error.problem, where=image_path, hint=error.hint) from None
     pairs = [
         (i, j, pixels)
-        for i, j, pixels in zip(*(column.tolist() for column in regions.pairs(len(masks))), strict=True)
+        for i, j, pixels in zip(*(column.tolist() for column in table), strict=True)
         if not one_class_may or shapes[i].category_id != shapes[j].category_id
     ]
     if not pairs:

@@ -84,7 +84,7 @@ def convert_yolo(
         for name in images:
             path = root / name
             labels, size = _labels_of(path), image_size(path)
-            shapes = list(_shapes(labels, size, classes)) if labels.is_file() else []
+            shapes = _shapes(labels, size, classes) if labels.is_file() else ()
             yield convert_shapes(shapes, classes, root, name, size, overlaps, report, labels)
 
     with reported(left_out) as report:

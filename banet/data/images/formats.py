@@ -10,6 +10,7 @@ from typing import BinaryIO
 from PIL import Image, ImageFile
 
 from banet.errors import MissingExtraError
+from banet.files.structure import check_structure
 
 __all__ = ["OTHER_SUFFIXES", "SUFFIXES", "heif_error", "identify", "is_heif", "readable_suffixes"]
 
@@ -63,13 +64,18 @@ def _pillow_formats() -> tuple[str, ...]:
 
 
 def identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
-    """Return the image that a file holds, or None. Pillow's own limit on its size, a global, does not count."""
+    """Return the image that a file holds, or None. Pillow's own limit on its size, a global, does not count.
+
+    Raises:
+        ValueError: See `check_structure`.
+    """
     stream.seek(0)
     head = stream.read(16).ljust(16, b"\0")  # Pillow unpacks fields of it unasked
     for name in _pillow_formats():
         factory, accept = Image.OPEN[name]
         accepted = accept is None or accept(head)
         if accepted and not isinstance(accepted, str):  # a text says why not
+            check_structure(name, stream)
             stream.seek(0)
             try:
                 image: ImageFile.ImageFile = factory(stream, "")

@@ -13,7 +13,7 @@ from banet.data.images.reading import read_image
 from banet.data.images.source import ImageSource
 from banet.errors import InputError, MissingExtraError
 from banet.files.exif import turn
-from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.reading import open_file
 from banet.files.worker import isolated, reads_untrusted
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, StrPath
@@ -65,7 +65,7 @@ def _is_large(path: StrPath, page: int | None) -> bool:
     with open_file(path) as stream:
         source = ImageSource(Path(path), stream, LARGEST)
         height, width = source.size
-        large = height * width > MAX_PIXELS and not page
+        large = height * width > source.most_pixels and not page
         if large and page is None:
             source.warn_of_frames()
     return large
@@ -112,9 +112,7 @@ class LargeImage:
     def __init__(self, path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto") -> None:
         self.path = Path(path)
         if reads_untrusted():
-            raise InputError(
-                f"has more than {MAX_PIXELS} pixels", where=self.path, hint="cut it up, or leave out --untrusted"
-            )
+            raise InputError("has too many pixels", where=self.path, hint="cut it up, or leave out --untrusted")
         vips = _vips()
         self._error: type[Exception] = vips.Error
         with open_file(path) as stream:

@@ -9,6 +9,9 @@ from banet.types import Size
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ENLARGED = 1 << 22
+"""Pixels up to which images are enlarged: twice those of the paper's 1333 x 1333 at most."""
+
 __all__ = ["resize_bilinear", "resize_image", "resized_size"]
 
 
@@ -28,9 +31,12 @@ def resize_bilinear(image: Tensor, size: Size) -> Tensor:
 def resized_size(height: int, width: int, shorter: int, longer: int, scale: float = 0.0) -> Size:
     """Return the size (H, W) of an image whose shorter side becomes `shorter`, or less to keep the longer ≤ `longer`.
 
-    With a `scale` above 0 the sides are multiplied by that, whatever `shorter`, or by less because of `longer`.
+    No image is enlarged to more than 2^22 pixels, whatever weights of others ask for. With a `scale` above 0 the sides
+    are multiplied by that, whatever `shorter`, or by less because of `longer`.
     """
     low, high = min(height, width), max(height, width)
+    most = max(1.0, (_ENLARGED / (low * high)) ** 0.5)  # how much larger a side may become
+    longer = min(longer, max(high, int(high * most)))
     if scale:
         factor = min(scale, longer / high)
         return max(1, round(height * factor)), max(1, round(width * factor))

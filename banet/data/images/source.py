@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,8 @@ from PIL import Image, ImageFile
 from banet.data.images.formats import heif_error, identify, is_heif
 from banet.errors import InputError, InputWarning
 from banet.files.exif import orientation, turn
+from banet.files.reading import MAX_PIXELS
+from banet.files.structure import most_pages
 from banet.panoptic.pixels import deep_samples, rgb_image
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, Size
@@ -26,6 +28,9 @@ __all__ = ["ImageSource"]
 
 _MOST_SCANS = 100
 """Of a JPEG. Progressive ones have some ten, but a hundred bytes can ask for one more, however large the image is."""
+
+_MOST_PIXELS = {"JPEG2000": 1 << 25, "WEBP": 1 << 25, "AVIF": 1 << 25}
+"""Pixels of formats whose decoders take more memory than the rest, some 20 bytes each."""
 
 _MOST_CHUNKS = 100_000  # of a PNG that are looked at
 _LARGEST_CHUNK = 1 << 20  # bytes, of those that are read: as Pillow's limit on text
@@ -49,6 +54,7 @@ class ImageSource:
     Attributes:
         orientation: How the stored pixels are to be turned, 1 (not at all) to 8.
         size: (H, W) of the upright image.
+        most_pixels: With which images of its format are decoded in 1 GB.
 
     Raises:
         InputError: It is not an image, or has too many pixels or no such page.
@@ -59,18 +65,23 @@ class ImageSource:
         self.name, self.stream, self.page = name, stream, page
         self._image = self._open()
         width, height = self._image.size
-        if width * height > max_pixels:
+        self.most_pixels = _MOST_PIXELS.get(self._image.format or "", MAX_PIXELS)
+        limit = min(max_pixels, self.most_pixels) if max_pixels <= MAX_PIXELS else max_pixels
+        if width * height > limit:
             raise InputError(
-                f"has too many pixels ({width} x {height}; the limit is {max_pixels})",
+                f"has too many pixels ({width} x {height}; the limit is {limit})",
                 where=name,
-                hint="make it smaller",
+                hint="make it smaller" if limit == max_pixels else "make it smaller, or save it as PNG or JPEG",
             )
         self.orientation = orientation(self._image)
         self.size: Size = (width, height) if self.orientation >= 5 else (height, width)
 
     def _open(self) -> ImageFile.ImageFile:
         """Return the image with nothing decoded, and with the size that is stored."""
-        image = identify(self.stream)
+        try:
+            image = identify(self.stream)
+        except ValueError as error:
+            raise InputError(str(error), where=self.name, hint="save it anew") from None
         if image is None:
             self.stream.seek(0)
             if is_heif(self.stream.read(16)):
@@ -104,18 +115,26 @@ class ImageSource:
             raise self._corrupt(error) from error
 
     @cached_property
-    def frames(self) -> list[int]:
+    def frames(self) -> Sequence[int]:
         """Pillow's number of each page or frame; smaller copies of a page in TIFF and previews in JPEG are left out."""
         image = identify(self.stream)
         try:
             if image is None or (image.format == "MPO" and self.name.suffix.lower() != ".mpo"):
                 return [0]
             count = int(getattr(image, "n_frames", 1))
+            if count > most_pages(self._size_in_bytes):
+                raise InputError(f"claims {count:,} frames", where=self.name, hint="save it anew")
             if image.format == "TIFF":
                 return [0, *(frame for frame in range(1, count) if not _is_smaller_copy(image, frame))]
-            return list(range(count))
+            return range(count)
+        except InputError:
+            raise
         except Exception:  # a decoder may raise anything on bad data; what it did read is an image
             return [0]
+
+    @property
+    def _size_in_bytes(self) -> int:
+        return self.stream.seek(0, 2)
 
     def warn_of_frames(self) -> None:
         """Tell with a warning (`InputWarning`) how many pages or frames are left out where the first alone is read."""
@@ -361,11 +380,13 @@ def _xmp_of(data: bytes) -> str:
 
 
 def _divided(samples: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Colours (H, W, 3) of samples (H, W, 4) whose colours are multiplied by alpha."""
-    alpha = samples[..., 3:].astype(np.uint32)
-    opaque = max(int(alpha.max(initial=0)), 1)
-    colors = samples[..., :3].astype(np.uint32) * opaque // np.maximum(alpha, 1)
-    return np.minimum(colors, opaque).astype(np.uint16)
+    """Return colours (H, W, 3) of samples (H, W, 4), changed in place, whose colours are multiplied by alpha."""
+    opaque = max(int(samples[..., 3].max(initial=0)), 1)
+    for top in range(0, len(samples), _ROWS):
+        band = samples[top : top + _ROWS]
+        colors = band[..., :3].astype(np.uint32) * opaque // np.maximum(band[..., 3:], 1)
+        band[..., :3] = np.minimum(colors, opaque)
+    return samples[..., :3]
 
 
 def _count(stream: BinaryIO, mark: bytes) -> int:

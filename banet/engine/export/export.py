@@ -264,7 +264,11 @@ def _write_openvino(proto: Any, header: str, path: Path, *, half: bool) -> None:
     openvino = import_openvino()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         source = Path(folder) / "source.onnx"
-        source.write_bytes(proto.SerializeToString())
+        try:
+            source.write_bytes(proto.SerializeToString())
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a full disk does not say of which file
+            raise
         # Not `convert_model`, whose rewriting of the graph moves OCM's part of the logits by tenths.
         graph = openvino.Core().read_model(source)
         graph.set_rt_info(header, HEADER)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ __all__ = ["Done", "ImageRun", "Item", "enough_memory", "segment_table"]
 _OVERLAY_SIDE = 4096
 """Pixels of the longer side to which the overlay of an image in tiles is reduced: bounds the memory."""
 _FAILURES = (InputError, MissingExtraError)
+_FOR_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Errors of the disk after which the next image cannot be written either."""
 
 
 class Item(NamedTuple):
@@ -172,23 +175,38 @@ class ImageRun:
     def write(self, group: Sequence[Item], steps: Sequence[Fuse | Exception]) -> list[Done | Exception]:
         """Fuse and write each image of a group."""
         return [
-            step if isinstance(step, Exception) else self._write(item, step())
+            step if isinstance(step, Exception) else _attempt(self._finish, item, step)
             for item, step in zip(group, steps, strict=True)
         ]
+
+    def _finish(self, item: Item, fuse: Fuse) -> Done:
+        """Fuse and write an image; where a file cannot be written, none of it is left."""
+        with named(item):
+            found = fuse()
+        try:
+            return self._write(item, found)
+        except OSError as error:
+            for suffix in (".png", ".json", "_overlay.jpg"):
+                with suppress(OSError):
+                    (self.out / f"{item.name}{suffix}").unlink(missing_ok=True)
+            if error.errno in _FOR_ALL:
+                raise
+            what = f"its results cannot be written ({error.strerror or error})"
+            raise InputError(what, where=item.title, hint="rename it, or choose another --out") from error
 
     def _write(self, item: Item, found: _Found) -> Done:
         result = found.result
         (self.out / item.name).parent.mkdir(parents=True, exist_ok=True)
-        if self.table is not None:
-            self.table.writerows({"image": item.title, **_rounded(row)} for row in result.to_records())
         result.save(self.out / f"{item.name}.png", file_name=item.path.name, image_id=item.image_id)
-        size = {"width": result.width, "height": result.height}
-        self._images.append({"id": item.image_id, "file_name": item.file_name, **size})
-        self._annotations.append(result.to_coco(item.image_id, f"{item.name}.png"))
         jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
         found.shown.draw(found.image, legend=True, **self.drawing).save(jpeg, format="JPEG", quality=92)
         with atomic_path(self.out / f"{item.name}_overlay.jpg") as temporary:
             temporary.write_bytes(jpeg.getbuffer())
+        size = {"width": result.width, "height": result.height}
+        self._images.append({"id": item.image_id, "file_name": item.file_name, **size})
+        self._annotations.append(result.to_coco(item.image_id, f"{item.name}.png"))
+        if self.table is not None:
+            self.table.writerows({"image": item.title, **_rounded(row)} for row in result.to_records())
         if self.page is not None:
             self.page.add(str(item.path), found.image, {"result": found.shown}, instances=self._kept(found.instances))
         return Done(result.describe(), Counter(result.counts()))

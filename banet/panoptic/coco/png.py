@@ -17,6 +17,7 @@ from banet.errors import InputError
 from banet.files.atomic import atomic_path
 from banet.files.names import safe_join
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.structure import check_structure
 from banet.files.worker import isolated
 from banet.panoptic.id_maps import check_ids, in_range
 from banet.panoptic.segments import Annotation, ImageInfo
@@ -193,8 +194,9 @@ def _read_png(
         fast = decode_fast(stream.read(), width, height, head[25])
         if fast is not None:
             return fast
-        stream.seek(0)
         try:
+            check_structure("PNG", stream)
+            stream.seek(0)
             with Image.open(stream, formats=["PNG"]) as image:
                 return decode(image)
         except Exception as error:  # a decoder may raise anything on bad data

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.errors import InputError
 from banet.panoptic.id_maps import sum_by
 from banet.panoptic.validation import MaskCrops
 
@@ -16,6 +17,8 @@ __all__ = ["Regions", "ranges"]
 
 _PIXELS = 1 << 13  # looked at together: what is computed of them stays in the processor's cache
 _COMBINATIONS = 1 << 20  # of claimants, looked at together: bounds the memory
+_MOST_PAIRS = 1 << 18
+"""Pairs of objects that overlap in one image; a table of more would take gigabytes and minutes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +100,23 @@ class Regions:
 
         Returns:
             i, j (the lower and the higher index) and overlap in pixels, (P,) int64 each, sorted by (i, j).
+
+        Raises:
+            InputError: More than `_MOST_PAIRS` do.
         """
+        self._bound_depth()
         codes = [np.zeros(0, dtype=np.int64)]
         overlaps = [np.zeros(0, dtype=np.int64)]
         for region, combination in self._combinations(count):
             code, index = np.unique(combination, return_inverse=True)
             codes.append(code)
             overlaps.append(sum_by(index, self.sizes[region], len(code)))
+            if sum(map(len, codes)) > 4 * _MOST_PAIRS:  # the same ones may be in several blocks
+                code, index = np.unique(np.concatenate(codes), return_inverse=True)
+                codes, overlaps = [code], [sum_by(index, np.concatenate(overlaps), len(code))]
+                _bound(len(code))
         code, index = np.unique(np.concatenate(codes), return_inverse=True)
+        _bound(len(code))
         i, j = np.divmod(code, max(1, count))
         return i, j, sum_by(index, np.concatenate(overlaps), len(code))
 
@@ -165,6 +177,11 @@ class Regions:
                     regions, codes = [], []
         if codes:
             yield np.concatenate(regions), np.concatenate(codes)
+
+    def _bound_depth(self) -> None:
+        """Refuse pixels that so many objects share that the table of their pairs would not fit into the memory."""
+        depth = int(self.depths().max(initial=0))
+        _bound(depth * (depth - 1) // 2)
 
     def depths(self) -> NDArray[np.int64]:
         """Return how many objects claim each region, (R,) int64."""
@@ -238,6 +255,12 @@ class Regions:
         labels = self.labels[runs]
         of_runs = np.concatenate(parts, axis=1)
         return np.stack([np.bincount(labels, weights=channel, minlength=len(wanted)) for channel in of_runs])
+
+
+def _bound(pairs: int) -> None:
+    if pairs > _MOST_PAIRS:
+        what = f"{pairs:,} or more pairs of objects overlap (the limit is {_MOST_PAIRS:,})"
+        raise InputError(what, hint="leave out duplicates, or cut the image up")
 
 
 def _intervals(masks: MaskCrops) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
