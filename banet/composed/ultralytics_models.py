@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class UltralyticsDetector(Detector):
             library: Any = import_module("ultralytics")
         except ImportError:
             raise MissingExtraError("ultralytics", "ultralytics", where=self.name) from None
+        for module in ("ultralytics.utils.events", "ultralytics.hub.utils"):  # of newer and of older versions
+            with suppress(ImportError, AttributeError):
+                import_module(module).events.enabled = False  # it would report what is predicted to its makers
         print("Ultralytics and its weights are licensed under AGPL-3.0 (or a licence bought from Ultralytics)")
         try:
             self.model: Any = library.YOLO(file, verbose=False)
