@@ -123,7 +123,7 @@ def _output() -> Iterator[None]:
                 stream = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             streams[name] = stream
         before = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = _Output(streams["stdout"]), streams["stderr"]  # type: ignore[assignment]
+        sys.stdout, sys.stderr = _Output(streams["stdout"]), streams["stderr"]
         try:
             yield
         finally:
