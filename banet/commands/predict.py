@@ -41,6 +41,7 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
       banet predict --runtime onnx model.onnx photos/
       banet predict --weights scenes --tile 1024 aerial.tif
       banet predict --weights scenes street.mp4 camera:0
+      banet predict --weights scenes --track street.mp4
 
     Attributes:
         inputs: Images, folders of images, globs, videos, or camera:0 for the first camera.
@@ -56,6 +57,10 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
         tile: Cut larger images and frames into tiles of this side; objects are joined over the seams.
         overlap: With --tile: what neighbours share at least; default: a quarter of the tile.
         frames: With videos: also write id PNG and JSON of each frame to NAME_frames.
+        track: With videos: objects keep their ids and colors, also while others hide them; a folder is a video whose
+            frames are its images. Writes NAME_frames, NAME_frames.json (COCO panoptic), NAME_vid.json (COCO-VID) and
+            NAME_mots.txt (MOTS).
+        resume: With --track and the --out of a stopped run: go on where it stopped, with equal ids.
         style: What the overlays' colors tell apart: things, or classes; contour leaves things unfilled.
         stuff: What overlays show of stuff: where it ends, a light filling too, or nothing.
         alpha: Opacity of the filling of things in overlays, from 0 to 1.
@@ -65,7 +70,8 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
     usage: ClassVar[str] = (
         "INPUT [INPUT ...] --weights WEIGHTS [--recursive] [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
         "                     [--style instance|class|contour] [--stuff outline|fill|none] [--alpha FRACTION]\n"
-        "                     [--frames] [--page N|all] [--bit-depth auto|BITS] [--json FILE] [--classes NAME ...]\n"
+        "                     [--frames | --track [--resume]] [--page N|all] [--bit-depth auto|BITS] [--json FILE]\n"
+        "                     [--classes NAME ...]\n"
         "                     [--score SCORE] [--rule RULE] [--overlap-threshold FRACTION] [--batch-size N]\n"
         "                     [--class-table FILE] [--trust]\n"
         "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite] [--untrusted]"
@@ -83,6 +89,8 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
     tile: Pixels | None = None
     overlap: Pixels | None = None
     frames: bool = False
+    track: bool = False
+    resume: bool = False
     style: DrawingStyle = "instance"
     stuff: StuffStyle = "outline"
     alpha: Fraction = 0.5
@@ -126,6 +134,8 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
             tile=self.tile,
             overlap=self.overlap,
             frames=self.frames,
+            track=self.track,
+            resume=self.resume,
             bit_depth=self.bit_depth,
             page=self.page,
             drawing={"style": self.style, "stuff": self.stuff, "alpha": self.alpha},

@@ -534,6 +534,7 @@ class PanopticSegmentation:
         legend: bool = False,
         style: DrawingStyle = "instance",
         stuff: StuffStyle = "outline",
+        colors: NDArray[np.uint8] | None = None,
     ) -> Image.Image:
         """Paint the segments over the image: fillings, contours, names where they fit, thin stripes on void.
 
@@ -549,6 +550,8 @@ class PanopticSegmentation:
                 fillings.
             stuff: `outline` draws where stuff ends, in the color of its class; `fill` also fills it, more lightly than
                 things; `none` leaves it out.
+            colors: RGB of each of `segments`, (N, 3), in place of those of the style: `LastingColors` of
+                `banet.panoptic.drawing.colors` gives those of a tracked video.
 
         Returns:
             RGB image of width W and height H; with a legend larger.
@@ -569,6 +572,7 @@ class PanopticSegmentation:
             style=style,
             stuff=stuff,
             domain=self.domain,
+            colors=colors,
         )
 
     def show(self, image: Any = None, **options: Any) -> None:

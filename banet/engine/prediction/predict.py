@@ -20,6 +20,7 @@ from banet.data.images import ImageList, find_depth, find_images, page_count
 from banet.engine.models import Runtime, describe_model, open_model
 from banet.engine.prediction.images import ImageRun, Item, enough_memory, segment_table
 from banet.engine.prediction.pipeline import Pipeline
+from banet.engine.prediction.track import TRACK_OUTPUTS, TrackRun
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
 from banet.engine.report.gallery import write_gallery
 from banet.errors import InputError, InputWarning, MissingExtraError, printable
@@ -50,6 +51,7 @@ class _Plan:
         out: Folder of the outputs.
         gallery: Whether there is a page of all images.
         frames: Whether frames of videos are kept.
+        track: Whether objects of videos keep their ids.
     """
 
     images: list[Item]
@@ -58,6 +60,7 @@ class _Plan:
     out: Path
     gallery: bool
     frames: bool
+    track: bool
 
     def claim(self, others: Sequence[str], overwrite: bool) -> Outputs:
         """Check all outputs.
@@ -71,7 +74,8 @@ class _Plan:
         """
         files = {f"{one.name}{suffix}": one.path for one in self.images for suffix in _IMAGE_OUTPUTS}
         sources: dict[str, Path | None] = {**files}
-        sources |= {f"{name}_overlay.mp4": _file_of(source) for source, name in self.videos}
+        endings = ["_overlay.mp4", *(TRACK_OUTPUTS if self.track else ())]
+        sources |= {f"{name}{ending}": _file_of(source) for source, name in self.videos for ending in endings}
         if self.images:
             sources |= dict.fromkeys([SEGMENTS, RESULTS, *(["gallery.html"] if self.gallery else [])])
         read = [one.path for one in self.images] + [file for source, _ in self.videos if (file := _file_of(source))]
@@ -80,7 +84,11 @@ class _Plan:
             KIND,
             sources,
             trees=[f"{name}_frames" for _, name in self.videos] if self.frames else (),
-            inputs=[*read, *(file for one in others for file in weight_files(one))],
+            folders=[file for file in read if file.is_dir()],
+            inputs=[
+                *(file for file in read if not file.is_dir()),
+                *(file for one in others for file in weight_files(one)),
+            ],
             overwrite=overwrite,
         )
 
@@ -105,6 +113,8 @@ def predict_files(
     tile: int | None = None,
     overlap: int | None = None,
     frames: bool = False,
+    track: bool = False,
+    resume: bool = False,
     bit_depth: BitDepth | None = None,
     page: int | Literal["all"] | None = None,
     drawing: Mapping[str, Any] | None = None,
@@ -135,6 +145,9 @@ def predict_files(
         tile: Side in pixels of the tiles that larger images and frames are cut into; see `BANet.predict`.
         overlap: Pixels that neighbouring tiles share at least; a quarter of the tile by default.
         frames: Also write the id map and records of each frame of a video, to the folder `NAME_frames`.
+        track: Give the objects of videos ids that last; implies `frames`. A folder of images is then a video, whose
+            frames they are. See `TrackRun` for the files.
+        resume: With `track`: go on with videos that were stopped.
         bit_depth: Bits that samples of 16-bit images use, in place of those saved with the weights; `auto` finds one
             number for all images.
         page: The page or frame, from 1, of files that have several; `all` makes each an image of its own, with outputs
@@ -154,7 +167,9 @@ def predict_files(
     """
     if overlap is not None and (tile is None or not 1 <= overlap < tile):
         raise InputError("must be at least 1 and less than --tile", where=f"--overlap {overlap}")
-    plan = _plan(inputs, out, gallery, frames, page, recursive, json)
+    if resume and not track:
+        raise InputError("goes with --track", where="--resume", hint="add it, or leave this out")
+    plan = _plan(inputs, out, gallery, frames or track, page, recursive, json, track=track)
     outputs = plan.claim([weights, *([json] if json else []), *([class_table] if class_table else [])], overwrite)
     model, place = open_model(weights, device=device, runtime=runtime, class_table=class_table, trust=trust)
     model = model.configured(score=score_threshold, classes=classes, overlap_threshold=overlap_threshold)
@@ -170,7 +185,16 @@ def predict_files(
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
 
-        failures += _segment_videos(plan, outputs, segment, drawing or {})
+        settings = {
+            "--weights": weights,
+            "--runtime": runtime,
+            "--rule": str(rule or model.inference.rule),
+            "--score": str(model.inference.score_threshold),
+            "--overlap-threshold": str(model.inference.overlap_threshold),
+            "--classes": str(sorted(map(str, classes or []))),
+            "--tile": f"{tile} {overlap}",
+        }
+        failures += _segment_videos(plan, outputs, segment, drawing or {}, settings, resume)
     failures += plan.unreadable
     for failure in failures:
         print(f"banet: error: {failure}", file=sys.stderr)
@@ -192,18 +216,22 @@ def _plan(
     page: int | Literal["all"] | None,
     recursive: bool,
     json: str | None,
+    *,
+    track: bool,
 ) -> _Plan:
-    given = [text for text in inputs if not is_video(text)]
+    moving = [text for text in inputs if is_video(text) or (track and Path(text).is_dir())]
+    given = [text for text in inputs if text not in moving]
     if len(given) < len(inputs):
         load_av()
     elif frames:
-        raise InputError("goes with videos", where="--frames", hint="give one, or leave it out")
-    videos = [name for text in inputs if is_video(text) for name in _matches(text)]
+        option = "--track" if track else "--frames"
+        raise InputError("goes with videos", where=option, hint="give one, or leave it out")
+    videos = [name for text in moving for name in _matches(text)]
     images = find_images(given, recursive=recursive) if given or not videos else ImageList()
     for line in images.skipped:
         warnings.warn(line, InputWarning, stacklevel=2)
     paths = _without_outputs(images.paths, given)
-    names, video_names = DistinctNames(*_IMAGE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames")
+    names, video_names = DistinctNames(*_IMAGE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames", *TRACK_OUTPUTS)
     items = [item for path in paths for item in _pages(path, _name_of(path, given if recursive else ()), names, page)]
     for item in items:
         taken = {f"{item.name}{suffix}".casefold() for suffix in _IMAGE_OUTPUTS} & _RESERVED
@@ -216,6 +244,7 @@ def _plan(
         out,
         gallery,
         frames,
+        track,
     )
 
 
@@ -329,6 +358,8 @@ def _segment_videos(
     outputs: Outputs,
     segment: Callable[[NDArray[np.uint8]], PanopticSegmentation],
     drawing: Mapping[str, Any],
+    settings: Mapping[str, str],
+    resume: bool,
 ) -> list[str]:
     """Segment the videos; returns the errors of those not done."""
     failures: list[str] = []
@@ -337,7 +368,10 @@ def _segment_videos(
         try:
             path = plan.out / f"{name}_overlay.mp4"
             with enough_memory(source):
-                count = segment_video(segment, source, path, frames=folder, drawing=drawing, overwrite=True)
+                run = TrackRun(source, plan.out, name, settings, resume=resume) if plan.track else None
+                count = segment_video(
+                    segment, source, path, frames=folder, drawing=drawing, tracking=run, overwrite=True
+                )
         except InputError as error:
             failures.append(str(error))
             continue

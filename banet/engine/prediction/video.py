@@ -16,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from banet.engine.prediction.frames import FolderReader
+from banet.engine.prediction.track import TrackRun
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path
 from banet.files.reading import open_file
 from banet.files.worker import reads_untrusted
 from banet.panoptic import PanopticSegmentation
+from banet.panoptic.drawing.colors import LastingColors
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -56,6 +59,7 @@ def segment_video(
     *,
     frames: Path | None = None,
     drawing: Mapping[str, Any] | None = None,
+    tracking: TrackRun | None = None,
     overwrite: bool = False,
 ) -> int:
     """Segments a video frame by frame; writes it anew with the results drawn over it.
@@ -65,10 +69,12 @@ def segment_video(
 
     Args:
         segment: Segments a frame (H, W, 3).
-        source: A video file, or `camera:N` for the N-th camera, which runs until Ctrl-C.
+        source: A video file; `camera:N` for the N-th camera, which runs until Ctrl-C; or a folder of images, which are
+            its frames, by name.
         path: The .mp4 to write; there once it is whole.
         frames: A folder to write `000001.png`, `000001.json` and so on to, the id map and records of each frame.
         drawing: Options of `PanopticSegmentation.draw`.
+        tracking: Gives objects ids that last, and colors that follow them; it is not entered yet.
         overwrite: The folder for the frames may hold some, which are replaced.
 
     Returns:
@@ -84,20 +90,28 @@ def segment_video(
         raise InputError("holds frames already", where=frames, hint="delete the folder, or choose another with --out")
     done = 0
     with ExitStack() as stack:
-        reader = stack.enter_context(_Reader(source))
+        folder = Path(source).is_dir() and not is_video(source)
+        reader: _Reader | FolderReader = FolderReader(source) if folder else _Reader(source)
+        stack.enter_context(reader)
         stopped = stack.enter_context(_on_interrupt())
         bar = stack.enter_context(tqdm(total=reader.total, desc=Path(source).name, unit="frame"))
+        colors = LastingColors((drawing or {}).get("style", "instance"))
         with atomic_path(path) as temporary, ExitStack() as files:
             writer = None
+            if tracking is not None:
+                files.enter_context(tracking)
             for image, ticks in reader:
-                result = segment(image)
+                result = segment(image) if tracking is None else tracking.result(image, segment)
                 if writer is None:
                     writer = files.enter_context(_Writer(temporary, reader))
-                writer.write(np.asarray(result.draw(**(drawing or {}))), ticks)
+                own = None if tracking is None else colors.choose(result.segments, result.categories)
+                writer.write(np.asarray(result.draw(**(drawing or {}), colors=own)), ticks)
                 done += 1
                 if frames is not None:
                     frames.mkdir(parents=True, exist_ok=True)
                     result.save(frames / f"{done:06d}.png")
+                if tracking is not None:
+                    tracking.add(result)
                 bar.update()
                 if stopped():
                     break
@@ -254,7 +268,7 @@ class _Writer:
         reader: What the frames come from; its rate, ticks and shape of pixels are kept.
     """
 
-    def __init__(self, path: Path, reader: _Reader) -> None:
+    def __init__(self, path: Path, reader: _Reader | FolderReader) -> None:
         self.container = load_av().open(str(path), "w", format="mp4", options={"movflags": "faststart"})
         self.reader = reader
         self.stream: VideoStream | None = None

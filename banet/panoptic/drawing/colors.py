@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from banet.panoptic.categories import Categories
 from banet.panoptic.defaults import DrawingStyle
 from banet.panoptic.segments import Segment
 
-__all__ = ["SEQUENCE", "find_objects", "segment_colors"]
+__all__ = ["SEQUENCE", "LastingColors", "find_objects", "segment_colors"]
 
 SEQUENCE = (
     *((86, 180, 233), (230, 159, 0), (225, 15, 90), (180, 240, 150), (135, 15, 255), (0, 240, 225)),
@@ -22,6 +22,7 @@ SEQUENCE = (
 normal vision and as people without red or green cones see them (Machado et al. 2009): any two differ by 19 at least,
 where Okabe and Ito's seven colors differ by 17."""
 
+_KEPT = 4096  # ids of a video whose colors are remembered
 _WINDOW = 2000  # things that are compared with each other; of more, each with that many that begin above it
 
 
@@ -77,20 +78,56 @@ def find_objects(
     return objects, colors, [[numbers[s.category_id, s.score] for s in result] for result in some]
 
 
-def _places(things: Sequence[Segment]) -> NDArray[np.int64]:
-    """Return a place in the sequence for each of K things, (K,): another than those of its neighbours, evenly used."""
+class LastingColors:
+    """Colors for the frames of a video, in which an id is one thing: each keeps the color that it first got.
+
+    A new thing gets another color than those that it comes near. Memory is a number for each of the last ids.
+
+    Args:
+        style: see `segment_colors`.
+    """
+
+    def __init__(self, style: DrawingStyle = "instance") -> None:
+        self.style = style
+        self._places: dict[int, int] = {}
+
+    def choose(self, segments: Sequence[Segment], categories: Categories) -> NDArray[np.uint8]:
+        """Return the RGB of the segments of the next frame, (N, 3); see `segment_colors`."""
+        colors = segment_colors(segments, categories, "class")
+        things = [k for k, segment in enumerate(segments) if segment.isthing]
+        if self.style == "class" or not things:
+            return colors
+        places = _places([segments[k] for k in things], self._places).tolist()
+        colors[things] = np.array(SEQUENCE, dtype=np.uint8)[places]
+        for k, place in zip(things, places, strict=True):
+            self._places.pop(segments[k].id, None)  # the latest are last
+            self._places[segments[k].id] = place
+        for old in list(self._places)[:-_KEPT]:
+            del self._places[old]
+        return colors
+
+
+def _places(things: Sequence[Segment], known: Mapping[int, int] | None = None) -> NDArray[np.int64]:
+    """Return a place in the sequence for each of K things, (K,): another than those of its neighbours, evenly used.
+
+    Args:
+        things: the things.
+        known: places by id, of things that keep theirs.
+    """
+    known = known or {}
     count = len(SEQUENCE)
     boxes = np.array([thing.bbox for thing in things], dtype=np.int64)
     margin = boxes[:, 2:] // 4 + 2
     low, high = boxes[:, :2] - margin, boxes[:, :2] + boxes[:, 2:] + margin
     ids = np.array([thing.id for thing in things])
     order = np.argsort(ids if len(things) <= _WINDOW else low[:, 1], kind="stable")
+    order = order[np.argsort([things[k].id not in known for k in order], kind="stable")]
     places, used = np.zeros(len(things), dtype=np.int64), np.zeros(count, dtype=np.int64)
     for done, k in enumerate(order.tolist()):
         before = order[max(0, done - _WINDOW) : done]
         near = before[((low[before] < high[k]) & (low[k] < high[before])).all(axis=1)]
         beside = np.bincount(places[near], minlength=count)
         turned = (np.arange(count) - (ids[k] - 1)) % count
-        places[k] = np.lexsort((turned, used, beside))[0]
+        places[k] = known.get(int(ids[k]), np.lexsort((turned, used, beside))[0])
         used[places[k]] += 1
     return places

@@ -39,6 +39,7 @@ def draw_segments(
     style: DrawingStyle = "instance",
     stuff: StuffStyle = "outline",
     domain: str = "",
+    colors: NDArray[np.uint8] | None = None,
 ) -> Image.Image:
     """Paint segments over their image; see `PanopticSegmentation.draw`.
 
@@ -54,6 +55,7 @@ def draw_segments(
         style: what the colors tell apart.
         stuff: what is drawn of stuff; without an image it is filled at least.
         domain: what images the weights were trained on, for the legend.
+        colors: RGB of each segment, (N, 3), in place of those of the style.
 
     Returns:
         RGB image of width W and height H; with a legend larger.
@@ -84,7 +86,7 @@ def draw_segments(
         ids = ids.repeat(factor, axis=0).repeat(factor, axis=1)
         size = (width * factor, height * factor)
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    colors = segment_colors(segments, categories, style)
+    colors = segment_colors(segments, categories, style) if colors is None else colors
     named = [k for k, segment in enumerate(segments) if segment.isthing or stuff != "none"]
     shown = [segments[k] for k in named]
     canvas = Image.fromarray(pixels)
