@@ -1,4 +1,4 @@
-"""Ids over occlusions: ``python benchmarks/tracking.py [--videos 20] [--frames 300] [--size 192] [--seed 9100]``.
+"""Ids over occlusions: ``python benchmarks/tracking.py [--videos 6] [--frames 150] [--size 128] [--seed 9200]``.
 
 Videos of procedural scenes, in which things cross, hide one another and come out again, have exact truth. Per-frame
 results are derived from it, with ids drawn anew in each frame, and tracked by each contestant:
@@ -11,7 +11,8 @@ results are derived from it, with ids drawn anew in each frame, and tracked by e
 
 The contestants are the tracker; the same without its occlusion memory; that without any memory, which forgets an object
 in the frame in which it is not found; the tracker without images, so by place and shape alone; and, for scale, ids that
-only continue while masks overlap between neighbouring frames. Switches at occlusions are those of objects that were
+only continue while masks overlap between neighbouring frames, and the true ids on the same results, which no tracker
+can be better than. Switches at occlusions are those of objects that were
 less than half visible at some time since they were last found.
 """
 
@@ -35,34 +36,51 @@ Step = Callable[[PanopticSegmentation], PanopticSegmentation]
 KINDS = ("truth", "handler", "degraded")
 _HIDDEN = 0.5  # visible fraction below which a thing counts as hidden
 _SMALL = 20  # pixels below which a network shows nothing
+_OTHER = 20_000  # ids from here on are of alarms and wrong classes, a range per frame
+BOUND = "true ids"
 
 
-def observed(frame: SceneFrame, kind: str, rng: np.random.Generator) -> PanopticSegmentation:
-    """Derive the result of a frame, with ids drawn anew."""
+def observed(
+    frame: SceneFrame, kind: str, rng: np.random.Generator, number: int
+) -> tuple[PanopticSegmentation, PanopticSegmentation]:
+    """Derive the result of a frame, with ids drawn anew and with true ids, which alarms and wrong classes lack."""
     truth = frame.truth
     visible = dict(zip(frame.ids.tolist(), frame.visible.tolist(), strict=True))
     ids = truth.ids.copy()
     classes = {segment.id: segment.category_id for segment in truth.segments}
     for segment in truth.segments:
+        mask = truth.ids == segment.id
         if kind != "truth" and segment.isthing and (visible[segment.id] < _HIDDEN or segment.area < _SMALL):
-            ids[truth.ids == segment.id] = 0
+            ids[mask] = 0
         elif kind == "degraded" and segment.isthing:
-            degrade(ids, truth.ids == segment.id, segment.id, rng)
+            name = segment.id
             if rng.random() < 0.01:
-                classes[segment.id] = int(rng.choice(SCENE_CATEGORIES.ids[: SCENE_CATEGORIES.num_things]))
+                name += _OTHER + _OTHER * number
+                classes[name] = draw_class(rng)
+            degrade(ids, mask, name, rng)
     if kind == "degraded" and rng.random() < 0.1:
         height, width = ids.shape
         top, left = int(rng.integers(0, height - 16)), int(rng.integers(0, width - 16))
-        false = max(classes) + 1
+        false = _OTHER * (number + 1)
         ids[top : top + int(rng.integers(6, 16)), left : left + int(rng.integers(6, 16))] = false
-        classes[false] = int(rng.choice(SCENE_CATEGORIES.ids[: SCENE_CATEGORIES.num_things]))
+        classes[false] = draw_class(rng)
     left_over = np.setdiff1d(np.unique(ids), [0])
     names = rng.permutation(len(left_over)) + 1
-    table = np.append(names, 0)[index_map(ids, left_over.tolist())]
-    records = [
-        {"id": int(name), "category_id": classes[one]} for one, name in zip(left_over.tolist(), names, strict=True)
-    ]
-    return PanopticSegmentation.from_ids(table, records, SCENE_CATEGORIES, frame.image)
+    anew = np.append(names, 0)[index_map(ids, left_over.tolist())]
+
+    def result(of: NDArray[np.int64], named: NDArray[np.int64]) -> PanopticSegmentation:
+        records = [
+            {"id": int(name), "category_id": classes[one]}
+            for one, name in zip(left_over.tolist(), named.tolist(), strict=True)
+        ]
+        return PanopticSegmentation.from_ids(of, records, SCENE_CATEGORIES, frame.image)
+
+    return result(anew, names), result(ids, left_over)
+
+
+def draw_class(rng: np.random.Generator) -> int:
+    """Draw the category id of a thing."""
+    return int(rng.choice(SCENE_CATEGORIES.ids[: SCENE_CATEGORIES.num_things]))
 
 
 def degrade(ids: NDArray[np.int32], mask: NDArray[np.bool_], one: int, rng: np.random.Generator) -> None:
@@ -131,27 +149,33 @@ class Occlusions:
         return add
 
 
-def frames(video: SceneVideo, count: int, kind: str, seed: int) -> Iterator[tuple[SceneFrame, PanopticSegmentation]]:
+def frames(
+    video: SceneVideo, count: int, kind: str, seed: int
+) -> Iterator[tuple[SceneFrame, PanopticSegmentation, PanopticSegmentation]]:
+    """Yield the frames of a video with both results of each."""
     rng = np.random.default_rng(seed)
-    for frame in video.frames(count):
-        yield frame, observed(frame, kind, rng)
+    for number, frame in enumerate(video.frames(count)):
+        yield frame, *observed(frame, kind, rng, number)
 
 
 def main() -> None:
     command_line = parser(__doc__, threads=None)
-    command_line.add_argument("--videos", type=int, default=20)
-    command_line.add_argument("--frames", type=int, default=300)
-    command_line.add_argument("--size", type=int, default=192)
-    command_line.add_argument("--seed", type=int, default=9100)
+    command_line.add_argument("--videos", type=int, default=6)
+    command_line.add_argument("--frames", type=int, default=150)
+    command_line.add_argument("--size", type=int, default=128)
+    command_line.add_argument("--seed", type=int, default=9200)
     options = command_line.parse_args()
     with Report(options, __file__) as report:
         for kind in KINDS:
             makers = contestants()
-            scores = {name: (VideoQuality(SCENE_CATEGORIES), Occlusions()) for name in makers}
+            scores = {name: (VideoQuality(SCENE_CATEGORIES), Occlusions()) for name in (*makers, BOUND)}
             for index in range(options.videos):
                 video = SceneVideo(options.seed, index, (options.size, options.size))
                 steps = {name: (make(), images, scores[name][1].follow()) for name, (make, images) in makers.items()}
-                for frame, result in frames(video, options.frames, kind, index):
+                follow_bound = scores[BOUND][1].follow()
+                for frame, result, bound in frames(video, options.frames, kind, index):
+                    scores[BOUND][0].update(bound, frame.truth)
+                    follow_bound(frame, bound)
                     for name, (step, images, follow) in steps.items():
                         tracked = step(result if images else replace(result, image=None))
                         scores[name][0].update(tracked, frame.truth)

@@ -25,6 +25,7 @@ class Pq(OverwriteOptions, UntrustedOptions, Command):
         json: Write the figures, each class included, to this file.
         workers: Images that are compared at the same time.
         details: Also each class, confusions, sizes, and scores of hidden things.
+        video: The images are frames of videos, one per folder, in order; also VPQ, STQ, IDF1 and id switches.
         amodal: Whole masks of the ground truth's things, for --details, which it implies.
     """
 
@@ -35,6 +36,7 @@ class Pq(OverwriteOptions, UntrustedOptions, Command):
     json: Annotated[str, Value("OUT")] | None = None
     workers: Count = 1
     details: bool = False
+    video: bool = False
     amodal: File | None = None
 
     def run(self) -> int:
@@ -43,6 +45,8 @@ class Pq(OverwriteOptions, UntrustedOptions, Command):
         from banet.files.outputs import output_file
         from banet.panoptic.metrics.quality import format_table, score_folders, to_json
 
+        if self.video and (self.details or self.amodal):
+            raise InputError("goes without --details and --amodal", where="--video", hint="score twice")
         pred_json = self.pred_json or _json_of(self.pred_dir)
         folders = (self.gt_json, self.gt_dir, pred_json, self.pred_dir)
         outputs = None
@@ -63,6 +67,12 @@ class Pq(OverwriteOptions, UntrustedOptions, Command):
                 result = {**quality.compute(), **breakdown.compute()}
                 table = format_table(result, quality.categories, per_class=True)
                 table += f"\n\n{format_breakdown(result, quality.categories)}"
+            elif self.video:
+                from banet.panoptic.metrics.video import format_video_table, score_videos
+
+                found = score_videos(*folders, self.workers, show)
+                result = {**found["vpq"]["windows"][1], **found}
+                table = f"{format_table(result)}\n\n{format_video_table(found)}"
             else:
                 result = score_folders(*folders, self.workers, show)
                 table = format_table(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -12,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quality_maps import CATEGORIES, SKY, A, B, segmentation
 
+from banet.cli import main
+from banet.errors import InputError
 from banet.panoptic import VideoQuality
-from banet.panoptic.metrics.video import format_video_table
+from banet.panoptic.coco.writer import CocoPanopticWriter
+from banet.panoptic.metrics.video import format_video_table, score_videos
 from banet.panoptic.tracking.assignment import assign
 
 ALL = (A, B, SKY)
@@ -187,3 +191,36 @@ def test_nothing_counted_is_nan_and_prints():
     result = VideoQuality(CATEGORIES).compute()
     assert math.isnan(result["vpq"]["All"]) and math.isnan(result["stq"]["stq"])
     assert "VPQ^4" in format_video_table(result) and "0 id switches" in format_video_table(result)
+
+
+# --------------------------------------------------------------------------------------------------------------- folders
+
+
+def folder(path, frames, names):
+    with CocoPanopticWriter(path / "maps", path / "panoptic.json", CATEGORIES) as writer:
+        for k, (rows, classes) in enumerate(frames, start=1):
+            writer.add(k, names[k - 1], segmentation(rows, classes))
+    return path / "panoptic.json", path / "maps"
+
+
+def test_folders_of_frames_are_scored_like_arrays(tmp_path, capsys):
+    found = [line((10, 1)), line((10, 2)), line((10, 1)), line((10, 1))]
+    names = ["x/1.png", "x/2.png", "y/1.png", "y/2.png"]
+    truth = folder(tmp_path / "truth", [([line((10, 7))], {7: A})] * 4, names)
+    pred = folder(tmp_path / "pred", [([row], {row[0]: A}) for row in found], names)
+    frames = [frame(row, line((10, 7)), {row[0]: A}, {7: A}) for row in found]
+    result = score_videos(*truth, *pred)
+    expected = count([frames[:2], frames[2:]], (1, 2, 3, 4))
+    assert result["stq"] == expected["stq"] and result["identity"] == expected["identity"]
+    assert result["identity"]["switches"] == 1
+    options = ["--gt-json", truth[0], "--gt-dir", truth[1], "--pred-json", pred[0], "--pred-dir", pred[1], "--video"]
+    assert main(["pq", *map(str, options), "--json", str(tmp_path / "figures.json")]) == 0
+    assert "IDF1" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["identity"]["switches"] == 1 and figures["vpq"]["windows"]["1"]["All"]["pq"] == figures["All"]["pq"]
+    wrong = folder(tmp_path / "wrong", [([line((10, 7))], {7: A})] * 4, ["x/1.png", "y/1.png", "x/2.png", "y/2.png"])
+    with pytest.raises(InputError, match=r"x/2\.png does not follow the other frames of its video"):
+        score_videos(*wrong, *pred)
+    classes = folder(tmp_path / "classes", [([line((10, 1))], {1: c}) for c in (A, B, A, A)], names)
+    with pytest.raises(InputError, match=r"x/2\.png: prediction: the id 1 is a in one frame and b in another"):
+        score_videos(*truth, *classes)

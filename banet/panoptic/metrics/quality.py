@@ -226,11 +226,13 @@ class Compared:
         annotation: the ground truth's annotation; its segments are in the order that `found` counts them in.
         ground_truth_ids: (H, W) int32, the ground truth's id map.
         found: what ground truth and prediction have in common.
+        overlaps: the pixels that their segments share.
     """
 
     annotation: Annotation
     ground_truth_ids: NDArray[np.int32]
     found: Match
+    overlaps: Overlaps
 
 
 def score_folders(
@@ -311,7 +313,8 @@ def compare_folders(
                 hint="write it at the size of the image",
             )
         try:
-            return Compared(annotation, target.ids, match_overlaps(Overlaps.of_maps(result, target)))
+            overlaps = Overlaps.of_maps(result, target)
+            return Compared(annotation, target.ids, match_overlaps(overlaps), overlaps)
         except ValueError as error:
             raise InputError(str(error), hint="make the PNG and 'segments_info' agree") from error
 

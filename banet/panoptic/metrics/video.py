@@ -10,18 +10,22 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.errors import InputError
+from banet.files.names import forward
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.metrics.identity import Identities, IdentityCounts
 from banet.panoptic.metrics.overlaps import Listed, Overlaps, join_overlaps
-from banet.panoptic.metrics.quality import PanopticQuality, match_overlaps, percent
+from banet.panoptic.metrics.quality import PanopticQuality, compare_folders, match_overlaps, percent
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.types import Progress, StrPath
 
-__all__ = ["WINDOWS", "VideoQuality", "format_video_table"]
+__all__ = ["WINDOWS", "VideoQuality", "format_video_table", "score_videos"]
 
 WINDOWS = (1, 2, 3, 4)
 """Frames of the windows that VPQ averages over, as for Cityscapes-VPS; VIPSeg takes 1, 2, 4 and 6."""
@@ -83,7 +87,14 @@ class VideoQuality:
             ValueError: the sizes differ, a category is unknown, map and records do not name the same ids, or an id has
                 another class than in an earlier frame.
         """
-        overlaps = Overlaps.of(prediction, truth, self.categories)
+        self.add(Overlaps.of(prediction, truth, self.categories))
+
+    def add(self, overlaps: Overlaps) -> None:
+        """Count the next frame of the present video, whose overlaps are counted already.
+
+        Raises:
+            ValueError: an id has another class than in an earlier frame.
+        """
         for name, listed, known in zip(
             ("prediction", "truth"), (overlaps.prediction, overlaps.truth), self._classes, strict=True
         ):
@@ -196,6 +207,46 @@ class _Tracks:
             shared * shared / (self.truth[track] + self.prediction[found] - shared) / self.truth[track]
             for (track, found), shared in self.both.items()
         )
+
+
+def score_videos(
+    gt_json: StrPath,
+    gt_dir: StrPath,
+    pred_json: StrPath,
+    pred_dir: StrPath,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a COCO panoptic folder whose images are frames of videos against another, frame by frame.
+
+    The folder that an image's `file_name` names is its video. The frames of a video stand together in `annotations`,
+    in the order of their names.
+
+    Arguments are those of `compare_folders`.
+
+    Returns:
+        See `VideoQuality.compute`.
+
+    Raises:
+        InputError: see `compare_folders`; frames are not in order, or an id has several classes in a video.
+    """
+    truth, images = compare_folders(gt_json, gt_dir, pred_json, pred_dir, workers, progress)
+    quality = VideoQuality(truth.categories)
+    videos: dict[PurePosixPath, str] = {}
+    for image in images:
+        name = PurePosixPath(forward(truth.images[image.annotation.image_id].file_name))
+        if videos and name.parent != next(reversed(videos)):
+            quality.end_video()
+        new = name.parent not in videos
+        if not new and (name.parent != next(reversed(videos)) or name.name <= videos[name.parent]):
+            problem = f"{name} does not follow the other frames of its video"
+            raise InputError(problem, where=gt_json, hint="sort 'annotations' by video and frame")
+        videos[name.parent] = name.name
+        try:
+            quality.add(image.overlaps)
+        except ValueError as error:
+            raise InputError(str(error), where=f"{pred_dir} or {gt_dir}, image {name}") from error
+    return quality.compute()
 
 
 def format_video_table(result: Mapping[str, Any]) -> str:
