@@ -35,6 +35,8 @@ class Limits:
         file_bytes: Largest file.
         pixels: Most pixels of an image, read in its header before it is decoded.
         side: Longest side that the network's results are made at; larger images are reduced to it.
+        clip_frames: Frames of a video that are tracked, from its beginning.
+        clip_side: Longest side of these.
         waiting: Images that wait for the network; further requests are refused with 503.
         receiving: Files that are received at the same time. A further one displaces the slowest.
         seconds: Longest time in which a file may arrive.
@@ -44,6 +46,8 @@ class Limits:
     file_bytes: int = 16 * 2**20
     pixels: int = 40_000_000
     side: int = 1280
+    clip_frames: int = 100
+    clip_side: int = 512
     waiting: int = 8
     receiving: int = 8
     seconds: float = 60

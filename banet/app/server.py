@@ -31,6 +31,7 @@ except ImportError:
 from PIL import Image
 
 from banet.app.answers import Limits, Segmenter
+from banet.app.clips import TrackedClip, decode_clip
 from banet.app.gate import LOOPBACK, Busy, Connection, Gate, Receiver
 from banet.app.weights import Samples, describe
 from banet.engine.models import open_model
@@ -62,6 +63,7 @@ class Page:
         self._receiver = Receiver(self.limits)
         self._network = asyncio.Lock()
         self._waiting = 0
+        self._tracking = False
         self._sample_answers: dict[int, bytes] = {}
 
     def routes(self) -> list[Route]:
@@ -71,6 +73,7 @@ class Page:
             Route("/api/samples/{number}.jpg", self.thumbnail),
             Route("/api/samples/{number}", self.sample),
             Route("/api/segment", self.segment, methods=["POST"]),
+            Route("/api/track", self.track, methods=["POST"]),
         ]
 
     async def page(self, request: Request) -> Response:
@@ -79,15 +82,38 @@ class Page:
 
     async def segment(self, request: Request) -> Response:
         """Segment the image file that the body of the request is; `?name=` is what to call it."""
-        kind = request.headers.get("content-type", "")
-        if kind != "application/octet-stream" and not kind.startswith("image/"):
-            raise HTTPException(415, "Send an image file as the body, with the type application/octet-stream.")
-        name = PurePath(request.query_params.get("name", "image")).name[:100] or "image"
-        data = await self._receiver.receive(request, busy=self._waiting >= self.limits.waiting)
+        data, name = await self._file(request, "image")
         try:
             return _json(await self._in_turn(request, lambda: self.segmenter(data, name)))
         except (InputError, MissingExtraError) as error:
             raise HTTPException(400, str(error)) from None
+
+    async def track(self, request: Request) -> Response:
+        """Track the objects of the video file that the body is, and answer with it drawn; one video at a time."""
+        data, name = await self._file(request, "video")
+        if self._tracking:
+            raise Busy
+        self._tracking = True
+        try:
+            clip = await self._in_turn(request, lambda: decode_clip(data, name, self.limits))
+            tracked = TrackedClip(self.segmenter.model, clip)
+            while await self._in_turn(request, tracked.step):
+                pass
+            return _json(await run_in_threadpool(tracked.finish))
+        except (InputError, MissingExtraError) as error:
+            raise HTTPException(400, str(error)) from None
+        finally:
+            self._tracking = False
+
+    async def _file(self, request: Request, what: str) -> tuple[bytes, str]:
+        """Return the body of a request, an image or a video, and what to call it."""
+        kind = request.headers.get("content-type", "")
+        if kind != "application/octet-stream" and not kind.startswith(f"{what}/"):
+            article = "an" if what == "image" else "a"
+            message = f"Send {article} {what} file as the body, with the type application/octet-stream."
+            raise HTTPException(415, message)
+        name = PurePath(request.query_params.get("name", what)).name[:100] or what
+        return await self._receiver.receive(request, busy=self._waiting >= self.limits.waiting), name
 
     async def sample(self, request: Request) -> Response:
         """Segment a sample, or answer with what was found the last time."""

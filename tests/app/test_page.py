@@ -445,3 +445,36 @@ def test_all_text_has_contrast(open_page, scheme, phone):
     assert [entry for entry in found if entry[1] < 4.5] == []
     dark = np.array(Image.open(io.BytesIO(tab.screenshot()))).mean() < 110
     assert dark == (scheme == "dark")
+
+
+# ---------------------------------------------------------------------------------------------------------------- video
+
+
+def short_video(frames: int) -> bytes:
+    """A video of a procedural scene, as MP4."""
+    av = pytest.importorskip("av")
+    from banet.data.scenes import SceneVideo
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for one in SceneVideo(0, 3, (64, 96)).frames(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(one.image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def test_a_short_video_is_played_with_its_objects_tracked(tab):
+    drop(tab, "walk.mp4", short_video(3))
+    tab.locator("#status", has_text="walk.mp4: 3 frames, ").wait_for()
+    assert tab.locator("#clip video").get_attribute("src").startswith("blob:")
+    assert tab.locator("#clip").is_visible() and not tab.locator("main").is_visible()
+    with tab.expect_download() as saved:
+        tab.locator("#clip a").click()
+    assert saved.value.suggested_filename == "walk_tracked.mp4"
+    tab.locator("#samples button").first.click()
+    tab.locator("#status", has_text="drawn scene 1: ").wait_for()
+    assert tab.locator("main").is_visible() and not tab.locator("#clip").is_visible()
+    drop(tab, "bad.mp4", b"no video")
+    tab.locator("#fault", has_text="bad.mp4: is not a video").wait_for()

@@ -193,7 +193,7 @@ def test_nothing_counted_is_nan_and_prints():
     assert "VPQ^4" in format_video_table(result) and "0 id switches" in format_video_table(result)
 
 
-# --------------------------------------------------------------------------------------------------------------- folders
+# -------------------------------------------------------------------------------------------------------------- folders
 
 
 def folder(path, frames, names):

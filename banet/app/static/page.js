@@ -35,20 +35,20 @@ const chosen = () => [$("rule").value, $("other").value].map((rule) => state.ans
 let asked = 0; // requests so far: only the answer to the last one is shown
 let running = null;
 
-/** Shows what the server answers to a request; `name` is what to call the image. */
-async function ask(name, path, options = {}) {
+/** Shows what the server answers to a request; `name` is what to call the file, `read` returns what shows the answer. */
+async function ask(name, path, options = {}, read = readImage) {
   const number = ++asked;
   running?.abort();
   running = new AbortController();
   tellFault("");
   document.body.classList.add("busy");
-  $("status").textContent = `Segmenting ${name} …`;
+  $("status").textContent = read === readClip ? `Tracking ${name}, frame by frame …` : `Segmenting ${name} …`;
   try {
     const response = await fetch(path, { ...options, signal: running.signal });
     const content = await response.json();
     if (!response.ok) throw new Error(content.detail);
-    const answer = await Answer.read(content, name, categories);
-    if (number === asked) show(answer);
+    const showIt = await read(content, name);
+    if (number === asked) showIt();
   } catch (error) {
     if (number !== asked) return;
     $("status").textContent = "";
@@ -62,6 +62,8 @@ function tellFault(text) {
   $("fault").textContent = text;
 }
 
+const isVideo = ({ type, name }) => type.startsWith("video/") || /\.(avi|m4v|mkv|mov|mp4|mpe?g|ogv|webm|wmv)$/i.test(name);
+
 function send(file) {
   if (!file) return;
   const limit = facts.limits.file_bytes;
@@ -71,7 +73,9 @@ function send(file) {
   }
   for (const button of $("samples").children) button.setAttribute("aria-pressed", false);
   const headers = { "Content-Type": "application/octet-stream" };
-  ask(file.name, `/api/segment?name=${encodeURIComponent(file.name.toWellFormed())}`, { method: "POST", headers, body: file });
+  const [path, read] = isVideo(file) ? ["track", readClip] : ["segment", readImage];
+  const name = encodeURIComponent(file.name.toWellFormed());
+  ask(file.name, `/api/${path}?name=${name}`, { method: "POST", headers, body: file }, read);
 }
 
 function openSample(number) {
@@ -81,7 +85,31 @@ function openSample(number) {
 
 // -------------------------------------------------------------------------------------------------------- showing
 
+async function readImage(content, name) {
+  const answer = await Answer.read(content, name, categories);
+  return () => show(answer);
+}
+
+function readClip({ video, frames, things, notes }, name) {
+  const bytes = Uint8Array.from(atob(video), (character) => character.charCodeAt(0));
+  return () => {
+    const clip = $("clip");
+    const player = clip.querySelector("video");
+    URL.revokeObjectURL(player.src);
+    player.src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
+    const told = `${name}: ${plural(frames, "frame")}, ${plural(things, "object")}`;
+    clip.querySelector("h2").textContent = told;
+    const link = make("a", { href: player.src, download: `${name.replace(/\.[^.]*$/, "")}_tracked.mp4` }, "Save the video");
+    clip.querySelector("p").replaceChildren(link, ...notes.map((note) => ` · ${note}`));
+    $("status").textContent = told;
+    $("bar").inert = main.hidden = $("welcome").hidden = true;
+    clip.hidden = false;
+  };
+}
+
 function show(answer) {
+  $("clip").hidden = true;
+  $("clip").querySelector("video").pause();
   Object.assign(state, { answer, selected: null, hovered: null, paintings: [null, null] });
   state.hidden.clear();
   main.hidden = false;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,16 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["SUFFIXES", "is_camera", "is_video", "load_av", "segment_video"]
+__all__ = [
+    "SUFFIXES",
+    "Timed",
+    "VideoReader",
+    "VideoWriter",
+    "is_camera",
+    "is_video",
+    "load_av",
+    "segment_video",
+]
 
 SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".webm", ".wmv"}
@@ -91,7 +101,7 @@ def segment_video(
     done = 0
     with ExitStack() as stack:
         folder = Path(source).is_dir() and not is_video(source)
-        reader: _Reader | FolderReader = FolderReader(source) if folder else _Reader(source)
+        reader: VideoReader | FolderReader = FolderReader(source) if folder else VideoReader(source)
         stack.enter_context(reader)
         stopped = stack.enter_context(_on_interrupt())
         bar = stack.enter_context(tqdm(total=reader.total, desc=Path(source).name, unit="frame"))
@@ -103,7 +113,7 @@ def segment_video(
             for image, ticks in reader:
                 result = segment(image) if tracking is None else tracking.result(image, segment)
                 if writer is None:
-                    writer = files.enter_context(_Writer(temporary, reader))
+                    writer = files.enter_context(VideoWriter(temporary, reader))
                 own = None if tracking is None else colors.choose(result.segments, result.categories)
                 writer.write(np.asarray(result.draw(**(drawing or {}), colors=own)), ticks)
                 done += 1
@@ -131,11 +141,32 @@ def segment_video(
     return done
 
 
-class _Reader:
+class Timed(Protocol):
+    """What is known of the frames of a video: how many a second, seconds per tick, width of a pixel over its height."""
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second, on average."""
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds a tick."""
+
+    @property
+    def aspect(self) -> Fraction | None:
+        """Width of a pixel over its height, None where it is not said."""
+
+
+class VideoReader:
     """The frames of a video file or of a camera, upright and in RGB, and their times.
 
     Args:
-        source: As for `segment_video`.
+        source: As for `segment_video`, but not a folder.
+        data: What the file holds, where it is not on the disk.
+
+    Raises:
+        InputError: It cannot be opened, or has no image.
+        MissingExtraError: PyAV is not installed.
 
     Attributes:
         live: Whether it is a camera.
@@ -147,11 +178,11 @@ class _Reader:
         broken: Why it could not be read on; None where it could.
     """
 
-    def __init__(self, source: str) -> None:
-        camera = _CAMERA.fullmatch(source)
+    def __init__(self, source: str, data: bytes | None = None) -> None:
+        camera = _CAMERA.fullmatch(source) if data is None else None
         self.live = camera is not None
         self.source = source
-        self.container = _open_camera(source, int(camera[1])) if camera else _open_file(source)
+        self.container = _open_camera(source, int(camera[1])) if camera else _open_file(source, data)
         if not self.container.streams.video:
             self.container.close()
             raise InputError("has no image", where=source, hint="give a video")
@@ -169,7 +200,7 @@ class _Reader:
             return round(self.stream.duration * self.time_base * self.rate)
         return round(self.container.duration * self.rate / 1_000_000) if self.container.duration else None
 
-    def __enter__(self) -> _Reader:
+    def __enter__(self) -> VideoReader:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -209,13 +240,14 @@ class _Reader:
                 return
 
 
-def _open_file(source: str) -> InputContainer:
+def _open_file(source: str, data: bytes | None) -> InputContainer:
     av = load_av()
-    if reads_untrusted():
+    if data is None and reads_untrusted():
         raise InputError("videos are not read with --untrusted", where=source, hint="leave it out")
-    open_file(source).close()
+    if data is None:
+        open_file(source).close()
     try:
-        container: InputContainer = av.open(source)
+        container: InputContainer = av.open(source if data is None else io.BytesIO(data))
     except av.FFmpegError as error:
         raise InputError(
             f"is not a video, or is damaged ({error.strerror})", where=source, hint="give another file"
@@ -260,20 +292,22 @@ def load_av() -> Any:
     return av
 
 
-class _Writer:
+class VideoWriter:
     """An .mp4 of H.264.
 
     Args:
-        path: The file.
+        path: The file; one in memory, too.
         reader: What the frames come from; its rate, ticks and shape of pixels are kept.
     """
 
-    def __init__(self, path: Path, reader: _Reader | FolderReader) -> None:
-        self.container = load_av().open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+    def __init__(self, path: Path | BinaryIO, reader: Timed) -> None:
+        on_disk = isinstance(path, Path)
+        options = {"movflags": "faststart"} if on_disk else {}  # FFmpeg moves the index by the name of the file
+        self.container = load_av().open(str(path) if on_disk else path, "w", format="mp4", options=options)
         self.reader = reader
         self.stream: VideoStream | None = None
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> VideoWriter:
         return self
 
     def write(self, image: NDArray[np.uint8], ticks: int) -> None:
@@ -299,6 +333,10 @@ class _Writer:
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = 1  # 16 .. 235
         return stream
+
+    def close(self) -> None:
+        """Write what is left of the last frames, and the index."""
+        self.__exit__(None)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
