@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.images import decode_image
+from banet.engine.prediction.clips import Clip, decode_clip
 from banet.engine.report.gallery import encode_jpeg, encode_map
 from banet.errors import InputWarning
 from banet.files.worker import Budget, Workers
@@ -89,6 +90,17 @@ class Segmenter:
             image = self.workers.call(decode_image, data, name, max_pixels=self.limits.pixels, bit_depth=depth)
         notes = [str(one.message) for one in caught if issubclass(one.category, InputWarning)]
         return self.answer(image, notes=notes)
+
+    def decode_video(self, data: bytes, name: str) -> Clip:
+        """Decode the first frames of a video file, in a worker process, too.
+
+        Raises:
+            InputError: It is not a video, its frames have too many pixels, or it takes too much to decode.
+            MissingExtraError: PyAV is not installed.
+        """
+        limits = self.limits
+        most = {"max_pixels": limits.pixels, "max_frames": limits.clip_frames, "max_side": limits.clip_side}
+        return self.workers.call(decode_clip, data, name, **most)
 
     def answer(
         self, image: Image.Image, *, notes: Sequence[str] = (), ground_truth: PanopticSegmentation | None = None

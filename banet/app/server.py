@@ -31,7 +31,7 @@ except ImportError:
 from PIL import Image
 
 from banet.app.answers import Limits, Segmenter
-from banet.app.clips import TrackedClip, decode_clip
+from banet.app.clips import TrackedClip
 from banet.app.gate import LOOPBACK, Busy, Connection, Gate, Receiver
 from banet.app.weights import Samples, describe
 from banet.engine.models import open_model
@@ -95,7 +95,7 @@ class Page:
             raise Busy
         self._tracking = True
         try:
-            clip = await self._in_turn(request, lambda: decode_clip(data, name, self.limits))
+            clip = await self._in_turn(request, lambda: self.segmenter.decode_video(data, name))
             tracked = TrackedClip(self.segmenter.model, clip)
             while await self._in_turn(request, tracked.step):
                 pass

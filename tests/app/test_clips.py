@@ -19,8 +19,8 @@ pytest.importorskip("starlette")
 
 from starlette.testclient import TestClient  # noqa: E402
 
-from banet.app import clips  # noqa: E402
-from banet.app.answers import Limits  # noqa: E402
+from banet.app.answers import Limits, Segmenter  # noqa: E402
+from banet.app.clips import TrackedClip  # noqa: E402
 from banet.app.server import Page, web_app  # noqa: E402
 
 
@@ -53,7 +53,8 @@ class Bright:
 
 
 def tracked(data: bytes, limits: Limits | None = None) -> dict:
-    clip = clips.TrackedClip(Bright(), clips.decode_clip(data, "a.mp4", limits or Limits()))
+    model = Bright()
+    clip = TrackedClip(model, Segmenter(model, limits or Limits()).decode_video(data, "a.mp4"))
     while clip.step():
         pass
     return json.loads(clip.finish())
@@ -84,7 +85,7 @@ def test_long_and_large_videos_are_reduced():
 )
 def test_what_is_refused_is_refused_in_one_line(data, limits, said):
     with pytest.raises(InputError, match=said) as error:
-        clips.decode_clip(data, "a.mp4", limits)
+        Segmenter(Bright(), limits).decode_video(data, "a.mp4")
     assert "\n" not in str(error.value)
 
 
