@@ -18,6 +18,7 @@ from banet.commands.shared import (
     require_config,
 )
 from banet.engine.recipe import Recipe, find_recipe, to_yaml
+from banet.errors import InputError
 
 __all__ = ["Train"]
 
@@ -65,6 +66,11 @@ class Train(DepthOptions, DeviceOptions, OverwriteOptions, Command):
         """Train, or print the recipe."""
         from banet.engine.options import load_recipe
 
+        if self.epochs is not None:
+            if not 0 < self.epochs < float("inf"):
+                raise InputError("must be more than 0", where=f"--epochs {self.epochs:g}")
+            if "train.iterations" in self.recipe:
+                raise InputError("both say how long to train", where="--epochs and --train.iterations", hint="give one")
         short = {
             "train.init": self.init,
             "train.epochs": self.epochs,

@@ -117,6 +117,23 @@ def test_a_family_in_a_video_and_on_the_page(weights: str, data: Path, tmp_path:
     assert content["size"] == [SIZE[1], SIZE[0]] and set(content["results"]) >= {"score", "color-contour"}
 
 
+def test_what_is_analyzed_without_true_boxes(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.asarray(Image.open(data / "images" / "0.png"))
+    weights = f"hf:{saved.save_that_finds(tmp_path / 'model', image)}"
+    split = ("--images", data / "images", "--panoptic", data / "panoptic", "--json", data / "panoptic.json")
+    run("analyze", weights, *split, "--out", tmp_path / "a")
+    found = json.loads((tmp_path / "a" / "analysis.json").read_text())
+    assert list(found) == ["none", "GT Occ", "GT ICA", "GT Seg"]
+    plain = banet.load(weights).predict(image, rule="appearance")
+    assert any(segment.isthing for segment in plain.segments)
+    assert found["GT Seg"]["Things"] == found["none"]["Things"]
+    assert "the paper, on COCO" in capsys.readouterr().out
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["analyze", weights, *map(str, split), "--figure", str(tmp_path / "f.png")]) == 2
+    assert "--figure: shows what parts of BANet add; give weights of BANet" in capsys.readouterr().err
+
+
 def test_what_is_listed_has_its_row() -> None:
     assert set(names.FAMILIES) == set(FAMILIES)
     families = {"eomt": "EoMT", "detr": "DETR"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from factories import TINY
+from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
@@ -33,6 +35,7 @@ from banet.engine.studies.figure import Figure
 from banet.errors import InputError
 from banet.inference.banet import BANet
 from banet.inference.postprocess import Instances, UnfusedPrediction
+from banet.inference.predictor import Predictor
 from banet.inference.preprocess import preprocess
 from banet.modeling.config import InferenceConfig, RuleName
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation
@@ -54,6 +57,35 @@ def model() -> BANet:
     with torch.no_grad():
         model.mask_head.masks.bias += 100  # masks fill their boxes, so that boxes alone tell right from wrong
     return model
+
+
+class Mistaken(Predictor):
+    """Finds every thing whole, under one class for all, and one stuff class everywhere."""
+
+    categories = SCENE_CATEGORIES
+    inference = InferenceConfig(stuff_area=0)
+
+    def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
+        (image,) = images
+        (truth,) = (each.ground_truth for each in PICTURES if np.array_equal(each.image, image))
+        found = [segment for segment in truth.segments if segment.isthing]
+        x, y, width, height = np.array([segment.bbox for segment in found], dtype=np.float32).reshape(-1, 4).T
+        instances = Instances(
+            MaskCrops.from_masks(truth.ids == np.array([segment.id for segment in found]).reshape(-1, 1, 1)),
+            np.linspace(0.7, 0.9, len(found)),
+            np.zeros(len(found), dtype=np.int64),
+            np.stack([x, y, x + width, y + height], axis=1),
+        )
+        stuff = np.full(image.shape[:2], self.categories.num_things, dtype=np.int64)
+        return [UnfusedPrediction(image, instances, stuff)]
+
+
+def test_rows_without_true_boxes_of_any_predictor() -> None:
+    result = analyze(Mistaken(), PICTURES)
+    assert list(result) == ["none", "GT Occ", "GT ICA", "GT Seg"]
+    assert things(result, "GT Seg") == things(result, "none") < things(result, "GT ICA") == 1
+    assert result["GT Seg"]["Stuff"]["pq"] == 1 > result["none"]["Stuff"]["pq"]
+    assert "ceiling" not in format_rows(result)
 
 
 def things(result: dict[str, dict[str, dict[str, float]]], row: str) -> float:

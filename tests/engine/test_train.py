@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from banet import BANet
 from banet.checkpoint.checkpoint import read_checkpoint
+from banet.cli import main
 from banet.data.samples import Sample
 from banet.data.scenes.generate import write_coco
 from banet.engine.evaluation.evaluate import evaluate, evaluate_command
@@ -67,6 +68,19 @@ def test_the_log_has_one_line_for_each_iteration_and_is_plotted(run: Path) -> No
     assert all(row["loss"] and row["lr-AdamW/pg1"] for row in rows) and rows[-1]["val/pq"]
     with Image.open(run / "curves.png") as image:
         assert image.format == "PNG" and image.width > 1000  # losses, and PQ beside them
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--epochs", "0"], "--epochs 0: must be more than 0"),
+        (["--epochs", "-1"], "--epochs -1: must be more than 0"),
+        (["--epochs", "2", "--train.iterations", "5"], "both say how long to train; give one"),
+    ],
+)
+def test_epochs_that_do_not_fit_are_refused(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "scenes_r18", *given]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_epochs_are_iterations_once_the_images_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from banet.commands.shared import (
     Count,
     DeviceOptions,
     Folder,
+    ModelOptions,
     Names,
     OverwriteOptions,
     SplitOptions,
@@ -25,11 +26,12 @@ __all__ = ["Analyze"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, UntrustedOptions, Command):
+class Analyze(WeightsArgument, ModelOptions, SplitOptions, DeviceOptions, OverwriteOptions, UntrustedOptions, Command):
     """Tell what perfect boxes, classes, order or stuff would be worth (Table 4).
 
-    Every row fuses by the paper's rule. The figure shows the images whose PQ changes most, up or down, both
-    from the baseline to the third column and from there to + OH.
+    Every row fuses by the paper's rule; models of other libraries have the rows without true boxes. The figure
+    shows the images whose PQ changes most, up or down, both from the baseline to the third column and from there
+    to + OH.
 
     example, after `banet ablate --config scenes_r18 --out study`:
       banet analyze study/sim_ocm_s2i/seed0 --config study/recipe.yaml --figure figure.png
@@ -46,7 +48,7 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Un
     usage: ClassVar[str] = (
         "WEIGHTS (--config NAME|FILE | --images DIR --panoptic DIR --json FILE) [--out DIR] [--limit N]\n"
         "                     [--figure PNG [--baseline WEIGHTS] [--count N | --image-ids ID ...]]\n"
-        "                     [--device DEVICE] [--overwrite]"
+        "                     [--class-table FILE] [--trust] [--device DEVICE] [--overwrite]"
     )
 
     out: Folder | None = None
@@ -73,6 +75,8 @@ class Analyze(WeightsArgument, SplitOptions, DeviceOptions, OverwriteOptions, Un
             out=Path(self.out) if self.out else None,
             limit=self.limit,
             device=self.device,
+            class_table=self.class_table,
+            trust=self.trust,
             figure=Path(self.figure) if self.figure else None,
             baseline=self.baseline,
             shown=self.count,

@@ -1,6 +1,7 @@
 """`banet analyze`: what perfect boxes, classes, overlap order or segmentation would be worth (Table 4 of the paper).
 
-Whatever rule is saved with the weights, every row fuses by the paper's, as Table 4 is about the network with OH.
+Whatever rule is saved with the weights, every row fuses by the paper's, as Table 4 is about the network with OH. Models
+of other libraries have no head that takes boxes, so their rows are those without true boxes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from banet._renamed import accept_old_names
-from banet.engine.evaluation.evaluate import check_categories
+from banet.composed.names import is_composed
+from banet.engine.evaluation.evaluate import check_categories, open_evaluated
 from banet.engine.evaluation.evaluation_data import EvaluationData, EvaluationImage, choose_data
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.engine.studies.figure import Figure
@@ -29,6 +31,7 @@ from banet.files.outputs import Outputs, weight_files
 from banet.inference.banet import BANet
 from banet.inference.device import pick_device
 from banet.inference.postprocess import UnfusedPrediction, postprocess
+from banet.inference.predictor import Predictor
 from banet.inference.preprocess import preprocess
 from banet.modeling.outputs import Candidates, Output
 from banet.panoptic import MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
@@ -91,27 +94,31 @@ class _Truth:
 
 
 def analyze(
-    model: BANet, data: EvaluationData, *, limit: int | None = None, source: str = "data"
+    model: Predictor, data: EvaluationData, *, limit: int | None = None, source: str = "data"
 ) -> dict[str, dict[str, Any]]:
-    """PQ of a model under each row of Table 4.
+    """PQ of a model under each row of Table 4; of models but BANet, of the rows without true boxes.
 
     Args:
-        model: In evaluation mode, on its device.
+        model: Any; BANet in evaluation mode, on its device.
         data: Images with ground truth, of the same classes.
         limit: Only the first N images.
         source: Names the data in errors.
 
     Returns:
-        What `PanopticQuality.compute` gives by row, and under `ceiling` for a perfect network under the model's limits.
+        What `PanopticQuality.compute` gives by row, and for BANet under `ceiling` for a perfect network under the
+        model's limits.
     """
     check_categories(model, data.categories, source)
-    qualities = {name: PanopticQuality(model.categories) for name in [*ROWS, "ceiling"]}
+    rows = [*ROWS, "ceiling"] if isinstance(model, BANet) else [row for row in ROWS if not ROWS[row][0].boxes]
+    qualities = {name: PanopticQuality(model.categories) for name in rows}
     count = len(data) if limit is None else min(limit, len(data))
     for index in tqdm(range(count), desc="analyze", unit="image"):
         example = data[index]
-        for name, result in _results(model, example).items():
+        results = _results(model, example) if isinstance(model, BANet) else _results_of_any(model, example)
+        for name, result in results.items():
             qualities[name].update(result, example.ground_truth)
-        qualities["ceiling"].update(ceiling(model, example), example.ground_truth)
+        if isinstance(model, BANet):
+            qualities["ceiling"].update(ceiling(model, example), example.ground_truth)
     return {name: quality.compute() for name, quality in qualities.items()}
 
 
@@ -131,8 +138,25 @@ def _results(model: BANet, example: EvaluationImage) -> dict[str, PanopticSegmen
     return results
 
 
+def _results_of_any(model: Predictor, example: EvaluationImage) -> dict[str, PanopticSegmentation]:
+    """Compute the result of each row without true boxes for one image, from one pass of the model."""
+    truth = _Truth.of(example.ground_truth)
+    (unfused,) = model.predict_unfused([example.image])
+    rows = match_boxes(unfused.instances.boxes, truth.boxes)
+    matched = rows >= 0
+    scores, labels = unfused.instances.scores.copy(), unfused.instances.labels.copy()
+    scores[matched] = 1.0
+    labels[matched] = [model.categories.index(int(truth.labels[row])) for row in rows[matched]]
+    assigned = replace(unfused, instances=replace(unfused.instances, scores=scores, labels=labels))
+    return {
+        name: _fuse(model, assigned if oracle.classes else unfused, example.ground_truth, oracle)
+        for name, (oracle, _) in ROWS.items()
+        if not oracle.boxes
+    }
+
+
 def _fuse(
-    model: BANet, unfused: UnfusedPrediction, truth: PanopticSegmentation, oracle: Oracle
+    model: Predictor, unfused: UnfusedPrediction, truth: PanopticSegmentation, oracle: Oracle
 ) -> PanopticSegmentation:
     """Fuse one image with the order and the segmentation of an oracle; its instances are chosen already."""
     if oracle.segmentation:
@@ -249,6 +273,8 @@ def analyze_command(
     out: Path | None,
     limit: int | None,
     device: str,
+    class_table: str | None = None,
+    trust: bool = False,
     figure: Path | None = None,
     baseline: str | None = None,
     shown: int = 4,
@@ -258,12 +284,14 @@ def analyze_command(
     """`banet analyze`: load, measure every row, print the table, and draw the figure where one is asked for.
 
     Args:
-        weights: Of the network with all parts.
+        weights: Of the network with all parts, or another library's model; see `banet.load`.
         recipe: Its validation split is measured on, unless `split` is given.
         split: In place of a recipe.
         out: Folder for `analysis.json`.
         limit: Only the first N images.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        class_table: See `open_evaluated`.
+        trust: See `banet.load`.
         figure: PNG of the paper's Fig. 6.
         baseline: Weights of its second column; None for the baseline of the study that `weights` belong to.
         shown: How many images `Figure.choose` is to find for it.
@@ -278,6 +306,8 @@ def analyze_command(
     data, source = choose_data(recipe, split)
     if figure is not None and figure.suffix.lower() != ".png":
         raise InputError("give the name of a .png file", where=f"--figure {figure}")
+    if figure is not None and is_composed(weights):
+        raise InputError("shows what parts of BANet add", where="--figure", hint="give weights of BANet")
     read = [*weight_files(weights), *weight_files(baseline or weights), *data.files()]
     outputs = [
         Outputs(folder, "banet analyze", [name], inputs=read, overwrite=overwrite, option=option)
@@ -286,10 +316,10 @@ def analyze_command(
             *([(figure.parent, figure.name, "--figure")] if figure is not None else []),
         )
     ]
-    model = BANet.from_pretrained(weights, device=target)
+    model = open_evaluated(weights, data, source, device=device, class_table=class_table, trust=trust)
     data.set_bit_depth(model.inference.bit_depth)
     drawing = None
-    if figure is not None:  # before the long part, as there may be something wrong with it
+    if figure is not None and isinstance(model, BANet):  # before the long part, as there may be something wrong with it
         plain = BANet.from_pretrained(baseline or _baseline_of(weights), device=target)
         drawing = Figure(plain, model, data, source)
         drawing.find(image_ids)
