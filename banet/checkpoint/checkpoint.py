@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -41,6 +42,7 @@ FILE_NAME = "model.safetensors"
 
 _DOMAINS = {"scenes_r18": BUNDLED["scenes"].domain, "nuclei_r18": BUNDLED["nuclei"].domain}
 """What weights of these recipes were trained on that were saved before files said so."""
+_OTHERS = re.compile(r"(hf|torchvision|ultralytics):|coco(-\w+)?$")  # names of other libraries' models
 _LONGEST_HEADER = 1 << 24  # bytes; those of the largest networks are a hundredth of it
 _FLOATS = ("F32", "F16", "BF16")
 
@@ -167,6 +169,12 @@ def find_weights(source: str | Path) -> Path:
     name = str(source)
     if name in packaged:
         return packaged[name]
+    if _OTHERS.match(name):
+        raise InputError(
+            "is a model of another library, not weights of BANet",
+            where=source,
+            hint="banet.load, `banet predict`, `evaluate`, `analyze` and `app` take it",
+        )
     weights = path.suffix in {".safetensors", ".pth", ".pt", ".ckpt"}
     if name.count("/") == 1 and not weights and not os.path.exists(path) and not name.startswith((".", "/", "~")):
         return _download(name)

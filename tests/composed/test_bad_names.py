@@ -17,6 +17,7 @@ import saved
 
 import banet
 from banet.composed.classes import ClassTable, ModelClasses, match_classes
+from banet.composed.names import NAMED
 from banet.composed.pair import Pair
 from banet.engine.evaluation.evaluate import open_evaluated
 from banet.engine.evaluation.evaluation_data import scene_data
@@ -97,6 +98,14 @@ def test_a_class_table_for_weights_that_need_none_is_refused() -> None:
     assert open_evaluated("scenes", data, "scenes", device="cpu").categories == data.categories
     with pytest.raises(banet.InputError, match="leave it out"):
         open_evaluated("scenes", data, "scenes", device="cpu", class_table="table.json")
+
+
+@pytest.mark.parametrize(
+    "name", [*(named.name for named in NAMED), "hf:a/b", "torchvision:a+hf:b/c", "ultralytics:a.pt"]
+)
+def test_where_only_weights_of_banet_will_do_it_says_so(name: str) -> None:
+    with pytest.raises(banet.InputError, match=r"is a model of another library, not weights of BANet; banet\.load"):
+        banet.BANet.from_pretrained(name)
 
 
 def test_an_extra_that_is_missing_is_named(folder: Path) -> None:
