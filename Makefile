@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test slow adapters docs check audit format clean help
+.PHONY: demo test slow adapters docs check audit format clean help gpu gpu-wheels
 
 help:
 	@echo "make demo    segment scenes and microscope images with the bundled weights, write demo/"
 	@echo "make test    run the tests           (make slow: the long ones too)"
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
+	@echo "make gpu     everything that waits for a GPU, MINUTES=12 at a time, into OUT=runs/gpu"
 	@echo "make docs    build the site of the docs into site/, and test it"
 	@echo "make check   lint, format, types     (make format: fix what can be fixed)"
 	@echo "make audit   ask pip-audit for known vulnerabilities of what is installed"
@@ -35,6 +36,19 @@ slow: $(READY)
 adapters: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,adapters]'
 	$(BIN)/python -m pytest tests/panoptic/test_adapters.py tests/panoptic/test_plug_in_page.py tests/composed
+
+# The python with torch that the machine has: a GPU's host needs no network and no environment of its own.
+MINUTES ?= 12
+OUT     ?= runs/gpu
+WHEELS  := gpu-wheels
+gpu:
+	@if ls $(WHEELS)/*.whl >/dev/null 2>&1; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target $(WHEELS)/site $(WHEELS)/*.whl; fi
+	PYTHONPATH=$(CURDIR)/$(WHEELS)/site:$(CURDIR) $(PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --out $(OUT)
+
+# What a usual host of PyTorch lacks, to be taken to one without a network.
+gpu-wheels: $(READY)
+	$(BIN)/python benchmarks/gpu_wheels.py $(WHEELS)
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'

@@ -235,7 +235,7 @@ def boxes_found(model: BANet, scenes: Scenes) -> float:
     found = total = 0
     for index in tqdm(range(len(scenes)), desc="boxes", unit="scene", mininterval=10):
         sample = scenes[index]
-        boxes = model([sample.image]).detections[0].boxes
+        boxes = model([sample.image]).detections[0].boxes.cpu()
         total += len(sample.target.boxes)
         if len(boxes) and len(sample.target.boxes):
             found += int((box_iou(sample.target.boxes, boxes).amax(1) >= 0.5).sum())

@@ -83,6 +83,24 @@ def test_a_process_without_objects_neither_hangs_nor_fails(tmp_path: Path) -> No
     assert_same_steps(mean_of_single_images(recipe), load_file(tmp_path / "out" / "model.safetensors"), start)
 
 
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    recipe = with_train(ONE_SIZE, lr=0.001, ema=0.5, checkpoint_every=1)
+    counts = {2: 1, 4: 2, 6: 1}  # processes by the iterations at the end
+    for done, processes in counts.items():
+        line = command(with_train(recipe, iterations=done), tmp_path / "out", "--resume", "auto")[3:]
+        said = run_together(line, processes, tmp_path / f"said_{done}")
+        assert f"batch: 2 in all, {2 // processes} per device" in said
+        assert done == 2 or f"going on from {done - 2}" in said
+        last = torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)
+        assert last["global_step"] == done
+    with (tmp_path / "out" / "log" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    steps = [int(row["step"]) for row in rows if row.get("loss")]
+    assert steps == sorted(set(steps)) and len(steps) == max(counts)  # none twice, none lost
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(bool(torch.isfinite(each).all()) for each in weights.values())
+
+
 def assert_same(one: object, other: object, where: str) -> None:
     """JSON contents that agree but for the order in which floats were added."""
     if isinstance(one, dict) and isinstance(other, dict):

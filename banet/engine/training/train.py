@@ -202,7 +202,7 @@ def _train(
     with _stopped(trainer, memory, out):
         trainer.fit(
             task,
-            _loader(samples, local, workers, draws),
+            _loader(samples, local, workers, draws, pinned=trainer.strategy.root_device.type == "cuda"),
             None if validation is None else _loader(validation, 1, workers, _shares(trainer, len(validation))),
             ckpt_path=start_from,
             weights_only=True,
@@ -338,7 +338,7 @@ def _worker_count(data: DataConfig) -> int:
     return min(data.workers, cpus)
 
 
-def _loader(dataset: Any, batch: int, workers: int, sampler: Iterable[int]) -> DataLoader[Any]:
+def _loader(dataset: Any, batch: int, workers: int, sampler: Iterable[int], *, pinned: bool = False) -> DataLoader[Any]:
     return DataLoader(
         ErrorsAsItems(dataset),
         batch_size=batch,
@@ -346,6 +346,7 @@ def _loader(dataset: Any, batch: int, workers: int, sampler: Iterable[int]) -> D
         num_workers=workers,
         collate_fn=collate,
         persistent_workers=workers > 0,
+        pin_memory=pinned,  # so that copies to a GPU overlap with its work
         worker_init_fn=_ignore_interrupt,
     )
 
