@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from reprlib import Repr
 
-__all__ = ["InputError", "InputWarning", "MissingExtraError", "abbreviate_list", "printable", "shown"]
+__all__ = ["InputError", "InputWarning", "MissingExtraError", "abbreviate", "abbreviate_list", "printable"]
 
 _LONGEST = 1000
 _BRIEF = Repr()
@@ -70,7 +70,7 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def shown(value: object) -> str:
+def abbreviate(value: object) -> str:
     """Return a value from a file as an error quotes it: cut short, however large or deep it is."""
     try:
         return _BRIEF.repr(value)
@@ -80,4 +80,4 @@ def shown(value: object) -> str:
 
 def abbreviate_list(values: Sequence[object], limit: int = 20) -> str:
     """Return values as an error quotes them: the first `limit`, and of more how many there are."""
-    return ", ".join(map(shown, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")
+    return ", ".join(map(abbreviate, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")

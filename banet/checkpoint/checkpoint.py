@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from banet.checkpoint.bundled import BUNDLED
-from banet.errors import InputError, MissingExtraError, shown
+from banet.errors import InputError, MissingExtraError, abbreviate
 from banet.files.atomic import atomic_path
 from banet.files.reading import open_file
 from banet.files.worker import isolated
@@ -254,6 +254,6 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, tuple
         ) from None
     if header.get("format") != FORMAT:
         raise InputError(
-            f"was not written by this library (format {shown(header.get('format'))}, not {FORMAT!r})", where=path
+            f"was not written by this library (format {abbreviate(header.get('format'))}, not {FORMAT!r})", where=path
         )
     return header, tensors

@@ -57,7 +57,7 @@ def model_card(metadata: Mapping[str, str], repository: str, license: str) -> st
         f"# {repository.rpartition('/')[2]}",
         "Weights of BANet (Chen et al., CVPR 2020) for panoptic segmentation.",
         f'```python\nimport banet\n\nmodel = banet.BANet.from_pretrained("{repository}")\n'
-        'result = model.predict("picture.jpg")\n```',
+        'result = model.predict("image.jpg")\n```',
         f"- **PQ:** {measured}\n- **Recipe:** {recipe}{trained}\n- **License:** {license}",
         f"## Classes\n\nThings: {named[True] or 'none'}\n\nStuff: {named[False] or 'none'}",
     ]

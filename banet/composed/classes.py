@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError, InputWarning, shown
+from banet.errors import InputError, InputWarning, abbreviate
 from banet.files.reading import read_json
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.classes import coco_categories
@@ -110,7 +110,7 @@ class ClassTable:
             given = entry.get("names", [])
             if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
                 raise InputError(
-                    f"must be a list of texts, not {shown(given)}", where=f"{path}: categories[{index}].names"
+                    f"must be a list of texts, not {abbreviate(given)}", where=f"{path}: categories[{index}].names"
                 )
             names[entry["id"]] = given
         return cls.of(categories, str(path), names)

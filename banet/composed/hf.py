@@ -22,7 +22,7 @@ from banet.composed.classes import ModelClasses
 from banet.composed.hub import HubOptions, download_repository
 from banet.composed.names import ModelName
 from banet.composed.queries import Enlargement
-from banet.errors import InputError, MissingExtraError, shown
+from banet.errors import InputError, MissingExtraError, abbreviate
 from banet.files.reading import read_json
 from banet.types import Size
 
@@ -221,11 +221,11 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
         raise InputError(f"{name}: holds no config.json; give a folder that transformers' save_pretrained wrote")
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        what = shown(config.get("model_type")) if isinstance(config, dict) else shown(config)
+        what = abbreviate(config.get("model_type")) if isinstance(config, dict) else abbreviate(config)
         raise InputError(f"{path}: model_type: must be the text that transformers writes, not {what}")
     names = config.get("id2label") or {}
     if not isinstance(names, dict) or not all(number.isdecimal() for number in names):
-        raise InputError(f"{path}: id2label: must be names by number, not {shown(names)}")
+        raise InputError(f"{path}: id2label: must be names by number, not {abbreviate(names)}")
     return config
 
 

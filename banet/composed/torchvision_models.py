@@ -16,7 +16,7 @@ from banet.checkpoint.warm_start import load_pickle
 from banet.composed.classes import ModelClasses
 from banet.composed.names import ModelName
 from banet.composed.parts import Detector, SemanticSegmenter, argmax_of_logits
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.reading import read_json
 from banet.inference.postprocess import Instances
 from banet.panoptic import MaskCrops
@@ -188,7 +188,7 @@ def _read_weights(name: ModelName) -> tuple[dict[str, Tensor] | None, list[str] 
     if listing.is_file():
         names = read_json(listing)
         if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
-            raise InputError(f"{listing}: must be a list of names in the order of the outputs, not {shown(names)}")
+            raise InputError(f"{listing}: must be a list of names in the order of the outputs, not {abbreviate(names)}")
     return state, names
 
 

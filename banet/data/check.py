@@ -19,7 +19,7 @@ from PIL import Image
 
 from banet._renamed import old_attribute
 from banet.data.images import SUFFIXES, to_rgb_array
-from banet.errors import InputError, printable, shown
+from banet.errors import InputError, abbreviate, printable
 from banet.files.fields import id_order
 from banet.files.names import safe_join
 from banet.files.reading import stream_lists
@@ -187,11 +187,10 @@ class _Check:
                 if info is None:
                     continue
                 if info.id in self.images:
-                    self.add(
-                        "duplicate", f"{where}.id", f"{shown(info.id)} is the id of another image too", "make it unique"
-                    )
+                    what = f"{abbreviate(info.id)} is the id of another image too"
+                    self.add("duplicate", f"{where}.id", what, "make it unique")
                 elif (path := safe_join(split.images, info.file_name)) in names:
-                    what = f"{info.file_name!r} is the name of image {shown(names[path])} too"
+                    what = f"{info.file_name!r} is the name of image {abbreviate(names[path])} too"
                     self.add("duplicate", f"{where}.file_name", what, "keep one of the two, with its annotation")
                 names.setdefault(safe_join(split.images, info.file_name), info.id)
                 self.images.setdefault(info.id, info)
@@ -219,7 +218,7 @@ class _Check:
     def entry(self, kind: str, where: str, entry: Any, read: Callable[[Mapping[str, Any], str], Any]) -> Any:
         """Return a checked entry of the JSON; None, with a finding, where it is bad."""
         if not isinstance(entry, dict):
-            self.add(kind, where, f"must be an object, not {shown(entry)}", "remove it")
+            self.add(kind, where, f"must be an object, not {abbreviate(entry)}", "remove it")
             return None
         try:
             return read(entry, where)
@@ -241,16 +240,15 @@ class _Check:
                 continue
             info = self.images.get(annotation.image_id)
             if info is None:
-                what = f"no image has the id {shown(annotation.image_id)}"
+                what = f"no image has the id {abbreviate(annotation.image_id)}"
                 self.add("json", f"{where}.image_id", what, "add it to 'images' or remove the annotation")
             elif info.id in seen:
-                self.add(
-                    "duplicate", f"{where}.image_id", f"image {shown(info.id)} has an annotation already", "keep one"
-                )
+                what = f"image {abbreviate(info.id)} has an annotation already"
+                self.add("duplicate", f"{where}.image_id", what, "keep one")
             seen.add(annotation.image_id)
             path = safe_join(self.split.panoptic, annotation.file_name)
             if path in maps:
-                what = f"{annotation.file_name} is the PNG of image {shown(maps[path])} too"
+                what = f"{annotation.file_name} is the PNG of image {abbreviate(maps[path])} too"
                 self.add("duplicate", f"{where}.file_name", what, "give each image a PNG of its own")
             maps.setdefault(path, annotation.image_id)
             self.by_category.update(segment.category_id for segment in annotation.segments)
@@ -353,9 +351,9 @@ class _Check:
                 continue
             area, bbox = entry.get("area"), entry.get("bbox")
             if area is not None and area != areas[row]:
-                wrong_areas.append(f"{segment.id} ({shown(area)}, counted {areas[row]})")
+                wrong_areas.append(f"{segment.id} ({abbreviate(area)}, counted {areas[row]})")
             if bbox is not None and bbox != boxes[row].tolist():
-                wrong_boxes.append(f"{segment.id} ({shown(bbox)}, counted {boxes[row].tolist()})")
+                wrong_boxes.append(f"{segment.id} ({abbreviate(bbox)}, counted {boxes[row].tolist()})")
         for kind, wrong in (("area", wrong_areas), ("bbox", wrong_boxes)):
             if wrong:
                 what = f"differs from the PNG for segment {_some(wrong, 3)}"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from banet.data.samples import InstanceMask
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import read_flag, read_image_id, read_integer, read_object
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
@@ -70,10 +70,11 @@ class InstanceIndex:
         for image in images:
             info = infos.get(image.id)
             if info is None:
-                what = f"'images' lacks the id {shown(image.id)} ({image.file_name})"
+                what = f"'images' lacks the id {abbreviate(image.id)} ({image.file_name})"
                 raise InputError(what, where=file, hint="give the instances of the same split")
             if (info.width, info.height) != (image.width, image.height):
-                what = f"image {shown(image.id)} is {info.width}x{info.height}, {image.width}x{image.height} elsewhere"
+                sizes = f"{info.width}x{info.height}, {image.width}x{image.height} elsewhere"
+                what = f"image {abbreviate(image.id)} is {sizes}"
                 raise InputError(what, where=file, hint="give the instances of the same split")
         parts = [zlib.compress(b"[" + b",".join(found.get(image.id, [])) + b"]", 1) for image in images]
         starts = np.cumsum([0, *map(len, parts)], dtype=np.int64)
@@ -92,7 +93,7 @@ class InstanceIndex:
             try:
                 crop = decode_crop(segmentation, (image.height, image.width))
             except ValueError as error:
-                where = f"{self.path}: annotation {shown(number)}: segmentation"
+                where = f"{self.path}: annotation {abbreviate(number)}: segmentation"
                 raise InputError(str(error), where=where, hint="correct it or drop the annotation") from None
             if crop.pixels.size:
                 masks.append(InstanceMask(category_id, crop, iscrowd=iscrowd))

@@ -25,7 +25,7 @@ from banet.data.coco_instances import InstanceIndex
 from banet.data.images import find_depth, to_rgb_array
 from banet.data.samples import AnnotatedImage, InstanceMask, Sample, sample_of
 from banet.data.transforms import Transform
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.names import safe_join
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
@@ -306,9 +306,11 @@ class PanopticIndex:
         for position, image_id in enumerate(ids):
             where = f"{file}: annotations[{position}].image_id"
             if image_id not in images:
-                raise InputError(f"no image has the id {shown(image_id)}", where=where, hint="add it to 'images'")
+                raise InputError(f"no image has the id {abbreviate(image_id)}", where=where, hint="add it to 'images'")
             if image_id in seen:
-                raise InputError(f"image {shown(image_id)} has an annotation already", where=where, hint="keep one")
+                raise InputError(
+                    f"image {abbreviate(image_id)} has an annotation already", where=where, hint="keep one"
+                )
             seen.add(image_id)
         classes = Categories.from_coco(categories, str(file))
         table = np.array(segments, np.int64).reshape(-1, 2)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.names import safe_join
 from banet.files.on_disk import DiskTable
 from banet.files.reading import stream_lists
@@ -76,7 +76,7 @@ class PanopticStream:
             info = self.images.get(annotation.image_id)
             if info is None or info.id in seen:
                 what = "has an annotation already" if info else "is not in 'images'"
-                raise InputError(f"image {shown(annotation.image_id)} {what}", where=f"{where}.image_id")
+                raise InputError(f"image {abbreviate(annotation.image_id)} {what}", where=f"{where}.image_id")
             seen.add(info.id)
             yield info, annotation
 

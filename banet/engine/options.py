@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from banet._renamed import current_options
 from banet.engine.recipe import Recipe, find_recipe
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.reading import open_file
 from banet.files.worker import isolated
 from banet.modeling.config import BEFORE, ModelConfig, change_options
@@ -293,7 +293,7 @@ def _check_names(content: Mapping[Any, Any], kind: Any, source: str, prefix: str
             if not isinstance(value, dict):
                 inner = ", ".join(get_type_hints(known[key]))
                 raise InputError(
-                    f"give options of this group ({inner}), not {shown(value)}", where=f"{source}: {prefix}{key}"
+                    f"give options of this group ({inner}), not {abbreviate(value)}", where=f"{source}: {prefix}{key}"
                 )
             _check_names(value, known[key], source, f"{prefix}{key}.")
 
@@ -317,7 +317,9 @@ def _check_numbers(options: Mapping[str, Any], source: str, prefix: str = "") ->
             _check_numbers(value, source, f"{prefix}{name}.")
         for number in value if isinstance(value, tuple) else [value]:
             if isinstance(number, (int, float)) and not abs(number) < 2**63:
-                raise InputError(f"must be a finite number, not {shown(number)}", where=f"{source}: {prefix}{name}")
+                raise InputError(
+                    f"must be a finite number, not {abbreviate(number)}", where=f"{source}: {prefix}{name}"
+                )
 
 
 def _text_choices(content: dict[str, Any]) -> dict[str, Any]:

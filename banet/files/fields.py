@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.types import ImageId
 
 __all__ = [
@@ -53,7 +53,7 @@ def read_integer(
         value = int(value)
     if type(value) is not int or not low <= value <= high:
         bounds = f"in {low}..{high}" if high < 2**63 - 1 or (type(value) is int and value > high) else f">= {low}"
-        raise InputError(f"must be an integer {bounds}, not {shown(value)}", where=f"{where}.{key}")
+        raise InputError(f"must be an integer {bounds}, not {abbreviate(value)}", where=f"{where}.{key}")
     return value
 
 
@@ -77,7 +77,7 @@ def read_flag(entry: Mapping[str, Any], key: str, where: str, says: tuple[str, s
     flag = _FLAGS.get((type(value), value)) if isinstance(value, (int, str, type(None))) else None
     if flag is None:
         allowed = "0 or 1" if says is None else f"1 ({says[1]}) or 0 ({says[0]})"
-        raise InputError(f"must be {allowed}, not {shown(value)}", where=f"{where}.{key}", hint="correct it")
+        raise InputError(f"must be {allowed}, not {abbreviate(value)}", where=f"{where}.{key}", hint="correct it")
     return flag
 
 
@@ -92,7 +92,7 @@ def read_image_id(entry: Mapping[str, Any], key: str, where: str) -> ImageId:
     value = entry[key]
     if type(value) is str or (type(value) is int and -(2**63) <= value < 2**63):
         return value
-    raise InputError(f"must be an integer of 64 bits or a text, not {shown(value)}", where=f"{where}.{key}")
+    raise InputError(f"must be an integer of 64 bits or a text, not {abbreviate(value)}", where=f"{where}.{key}")
 
 
 def image_id_of(word: str) -> ImageId:
@@ -116,7 +116,7 @@ def read_object(entry: Any, where: str) -> dict[str, Any]:
         InputError: it is not one.
     """
     if not isinstance(entry, dict):
-        raise InputError(f"must be an object, not {shown(entry)}", where=where)
+        raise InputError(f"must be an object, not {abbreviate(entry)}", where=where)
     return entry
 
 

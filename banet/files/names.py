@@ -6,7 +6,7 @@ import os
 import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.on_disk import DiskTable
 from banet.types import StrPath
 
@@ -45,13 +45,13 @@ def check_file_name(name: object, where: str) -> str:
         InputError: the name is empty, absolute, or has a part '..'.
     """
     if not isinstance(name, str) or not name or "\0" in name:
-        raise InputError(f"must be a file name, not {shown(name)}", where=where)
+        raise InputError(f"must be a file name, not {abbreviate(name)}", where=where)
     if name != ".." and not any(mark in name for mark in "/\\:"):
         return name  # no parts and no drive, so nothing that could lead out
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise InputError(
-            f"{shown(name)} leads out of its folder", where=where, hint="give a relative name without '..'"
+            f"{abbreviate(name)} leads out of its folder", where=where, hint="give a relative name without '..'"
         )
     return name
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.worker import isolated, isolated_items, refuse_outside
 from banet.types import StrPath
 
@@ -296,7 +296,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"an object has the field {shown(name)} twice")
+        raise ValueError(f"an object has the field {abbreviate(name)} twice")
     return fields
 
 

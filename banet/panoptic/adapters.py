@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet._moved import renamed
-from banet.errors import shown
+from banet.errors import abbreviate
 from banet.panoptic.coco.rle import decode_segmentation, encode_rle
 from banet.panoptic.id_maps import runs
 from banet.panoptic.validation import MaskCrops, as_input_type, is_array, is_torch, to_numpy
@@ -272,8 +272,8 @@ def from_ultralytics(result: Any) -> LibraryResult:
     height, width = (int(v) for v in result.orig_shape[:2])
     boxes = result.boxes
     given = None if result.masks is None else getattr(result.masks, "data", None)
-    picture = getattr(result, "orig_img", None)
-    image = None if picture is None or is_torch(picture) else picture[..., ::-1]
+    bgr = getattr(result, "orig_img", None)
+    image = None if bgr is None or is_torch(bgr) else bgr[..., ::-1]
     if given is None:
         others = (boxes, result.masks, getattr(result, "obb", None), getattr(result, "probs", None))
         if any(each is not None and len(each) for each in others):
@@ -616,7 +616,7 @@ def _describe(value: Any, named: bool = True) -> str:
     elif hasattr(value, "__dict__"):
         parts = [(name, part) for name, part in vars(value).items() if not name.startswith("_")]
     if not parts:
-        return f"{type(value).__name__} {shown(value)}" if named else ""
+        return f"{type(value).__name__} {abbreviate(value)}" if named else ""
     listed = list(parts)
     texts = [
         f"{name!r}: {_describe(part)}" if is_array(part) else f"{name!r}: {type(part).__name__}"

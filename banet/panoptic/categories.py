@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError, abbreviate_list, shown
+from banet.errors import InputError, abbreviate, abbreviate_list
 from banet.files.fields import read_flag
 
 __all__ = ["MAX_CATEGORY_ID", "VOID", "Categories", "Category"]
@@ -120,7 +120,9 @@ class Categories:
         for position, entry in enumerate(categories):
             where = f"{source}: categories[{position}]"
             if not isinstance(entry, Mapping):
-                raise InputError(f"must be an object with 'id', 'name' and 'isthing', not {shown(entry)}", where=where)
+                raise InputError(
+                    f"must be an object with 'id', 'name' and 'isthing', not {abbreviate(entry)}", where=where
+                )
             item = _category_from_coco(entry, where)
             if item.id in seen:
                 raise InputError(
@@ -316,9 +318,11 @@ def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
             )
     category_id, name = entry["id"], entry["name"]
     if isinstance(category_id, bool) or not isinstance(category_id, int) or not 0 <= category_id <= MAX_CATEGORY_ID:
-        raise InputError(f"must be an integer in 0..{MAX_CATEGORY_ID}, not {shown(category_id)}", where=f"{where}.id")
+        raise InputError(
+            f"must be an integer in 0..{MAX_CATEGORY_ID}, not {abbreviate(category_id)}", where=f"{where}.id"
+        )
     if not isinstance(name, str) or not name or _SURROGATES.search(name):
-        raise InputError(f"must be a non-empty string, not {shown(name)}", where=f"{where}.name")
+        raise InputError(f"must be a non-empty string, not {abbreviate(name)}", where=f"{where}.name")
     isthing = read_flag(entry, "isthing", where, says=("stuff", "thing"))
     color = entry.get("color")
     if color is None:
@@ -328,7 +332,7 @@ def _category_from_coco(entry: Mapping[str, Any], where: str) -> Category:
         or len(color) != 3
         or not all(isinstance(c, int) and not isinstance(c, bool) and 0 <= c <= 255 for c in color)
     ):
-        raise InputError(f"must be three integers in 0..255, not {shown(color)}", where=f"{where}.color")
+        raise InputError(f"must be three integers in 0..255, not {abbreviate(color)}", where=f"{where}.color")
     return Category(category_id, name, isthing, (color[0], color[1], color[2]))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import shown
+from banet.errors import abbreviate
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, Size
 
@@ -216,7 +216,7 @@ def color_samples(image: Any) -> NDArray[Any]:
         ValueError: Another shape, or a path.
     """
     if isinstance(image, (str, os.PathLike)):
-        raise ValueError(f"image must be in memory, not the path {shown(str(image))}: open it with PIL.Image.open")
+        raise ValueError(f"image must be in memory, not the path {abbreviate(str(image))}: open it with PIL.Image.open")
     array = to_numpy(image)
     tensor = is_torch(image)
     shape = array.shape

@@ -159,7 +159,7 @@ def read_instance_map(path: StrPath) -> NDArray[np.int32]:
                 raise InputError(f"is larger than {_LARGEST_NPY >> 30} GB", where=file, hint="save the masks as TIFF")
             array = _read_npy(file, io.BytesIO(stream.read()))
         else:
-            array = _read_picture(file, stream)
+            array = _read_image_file(file, stream)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
         array = array.reshape(array.shape[1:] if array.shape[0] == 1 else array.shape[:2])
     if array.ndim != 2 or not array.size:
@@ -176,20 +176,20 @@ def read_instance_map(path: StrPath) -> NDArray[np.int32]:
     return array.astype(np.int32)
 
 
-def _read_picture(file: Path, stream: Any) -> NDArray[Any]:
+def _read_image_file(file: Path, stream: Any) -> NDArray[Any]:
     try:
         check_structure("PNG" if stream.read(4) == b"\x89PNG" else "TIFF", stream)
         stream.seek(0)
-        with Image.open(stream, formats=["TIFF", "PNG"]) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+        with Image.open(stream, formats=["TIFF", "PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"has more than {MAX_PIXELS} pixels")
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1 or (picture.mode not in ("1", "L", "P", "I", "F") and not picture.mode.startswith("I;16")):
-                kind = f"{frames} pages" if frames > 1 else f"the mode {picture.mode}"
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 or (image.mode not in ("1", "L", "P", "I", "F") and not image.mode.startswith("I;16")):
+                kind = f"{frames} pages" if frames > 1 else f"the mode {image.mode}"
                 raise ValueError(f"has {kind}, where a label map has one number per pixel")
-            array = np.asarray(picture)
-            if picture.mode == "I" and isinstance(picture, TiffImagePlugin.TiffImageFile) and array.dtype == np.int32:
-                unsigned = picture.tag_v2.get(339, (1,))[0] == 1
+            array = np.asarray(image)
+            if image.mode == "I" and isinstance(image, TiffImagePlugin.TiffImageFile) and array.dtype == np.int32:
+                unsigned = image.tag_v2.get(339, (1,))[0] == 1
                 return array.view(np.uint32) if unsigned else array
             return array
     except Exception as error:  # a decoder may raise anything on bad data

@@ -15,7 +15,7 @@ from banet.data.convert.output import ConvertedImage, from_classes, name_in, sam
 from banet.data.convert.shapes import Shape, convert_shapes, outlined
 from banet.data.left_out import LeftOut, reported
 from banet.data.panoptic_stream import PanopticStream, StoredImages
-from banet.errors import InputError, InputWarning, shown
+from banet.errors import InputError, InputWarning, abbreviate
 from banet.files.fields import read_flag, read_image_id, read_object
 from banet.files.names import safe_join
 from banet.files.on_disk import DiskTable
@@ -209,13 +209,13 @@ class _Annotations:
             for key in ("category_id", "segmentation"):
                 if key not in entry:
                     raise InputError(f"'{key}' is missing", where=where, hint="add it")
-            place = f"{where.removeprefix(f'{file}: ')} (id {shown(entry.get('id'))})"
+            place = f"{where.removeprefix(f'{file}: ')} (id {abbreviate(entry.get('id'))})"
             crowd = read_flag(entry, "iscrowd", where)
             self.crowds += crowd
             self._records.add(image_id, (place, entry["category_id"], crowd and self._crowd, entry["segmentation"]))
         for image_id in self._records:
             if image_id not in self.infos:
-                what = f"image_id {shown(image_id)} is not in 'images'"
+                what = f"image_id {abbreviate(image_id)} is not in 'images'"
                 raise InputError(what, where=f"{file}: annotations", hint="add it or drop them")
 
     def of(self, image_id: ImageId) -> Iterator[list[Any]]:
@@ -257,7 +257,7 @@ def _truths(
 def _shape(record: Sequence[Any], file: Path, size: tuple[int, int], categories: Categories) -> Shape:
     place, category_id, crowd, segmentation = record
     if type(category_id) is not int or category_id not in categories:
-        what = f"category_id {shown(category_id)} is not in the categories"
+        what = f"category_id {abbreviate(category_id)} is not in the categories"
         raise InputError(what, where=f"{file}: {place}", hint="add it or correct it")
     try:
         crop, why = outlined(segmentation, size)

@@ -20,7 +20,7 @@ from banet.data.convert.shapes import (
     turned,
 )
 from banet.data.left_out import LeftOut, reported
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import as_number
 from banet.files.names import safe_join
 from banet.files.reading import open_file
@@ -86,7 +86,7 @@ def convert_cvat(
     def truths() -> Iterator[ConvertedImage]:
         for image in _images(file):
             name = image.get("name", "")
-            where = f"{file}: image {shown(name)}"
+            where = f"{file}: image {abbreviate(name)}"
             size = round(_number(image, "height", where)), round(_number(image, "width", where))
             path = safe_join(images, name, where)
             same_size(file, size, path)
@@ -178,7 +178,7 @@ def _number(element: ElementTree.Element, key: str, where: str, default: float =
     text = element.get(key) or None  # empty where a tool has nothing to say
     value = default if text is None else as_number(text)
     if value is None or not math.isfinite(value):
-        raise InputError(f"{element.tag}: {key} must be a number, not {shown(text)}", where=where)
+        raise InputError(f"{element.tag}: {key} must be a number, not {abbreviate(text)}", where=where)
     return value
 
 

@@ -32,7 +32,7 @@ from banet.data.convert.shapes import (
 )
 from banet.data.images import image_size
 from banet.data.left_out import LeftOut, reported
-from banet.errors import InputError, InputWarning, shown
+from banet.errors import InputError, InputWarning, abbreviate
 from banet.files.fields import as_number, is_number, read_object
 from banet.files.reading import MAX_PIXELS, stream_json
 from banet.files.worker import isolated
@@ -144,7 +144,7 @@ def _tasks(file: Path) -> Iterator[_Task]:
         count += 1
         where = f"{file}: [{position}]"
         task = read_object(entry, where)
-        place = f"task {shown(task['id'])}" if "id" in task else f"[{position}]"
+        place = f"task {abbreviate(task['id'])}" if "id" in task else f"[{position}]"
         if isinstance(task.get("data"), dict):
             annotations = task.get("annotations", task.get("completions"))
             if not isinstance(annotations, list):
@@ -193,15 +193,15 @@ def _regions(annotation: Mapping[str, Any], place: str, where: str) -> list[_Reg
 def _region(
     result: Mapping[str, Any], value: Mapping[str, Any], place: str, where: str, number: int, label: str = ""
 ) -> _Region:
-    here = f"{where}: region {shown(result.get('id', number))}"
+    here = f"{where}: region {abbreviate(result.get('id', number))}"
     kind = str(result.get("type") or next((key for key in value if key.endswith("labels")), ""))
     rotation = result.get("image_rotation") or 0
     if rotation:
         raise InputError(
-            f"image_rotation is {shown(rotation)}", where=here, hint="turn the image back and label it anew"
+            f"image_rotation is {abbreviate(rotation)}", where=here, hint="turn the image back and label it anew"
         )
     size = as_number(result.get("original_height")), as_number(result.get("original_width"))
-    name = f"region {shown(result.get('id', number))} of {place}"
+    name = f"region {abbreviate(result.get('id', number))} of {place}"
     return _Region(here, name, label or _label(value, kind), kind, value, size)
 
 
@@ -252,9 +252,9 @@ class _Images:
             if len(exact) == 1:
                 return exact[0]
             if exact:
-                what = f"{shown(path)} may be {exact[0]} or {exact[1]}"
+                what = f"{abbreviate(path)} may be {exact[0]} or {exact[1]}"
                 raise InputError(what, where=where, hint="rename one of the images")
-        raise InputError(f"image {shown(name)} is not in {self._root}", where=where, hint="put it there")
+        raise InputError(f"image {abbreviate(name)} is not in {self._root}", where=where, hint="put it there")
 
 
 def _shape(region: _Region, size: tuple[int, int], id_of: Mapping[str, int]) -> Shape:
@@ -262,7 +262,7 @@ def _shape(region: _Region, size: tuple[int, int], id_of: Mapping[str, int]) -> 
         return Shape(region.place, 0, Crop.empty(), why="without a label")
     if region.label not in id_of:
         raise InputError(
-            f"{shown(region.label)} is not in --categories", where=region.where, hint="add it, or --ignore it"
+            f"{abbreviate(region.label)} is not in --categories", where=region.where, hint="add it, or --ignore it"
         )
     for side, told, real in zip(("height", "width"), region.size, size, strict=True):
         if told is not None and told != real:
@@ -294,16 +294,16 @@ def _crop(region: _Region, size: tuple[int, int]) -> tuple[Crop, str]:
         outline = [x, y, x + width, y, x + width, y + height, x, y + height]
     else:
         raise InputError(
-            f"{shown(region.kind)} is not known", where=region.where, hint="outline it, or --ignore its label"
+            f"{abbreviate(region.kind)} is not known", where=region.where, hint="outline it, or --ignore its label"
         )
     corners = np.array(outline).reshape(-1, 2) * (np.array(size[::-1]) / 100)
     rotation = value.get("rotation") or 0
     if not is_number(rotation):
-        raise InputError(f"rotation must be a number, not {shown(rotation)}", where=region.where)
+        raise InputError(f"rotation must be a number, not {abbreviate(rotation)}", where=region.where)
     if rotation and "points" not in value:  # clockwise: an ellipse about its centre, a rectangle about its corner
-        centre = np.array([_percent(region, "x") * size[1], _percent(region, "y") * size[0]]) / 100
+        center = np.array([_percent(region, "x") * size[1], _percent(region, "y") * size[0]]) / 100
         sine, cosine = np.sin(np.deg2rad(rotation)), np.cos(np.deg2rad(rotation))
-        corners = (corners - centre) @ np.array([[cosine, sine], [-sine, cosine]]) + centre
+        corners = (corners - center) @ np.array([[cosine, sine], [-sine, cosine]]) + center
     try:
         return outlined([corners.ravel().tolist()], size)
     except ValueError as error:
@@ -321,7 +321,7 @@ def _points(region: _Region) -> list[tuple[float, float]]:
 def _percent(region: _Region, key: str) -> float:
     number = region.value.get(key)
     if not is_number(number):
-        raise InputError(f"{key} must be a number, not {shown(number)}", where=region.where)
+        raise InputError(f"{key} must be a number, not {abbreviate(number)}", where=region.where)
     return float(number)
 
 
@@ -402,7 +402,7 @@ def _bitmask(region: _Region, size: tuple[int, int]) -> NDArray[np.bool_]:
 @isolated
 def _png_pixels(where: str, data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the pixels of a PNG of `size` (H, W) as (H, W, 4)."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-        if picture.size != size[::-1]:
-            raise ValueError(f"is {picture.width}x{picture.height}, but the image is {size[1]}x{size[0]}")
-        return np.asarray(picture.convert("RGBA"))
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as mask:
+        if mask.size != size[::-1]:
+            raise ValueError(f"is {mask.width}x{mask.height}, but the image is {size[1]}x{size[0]}")
+        return np.asarray(mask.convert("RGBA"))

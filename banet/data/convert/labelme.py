@@ -15,7 +15,7 @@ from banet.data.convert.output import ConvertedImage, write_panoptic
 from banet.data.convert.shapes import Shape, choose_categories, convert_shapes, ellipse, joined, outlined
 from banet.data.images import decode_image, image_size
 from banet.data.left_out import LeftOut, reported
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import as_number
 from banet.files.names import forward
 from banet.files.reading import read_json
@@ -126,7 +126,7 @@ def _read(path: Path) -> tuple[str, list[_Mark], tuple[float | None, float | Non
             raise InputError("'label' is missing", where=where, hint="add it")
         group = entry.get("group_id")
         if not isinstance(group, (int, str, type(None))):
-            raise InputError(f"must be a number or null, not {shown(group)}", where=f"{where}.group_id")
+            raise InputError(f"must be a number or null, not {abbreviate(group)}", where=f"{where}.group_id")
         kind, points = entry.get("shape_type") or "polygon", entry.get("points")
         if not isinstance(points, list):
             raise InputError("'points' is missing", where=where, hint="add it")
@@ -141,7 +141,7 @@ def _side(content: Mapping[str, Any], key: str, path: Path) -> float | None:
         return None
     side = as_number(value)
     if side is None:
-        raise InputError(f"must be a number of pixels, not {shown(value)}", where=f"{path}: {key}")
+        raise InputError(f"must be a number of pixels, not {abbreviate(value)}", where=f"{path}: {key}")
     return side
 
 
@@ -160,7 +160,7 @@ def _image_name(path: Path, name: str, root: Path, image_root: Path) -> str:
         if ".." not in relative.parts and os.path.isfile(candidate):
             return relative.as_posix()
     raise InputError(
-        f"{shown(name)} is not in {image_root}",
+        f"{abbreviate(name)} is not in {image_root}",
         where=f"{path}: imagePath",
         hint="put the image there or give --images",
     )
@@ -171,7 +171,7 @@ def _shapes(path: Path, marks: list[_Mark], size: tuple[int, int], id_of: Mappin
     for position, mark in enumerate(marks):
         if mark.label not in id_of:
             raise InputError(
-                f"{shown(mark.label)} is not in --categories",
+                f"{abbreviate(mark.label)} is not in --categories",
                 where=f"{mark.where}.label",
                 hint="add it, or --ignore it",
             )
@@ -188,7 +188,7 @@ def _crop(mark: _Mark, size: tuple[int, int]) -> tuple[Crop, str]:
     if mark.kind in _FLAT:
         return Crop.empty(), f"without an area ({mark.kind})"
     if mark.kind not in _CORNERS:
-        what = f"{shown(mark.kind)} is not known"
+        what = f"{abbreviate(mark.kind)} is not known"
         raise InputError(what, where=f"{mark.where}.shape_type", hint="outline it, or --ignore its label")
     allowed = _CORNERS[mark.kind]
     if mark.kind == "mask" and not mark.mask:

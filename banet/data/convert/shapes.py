@@ -324,6 +324,6 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> list[float]:
 def turned(outline: Sequence[float], degrees: float) -> list[float]:
     """Return an outline x1, y1, x2, y2, ... turned about the centre of its box, clockwise as y points down."""
     corners, turn = np.array(outline, dtype=np.float64).reshape(-1, 2), np.deg2rad(degrees)
-    centre = (corners.min(axis=0) + corners.max(axis=0)) / 2
+    center = (corners.min(axis=0) + corners.max(axis=0)) / 2
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return [float(value) for value in ((corners - centre) @ rotation + centre).ravel()]
+    return [float(value) for value in ((corners - center) @ rotation + center).ravel()]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.convert.output import ConvertedImage, find_image_files, from_classes, same_size, write_panoptic
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.names import check_file_name
 from banet.files.reading import open_file
 from banet.files.worker import isolated
@@ -127,7 +127,7 @@ def read_voc_classes(base: Path) -> tuple[dict[int, str], dict[int, tuple[int, i
         names = dict(enumerate(row.split(":")[0] if name == "labelmap.txt" else row for row in rows))
         double = next((each for each in names.values() if list(names.values()).count(each) > 1), None)
         if double is not None:
-            raise InputError(f"{shown(double)} occurs twice", where=file, hint="rename one")
+            raise InputError(f"{abbreviate(double)} occurs twice", where=file, hint="rename one")
         colors = dict(enumerate(palette[: len(rows)]))
         if name == "labelmap.txt":
             colors = {index: _color_of(row, palette[index], f"{file}: {row}") for index, row in enumerate(rows)}

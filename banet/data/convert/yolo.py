@@ -19,7 +19,7 @@ from banet.data.convert.output import ConvertedImage, find_image_names, write_pa
 from banet.data.convert.shapes import Shape, convert_shapes, outlined
 from banet.data.images import SUFFIXES, image_size
 from banet.data.left_out import LeftOut, reported
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import as_number
 from banet.files.reading import open_file
 from banet.files.worker import isolated, isolated_items
@@ -137,11 +137,11 @@ def _class_names(content: dict[Any, Any], file: Path) -> dict[int, str]:
             or not isinstance(name, (str, int, float))
             or name == ""
         ):
-            raise InputError(f"{shown(index)}: {shown(name)} is not index: name", where=f"{file}: names")
+            raise InputError(f"{abbreviate(index)}: {abbreviate(name)} is not index: name", where=f"{file}: names")
         result[number] = str(name)
     double = next((name for name in result.values() if list(result.values()).count(name) > 1), None)
     if double is not None:
-        raise InputError(f"{shown(double)} occurs twice", where=f"{file}: names", hint="rename one")
+        raise InputError(f"{abbreviate(double)} occurs twice", where=f"{file}: names", hint="rename one")
     return result
 
 
@@ -219,7 +219,7 @@ def _shapes(file: Path, size: tuple[int, int], classes: Categories) -> Iterator[
         numbers = [value for value in values if value is not None]
         if len(numbers) < len(values):
             raise InputError(
-                f"holds {shown(words[values.index(None)].decode('ascii', 'replace'))}, not a number", where=where
+                f"holds {abbreviate(words[values.index(None)].decode('ascii', 'replace'))}, not a number", where=where
             )
         index = numbers.pop(0)
         if index % 1 or int(index) + 1 not in classes:

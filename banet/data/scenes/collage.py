@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 
 from banet.data.images import find_depth, list_images, read_image
 from banet.data.scenes.generate import Scene, scene_outputs, write_scenes
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import is_box, is_number, read_flag, read_image_id, read_integer, read_object
 from banet.files.names import safe_join
 from banet.files.reading import stream_lists
@@ -106,7 +106,7 @@ class InstanceSet:
                     unmeasured.append(one)
         for image_id in (*self.by_image, *(one["image_id"] for one in unmeasured)):
             if image_id not in self.images:
-                what = f"image_id {shown(image_id)} is not in images"
+                what = f"image_id {abbreviate(image_id)} is not in images"
                 raise InputError(what, where=f"{json}: annotations", hint="add it or drop them")
         for one in unmeasured:
             crop = self._crop(one)
@@ -156,7 +156,7 @@ class InstanceSet:
             return decode_crop(one["segmentation"], (info.height, info.width))
         except (KeyError, ValueError) as error:
             why = "is missing" if isinstance(error, KeyError) else str(error)
-            where = f"{self.source}: annotations: {shown(one.get('id'))}: segmentation"
+            where = f"{self.source}: annotations: {abbreviate(one.get('id'))}: segmentation"
             raise InputError(why, where=where) from None
 
     def cut_out(self, candidate: int) -> CutOut | None:

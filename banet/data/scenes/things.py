@@ -157,8 +157,8 @@ def render(rng: np.random.Generator, shape: Sprite, pose: Pose, size: tuple[int,
             second = (coarse == number) & part.pattern.where(u, v)
             np.copyto(color, np.clip(part.pattern.color, 14, 255) * alpha[..., None], where=second[..., None])
     span_x, span_y = max(float(np.ptp(points[:, 0])), 1.0), max(float(np.ptp(points[:, 1])), 1.0)
-    centre = (points.min(0) + points.max(0)) / 2 - pose.offset
-    across, down = (x - np.float32(centre[0])) / span_x, (y - np.float32(centre[1])) / span_y
+    center = (points.min(0) + points.max(0)) / 2 - pose.offset
+    across, down = (x - np.float32(center[0])) / span_x, (y - np.float32(center[1])) / span_y
     grain = value_noise(rng, h, w, 3, 3)
     shade = 1 - 0.28 * light * across - 0.1 * down + 0.14 * (grain - 0.5)
     if shape.glossy:

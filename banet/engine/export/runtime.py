@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError, MissingExtraError, shown
+from banet.errors import InputError, MissingExtraError, abbreviate
 from banet.files.worker import Budget, Workers, reads_untrusted
 from banet.inference.postprocess import UnfusedPrediction, postprocess
 from banet.inference.predictor import Predictor
@@ -86,7 +86,7 @@ def read_header(text: str | None, path: Path) -> tuple[Categories, InferenceConf
     try:
         header = json.loads(text)
         if header["format"] != FORMAT:
-            raise ValueError(f"format {shown(header['format'])}, not {FORMAT!r}")
+            raise ValueError(f"format {abbreviate(header['format'])}, not {FORMAT!r}")
         inference = read_options(InferenceConfig, header["inference"])
         return Categories.from_coco(header["categories"], source=str(path)), inference
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from banet._renamed import accept_old_names
 from banet.data.images import find_depth, list_images, to_rgb_array
 from banet.data.left_out import LeftOut
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
 from banet.files.names import forward, safe_join
 from banet.files.outputs import Outputs
@@ -197,7 +197,7 @@ def fuse_files(
             except InputError:
                 raise
             except ValueError as error:
-                raise InputError(str(error), where=f"{json or images}: image {shown(info.id)}") from error
+                raise InputError(str(error), where=f"{json or images}: image {abbreviate(info.id)}") from error
             if progress is not None:
                 progress(done, len(infos))
     return Fused(target / "panoptic.json", len(infos), count, elsewhere, left_out, tuple(removed))
@@ -261,7 +261,7 @@ def _read_instances(
     elsewhere = 0
     for _, where, entry in stream_lists(file, ("annotations",), bare=True):
         if not isinstance(entry, dict):
-            raise InputError(f"must be an object, not {shown(entry)}", where=where)
+            raise InputError(f"must be an object, not {abbreviate(entry)}", where=where)
         image_id, instance = _check_entry(entry, where, classes)
         if image_id not in image_ids:
             elsewhere += 1
@@ -291,7 +291,7 @@ def _check_entry(entry: Mapping[str, Any], where: str, classes: Categories) -> t
     if "score" not in entry:
         raise InputError("is missing", where=f"{where}.score", hint="give results of a detector, not annotations")
     if not is_number(score):
-        raise InputError(f"must be a finite number, not {shown(score)}", where=f"{where}.score")
+        raise InputError(f"must be a finite number, not {abbreviate(score)}", where=f"{where}.score")
     if "segmentation" not in entry:
         raise InputError(
             "is missing", where=f"{where}.segmentation", hint="give results with masks, not with boxes alone"
@@ -337,7 +337,7 @@ def _decode(
 def _box(entry: _Instance) -> list[float]:
     """Return the detector's box of an entry: x, y, width, height."""
     if not is_box(entry.bbox):
-        what = f"must be four finite numbers x, y, width, height, not {shown(entry.bbox)}"
+        what = f"must be four finite numbers x, y, width, height, not {abbreviate(entry.bbox)}"
         raise InputError(what, where=f"{entry.where}.bbox")
     return [float(value) for value in entry.bbox]
 

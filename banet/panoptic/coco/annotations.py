@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from banet._moved import renamed
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import is_number, read_flag, read_image_id, read_integer, read_object
 from banet.files.names import check_file_name
 from banet.files.reading import MAX_PIXELS, stream_lists
@@ -88,11 +88,13 @@ class PanopticJson:
             image_id = annotation.image_id
             if image_id not in images:
                 raise InputError(
-                    f"no image has the id {shown(image_id)}", where=f"{where}.image_id", hint="add it to 'images'"
+                    f"no image has the id {abbreviate(image_id)}", where=f"{where}.image_id", hint="add it to 'images'"
                 )
             if image_id in annotations:
                 raise InputError(
-                    f"image {shown(image_id)} has an annotation already", where=f"{where}.image_id", hint="keep one"
+                    f"image {abbreviate(image_id)} has an annotation already",
+                    where=f"{where}.image_id",
+                    hint="keep one",
                 )
             annotations[image_id] = _of_classes(annotation, where, categories)
         return cls(file, images, annotations, categories)
@@ -162,7 +164,9 @@ def add_image(images: ImagesById, entry: Any, where: str) -> None:
     """
     info = read_image_info(entry, where)
     if info.id in images:
-        raise InputError(f"{shown(info.id)} is the id of another image too", where=f"{where}.id", hint="make it unique")
+        raise InputError(
+            f"{abbreviate(info.id)} is the id of another image too", where=f"{where}.id", hint="make it unique"
+        )
     images[info.id] = info
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import shown
+from banet.errors import abbreviate
 from banet.panoptic.coco.polygons import fill_polygon, read_polygons
 from banet.panoptic.coco.runs import Crop, fill_runs, union
 from banet.panoptic.id_maps import runs
@@ -47,7 +47,7 @@ def decode_crop(segmentation: Any, size: tuple[int, int]) -> Crop:
         return Crop.empty()
     if isinstance(segmentation, (list, tuple)):
         return union([fill_polygon(corners, size) for corners in read_polygons(segmentation)])
-    raise ValueError(f"must be run lengths or a list of polygons, not {shown(segmentation)}")
+    raise ValueError(f"must be run lengths or a list of polygons, not {abbreviate(segmentation)}")
 
 
 def why_empty(segmentation: Any, size: tuple[int, int]) -> str:
@@ -134,7 +134,7 @@ def _run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> NDAr
         raise ValueError(f"'{missing[0]}' is missing; run lengths need 'size' and 'counts'")
     given = segmentation["size"]
     if not isinstance(given, (list, tuple)) or len(given) != 2 or list(given) != list(size):
-        raise ValueError(f"size must be {list(size)}, height and width of the image, not {shown(given)}")
+        raise ValueError(f"size must be {list(size)}, height and width of the image, not {abbreviate(given)}")
     return _counts(segmentation["counts"], size)
 
 

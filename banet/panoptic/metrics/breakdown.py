@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.fields import read_image_id, read_integer, read_object
 from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories, Category
@@ -199,7 +199,7 @@ def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[ImageId, dict[
         for info in annotation.segments:
             wanted = truth.categories.isthing(info.category_id) and not info.iscrowd
             if wanted and info.id not in areas[image_id]:
-                what = f"image {shown(image_id)}: no annotation with panoptic_id {info.id}"
+                what = f"image {abbreviate(image_id)}: no annotation with panoptic_id {info.id}"
                 raise InputError(what, where=path, hint="add its mask")
     return dict(areas)
 

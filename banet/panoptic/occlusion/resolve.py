@@ -146,11 +146,11 @@ def make_disjoint(
             `resolve_occlusions` raises.
     """
     found = read_detections(result)
-    picture = found.image if image is None else image
-    handler = OcclusionHandler.of(rule, picture is not None, overlap_threshold, removal_threshold, clean)
+    pixels = found.image if image is None else image
+    handler = OcclusionHandler.of(rule, pixels is not None, overlap_threshold, removal_threshold, clean)
     if not len(found):  # nothing to decide
         return found.rebuild(np.zeros(0, np.int64), found.masks)
-    instances = check_instances(found.masks, found.scores if scores is None else scores, picture)
+    instances = check_instances(found.masks, found.scores if scores is None else scores, pixels)
     return found.disjoint(handler.owners(*instances))
 
 
