@@ -32,7 +32,7 @@ from banet.types import BitDepth
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * k, 2) for k in range(9))
 CHANNEL_GAP = 8
-"""Grey levels that channels of a grey picture may differ by."""
+"""Grey levels that channels of a grey image may differ by."""
 
 
 @dataclass(frozen=True)

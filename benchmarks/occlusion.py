@@ -4,8 +4,8 @@
 
 DIR holds `coco_panoptic`, `coco_instances`, `camvid` and `dsb2018`; kinds whose folder is missing are left out, and
 what is drawn (`scenes`, `leaves of one colour`) needs none. Two masks of a pair have equal scores and come in random
-order; a tie counts a half. Intervals (95 %) come from drawing pictures again. Beside `color-contour`, whose weights
-were fitted on such pairs, stands a column with weights fitted without the picture that they are measured on. Another
+order; a tie counts a half. Intervals (95 %) come from drawing images again. Beside `color-contour`, whose weights
+were fitted on such pairs, stands a column with weights fitted without the image that they are measured on. Another
 seed draws other scenes, leaves and collages, and takes other street frames and fluorescence.
 """
 
@@ -103,7 +103,7 @@ def calibration(margins: NDArray[np.float64], bins: int = 5) -> list[str]:
 def fused_quality(
     pictures: Sequence[Picture], rules: Sequence[str], seed: int
 ) -> Callable[[], dict[str, float]] | None:
-    """PQ of things after fusion of all masks of each picture, with random scores, under each rule."""
+    """PQ of things after fusion of all masks of each image, with random scores, under each rule."""
     pictures = [picture for picture in pictures if picture.ids is not None and picture.masks]
     if not pictures:
         return None
@@ -145,7 +145,7 @@ def fused_quality(
 
 
 def interval(hits: NDArray[np.float64], pictures: NDArray[Any], seed: int = 0) -> tuple[float, float, float]:
-    """Share in per cent and its 95 % interval, drawing pictures again."""
+    """Share in per cent and its 95 % interval, drawing images again."""
     if not len(hits):
         return float("nan"), float("nan"), float("nan")
     _, at = np.unique(pictures, return_inverse=True)
@@ -168,7 +168,7 @@ def fit(cues: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def refit(cues: NDArray[np.float64], kinds: NDArray[Any], pictures: NDArray[Any]) -> NDArray[np.float64]:
-    """Hits with weights fitted on the other pictures only (ten parts, by picture); every kind weighs the same."""
+    """Hits with weights fitted on the other images only (ten parts, by image); every kind weighs the same."""
     weight = np.zeros(len(cues))
     for kind in np.unique(kinds):
         weight[kinds == kind] = 200 / np.count_nonzero(kinds == kind)

@@ -1,4 +1,4 @@
-"""Pairs of overlapping masks whose order is known, of many kinds of pictures: what `occlusion.py` measures rules on."""
+"""Pairs of overlapping masks whose order is known, of many kinds of images: what `occlusion.py` measures rules on."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, its pairs, and overlapping masks of all its things.
+    """An image, its pairs, and overlapping masks of all its things.
 
     Attributes:
-        name: pictures of one name are resampled together.
+        name: images of one name are resampled together.
         image: (H, W, 3).
         pairs: the pairs whose order is sure.
         ids: (H, W) the truth, 0 where there is no thing; None where the truth is not sure everywhere.
@@ -217,7 +217,7 @@ def leaking(
     most: int = 10**6,
     grid: bool,
 ) -> Picture:
-    """A picture whose pairs are leaks; for fusion one mask of any two neighbours leaks into the other one."""
+    """An image whose pairs are leaks; for fusion one mask of any two neighbours leaks into the other one."""
     ids = np.where(np.isin(ids, list(classes)), ids, 0)
     pairs = leaks(ids, classes, rng, least=least, most=most, grid=grid)
     areas = {n: int(np.count_nonzero(ids == n)) for n in classes}
@@ -239,7 +239,7 @@ def leaking(
 
 
 def layered(name: str, scene: Scene, grid: bool) -> Picture:
-    """A picture whose full masks and order are known."""
+    """An image whose full masks and order are known."""
     classes = {row + 1: scene.segments[row].category_id for row in range(len(scene.masks))}
     ids = np.where(scene.ids <= len(classes), scene.ids, 0).astype(np.int32)
     masks = [boxed(through_grid(mask) if grid else mask) for mask in scene.masks]
@@ -262,7 +262,7 @@ def _pair(front: Mask, back: Mask, same: bool, small: bool, grid: bool, corner: 
 
 
 def ordered(scene: Scene, *, grid: bool = True) -> list[Pair]:
-    """The occluded pairs of a picture whose full masks and order are known."""
+    """The occluded pairs of an image whose full masks and order are known."""
     areas = scene.masks.sum(axis=(1, 2))
     pairs = []
     order = scene.order.tolist()
@@ -280,7 +280,7 @@ def ordered(scene: Scene, *, grid: bool = True) -> list[Pair]:
     return pairs
 
 
-# ------------------------------------------------------------------------------------------------ kinds of pictures
+# ------------------------------------------------------------------------------------------------ kinds of images
 
 
 def coco_panoptic(root: Path, grid: bool, seed: int) -> Iterator[Picture]:

@@ -21,6 +21,7 @@ from banet.inference.postprocess import Instances, UnfusedPrediction, paste_inst
 from banet.inference.predictor import Predictor
 from banet.inference.preprocess import preprocess
 from banet.modeling.network import Network
+from banet.modeling.outputs import Output
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,23 +38,27 @@ class BANet(Network, Predictor):
     @torch.inference_mode()
     def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
         """Run images (H, W, 3) through the network as one batch; return what fusion needs of each."""
-        output = self([preprocess(image, self.inference) for image in images])
-        return [
-            postprocess(one, image, self.categories, self.inference)
-            for one, image in zip(output.images, images, strict=True)
-        ]
+        return self._postprocess(self._run(images), images)
 
     @torch.inference_mode()
     def predict_for_evaluation(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[UnfusedPrediction, Instances]]:
         """Run images like `predict_unfused`; return with each the instances above `ap_score` that AP is measured on."""
-        output = self([preprocess(image, self.inference) for image in images])
+        output = self._run(images)
         candidates = replace(output, detections=self.ap_detections(output)).images
+        unfused = self._postprocess(output, images)
         return [
-            (
-                postprocess(one, image, self.categories, self.inference),
-                paste_instances(more, (image.shape[0], image.shape[1])),
-            )
-            for one, more, image in zip(output.images, candidates, images, strict=True)
+            (one, paste_instances(more, (one.image.shape[0], one.image.shape[1])))
+            for one, more in zip(unfused, candidates, strict=True)
+        ]
+
+    def _run(self, images: Sequence[NDArray[np.uint8]]) -> Output:
+        output: Output = self([preprocess(image, self.inference) for image in images])
+        return output
+
+    def _postprocess(self, output: Output, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
+        return [
+            postprocess(one, image, self.categories, self.inference)
+            for one, image in zip(output.images, images, strict=True)
         ]
 
     def compile(self, *arguments: Any, **options: Any) -> None:

@@ -67,7 +67,7 @@ def fuse(found: Instances, rule: str = "score") -> PanopticSegmentation:
     )
 
 
-# Of each picture what was found, and what is true.
+# Of each image what was found, and what is true.
 GOOD: list[Thing] = [(CUP, 0.9, (10, 10, 30, 30))]
 DISPUTED: list[Thing] = [(CUP, 0.9, (5, 5, 45, 25)), (CUP, 0.8, (35, 5, 75, 25)), (TIE, 0.7, (5, 5, 15, 15))]
 WRONG: list[Thing] = [(TIE, 0.75, (50, 30, 70, 50)), (CUP, 0.65, (0, 0, 8, 8))]
@@ -270,7 +270,7 @@ def names(tab: Any) -> list[str]:
 
 
 def click_pixel(tab: Any, canvas: Any, x: int, y: int) -> None:
-    """Click the middle of a pixel of the picture."""
+    """Click the middle of a pixel of the image."""
     canvas.wait_for()
     tab.wait_for_function("canvas => canvas.width == 80 && canvas.onmousemove", arg=canvas.element_handle())
     box = canvas.bounding_box()
@@ -379,9 +379,7 @@ def test_what_is_painted(tab: Any) -> None:
         return [color_at(canvas, 20, 20), color_at(canvas, 60, 50)]
 
     cup, sky = painted()
-    assert cup == pytest.approx(
-        [107, 154, 181], abs=4
-    )  # half of the first instance's colour, half of the picture's grey
+    assert cup == pytest.approx([107, 154, 181], abs=4)  # half of the first instance's colour, half of the image's grey
     assert sky == pytest.approx([128] * 3, abs=2)  # stuff is not painted over
     tab.select_option("#show", "image")
     assert painted() == [pytest.approx([128] * 3, abs=2)] * 2
