@@ -1,7 +1,8 @@
-"""Memory over the length of a video: ``python benchmarks/video.py [--frames 1200] [--size 320x180]``.
+"""Memory over the length of a video: ``python benchmarks/video.py [--frames 1200] [--size 320x180] [--track]``.
 
 A made-up video goes through `segment_video` with brightness in place of a network, and the memory of the process is
-printed as frames go by; Linux only.
+printed as frames go by; Linux only. With `--track` as `banet predict --track` does it: the bright object gets an id
+that lasts, all files of a tracked video are written, and the size of the saved state is printed, too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from harness import Report, parser, resident
 from numpy.typing import NDArray
 
 from banet.data.scenes.generate import SCENE_CATEGORIES
+from banet.engine.prediction.track import TrackRun
 from banet.engine.prediction.video import segment_video
 from banet.panoptic import PanopticSegmentation
 
@@ -36,6 +38,7 @@ def main() -> None:
     command_line = parser(__doc__, threads=None)
     command_line.add_argument("--frames", type=int, default=1200)
     command_line.add_argument("--size", default="320x180")
+    command_line.add_argument("--track", action="store_true")
     options = command_line.parse_args()
     width, height = map(int, options.size.split("x"))
     person, sky = SCENE_CATEGORIES[0].id, SCENE_CATEGORIES[SCENE_CATEGORIES.num_things].id
@@ -54,13 +57,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "made_up.mp4", options.frames, width, height)
         start = time.perf_counter()
-        segment_video(segment, f"{folder}/made_up.mp4", Path(folder) / "overlay.mp4")
+        source, out = f"{folder}/made_up.mp4", Path(folder)
+        run = TrackRun(source, out, "made_up", {}) if options.track else None
+        segment_video(segment, source, out / "overlay.mp4", frames=out / "frames" if run else None, tracking=run)
         seconds = time.perf_counter() - start
+        state = (out / "made_up_track.json").stat().st_size if run else 0
     with Report(options, __file__) as report:
         for frame, size in memory.items():
             report.say(f"frame {frame:6}: {size / 1e6:.0f} MB", bytes=size)
         each = 1000 * seconds / options.frames
         report.say(f"{each:.1f} ms per frame for reading, drawing and writing", milliseconds=each)
+        if options.track:
+            report.say(f"the saved state has {state / 1000:.1f} kB", state=state)
 
 
 if __name__ == "__main__":

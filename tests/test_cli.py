@@ -354,6 +354,8 @@ def test_predict_ends_with_1_when_an_image_failed(engine, failed, status):
             "tile": None,
             "overlap": None,
             "frames": False,
+            "track": False,
+            "resume": False,
             "bit_depth": None,
             "page": None,
             "drawing": {"style": "instance", "stuff": "outline", "alpha": 0.5},

@@ -130,13 +130,14 @@ def test_a_run_that_was_killed_goes_on_from_its_last_state(tmp_path, model, monk
 def test_a_folder_of_frames_is_a_video(tmp_path, model):
     folder = tmp_path / "a"
     folder.mkdir()
-    for k in range(3):
+    for k in (2, 1, 0):
         image = np.full((20, 30, 3), 30, dtype=np.uint8)
         image[4:12, 3 * k : 3 * k + 8] = 240
-        Image.fromarray(image).save(folder / f"{k}.png")
+        Image.fromarray(image).save(folder / f"{9 + k}.png")  # 10 comes after 9
     assert predict.predict_files("w", [str(folder)], tmp_path / "out", track=True) == 0
-    assert len(outputs(tmp_path / "out")[0]) == 3
-    Image.fromarray(image[:10]).save(folder / "9.png")
+    found = [PanopticSegmentation.load(tmp_path / "out" / "a_frames" / f"{k:06d}.png") for k in (1, 2, 3)]
+    assert [[s.bbox[0] for s in one if s.isthing] for one in found] == [[0], [3], [6]]
+    Image.fromarray(image[:10]).save(folder / "99.png")
     assert predict.predict_files("w", [str(folder)], tmp_path / "out", track=True) == 1
 
 

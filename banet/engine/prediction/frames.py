@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +19,7 @@ _RATE = Fraction(25)
 
 
 class FolderReader:
-    """The images of a folder, in the order of their names, as frames of a video of 25 a second.
+    """The images of a folder, in the order of their names (2 comes before 10), as frames of a video of 25 a second.
 
     Args:
         source: The folder.
@@ -44,7 +45,7 @@ class FolderReader:
     broken: str | None = None
 
     def __init__(self, source: str) -> None:
-        self.paths: list[Path] = find_images([source]).paths
+        self.paths: list[Path] = sorted(find_images([source]).paths, key=_natural)
         self.total = len(self.paths)
 
     def __enter__(self) -> FolderReader:
@@ -68,3 +69,9 @@ class FolderReader:
                 problem = f"is {width}x{height}, the first frame {size[0]}x{size[1]}"
                 raise InputError(problem, where=path, hint="give frames of one size")
             yield image, ticks
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return what sorts names by the numbers in them."""
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(int(part), "") if k % 2 else (0, part) for k, part in enumerate(parts)]

@@ -137,8 +137,12 @@ class TrackRun:
             self._save()
         size = {"width": self._size[0], "height": self._size[1]}
         video = {"id": 1, "name": self._name, **size, "length": self._number}
-        for ending, lists in (("_frames.json", self._panoptic), ("_vid.json", self._vid)):
-            fields = {"videos": [video], "images": None, "annotations": None, "categories": self._categories}
+        things = [category for category in self._categories if category["isthing"]]
+        for ending, lists, classes in (
+            ("_frames.json", self._panoptic, self._categories),
+            ("_vid.json", self._vid, things),
+        ):
+            fields = {"videos": [video], "images": None, "annotations": None, "categories": classes}
             lists.write(self._paths[ending], fields)
         with atomic_path(self._paths["_mots.txt"]) as path, path.open("w", encoding="ascii", newline="\n") as file:
             self._mots.seek(0)
