@@ -40,11 +40,12 @@ adapters: $(READY)
 # The python with torch that the machine has: a GPU's host needs no network and no environment of its own.
 MINUTES ?= 12
 OUT     ?= runs/gpu
+WORK    ?= $(OUT)/work
 WHEELS  := gpu-wheels
 gpu:
 	@if ls $(WHEELS)/*.whl >/dev/null 2>&1; then \
 		$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target $(WHEELS)/site $(WHEELS)/*.whl; fi
-	PYTHONPATH=$(CURDIR)/$(WHEELS)/site:$(CURDIR) $(PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --out $(OUT)
+	PYTHONPATH=$(CURDIR)/$(WHEELS)/site:$(CURDIR) $(PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --out $(OUT) --work $(WORK)
 
 # What a usual host of PyTorch lacks, to be taken to one without a network.
 gpu-wheels: $(READY)

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import claim
 import torch
@@ -26,7 +25,7 @@ from gpu import SAVING, Figures, Item, Setup, Unfinished
 from banet import BANet
 from banet.data.scenes.generate import Scenes
 from banet.engine.evaluation.evaluate import evaluate
-from banet.engine.evaluation.evaluation_data import scene_data
+from banet.engine.evaluation.evaluation_data import open_validation
 from banet.engine.options import load_recipe
 from banet.engine.recipe import Recipe, SplitConfig
 from banet.engine.training.datasets import training_set
@@ -46,8 +45,8 @@ ITERATIONS = 20_000
 def trunks() -> list[Item]:
     """Return the rate at which scenes are drawn, and the trunk of either kind of data."""
     return [
-        *(Item(f"trunk {kind}", partial(trunk, kind), 400) for kind in claim.KINDS),
         Item("scenes per second", scene_rate, 30),
+        *(Item(f"trunk {kind}", partial(trunk, kind), 400) for kind in claim.KINDS),
     ]
 
 
@@ -146,8 +145,9 @@ def scene_rate(setup: Setup) -> Figures:
     return {"one_process": rate, "processes": setup.workers}
 
 
-def trunk_folder(kind: str, setup: Setup) -> Path:
-    return setup.work / "claim" / "trunk" / kind
+def trunk_weights(kind: str, setup: Setup) -> Path:
+    """Return the file of a trunk: with the results, in half precision, as only they may come back from the machine."""
+    return setup.out / f"trunk_{kind}.safetensors"
 
 
 def trunk(kind: str, setup: Setup) -> Figures:
@@ -158,9 +158,11 @@ def trunk(kind: str, setup: Setup) -> Figures:
         iterations=plan.trunk_iterations,
     )  # fmt: skip
     begin = time.time()
-    path = train_on(replace(recipe, name=f"trunk_{kind}"), trunk_folder(kind, setup), setup)
+    path = train_on(replace(recipe, name=f"trunk_{kind}"), setup.work / "claim" / "trunk" / kind, setup)
     spent = time.time() - begin
-    model = BANet.from_pretrained(path, device=setup.device)
+    kept = trunk_weights(kind, setup)  # every arm starts from this, in whatever call
+    BANet.from_pretrained(path).save_pretrained(kept, half=True)
+    model = BANet.from_pretrained(kept, device=setup.device)
     seed, count = plan.gate_scenes
     side = recipe.data.scene_size
     found = claim.boxes_found(model, Scenes(seed, count, (side, side), context=context))
@@ -169,7 +171,7 @@ def trunk(kind: str, setup: Setup) -> Figures:
 
 def run_arm(arm: Arm, kind: str, seed: int, setup: Setup) -> Figures:
     """One arm of the study, trained and measured; its counts lie in the folder of work for `claim.py --step report`."""
-    start = trunk_folder(kind, setup) / "model.safetensors"
+    start = trunk_weights(kind, setup)
     if not start.is_file():
         raise Unfinished({"iterations": 0, "of": plan_of(setup).arm_iterations})
     plan, context = plan_of(setup), claim.KINDS[kind]
@@ -187,7 +189,7 @@ def run_arm(arm: Arm, kind: str, seed: int, setup: Setup) -> Figures:
 
 
 def run_weights(name: str, setup: Setup) -> Figures:
-    """Train bundled weights and, of scenes, measure PQ on 40 scenes; those of nuclei `nuclei.py` scores."""
+    """Train bundled weights, and measure PQ on the validation split of their recipe."""
     recipe = recipe_of("scenes_r18" if name == "scenes" else "nuclei_r18", setup)
     if not setup.rehearse:
         recipe = replace(recipe, train=replace(recipe.train, iterations=ITERATIONS, val_every=0))
@@ -204,11 +206,8 @@ def run_weights(name: str, setup: Setup) -> Figures:
     finally:
         keep_half(recipe, folder, kept)
     model = BANet.from_pretrained(path, device=setup.device)
-    figures: dict[str, Any] = {"iterations": recipe.train.iterations}
-    if recipe.data.kind == "scenes":
-        data = scene_data(2, recipe.data.val_scenes, recipe.data.scene_size)
-        figures["pq"] = 100 * (to_json(evaluate(model, data))["All"]["pq"] or 0.0)
-    return figures
+    pq = to_json(evaluate(model, open_validation(recipe.data)))["All"]["pq"] or 0.0
+    return {"iterations": recipe.train.iterations, "pq": 100 * pq}
 
 
 def keep_half(recipe: Recipe, folder: Path, path: Path) -> None:

@@ -27,7 +27,7 @@ FIGURES = {
     "speed compiled": {"images_per_second"},
     "trunks trunk": {"iterations", "boxes_found", "seconds_in_this_call"},
     "trunks scenes": {"one_process", "processes"},
-    "arms": {"ap", "heuristic", "appearance", "color-contour"},
+    "arms": {"ap", "heuristic-218", "appearance-218"},
     "weights": {"iterations", "pq"},
 }
 """What every item writes, on a GPU as well: by its stage and its first word."""
