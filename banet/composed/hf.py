@@ -152,7 +152,16 @@ class HfModel:
             options["task_inputs"] = [task]
         if getattr(self.image_processor, "do_center_crop", None):  # what it cuts off would have no result
             options["do_center_crop"] = False
-        found = self.processor(images=[image], **options)
+        try:
+            found = self.processor(images=[image], **options)
+        except (RuntimeError, ValueError, ZeroDivisionError) as error:  # such as a side that would shrink to nothing
+            height, width = image.shape[:2]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"its image processor does not take an image of {width}x{height} ({reason})",
+                where=self.name,
+                hint="cut the image, or use another model",
+            ) from None
         wanted = ("pixel_values", "pixel_mask", "task_inputs")
         given = {key: torch.as_tensor(found[key]) for key in wanted if found.get(key) is not None}
         if "pixel_mask" not in self._accepted:

@@ -163,6 +163,13 @@ def test_classes_of_two_models_are_matched_by_name_and_what_is_not_is_listed() -
         )
 
 
+def test_an_image_that_the_library_does_not_take_is_one_line(folder: Path) -> None:
+    model = banet.load(f"hf:{folder}/eomt")
+    with pytest.raises(banet.InputError, match=r"does not take an image of 300x1 \(.*\); cut the image") as caught:
+        model.predict(np.zeros((1, 300, 3), np.uint8))  # shrunk to 128x0
+    assert "\n" not in str(caught.value)
+
+
 class Fixed:
     """A detector and a segmenter in one, whose answers have fixed sizes."""
 
