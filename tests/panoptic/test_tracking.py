@@ -328,6 +328,7 @@ def test_bad_frames_are_one_line_each():
         (small, "frame 2 is 30x20, the first 100x60; resize them to one size"),
         (other, "frame 2 has other categories than the first"),
         (broken, "frame 2: ids in the map without a segment"),
+        (replace(good, image=small.image), "the image of frame 2 is 30x20, its result 100x60"),
     ):
         with pytest.raises(ValueError, match=said) as error:
             list(banet.track([good, second]))

@@ -157,6 +157,11 @@ class Tracker:
             raise ValueError(
                 f"frame {number} is {result.width}x{result.height}, the first {first}; resize them to one size"
             )
+        shape = None if result.image is None else np.shape(result.image)[:2]
+        if shape is not None and shape != self._size:
+            raise ValueError(
+                f"the image of frame {number} is {shape[1]}x{shape[0]}, its result {result.width}x{result.height}"
+            )
         if result.categories != self._categories:
             raise ValueError(f"frame {number} has other categories than the first; all frames must have the same")
 
