@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import shutil
@@ -26,6 +27,7 @@ from mutate import (
     damage_yaml,
     damage_zip,
 )
+from mutate_images import damage_directory, damage_gif, damage_jp2, damage_metadata, damage_onnx
 from PIL import Image
 
 from banet import BANet
@@ -47,10 +49,12 @@ from banet.data.export.source import ExportSource, export
 from banet.data.images import decode_image, image_size, list_images, to_rgb_array
 from banet.data.scenes.collage import InstanceSet, make_collage
 from banet.data.scenes.generate import SCENE_CATEGORIES, write_coco
-from banet.engine.export.runtime import read_header, write_header
+from banet.engine.export import runtime
+from banet.engine.export.runtime import HEADER, OUTPUTS, ExportedModel, read_header, write_header
 from banet.engine.options import load_recipe
 from banet.engine.prediction.fuse import fuse_files
 from banet.engine.recipe import Recipe, to_yaml
+from banet.files.worker import Budget, untrusted_files
 from banet.modeling.config import InferenceConfig
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.coco.annotations import PanopticJson, read_categories
@@ -383,7 +387,61 @@ def _export(folder: Path, _: Path) -> None:
     export(source, folder / "out", CocoInstances(polygons=True))
 
 
+def _graph(folder: Path, real: Path | None) -> None:
+    """Write a network that finds one thing in whatever it is shown, as `banet export` would."""
+    onnx = importlib.import_module("onnx")
+    make, types = onnx.helper, onnx.TensorProto
+    values = {
+        "boxes": np.array([[2, 2, 30, 30]], np.float32),
+        "scores": np.array([0.9], np.float32),
+        "labels": np.array([0], np.int64),
+        "masks": np.ones((1, 28, 28), np.float32),
+        "classes": np.zeros((1, len(SCENE_CATEGORIES), 1, 1), np.float32),
+        "quarter": np.array([1, 1, 0.25, 0.25], np.float32),
+    }
+    nodes = [
+        make.make_node("Cast", ["image"], ["float"], to=types.FLOAT),
+        make.make_node("ReduceMean", ["float"], ["grey"], axes=[1], keepdims=1),
+        make.make_node("Resize", ["grey", "", "quarter"], ["small"], mode="nearest"),
+        make.make_node("Add", ["small", "classes"], ["logits"]),
+        *(make.make_node("Identity", [f"{name}_"], [name]) for name in ("boxes", "scores", "labels", "masks")),
+    ]
+    known = [
+        onnx.numpy_helper.from_array(value, name if name in ("classes", "quarter") else f"{name}_")
+        for name, value in values.items()
+    ]
+    image = make.make_tensor_value_info("image", types.UINT8, [1, 3, "H", "W"])
+    outputs = [
+        make.make_tensor_value_info(name, types.INT64 if name == "labels" else types.FLOAT, None) for name in OUTPUTS
+    ]
+    graph = make.make_graph(nodes, "g", [image], outputs, known)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
+    header = write_header(SCENE_CATEGORIES, InferenceConfig(shorter=64, longer=64, score_threshold=0.5, stuff_area=4))
+    onnx.helper.set_model_props(model, {HEADER: header})
+    onnx.save(model, folder / "a.onnx")
+
+
+def _run_graph(folder: Path, damaged: Path) -> None:
+    runtime._UNTRUSTED = Budget(1 << 30, 5)
+    with untrusted_files():
+        model = ExportedModel.open(folder / "a.onnx", isolated=True)
+        _sound(model.predict(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)))
+
+
+def _metadata(folder: Path, real: Path | None) -> None:
+    photo = Image.fromarray(miniatures.shapes(0)[0])
+    for suffix in ("png", "jpg", "webp"):
+        photo.save(folder / f"a.{suffix}")
+
+
 READERS: dict[str, Reader] = {
+    "structure of images": Reader(
+        _pictures,
+        _read_pictures,
+        {"*.tiff": damage_directory, "*.gif": damage_gif, "*.jp2": damage_jp2},
+        20,
+    ),
+    "metadata": Reader(_metadata, _read_pictures, {"*": damage_metadata}),
     "pictures": Reader(_pictures, _read_pictures, {"*.png": damage_png, "*.[!p]*": damage_bytes}, 40),
     "id and label maps": Reader(_maps, _read_maps, {"*.png": damage_png}, 20),
     "panoptic JSON": Reader(_panoptic, _read_panoptic, {"panoptic.json": damage_json, "panoptic/*": damage_png}),
@@ -493,6 +551,7 @@ READERS: dict[str, Reader] = {
     ),
     "weights": Reader(_weights, _read_weights, {"a.safetensors": damage_safetensors}, 10),
     "checkpoint": Reader(_pickles, _read_pickle, {"new.pth": damage_zip, "old.pth": damage_bytes}),
+    "exported network": Reader(_graph, _run_graph, {"a.onnx": damage_onnx}, 1),
     "exported header": Reader(
         lambda folder, _: (folder / "header.json").write_text(write_header(SCENE_CATEGORIES, InferenceConfig())),
         _read_header,

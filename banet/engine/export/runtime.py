@@ -235,11 +235,11 @@ def _open_onnx(path: Path) -> tuple[Run, str | None]:
     options.log_severity_level = 3  # not the warnings on shapes that the graph leaves open
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        header = session.get_modelmeta().custom_metadata_map.get(HEADER)
     except Exception as error:  # the runtime has many kinds of error of its own
         raise InputError(
             f"ONNX Runtime cannot read it ({_last_line(error)})", where=path, hint="export the weights again"
         ) from None
-    header = session.get_modelmeta().custom_metadata_map.get(HEADER)
     return lambda pixels: session.run(list(OUTPUTS), {INPUT: pixels}), header
 
 
@@ -265,11 +265,11 @@ def _open_openvino(path: Path) -> tuple[Run, str | None]:
         graph = core.read_model(path)
         # Processors with half-precision units would else compute in half precision.
         compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        header = str(graph.get_rt_info(HEADER).astype(str)) if graph.has_rt_info(HEADER) else None
     except Exception as error:  # RuntimeError of several kinds
         raise InputError(
             f"OpenVINO cannot read it ({_last_line(error)})", where=path, hint="export the weights again"
         ) from None
-    header = str(graph.get_rt_info(HEADER).astype(str)) if graph.has_rt_info(HEADER) else None
 
     def run(pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
         results = compiled({INPUT: pixels})
