@@ -148,7 +148,11 @@ class _Worker:
         """Hand over a call. A process that has died since its last one is replaced."""
         self._where, self._budget = _name_of(args), budget
         memory = None if budget.memory is None else budget.memory + _PER_BYTE * _size_of(args)
-        request = (function.__module__, function.__qualname__, args, kwargs, memory, budget.seconds)
+        try:
+            folder = os.getcwd()  # to which relative paths are
+        except OSError:
+            folder = os.sep
+        request = (folder, function.__module__, function.__qualname__, args, kwargs, memory, budget.seconds)
         self.busy = True
         for _ in range(3):
             try:
@@ -431,11 +435,12 @@ def serve(memory: int) -> None:
     limits = _ProcessLimits()
     while True:
         try:
-            module, name, args, kwargs, limit, seconds = _read(requests, -1)
+            folder, module, name, args, kwargs, limit, seconds = _read(requests, -1)
         except EOFError:
             return
         answers.write(b"+")
         try:
+            os.chdir(folder)
             with limits.imports():
                 function: Any = functools.reduce(getattr, name.split("."), importlib.import_module(module))
             limits.set_memory(limit)

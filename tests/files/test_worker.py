@@ -140,6 +140,15 @@ def test_images_and_tensors(workers):
     generous.close()
 
 
+def test_paths_are_relative_to_the_folder_of_this_process(workers, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert workers.call(os.getcwd) == str(tmp_path / name)
+        if name == "a":
+            (tmp_path / "a").rmdir()
+
+
 def test_a_later_result_does_not_change_an_earlier_one(workers):
     first = workers.call(np.full, 100_000, 1)
     workers.call(np.full, 100_000, 2)
