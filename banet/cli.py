@@ -47,7 +47,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     for words in (3, 2, 1):
         name = " ".join(arguments[:words])
         if name in COMMANDS:
-            return _run(find_command(name).parse(name, arguments[words:]))
+            return _run(find_command(name).parse(name, arguments[words:]), arguments)
     group = next((name for words in (2, 1) if (name := " ".join(arguments[:words])) in GROUPS), "")
     rest = arguments[len(group.split()) :]
     if not rest or rest[0] in ("-h", "--help"):
@@ -59,7 +59,15 @@ def _dispatch(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(command: Command) -> int:
+def _run(command: Command, words: Sequence[str]) -> int:
+    """Run a command, in several processes where it says so and no launcher has started them."""
+    from banet.commands.shared import ProcessOptions
+
+    if isinstance(command, ProcessOptions) and (command.devices or 1) > 1:
+        from banet.engine.processes.launch import is_started, start_processes
+
+        if not is_started():
+            return start_processes([*words, *command.shared_words()], command.devices or 1)
     if not getattr(command, "untrusted", False):
         return command.run()
     from banet.files.worker import untrusted_files

@@ -17,6 +17,7 @@ from PIL import Image
 
 from banet import BANet
 from banet.data.scenes import SCENE_CATEGORIES, make_scene, write_coco
+from banet.panoptic.coco.png import read_ids
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = (96, 128)
@@ -115,9 +116,27 @@ def test_fine_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert BANet.from_pretrained(out).config.fpn_channels == small_model().config.fpn_channels
 
 
+@pytest.mark.slow
+def test_ray_predict(photo: Path, tmp_path: Path) -> None:
+    """Two workers of a local Ray: some 30 s, of which all but one are its start."""
+    pytest.importorskip("ray")
+    from pyarrow import parquet
+
+    (photo.parent / "damaged.png").write_bytes(b"no image")
+    script = str(EXAMPLES / "ray_predict.py")
+    told = [sys.executable, script, str(photo.parent), "scenes", str(tmp_path / "out"), "2"]
+    subprocess.run(told, check=True, timeout=600, capture_output=True)
+    rows = {Path(row["path"]).name: row for row in parquet.read_table(tmp_path / "out").to_pylist()}
+    assert "damaged.png: is not an image" in rows["damaged.png"]["error"] and not rows["photo.png"]["error"]
+    expected = BANet.from_pretrained("scenes").predict(photo)
+    assert json.loads(rows["photo.png"]["segments"]) == expected.to_records()
+    (tmp_path / "photo.png").write_bytes(rows["photo.png"]["png"])
+    assert np.array_equal(read_ids(tmp_path / "photo.png"), expected.ids)
+
+
 def test_every_example_was_run_and_is_short() -> None:
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert {path.name for path in scripts} == RAN
+    assert {path.name for path in scripts} == RAN | {"ray_predict.py"}  # which has a slow test
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in scripts:
         body = ast.parse(path.read_text(encoding="utf-8")).body

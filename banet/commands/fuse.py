@@ -14,6 +14,7 @@ from banet.commands.shared import (
     Folder,
     Fraction,
     OverwriteOptions,
+    ProcessOptions,
     Score,
     UntrustedOptions,
     progress,
@@ -29,7 +30,7 @@ _LISTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fuse(OverwriteOptions, UntrustedOptions, Command):
+class Fuse(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
     r"""Make panoptic results of anybody's instances and label maps; needs no model.
 
     Masks are run lengths, compressed or not, or polygons. Label maps have the images' names and end in .png:
@@ -65,7 +66,7 @@ class Fuse(OverwriteOptions, UntrustedOptions, Command):
         "--instances FILE --semantic DIR --images DIR --out DIR [--json FILE] [--categories FILE] [--rule RULE]\n"
         "                  [--score SCORE] [--nms IOU] [--top N] [--stuff-area PIXELS]\n"
         "                  [--overlap-threshold FRACTION] [--removal-threshold FRACTION] [--no-clean]\n"
-        "                  [--strict] [--bit-depth auto|BITS] [--overwrite]"
+        "                  [--strict] [--bit-depth auto|BITS] [--devices N] [--resume] [--overwrite]"
     )
 
     instances: File
@@ -92,8 +93,12 @@ class Fuse(OverwriteOptions, UntrustedOptions, Command):
         names = {"score": "score_threshold", "nms": "nms_threshold", "top": "max_instances"}
         options = {names.get(name, name): value for name, value in vars(self).items() if name != "untrusted"}
         options["clean"] = not options.pop("no_clean")
+        del options["devices"]
         with progress("fuse") as show:
             done = fuse_files(**options, progress=show)
+        if done is None:
+            print("this share is done, or the run had ended; the process that finishes last writes the JSON")
+            return 0
         if done.elsewhere:
             print(f"left out, as they are of other images: {done.elsewhere} instances", file=sys.stderr)
         if done.left_out.total:

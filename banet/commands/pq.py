@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Annotated
 
 from banet.commands.base import Command, Value
-from banet.commands.shared import Count, File, Folder, OverwriteOptions, UntrustedOptions, progress
+from banet.commands.shared import (
+    Count,
+    File,
+    Folder,
+    OverwriteOptions,
+    ProcessOptions,
+    UntrustedOptions,
+    progress,
+)
 from banet.errors import InputError
 
 __all__ = ["Pq"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pq(OverwriteOptions, UntrustedOptions, Command):
+class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
     """Score one COCO panoptic folder against another; needs no model.
 
     Attributes:
@@ -41,9 +49,10 @@ class Pq(OverwriteOptions, UntrustedOptions, Command):
 
     def run(self) -> int:
         """Score, and print the table."""
+        from banet.engine.processes.process import this_process
         from banet.files.atomic import write_json
         from banet.files.outputs import output_file
-        from banet.panoptic.metrics.quality import format_table, score_folders, to_json
+        from banet.panoptic.metrics.quality import FolderPair, format_table, score_folders, to_json
 
         if self.video and (self.details or self.amodal):
             raise InputError("goes without --details and --amodal", where="--video", hint="score twice")
@@ -59,6 +68,13 @@ class Pq(OverwriteOptions, UntrustedOptions, Command):
                 folders=[self.gt_dir, self.pred_dir],
                 overwrite=self.overwrite,
             )
+        process = this_process()
+        if process.world > 1 or self.resume:
+            for option, given in (("--details", self.details or self.amodal), ("--video", self.video)):
+                if given:
+                    raise InputError("is for one process", where=option, hint="leave it out, or start one")
+            if outputs is None:
+                raise InputError("several processes need a file for what they count", hint="give --json OUT")
         with progress("pq") as show:
             if self.details or self.amodal:
                 from banet.panoptic.metrics.breakdown import format_breakdown, score_folders_in_detail
@@ -73,6 +89,14 @@ class Pq(OverwriteOptions, UntrustedOptions, Command):
                 found = score_videos(*folders, self.workers, show)
                 result = {**found["vpq"]["windows"][1], **found}
                 table = f"{format_table(result)}\n\n{format_video_table(found)}"
+            elif outputs is not None:
+                from banet.engine.processes.scoring import score_share
+
+                shared = score_share(FolderPair(*folders, self.workers), outputs, process, show, resume=self.resume)
+                if shared is None:
+                    print(f"{process}: its share is done; the process that finishes last prints the figures")
+                    return 0
+                result, table = shared, format_table(shared)
             else:
                 result = score_folders(*folders, self.workers, show)
                 table = format_table(result)

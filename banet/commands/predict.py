@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -15,13 +16,16 @@ from banet.commands.shared import (
     Folder,
     Fraction,
     FusionOptions,
+    ListOptions,
     ModelOptions,
     Names,
     OverwriteOptions,
     Pixels,
+    ProcessOptions,
     UntrustedOptions,
     Weights,
 )
+from banet.engine.processes.process import this_process
 from banet.errors import InputError
 from banet.files.outputs import free_folder
 from banet.panoptic.defaults import DrawingStyle, StuffStyle
@@ -30,7 +34,17 @@ __all__ = ["Predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, OverwriteOptions, UntrustedOptions, Command):
+class Predict(
+    FusionOptions,
+    ModelOptions,
+    DepthOptions,
+    DeviceOptions,
+    ListOptions,
+    ProcessOptions,
+    OverwriteOptions,
+    UntrustedOptions,
+    Command,
+):
     """Segment images and videos; writes id PNG, JSON and overlay of each, panoptic.json and segments.csv.
 
     With --runtime onnx or openvino the exported file is given as --weights or before the images. Ctrl-C ends
@@ -42,9 +56,11 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
       banet predict --weights scenes --tile 1024 aerial.tif
       banet predict --weights scenes street.mp4 camera:0
       banet predict --weights scenes --track street.mp4
+      banet predict --weights coco --list million.txt --out found --shards 1000 --devices 8
 
     Attributes:
-        inputs: Images, folders of images, globs, videos, or camera:0 for the first camera.
+        inputs: Images, folders of images, globs, tar archives of images, videos, or camera:0 for the first camera.
+        shards: Write the results of every N images to a tar archive, in place of files of their own.
         recursive: Also the images in the folders of a folder; results keep these folders.
         weights: coco or another name of `banet models`; hf:OWNER/NAME or hf:FOLDER; a detector + a segmenter of other
             libraries; a .safetensors file, or a folder that holds one.
@@ -60,7 +76,6 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
         track: With videos: objects keep their ids and colors, also while others hide them; a folder is a video whose
             frames are its images. Writes NAME_frames, NAME_frames.json (COCO panoptic), NAME_vid.json (COCO-VID) and
             NAME_mots.txt (MOTS).
-        resume: With --track and the --out of a stopped run: go on where it stopped, with equal ids.
         style: What the overlays' colors tell apart: things, or classes; contour leaves things unfilled.
         stuff: What overlays show of stuff: where it ends, a light filling too, or nothing.
         alpha: Opacity of the filling of things in overlays, from 0 to 1.
@@ -68,16 +83,19 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
     """
 
     usage: ClassVar[str] = (
-        "INPUT [INPUT ...] --weights WEIGHTS [--recursive] [--out DIR] [--gallery] [--tile PIXELS [--overlap PIXELS]]\n"
+        "INPUT [INPUT ...] --weights WEIGHTS [--list FILE] [--recursive] [--out DIR] [--gallery]\n"
+        "                     [--tile PIXELS [--overlap PIXELS]]\n"
         "                     [--style instance|class|contour] [--stuff outline|fill|none] [--alpha FRACTION]\n"
-        "                     [--frames | --track [--resume]] [--page N|all] [--bit-depth auto|BITS] [--json FILE]\n"
+        "                     [--frames | --track] [--page N|all] [--bit-depth auto|BITS] [--json FILE]\n"
         "                     [--classes NAME ...]\n"
         "                     [--score SCORE] [--rule RULE] [--overlap-threshold FRACTION] [--batch-size N]\n"
         "                     [--class-table FILE] [--trust]\n"
-        "                     [--device DEVICE] [--runtime torch|onnx|openvino] [--overwrite] [--untrusted]"
+        "                     [--devices N] [--resume] [--shards N] [--device DEVICE]\n"
+        "                     [--runtime torch|onnx|openvino] [--overwrite] [--untrusted]"
     )
 
-    inputs: Annotated[list[str], Argument("INPUT")]
+    inputs: Annotated[list[str], Argument("INPUT")] = field(default_factory=list)
+    shards: Count | None = None
     weights: Weights | None = None
     runtime: Literal["torch", "onnx", "openvino"] = "torch"
     recursive: bool = False
@@ -90,7 +108,6 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
     overlap: Pixels | None = None
     frames: bool = False
     track: bool = False
-    resume: bool = False
     style: DrawingStyle = "instance"
     stuff: StuffStyle = "outline"
     alpha: Fraction = 0.5
@@ -101,6 +118,8 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
         weights, inputs = self.weights, self.inputs
         if weights is None and self.runtime != "torch" and len(inputs) > 1:
             weights, *inputs = inputs
+        if not inputs and self.list is None:
+            raise InputError("missing: INPUT")
         if weights is None:
             raise InputError("missing: --weights")
         if isinstance(self.page, int) and self.page < 1:
@@ -113,6 +132,9 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
                 where="--tile",
                 hint="choose larger tiles or a smaller --overlap",
             )
+        if self.out is None and (self.resume or this_process().world > 1):
+            problem = "several processes need one folder" if not self.resume else "name the folder of the run"
+            raise InputError(problem, where="--out", hint="give --out DIR")
         from banet.engine.prediction.predict import predict_files
 
         failed = predict_files(
@@ -135,10 +157,16 @@ class Predict(FusionOptions, ModelOptions, DepthOptions, DeviceOptions, Overwrit
             overlap=self.overlap,
             frames=self.frames,
             track=self.track,
-            resume=self.resume,
             bit_depth=self.bit_depth,
             page=self.page,
             drawing={"style": self.style, "stuff": self.stuff, "alpha": self.alpha},
+            listed=self.list,
+            shards=self.shards,
+            resume=self.resume,
             overwrite=self.overwrite,
         )
         return 1 if failed else 0
+
+    def shared_words(self) -> Sequence[str]:
+        """Return the folder, where none was given."""
+        return () if self.out or self.resume else ("--out", str(free_folder(Path("predictions"))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -24,12 +24,14 @@ __all__ = [
     "FusionOptions",
     "Ids",
     "Inputs",
+    "ListOptions",
     "ModelOptions",
     "Name",
     "Names",
     "Overlaps",
     "OverwriteOptions",
     "Pixels",
+    "ProcessOptions",
     "RecipeFile",
     "Score",
     "Seed",
@@ -146,6 +148,35 @@ class UntrustedOptions(Command):
     """
 
     untrusted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(Command):
+    """The option of commands that read a list of images; a class of its own, as its name is a type in Python.
+
+    Attributes:
+        list: A text file with an image per line and, behind a tab, its id.
+    """
+
+    list: File | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(Command):
+    """Options of commands whose work several processes share out; see `banet.engine.processes`.
+
+    Attributes:
+        devices: Start so many processes, each with a GPU or its share of the cores; torchrun and SLURM work too.
+        resume: Go on with a run that was stopped or killed, with as many processes as there are now; videos with
+            --track too.
+    """
+
+    devices: Count | None = None
+    resume: bool = False
+
+    def shared_words(self) -> Sequence[str]:
+        """Return options that the processes must be given, as each would choose a value of its own."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)

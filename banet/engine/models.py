@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from banet.errors import InputError
+from banet.files.outputs import digest_of, weight_files
 
 if TYPE_CHECKING:
     from banet.inference.predictor import Predictor
 
-__all__ = ["Runtime", "describe_model", "open_model"]
+__all__ = ["Runtime", "describe_model", "digest_of_weights", "open_model"]
 
 Runtime = Literal["torch", "onnx", "openvino"]
 
@@ -58,6 +60,16 @@ def open_model(
 
     target = pick_device(device)
     return load(weights, device=target, class_table=class_table, trust=trust), target.type
+
+
+def digest_of_weights(weights: str) -> str:
+    """Return what tells weights from others: their name and, where they are files, a digest of these."""
+    digest = hashlib.sha256()
+    files = [path for path in sorted(weight_files(weights)) if path.is_file()]
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(digest_of(file, path.stat().st_size).encode())
+    return f"{Path(weights).name} {digest.hexdigest()[:16]}" if files else weights
 
 
 def describe_model(model: Predictor, weights: str, place: str) -> str:

@@ -52,6 +52,12 @@ class DiskTable:
         for (key,) in self._rows.execute("SELECT key FROM rows GROUP BY key ORDER BY min(place)"):
             yield key.decode("utf-8", "surrogatepass") if isinstance(key, bytes) else key
 
+    def in_order(self) -> Iterator[str]:
+        """Yield all keys that are texts, each once, in ascending order."""
+        self._index()
+        for (key,) in self._rows.execute("SELECT DISTINCT key FROM rows WHERE typeof(key) = 'blob' ORDER BY key"):
+            yield key.decode("utf-8", "surrogatepass")
+
     def __contains__(self, key: int | str) -> bool:
         self._index()
         return self._rows.execute("SELECT 1 FROM rows WHERE key = ? LIMIT 1", (_coded(key),)).fetchone() is not None

@@ -15,11 +15,11 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from banet.errors import InputError
 from banet.files.atomic import guards
@@ -27,7 +27,10 @@ from banet.files.names import name_key
 from banet.types import StrPath
 
 __all__ = [
+    "PART_RECORD",
     "RECORD",
+    "RUN",
+    "Again",
     "Entry",
     "NewFolder",
     "Outputs",
@@ -41,6 +44,12 @@ __all__ = [
 
 RECORD = ".banet-outputs.jsonl"
 """Name of the record in a folder of outputs."""
+
+RUN = ".banet-run"
+"""Name of the folder beside it in which a run keeps what is finished, while it is not finished as a whole."""
+
+PART_RECORD = ".outputs.jsonl"
+"""How the names of records of a part of a run end; they lie in `RUN`, and join the folder's own when the run ends."""
 
 _HEADER = {"banet-outputs": 1}
 _LARGEST = 1 << 28  # bytes of a record, some million files; of a larger one nothing is believed
@@ -61,6 +70,7 @@ class Entry:
         sha256: Digest of these bytes, hexadecimal.
         source: What it was made from, relative to the folder; None where that does not matter.
         grows: More was appended later: only the first `size` bytes have that digest.
+        run: Which run this file is the last of; None of all others.
     """
 
     kind: str
@@ -68,6 +78,7 @@ class Entry:
     sha256: str
     source: str | None = None
     grows: bool = False
+    run: str | None = None
 
 
 class Record:
@@ -77,11 +88,12 @@ class Record:
 
     Args:
         folder: The folder; it may be missing.
+        path: Another file than the folder's own record: that of a part of a run.
     """
 
-    def __init__(self, folder: StrPath) -> None:
+    def __init__(self, folder: StrPath, path: Path | None = None) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / RECORD
+        self.path = path or self.folder / RECORD
         self.entries: dict[str, list[Entry]] = {}
         self._sound = False  # may be appended to as it is
         self._read_of: tuple[int, int] | None = None  # the file that was read, and to where
@@ -148,6 +160,20 @@ class Record:
                     if digest_of(stream, entry.size) == entry.sha256:
                         return entry
         return None
+
+    def adopt(self, parts: Iterable[Record]) -> None:
+        """Add what records of parts hold, without keeping it in memory.
+
+        Raises:
+            OSError: The record cannot be written.
+        """
+        with self._lock:
+            file = self._open()
+            for part in parts:
+                lines = (_line(name, entry) for name, entries in part.entries.items() for entry in entries[-_KEPT:])
+                rest = "".join(f"\n{line}\n" for line in lines).encode()
+                while rest:
+                    rest = rest[os.write(file, rest) :]
 
     def append(self, name: str, entry: Entry) -> None:
         """Add what is about to get a name.
@@ -263,6 +289,10 @@ class Outputs:
         folders: Folders that the command reads: what is in them is an input, unless it is ours.
         overwrite: Also replace files of the user's, but never an input.
         option: The option that names the folder, for errors.
+        checked: Check them now; otherwise `check` is called, with these names and more, before the first is written.
+
+    Attributes:
+        run: What files that are recorded from now on are the last of; see `Entry`.
 
     Raises:
         InputError: A file may not be replaced, two names are equal, or the folder cannot be written to.
@@ -279,6 +309,7 @@ class Outputs:
         folders: Iterable[StrPath] = (),
         overwrite: bool = False,
         option: str = "--out",
+        checked: bool = True,
     ) -> None:
         self.folder, self.kind, self.overwrite, self.option = Path(folder), kind, overwrite, option
         self._root = os.path.abspath(self.folder)
@@ -286,15 +317,15 @@ class Outputs:
         self._inputs = _Inputs(inputs, folders)
         self._sources = {name: self._relative(s) for name, s in names.items()} if isinstance(names, Mapping) else {}
         self._names = set(names)
+        self._passing: set[str] = set()
+        self._part: Record | None = None
         self._written: set[str] = set()
         self._trees = tuple(trees)
+        self.run: str | None = None
         self._check_folder()
         self._check_distinct(names)
-        for name in names:
-            self._check(name)
-        for tree in self._trees:
-            for name in self._files_in(tree):
-                self._check(name)
+        if checked:
+            self.check((name, None) for name in names)
 
     def covers(self, target: str) -> int:
         """How near a file, given by its absolute path, is to these outputs: 0 is not at all; one of the names most."""
@@ -322,14 +353,60 @@ class Outputs:
             self._check(name)
         with temporary.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            entry = Entry(self.kind, size, digest_of(stream, size), self._sources.get(name), grows)
-        self._record.append(name, entry)
+            entry = Entry(self.kind, size, digest_of(stream, size), self._sources.get(name), grows, self.run)
+        (self._part or self._record).append(name, entry)
         os.replace(temporary, target)
-        self._written.add(name)
+        if self._trees:
+            self._written.add(name)
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Return the names of the files, as far as they were given."""
+        return sorted(self._names)
+
+    def enter(self, part: Record | None, names: Mapping[str, StrPath | None] | None = None) -> None:
+        """Record files of a part of a run from now on; of None, in the folder's own record.
+
+        Args:
+            part: The record of the part. What it holds is ours, as that run has checked it.
+            names: The files of the part that come next, with what each is made from.
+        """
+        self._part = part
+        if names is not None:
+            self._names -= self._passing
+            self._sources = {name: self._relative(source) for name, source in names.items()}
+            self._passing = set(names)
+            self._names |= self._passing
+
+    def check(self, names: Iterable[tuple[str, StrPath | None]]) -> None:
+        """Ask of files, and of all in the trees, that they may be written; see the class.
+
+        Args:
+            names: The files, each with what it is made from where it is not one of the class's `names`.
+
+        Raises:
+            InputError: One may not be replaced.
+        """
+        if not os.path.lexists(self.folder):
+            return
+        sources = self._sources
+        for name, source in names:
+            self._sources = sources if source is None else {name: self._relative(source)}
+            self._check(name)
+        self._sources = sources
+        for tree in self._trees:
+            for name in self._files_in(tree):
+                self._check(name)
+
+    @property
+    def record(self) -> Record:
+        """The folder's own record."""
+        return self._record
 
     def ours(self, name: str) -> bool:
         """Return whether a file is there, and is one that an earlier run wrote and nobody has changed."""
-        return self._record.find(name, self.kind) is not None
+        records = [self._record] if self._part is None else [self._part, self._record]
+        return any(record.find(name, self.kind) is not None for record in records)
 
     def prune(self, tree: str) -> None:
         """Delete what an earlier run left in a folder, such as the last frames of a longer video; the user's stay."""
@@ -388,6 +465,8 @@ class Outputs:
             raise InputError(f"cannot be written ({error.strerror})", where=target, hint=another) from error
         if stat.S_ISDIR(status.st_mode):
             raise InputError("is a folder, where a file would be written", where=target, hint=another)
+        if self._part is not None and self._part.find(name, self.kind) is not None:
+            return
         held = self._inputs.hold(target)
         entry = None if held else self._record.find(name, self.kind)
         if held or (entry is None and self._inputs.surround(target)):
@@ -419,6 +498,16 @@ class Outputs:
             return Path(os.path.relpath(path, os.path.realpath(self._root))).as_posix()
         except ValueError:  # on another drive
             return Path(path).as_posix()
+
+
+class Again:
+    """What may be iterated over several times, made anew each time: no list of it is held."""
+
+    def __init__(self, make: Callable[[], Iterator[StrPath]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[StrPath]:
+        return self._make()
 
 
 class _Inputs:
@@ -502,6 +591,9 @@ def is_output(path: Path, kind: str, records: dict[Path, Record]) -> bool:
     for folder in path.parents:
         if folder not in records:
             records[folder] = Record(folder)
+            for part in (folder / RUN).glob(f"*{PART_RECORD}"):
+                for name, entries in Record(folder, part).entries.items():
+                    records[folder].entries.setdefault(name, []).extend(entries)
         if records[folder].find(path.relative_to(folder).as_posix(), kind) is not None:
             return True
     return False
@@ -531,14 +623,14 @@ def _parse(line: bytes) -> dict[str, object]:
 def _entry(line: Mapping[str, object]) -> tuple[str, Entry] | None:
     """Name and entry of a line; None where it is not one."""
     name, kind, size, sha256 = (line.get(field) for field in ("name", "kind", "size", "sha256"))
-    source, grows = line.get("source"), line.get("grows", False)
+    source, grows, run = line.get("source"), line.get("grows", False), line.get("run")
     if not (isinstance(name, str) and isinstance(kind, str) and type(size) is int and isinstance(sha256, str)):
         return None
-    if not (source is None or isinstance(source, str)) or not isinstance(grows, bool):
+    if not all(each is None or isinstance(each, str) for each in (source, run)) or not isinstance(grows, bool):
         return None
     if os.path.isabs(name) or ".." in Path(name).parts:
         return None
-    return name, Entry(kind, size, sha256, source, grows)
+    return name, Entry(kind, size, sha256, cast(str | None, source), grows, cast(str | None, run))
 
 
 def _line(name: str, entry: Entry) -> str:

@@ -40,7 +40,7 @@ from banet.engine.training.checkpointing import LAST
 from banet.engine.training.task import TrainingTask
 from banet.engine.training.train import train
 from banet.errors import InputError
-from banet.files.outputs import RECORD
+from banet.files.outputs import RECORD, RUN
 from banet.modeling.config import InferenceConfig, LossConfig
 from banet.modeling.network import Network
 from banet.modeling.outputs import Output
@@ -99,13 +99,13 @@ def arguments(command: str, given: Path, out: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What every file in a folder holds, hidden ones too but for the record; of an archive its members."""
+    """What every file in a folder holds, but for records and what a run goes on with; of an archive its members."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 found[path.name] = {name: archive.read(name) for name in archive.namelist()}
-        elif path.is_file() and path.name != RECORD:
+        elif path.is_file() and path.name != RECORD and not path.relative_to(folder).parts[0].startswith(RUN):
             found[path.relative_to(folder).as_posix()] = path.read_bytes()
     return found
 

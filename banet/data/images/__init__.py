@@ -2,7 +2,7 @@
 
 from banet._moved import renamed
 from banet.data.images.formats import SUFFIXES
-from banet.data.images.listing import ImageList, find_images, list_images
+from banet.data.images.listing import ImageList, ImageSearch, find_images, list_images
 from banet.data.images.reading import (
     decode_image,
     find_depth,
@@ -12,12 +12,15 @@ from banet.data.images.reading import (
     to_rgb_array,
 )
 from banet.data.images.resizing import resized_size
+from banet.data.images.stored import StoredImage, read_shard
 from banet.files.reading import MAX_PIXELS
 
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "ImageList",
+    "ImageSearch",
+    "StoredImage",
     "decode_image",
     "find_depth",
     "find_images",
@@ -25,6 +28,7 @@ __all__ = [
     "list_images",
     "page_count",
     "read_image",
+    "read_shard",
     "resized_size",
     "to_rgb_array",
 ]

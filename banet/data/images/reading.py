@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from banet.data.images.source import ImageSource
+from banet.data.images.stored import StoredImage
 from banet.errors import InputError, MissingExtraError
 from banet.files.reading import MAX_PIXELS, open_file
 from banet.files.worker import isolated
@@ -41,7 +43,7 @@ def read_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", pag
     they use (see `SampleDepth`).
 
     Args:
-        path: the file.
+        path: the file, or where else it lies.
         bit_depth: bits that samples of 16-bit images use.
         page: the page of a TIFF or frame of an animation, from 0. By default the first, with a warning (`InputWarning`)
             that says how many are left out.
@@ -54,8 +56,8 @@ def read_image(path: StrPath, *, bit_depth: BitDepth | SampleDepth = "auto", pag
             not fit into `bit_depth`, without that page, or of more than `MAX_PIXELS` pixels.
         MissingExtraError: a HEIC image, and pillow-heif is not installed.
     """
-    with open_file(path) as stream:
-        source = ImageSource(Path(path), stream, MAX_PIXELS, page or 0)
+    with _opened(path) as (name, stream):
+        source = ImageSource(name, stream, MAX_PIXELS, page or 0)
         if page is None:
             source.warn_of_frames()
         return source.rgb(bit_depth)
@@ -101,8 +103,8 @@ def page_count(path: StrPath) -> int:
     Raises:
         InputError: see `image_size`.
     """
-    with open_file(path) as stream:
-        return len(ImageSource(Path(path), stream, MAX_PIXELS).frames)
+    with _opened(path) as (name, stream):
+        return len(ImageSource(name, stream, MAX_PIXELS).frames)
 
 
 def to_rgb_array(image: Any, bit_depth: BitDepth | SampleDepth = "auto") -> NDArray[np.uint8]:
@@ -189,8 +191,8 @@ def _unstated_maximum(image: Any) -> int:
 
 @isolated
 def _file_maximum(path: StrPath) -> int:
-    with open_file(path) as stream:
-        source = ImageSource(Path(path), stream, MAX_PIXELS)
+    with _opened(path) as (name, stream):
+        source = ImageSource(name, stream, MAX_PIXELS)
         return _source_maximum(source)
 
 
@@ -200,3 +202,13 @@ def _source_maximum(source: ImageSource) -> int:
         return -1
     maximum = int(samples.max(initial=0))
     return -1 if source.stated_white is not None and maximum <= source.stated_white else maximum
+
+
+@contextmanager
+def _opened(source: StrPath) -> Iterator[tuple[Path, BinaryIO]]:
+    """Open an image, and yield what to call it and what it holds."""
+    name, stream = (
+        (Path(source.name), source.open()) if isinstance(source, StoredImage) else (Path(source), open_file(source))
+    )
+    with stream:
+        yield name, stream

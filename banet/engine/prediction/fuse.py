@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,28 +14,35 @@ from numpy.typing import NDArray
 from banet._renamed import accept_old_names
 from banet.data.images import find_depth, list_images, to_rgb_array
 from banet.data.left_out import LeftOut
+from banet.engine.processes.process import this_process
+from banet.engine.processes.shared_run import SharedRun
+from banet.engine.processes.work_list import WorkList
 from banet.errors import InputError, abbreviate
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
 from banet.files.names import forward, safe_join
 from banet.files.outputs import Outputs
 from banet.files.reading import stream_lists
+from banet.files.staging import JsonLists
 from banet.modeling.config import InferenceConfig
 from banet.panoptic.categories import VOID, Categories
 from banet.panoptic.coco.annotations import read_categories, read_tables
 from banet.panoptic.coco.classes import coco_categories
-from banet.panoptic.coco.png import read_labels
+from banet.panoptic.coco.png import read_labels, write_ids
 from banet.panoptic.coco.rle import decode_crop, why_empty
-from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
+from banet.panoptic.coco.writer import png_names
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE
 from banet.panoptic.fusion import fuse_panoptic
 from banet.panoptic.occlusion.redundant import Removal, find_redundant
 from banet.panoptic.occlusion.rules import Procedure, Rule
+from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.validation import MaskCrops
 from banet.types import BitDepth, ImageId, Progress, StrPath
 
 __all__ = ["Fused", "fuse_files"]
 
 KIND = "banet fuse"
+_NOT_OF_THE_RESULT = frozenset({"images", "semantic", "out", "progress", "resume", "overwrite"})
+"""Arguments that the results do not depend on, or that the list stands for."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,13 @@ def fuse_files(
     strict: bool = False,
     bit_depth: BitDepth = "auto",
     progress: Progress | None = None,
+    resume: bool = False,
     overwrite: bool = False,
-) -> Fused:
+) -> Fused | None:
     """Fuses the instances of a COCO results JSON with label maps into a COCO panoptic folder.
 
-    The instances stay coded until their image's turn, and each PNG is written as it comes.
+    The instances stay coded until their image's turn, and each PNG is written as it comes. Where torchrun or SLURM
+    started several processes, each does its share, and the one that finishes last writes the JSON; see `SharedRun`.
 
     Args:
         instances: COCO results: a list of entries with image_id, category_id, score and segmentation (run lengths or
@@ -126,12 +134,17 @@ def fuse_files(
         strict: Refuse instances without a pixel, which are otherwise left out and counted.
         bit_depth: Bits that samples of 16-bit images use; `auto` finds one number for all of them.
         progress: Called with the number of images done, and of all.
+        resume: Go on with the run that was stopped in `out`.
         overwrite: Also replace files that this function did not write, but never an input.
+
+    Returns:
+        What was written; None in all of several processes but the one that finishes last.
 
     Raises:
         InputError: A file or folder is missing or damaged, an entry is incomplete, a category unknown, sizes differ, or
             an option is out of range.
     """
+    given = {name: value for name, value in locals().items() if name not in _NOT_OF_THE_RESULT}
     shares = {"score": score_threshold, "overlap-threshold": overlap_threshold, "removal-threshold": removal_threshold}
     for name, share in {**shares, **({} if nms_threshold is None else {"nms": nms_threshold})}.items():
         if not 0 <= share <= 1:
@@ -152,39 +165,38 @@ def fuse_files(
             *(_label_map(Path(semantic), info.file_name) for info in infos),
         ],
         overwrite=overwrite,
+        checked=False,
     )
-    found, elsewhere = _read_instances(Path(instances), {info.id for info in infos}, classes, score_threshold)
-    if elsewhere and not found:
-        raise InputError("no image_id is the id of an image", where=instances, hint=f"check {json or images}")
-    depth = find_depth(sources, bit_depth)
-    target, count, left_out = Path(out), 0, LeftOut(strict=strict)
-    removed: list[str] = []
-    with outputs, CocoPanopticWriter(target / "panoptic", target / "panoptic.json", classes) as writer:
-        for done, (info, path, png) in enumerate(zip(infos, sources, pngs, strict=True), start=1):
+    names = {name: _told_as(value) for name, value in given.items()}
+    items = ({"path": info.file_name, "id": info.id, "png": png} for info, png in zip(infos, pngs, strict=True))
+    with WorkList(items) as work:
+        run = SharedRun(outputs, this_process(), names, work, resume=resume)
+        if run.finished:
+            return None
+        run.prepare((name, None) for name in outputs.names)
+        own = {info.id for place, info in enumerate(infos) if run.owns(place)}
+        found, elsewhere = _read_instances(Path(instances), own, {info.id for info in infos}, classes, score_threshold)
+        if elsewhere.total == elsewhere.all > 0:
+            raise InputError("no image_id is the id of an image", where=instances, hint=f"check {json or images}")
+        depth = find_depth(sources, bit_depth)
+        run.begin()
+
+        def fuse(info: _ImageInfo, path: Path) -> tuple[PanopticSegmentation, dict[str, Any]]:
             image = to_rgb_array(path, depth)
             size = (image.shape[0], image.shape[1])
             if info.size is not None and info.size != size:
                 raise InputError(
                     f"is {_words(size)}, but {json} says {_words(info.size)}", where=path, hint="correct one of them"
                 )
-            entries = sorted(found.pop(info.id, []), key=lambda entry: -entry.score)
-            tell = partial(left_out.add, image=info.file_name, source=instances)
-            left_out.objects += len(entries)
-            masks, boxes, entries = _decode(entries, size, tell, boxed=nms_threshold is not None)
-            chosen = list(range(len(entries))) if nms_threshold is None else _suppress(boxes, nms_threshold)
-            chosen = chosen[:max_instances]
-            count += len(chosen)
-            if clean:
-                scores = [entries[n].score for n in chosen]
-                redundant = find_redundant(_some(masks, chosen), scores)
-                removed += [_describe(info.file_name, [entries[n] for n in chosen], each) for each in redundant]
-                gone = {chosen[each.index] for each in redundant}
-                chosen = [n for n in chosen if n not in gone]
+            told = _Told(info.file_name, instances, strict)
+            masks, scores, labels = told.choose(
+                found.pop(info.id, []), size, nms_threshold=nms_threshold, top=max_instances, clean=clean
+            )
             try:
                 result = fuse_panoptic(
-                    _some(masks, chosen),
-                    [entries[n].score for n in chosen],
-                    np.array([entries[n].category_id for n in chosen], dtype=np.int64),
+                    masks,
+                    scores,
+                    labels,
                     _labels(Path(semantic), info.file_name, size, classes),
                     image,
                     categories=classes,
@@ -193,14 +205,110 @@ def fuse_files(
                     overlap_threshold=overlap_threshold,
                     removal_threshold=removal_threshold,
                 )
-                writer.add(info.id, info.file_name, result, png_name=png)
             except InputError:
                 raise
             except ValueError as error:
                 raise InputError(str(error), where=f"{json or images}: image {abbreviate(info.id)}") from error
-            if progress is not None:
-                progress(done, len(infos))
-    return Fused(target / "panoptic.json", len(infos), count, elsewhere, left_out, tuple(removed))
+            return result, told.content()
+
+        with outputs:
+            folder = Path(out) / "panoptic"
+            for part, groups in run.parts(lambda content: [f"panoptic/{content['annotation']['file_name']}"]):
+                outputs.enter(part.record)
+                for ((place, _),) in groups:
+                    info, png = infos[place], pngs[place]
+                    result, content = fuse(info, sources[place])
+                    target = safe_join(folder, png, f"image {info.id}: file_name")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    result.check(info.file_name)
+                    write_ids(target, result.ids)
+                    size = {"width": result.width, "height": result.height}
+                    content["image"] = {"id": info.id, "file_name": info.file_name, **size}
+                    part.add(place, {**content, "annotation": result.to_coco(info.id, png)})
+                    run.advance()
+                    if progress is not None:
+                        progress(run.count, len(infos))
+            return _merge(run, classes, instances, elsewhere.total) if run.is_last() else None
+
+
+def _told_as(value: Any) -> Any:
+    """Return how an argument is compared with that of other processes: a file by name and size."""
+    if isinstance(value, (str, Path)) and Path(value).is_file():
+        return f"{Path(value).name} of {Path(value).stat().st_size} bytes"
+    return getattr(value, "__name__", value)
+
+
+class _Told:
+    """What is told of one image: instances that were fused, left out, removed.
+
+    Args:
+        image: Name of the image.
+        source: File of the instances.
+        strict: See `LeftOut`.
+    """
+
+    def __init__(self, image: str, source: StrPath, strict: bool) -> None:
+        self._image, self._source, self._strict = image, source, strict
+        self._objects = self._count = 0
+        self._left_out: list[tuple[str, str]] = []
+        self._removed: list[str] = []
+
+    def choose(
+        self,
+        entries: list[_Instance],
+        size: tuple[int, int],
+        *,
+        nms_threshold: float | None,
+        top: int,
+        clean: bool,
+    ) -> tuple[MaskCrops, list[float], NDArray[np.int64]]:
+        """Return masks, scores and category ids of the instances that are fused; see `fuse_files`."""
+        entries = sorted(entries, key=lambda entry: -entry.score)
+        self._objects = len(entries)
+        masks, boxes, entries = _decode(entries, size, self._leave_out, boxed=nms_threshold is not None)
+        chosen = list(range(len(entries))) if nms_threshold is None else _suppress(boxes, nms_threshold)
+        chosen = chosen[:top]
+        self._count = len(chosen)
+        if clean:
+            redundant = find_redundant(_some(masks, chosen), [entries[n].score for n in chosen])
+            self._removed = [_describe(self._image, [entries[n] for n in chosen], each) for each in redundant]
+            gone = {chosen[each.index] for each in redundant}
+            chosen = [n for n in chosen if n not in gone]
+        labels = np.array([entries[n].category_id for n in chosen], dtype=np.int64)
+        return _some(masks, chosen), [entries[n].score for n in chosen], labels
+
+    def _leave_out(self, kind: str, place: str) -> None:
+        LeftOut(strict=self._strict).add(kind, place, self._image, self._source)
+        self._left_out.append((kind, place))
+
+    def content(self) -> dict[str, Any]:
+        """Return it, for the merge."""
+        return {
+            "objects": self._objects,
+            "instances": self._count,
+            "left_out": self._left_out,
+            "removed": self._removed,
+        }
+
+
+def _merge(run: SharedRun, classes: Categories, instances: StrPath, elsewhere: int) -> Fused:
+    """Write the JSON of all images, and sum up what was told of each."""
+    left_out, removed, count = LeftOut(), [], 0
+    target = run.outputs.folder / "panoptic.json"
+    with JsonLists() as lists:
+        for _, content in run.merged_lines():
+            lists.add("images", content["image"])
+            lists.add("annotations", content["annotation"])
+            left_out.objects += content["objects"]
+            for kind, place in content["left_out"]:
+                left_out.add(kind, place, image=content["image"]["file_name"], source=instances)
+            removed += content["removed"]
+            count += content["instances"]
+        run.adopt_records()
+        run.outputs.run = run.fingerprint
+        lists.write(target, {"images": None, "annotations": None, "categories": classes.to_coco()})
+    run.close()
+    return Fused(target, len(run.work), count, elsewhere, left_out, tuple(removed))
 
 
 def _some(masks: MaskCrops, chosen: list[int]) -> MaskCrops:
@@ -253,22 +361,28 @@ def _number(path: Path) -> int:
     return int(digits[-1])
 
 
+@dataclass
+class _Elsewhere:
+    """How many instances there are, and how many of them are of images that are not fused."""
+
+    total: int = 0
+    all: int = 0
+
+
 def _read_instances(
-    file: Path, image_ids: set[ImageId], classes: Categories, score: float
-) -> tuple[dict[ImageId, list[_Instance]], int]:
-    """Instances that score above `score`, by image, and how many are of images that are not asked for."""
+    file: Path, own: set[ImageId], image_ids: set[ImageId], classes: Categories, score: float
+) -> tuple[dict[ImageId, list[_Instance]], _Elsewhere]:
+    """Instances of one's own images that score above `score`, by image, and how many are of other images."""
     found: dict[ImageId, list[_Instance]] = {}
-    elsewhere = 0
+    elsewhere = _Elsewhere()
     for _, where, entry in stream_lists(file, ("annotations",), bare=True):
         if not isinstance(entry, dict):
             raise InputError(f"must be an object, not {abbreviate(entry)}", where=where)
         image_id, instance = _check_entry(entry, where, classes)
-        if image_id not in image_ids:
-            elsewhere += 1
-        elif instance.score > score:
+        elsewhere.all += 1
+        elsewhere.total += image_id not in image_ids
+        if image_id in own and instance.score > score:
             found.setdefault(image_id, []).append(instance)
-        else:
-            found.setdefault(image_id, [])
     return found, elsewhere
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +16,21 @@ from numpy.typing import NDArray
 
 from banet.data.images import read_image, to_rgb_array
 from banet.data.images.large import CroppableImage, DecodedImage, open_image
+from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
+from banet.engine.prediction.stores import FolderStore, archive_name
+from banet.engine.processes.part import RunPart
 from banet.engine.report.gallery import Gallery
 from banet.errors import InputError, MissingExtraError, printable
-from banet.files.atomic import atomic_path, write_json
+from banet.files.atomic import atomic_path
+from banet.files.names import forward
 from banet.inference.device import is_out_of_memory
 from banet.inference.postprocess import Instances, UnfusedPrediction
 from banet.inference.predictor import Predictor
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.id_maps import find_ids
 from banet.panoptic.sample_depth import SampleDepth
-from banet.panoptic.segmentation import COLUMNS
-from banet.types import ImageId
 
-__all__ = ["Done", "ImageRun", "Item", "enough_memory", "segment_table"]
+__all__ = ["Done", "Group", "ImageRun", "enough_memory"]
 
 _OVERLAY_SIDE = 4096
 """Pixels of the longer side to which the overlay of an image in tiles is reduced: bounds the memory."""
@@ -38,27 +39,18 @@ _FOR_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Errors of the disk after which the next image cannot be written either."""
 
 
-class Item(NamedTuple):
-    """An image, or a page of a file of several; without `page` it is the first.
+class Group(NamedTuple):
+    """Images that are computed together.
 
     Attributes:
-        path: The file.
-        name: Of its outputs.
-        file_name: What `panoptic.json` calls it.
-        page: From 0.
-        image_id: In `panoptic.json`.
+        part: The part of the run that they belong to.
+        items: The images.
+        places: Their places in the run's list.
     """
 
-    path: Path
-    name: str
-    file_name: str
-    page: int | None = None
-    image_id: ImageId = 1
-
-    @property
-    def title(self) -> str:
-        """Return what the image is called in messages and tables."""
-        return f"{self.path}" if self.page is None else f"{self.path} (page {self.page + 1})"
+    part: RunPart
+    items: Sequence[Item]
+    places: Sequence[int]
 
 
 class Done(NamedTuple):
@@ -95,39 +87,36 @@ class ImageRun:
 
     Attributes:
         model: What segments.
-        out: Folder of the outputs.
+        store: Where the outputs go.
         depth: Bits of 16-bit samples.
         rule: Another rule than the model's.
         tile: Side of tiles.
         overlap: What they share.
-        page: The gallery, if there is one.
-        table: Gets a row per segment.
+        gallery: Whether there will be a page of all images.
         drawing: Options of the overlays.
     """
 
     model: Predictor
-    out: Path
+    store: FolderStore
     depth: SampleDepth
     rule: str | None = None
     tile: int | None = None
     overlap: int | None = None
-    page: Gallery | None = None
-    table: csv.DictWriter[str] | None = None
+    gallery: bool = False
     drawing: Mapping[str, Any] = field(default_factory=dict)
-    _images: list[dict[str, Any]] = field(default_factory=list)
-    _annotations: list[dict[str, Any]] = field(default_factory=list)
 
-    def read(self, group: Sequence[Item]) -> list[CroppableImage | Exception]:
+    def read(self, group: Group) -> list[CroppableImage | Exception]:
         """Read the images of a group."""
-        return [_attempt(self._read, item) for item in group]
+        return [_attempt(self._read, item) for item in group.items]
 
     def _read(self, item: Item) -> CroppableImage:
-        with enough_memory(item.path):
-            if self.tile is not None:
-                return open_image(item.path, bit_depth=self.depth, page=item.page)
-            return DecodedImage(read_image(item.path, bit_depth=self.depth, page=item.page))
+        with enough_memory(item.file):
+            source = item.source
+            if self.tile is not None and isinstance(source, Path):
+                return open_image(source, bit_depth=self.depth, page=item.page)
+            return DecodedImage(read_image(source, bit_depth=self.depth, page=item.page))
 
-    def run(self, group: Sequence[Item], images: Sequence[CroppableImage | Exception]) -> list[Fuse | Exception]:
+    def run(self, group: Group, images: Sequence[CroppableImage | Exception]) -> list[Fuse | Exception]:
         """Run the network on a group, and return what is left to do of each image."""
         steps: list[Fuse | Exception | None] = [image if isinstance(image, Exception) else None for image in images]
         whole = [
@@ -140,7 +129,7 @@ class ImageRun:
                 steps[n] = self._fuse_later(unfused)
         return [
             _attempt(self._run_alone, item, image, n in whole) if step is None else step
-            for n, (item, image, step) in enumerate(zip(group, images, steps, strict=True))
+            for n, (item, image, step) in enumerate(zip(group.items, images, steps, strict=True))
         ]
 
     def _batch(self, arrays: list[NDArray[np.uint8]]) -> list[UnfusedPrediction] | None:
@@ -155,7 +144,7 @@ class ImageRun:
         return None
 
     def _run_alone(self, item: Item, image: CroppableImage | Exception, whole: bool) -> Fuse:
-        with enough_memory(item.path), named(item):
+        with enough_memory(item.file), named(item):
             if whole:
                 (unfused,) = self.model.predict_unfused([_pixels(image)])
                 return self._fuse_later(unfused)
@@ -172,65 +161,75 @@ class ImageRun:
 
         return fuse
 
-    def write(self, group: Sequence[Item], steps: Sequence[Fuse | Exception]) -> list[Done | Exception]:
-        """Fuse and write each image of a group."""
+    def write(self, group: Group, steps: Sequence[Fuse | Exception]) -> list[Done | Exception]:
+        """Fuse and write each image of a group, and tell the part of it."""
+        self.store.enter(group.part, group.items)
         return [
-            step if isinstance(step, Exception) else _attempt(self._finish, item, step)
-            for item, step in zip(group, steps, strict=True)
+            self._tell(group.part, place, item, step)
+            for place, item, step in zip(group.places, group.items, steps, strict=True)
         ]
 
-    def _finish(self, item: Item, fuse: Fuse) -> Done:
+    def _tell(self, part: RunPart, place: int, item: Item, step: Fuse | Exception) -> Done | Exception:
+        """Finish an image, and tell the part what became of it."""
+        done = step if isinstance(step, Exception) else _attempt(self._finish, part, item, step)
+        if isinstance(done, Exception):
+            part.add(place, {"failure": str(done), "archive": archive_name(part.path.stem)})
+            return done
+        content, words = done
+        part.add(place, content)
+        return words
+
+    def _finish(self, part: RunPart, item: Item, fuse: Fuse) -> tuple[dict[str, Any], Done]:
         """Fuse and write an image; where a file cannot be written, none of it is left."""
         with named(item):
             found = fuse()
         try:
-            return self._write(item, found)
+            self._write(item, found)
+            self.store.keep(item)
         except OSError as error:
-            for suffix in (".png", ".json", "_overlay.jpg"):
+            for suffix in IMAGE_OUTPUTS:
                 with suppress(OSError):
-                    (self.out / f"{item.name}{suffix}").unlink(missing_ok=True)
+                    (self.store.folder / f"{item.name}{suffix}").unlink(missing_ok=True)
             if error.errno in _FOR_ALL:
                 raise
             what = f"its results cannot be written ({error.strerror or error})"
             raise InputError(what, where=item.title, hint="rename it, or choose another --out") from error
+        return self._content(part, item, found), Done(found.result.describe(), Counter(found.result.counts()))
 
-    def _write(self, item: Item, found: _Found) -> Done:
-        result = found.result
-        (self.out / item.name).parent.mkdir(parents=True, exist_ok=True)
-        result.save(self.out / f"{item.name}.png", file_name=item.path.name, image_id=item.image_id)
+    def _write(self, item: Item, found: _Found) -> None:
+        """Write the files of one image."""
+        folder = self.store.folder
+        (folder / item.name).parent.mkdir(parents=True, exist_ok=True)
+        name = PurePosixPath(forward(item.file_name)).name if item.offset is not None else Path(item.path).name
+        found.result.save(folder / f"{item.name}.png", file_name=name, image_id=item.identity)
         jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
         found.shown.draw(found.image, legend=True, **self.drawing).save(jpeg, format="JPEG", quality=92)
-        with atomic_path(self.out / f"{item.name}_overlay.jpg") as temporary:
+        with atomic_path(folder / f"{item.name}_overlay.jpg") as temporary:
             temporary.write_bytes(jpeg.getbuffer())
+
+    def _content(self, part: RunPart, item: Item, found: _Found) -> dict[str, Any]:
+        """Return what the outputs of all images will say of one."""
+        result, image_id = found.result, item.identity
         size = {"width": result.width, "height": result.height}
-        self._images.append({"id": item.image_id, "file_name": item.file_name, **size})
-        self._annotations.append(result.to_coco(item.image_id, f"{item.name}.png"))
-        if self.table is not None:
-            self.table.writerows({"image": item.title, **_rounded(row)} for row in result.to_records())
-        if self.page is not None:
-            self.page.add(str(item.path), found.image, {"result": found.shown}, instances=self._kept(found.instances))
-        return Done(result.describe(), Counter(result.counts()))
+        content = {
+            "name": item.name,
+            "archive": archive_name(part.path.stem),
+            "title": item.title,
+            "image": {"id": image_id, "file_name": item.file_name, **size},
+            "annotation": result.to_coco(image_id, f"{item.name}.png"),
+            "rows": [_rounded(row) for row in result.to_records()],
+            "counts": result.counts(),
+        }
+        if self.gallery:
+            text = io.StringIO()
+            page = Gallery(text, self.model.categories)
+            page.add(item.file, found.image, {"result": found.shown}, instances=self._kept(found.instances))
+            content["page"] = [text.getvalue(), page.images[0]]
+        return content
 
     def _kept(self, instances: Instances | None) -> Instances | None:
         """Return the instances of the classes that are kept; None where they are not all, as ids would not fit."""
         return instances if self.model.classes is None else None
-
-    def write_json(self, path: Path) -> None:
-        """Write the COCO panoptic JSON of all images that were written."""
-        categories = self.model.categories.to_coco()
-        write_json(path, {"images": self._images, "annotations": self._annotations, "categories": categories})
-
-
-@contextmanager
-def segment_table(path: Path) -> Iterator[csv.DictWriter[str]]:
-    """Write a table of segments, a row at a time."""
-    with (
-        atomic_path(path) as temporary,  # names of files need not be text
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
-    ):
-        table = csv.DictWriter(stream, ("image", *COLUMNS))
-        table.writeheader()
-        yield table
 
 
 def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,7 +256,7 @@ def named(item: Item) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if error.where.startswith(printable(f"{item.path}")):
+        if error.where.startswith(printable(item.file)):
             raise
         raise InputError(str(error), where=item.title) from error
 

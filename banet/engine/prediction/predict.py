@@ -5,39 +5,41 @@ from __future__ import annotations
 import glob
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from banet.data.images import ImageList, find_depth, find_images, page_count
-from banet.engine.models import Runtime, describe_model, open_model
-from banet.engine.prediction.images import ImageRun, Item, enough_memory, segment_table
+from banet.data.images import find_depth
+from banet.engine.models import Runtime, describe_model, digest_of_weights, open_model
+from banet.engine.prediction.images import Group, ImageRun, enough_memory
+from banet.engine.prediction.merge import RESULTS, SEGMENTS, Merged, merge_images
 from banet.engine.prediction.pipeline import Pipeline
+from banet.engine.prediction.sources import IMAGE_OUTPUTS, RESERVED, Item, Sources
+from banet.engine.prediction.stores import ArchiveStore, FolderStore
 from banet.engine.prediction.track import TRACK_OUTPUTS, TrackRun
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
-from banet.engine.report.gallery import write_gallery
-from banet.errors import InputError, InputWarning, MissingExtraError, printable
-from banet.files.names import DistinctNames, forward
-from banet.files.outputs import Outputs, Record, is_output, weight_files
-from banet.panoptic import PanopticSegmentation
-from banet.panoptic.coco.annotations import ImageInfo, read_tables
+from banet.engine.processes.bar import RunBar
+from banet.engine.processes.process import Process, this_process
+from banet.engine.processes.shared_run import SharedRun
+from banet.engine.processes.work_list import WorkList
+from banet.errors import InputError, InputWarning, printable
+from banet.files.names import DistinctNames
+from banet.files.outputs import Again, Outputs, Record, is_output, weight_files
+from banet.panoptic import Categories, PanopticSegmentation
 from banet.panoptic.segmentation import join_some
-from banet.types import BitDepth, ImageId
+from banet.types import BitDepth
 
 __all__ = ["RESULTS", "SEGMENTS", "Runtime", "predict_files"]
 
 KIND = "banet predict"
-SEGMENTS = "segments.csv"
-RESULTS = "panoptic.json"
-_IMAGE_OUTPUTS = (".png", ".json", "_overlay.jpg")
-_RESERVED = {SEGMENTS, RESULTS, "gallery.html"}
+_NOT_OF_THE_RESULT = frozenset({"weights", "inputs", "out", "recursive", "device", "listed", "resume", "overwrite"})
+"""Arguments that the results do not depend on, or that the list or the weights stand for."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +47,44 @@ class _Plan:
     """What goes in and what comes out, known before anything is computed.
 
     Attributes:
-        images: What is to be segmented.
-        unreadable: A line for each folder with images that are of no format that is read.
+        sources: The images that are to be segmented.
+        work: The same, each on a line of a file.
         videos: Source and name of outputs of each video and camera.
         out: Folder of the outputs.
         gallery: Whether there is a page of all images.
         frames: Whether frames of videos are kept.
         track: Whether objects of videos keep their ids.
+        archives: Whether images go to archives, so that there are no files of each.
     """
 
-    images: list[Item]
-    unreadable: list[str]
+    sources: Sources
+    work: WorkList
     videos: list[tuple[str, str]]
     out: Path
     gallery: bool
     frames: bool
     track: bool
+    archives: bool
 
-    def claim(self, others: Sequence[str], overwrite: bool) -> Outputs:
-        """Check all outputs.
+    def names(self) -> Iterator[tuple[str, Path | None]]:
+        """Yield the names of the outputs, each with what it is made from."""
+        yield from self._of_videos()
+        if len(self.work):
+            for name in (SEGMENTS, RESULTS, *(["gallery.html"] if self.gallery else [])):
+                yield name, None
+        for line in self.work if not self.archives else ():
+            item = Item(**line)
+            for suffix in IMAGE_OUTPUTS:
+                yield f"{item.name}{suffix}", item.origin
+
+    def inputs(self, others: Sequence[str]) -> Iterator[Path]:
+        """Yield the files that are read."""
+        yield from (file for line in self.work if (file := Item(**line).origin))
+        yield from (file for source, _ in self.videos if (file := _file_of(source)) and not file.is_dir())
+        yield from (file for one in others for file in weight_files(one))
+
+    def outputs(self, others: Sequence[str], overwrite: bool) -> Outputs:
+        """Return the outputs, which are not checked yet.
 
         Args:
             others: Weights and other files that are read beside images and videos.
@@ -72,25 +93,24 @@ class _Plan:
         Raises:
             InputError: See `Outputs`.
         """
-        files = {f"{one.name}{suffix}": one.path for one in self.images for suffix in _IMAGE_OUTPUTS}
-        sources: dict[str, Path | None] = {**files}
-        endings = ["_overlay.mp4", *(TRACK_OUTPUTS if self.track else ())]
-        sources |= {f"{name}{ending}": _file_of(source) for source, name in self.videos for ending in endings}
-        if self.images:
-            sources |= dict.fromkeys([SEGMENTS, RESULTS, *(["gallery.html"] if self.gallery else [])])
-        read = [one.path for one in self.images] + [file for source, _ in self.videos if (file := _file_of(source))]
+        shared = {name: None for name in RESERVED} | dict(self._of_videos())
         return Outputs(
             self.out,
             KIND,
-            sources,
+            shared,
             trees=[f"{name}_frames" for _, name in self.videos] if self.frames else (),
-            folders=[file for file in read if file.is_dir()],
-            inputs=[
-                *(file for file in read if not file.is_dir()),
-                *(file for one in others for file in weight_files(one)),
-            ],
+            folders=[file for source, _ in self.videos if (file := _file_of(source)) and file.is_dir()],
+            inputs=Again(lambda: self.inputs(others)),
             overwrite=overwrite,
+            checked=False,
         )
+
+    def _of_videos(self) -> Iterator[tuple[str, Path | None]]:
+        return (pair for source, name in self.videos for pair in self.of_video(source, name))
+
+    def of_video(self, source: str, name: str) -> Iterator[tuple[str, Path | None]]:
+        """Yield the names of the outputs of a video, but for those of its frames, with its file."""
+        return ((f"{name}{end}", _file_of(source)) for end in ("_overlay.mp4", *(TRACK_OUTPUTS if self.track else ())))
 
 
 def predict_files(
@@ -114,15 +134,18 @@ def predict_files(
     overlap: int | None = None,
     frames: bool = False,
     track: bool = False,
-    resume: bool = False,
     bit_depth: BitDepth | None = None,
     page: int | Literal["all"] | None = None,
     drawing: Mapping[str, Any] | None = None,
+    listed: str | None = None,
+    shards: int | None = None,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Segment images and videos; a bad one does not keep the others from being done.
 
-    A folder or pattern leaves out what this function has written there itself.
+    A folder or pattern leaves out what this function has written there itself. Where torchrun or SLURM started several
+    processes, each does its share, and the one that finishes last writes what is of all; see `SharedRun`.
 
     Args:
         weights: See `banet.load`; or, with another runtime than torch, a file that `banet export` wrote.
@@ -147,17 +170,19 @@ def predict_files(
         frames: Also write the id map and records of each frame of a video, to the folder `NAME_frames`.
         track: Give the objects of videos ids that last; implies `frames`. A folder of images is then a video, whose
             frames they are. See `TrackRun` for the files.
-        resume: With `track`: go on with videos that were stopped.
         bit_depth: Bits that samples of 16-bit images use, in place of those saved with the weights; `auto` finds one
             number for all images.
         page: The page or frame, from 1, of files that have several; `all` makes each an image of its own, with outputs
             `NAME_pageN`. By default the first, with a note.
         drawing: Options of `PanopticSegmentation.draw` for the overlays.
+        listed: A text file with a path per line and, behind a tab, an id.
+        shards: Write the files of so many images each to a tar archive, in place of files of their own.
+        resume: Go on with the run that was stopped in `out`, by as many processes as there are now.
         overwrite: Also replace files that this function did not write, but never an input.
 
     Returns:
         How many images and videos could not be done; each is named on standard error, as are images in folders that
-        are of no format that is read.
+        are of no format that is read. 0 in all of several processes but the last.
 
     Raises:
         InputError: No image is found, an output would replace a file of the user's (see `Outputs`), the weights
@@ -165,22 +190,45 @@ def predict_files(
         MissingExtraError: The runtime is not installed.
         KeyboardInterrupt: See `segment_video`.
     """
+    given_options = dict(locals())
     if overlap is not None and (tile is None or not 1 <= overlap < tile):
         raise InputError("must be at least 1 and less than --tile", where=f"--overlap {overlap}")
-    if resume and not track:
-        raise InputError("goes with --track", where="--resume", hint="add it, or leave this out")
-    plan = _plan(inputs, out, gallery, frames or track, page, recursive, json, track=track)
-    outputs = plan.claim([weights, *([json] if json else []), *([class_table] if class_table else [])], overwrite)
-    model, place = open_model(weights, device=device, runtime=runtime, class_table=class_table, trust=trust)
-    model = model.configured(score=score_threshold, classes=classes, overlap_threshold=overlap_threshold)
-    depth = find_depth((item.path for item in plan.images), bit_depth or model.inference.bit_depth)
-    print(describe_model(model, weights, place))
-    out.mkdir(parents=True, exist_ok=True)
-    with outputs:
+    process = this_process()
+    given, videos = _split(inputs, frames or track, listed, track=track)
+    sources = Sources(
+        given, listed=listed, recursive=recursive, page=page, ids=json, kind=KIND, dotless=shards is not None
+    )
+    with WorkList(item.to_line() for item in (sources if given or listed else ())) as work:
+        names = DistinctNames("_overlay.mp4", "_frames", *TRACK_OUTPUTS)
+        named = [(video, _video_name(video, out, names)) for video in videos]
+        plan = _Plan(sources, work, named, out, gallery, frames or track, track, shards is not None)
+        _tell(sources, process)
+        others = [weights, *(each for each in (json, class_table, listed) if each)]
+        outputs = plan.outputs(others, overwrite)
+        options = {name: value for name, value in given_options.items() if name not in _NOT_OF_THE_RESULT}
+        run = SharedRun(
+            outputs,
+            process,
+            {**options, "weights": digest_of_weights(weights), "videos": [source for source, _ in named]},
+            work,
+            resume=resume,
+            group=1 if tile is not None else batch_size,
+            block=shards,
+        )
+        if run.finished:
+            print(f"nothing left to do: the run in {out} has ended")
+            return 0
+        run.prepare(plan.names())
+        model, place = open_model(weights, device=device, runtime=runtime, class_table=class_table, trust=trust)
+        model = model.configured(score=score_threshold, classes=classes, overlap_threshold=overlap_threshold)
+        depth = find_depth((Item(**line).source for line in work), bit_depth or model.inference.bit_depth)
+        if process.first:
+            print(describe_model(model, weights, place))
+        run.begin()
         facts = {"weights": weights, "data": ", ".join(inputs), "rule": str(rule or model.inference.rule)}
         facts |= {"trained on": model.domain} if model.domain else {}
-        run = ImageRun(model, out, depth, rule, tile, overlap, drawing=drawing or {})
-        counts, failures = _segment_images(plan, run, batch_size, facts)
+        store = FolderStore(outputs) if shards is None else ArchiveStore(outputs)
+        images = ImageRun(model, store, depth, rule, tile, overlap, gallery=gallery, drawing=drawing or {})
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
@@ -194,115 +242,62 @@ def predict_files(
             "--classes": str(sorted(map(str, classes or []))),
             "--tile": f"{tile} {overlap}",
         }
-        failures += _segment_videos(plan, outputs, segment, drawing or {}, settings, resume)
-    failures += plan.unreadable
-    for failure in failures:
-        print(f"banet: error: {failure}", file=sys.stderr)
-    kinds = [kind for kind, some in (("images", plan.images), ("videos", plan.videos)) if some]
-    total = len(plan.images) + len(plan.videos)
-    things = join_some([f"{count:,} {name}" for name, count in counts.most_common()]) or "no things"
-    found = f" ({things} in all)" if plan.images else ""
-    done = total - len(failures) + len(plan.unreadable)
-    table = f"; all segments: {out / SEGMENTS}" if plan.images else ""
-    print(f"{done} of {total} {' and '.join(kinds)} segmented{found}: {out}{table}")
-    return len(failures)
+        with outputs:
+            _segment_images(run, images)
+            _segment_videos(plan, run, segment, drawing or {}, settings)
+            if not run.is_last():
+                print(f"{process}: its share is done; the process that finishes last writes what is of all images")
+                return 0
+            return _merge(plan, run, model.categories, facts)
 
 
-def _plan(
-    inputs: list[str],
-    out: Path,
-    gallery: bool,
-    frames: bool,
-    page: int | Literal["all"] | None,
-    recursive: bool,
-    json: str | None,
-    *,
-    track: bool,
-) -> _Plan:
+def _tell(sources: Sources, process: Process) -> None:
+    """Say what was passed over, once."""
+    if not process.first:
+        return
+    for line in sources.skipped:
+        warnings.warn(line, InputWarning, stacklevel=2)
+    if sources.left_out:
+        print(f"left out, as `{KIND}` wrote them: {sources.left_out} images")
+
+
+def _split(inputs: list[str], frames: bool, listed: str | None, *, track: bool) -> tuple[list[str], list[str]]:
+    """Return what names images, and the videos; a folder is one where objects keep their ids."""
     moving = [text for text in inputs if is_video(text) or (track and Path(text).is_dir())]
     given = [text for text in inputs if text not in moving]
-    if len(given) < len(inputs):
+    if moving:
         load_av()
     elif frames:
         option = "--track" if track else "--frames"
         raise InputError("goes with videos", where=option, hint="give one, or leave it out")
-    videos = [name for text in moving for name in _matches(text)]
-    images = find_images(given, recursive=recursive) if given or not videos else ImageList()
-    for line in images.skipped:
-        warnings.warn(line, InputWarning, stacklevel=2)
-    paths = _without_outputs(images.paths, given)
-    names, video_names = DistinctNames(*_IMAGE_OUTPUTS), DistinctNames("_overlay.mp4", "_frames", *TRACK_OUTPUTS)
-    items = [item for path in paths for item in _pages(path, _name_of(path, given if recursive else ()), names, page)]
-    for item in items:
-        taken = {f"{item.name}{suffix}".casefold() for suffix in _IMAGE_OUTPUTS} & _RESERVED
-        if taken:
-            raise InputError(f"its result would be {min(taken)}, as that of all", where=item.path, hint="rename it")
-    return _Plan(
-        _with_ids(items, json),
-        images.unreadable,
-        [(video, _video_name(video, out, video_names)) for video in videos],
-        out,
-        gallery,
-        frames,
-        track,
-    )
+    if not inputs and listed is None:
+        raise InputError("no images given", hint="give at least one image, folder or pattern")
+    return given, [name for text in moving for name in _matches(text)]
 
 
-def _name_of(path: Path, folders: Sequence[str]) -> PurePath:
-    """Return the name of an image: with its place in the folder that was given, where it was found in one of some."""
-    roots = (root for root in (Path(text).expanduser() for text in folders) if root in path.parents)
-    root = next(roots, None)
-    return PurePath(path.name) if root is None else path.relative_to(root)
-
-
-def _pages(path: Path, name: PurePath, names: DistinctNames, page: int | Literal["all"] | None) -> list[Item]:
-    """Return what is to be segmented of a file."""
-    try:
-        count = 1 if page is None else page_count(path)
-    except (InputError, MissingExtraError):  # the reader says why
-        count = 1
-    if page == "all" and count > 1:
-        pages = [name.with_name(f"{name.stem}_page{n + 1}{name.suffix}") for n in range(count)]
-        return [Item(path, names.choose(each.as_posix()), each.as_posix(), n) for n, each in enumerate(pages)]
-    number = page - 1 if isinstance(page, int) and count > 1 else None
-    return [Item(path, names.choose(name.as_posix()), name.as_posix(), number)]
-
-
-def _with_ids(items: list[Item], json: str | None) -> list[Item]:
-    """Return images with the ids and names that a COCO JSON gives them, by file name, or else with ids 1, 2, ...
-
-    Raises:
-        InputError: The JSON does not name one of them, or names it several times.
-    """
-    if json is None:
-        return [item._replace(image_id=number) for number, item in enumerate(items, start=1)]
-    images, _ = read_tables(json, optional=True)
-    named: dict[str, list[ImageInfo]] = {}
-    for info in images.values():
-        named.setdefault(PurePosixPath(forward(info.file_name)).name, []).append(info)
-    taken: set[ImageId] = set()
-    result = []
-    for item in items:
-        path = item.path.absolute().as_posix()
-        found = [info for info in named.get(item.path.name, ()) if path.endswith(f"/{forward(info.file_name)}")]
-        if len(found) != 1 or found[0].id in taken:
-            what = "names several images like" if found else "does not name"
-            raise InputError(f"{what} {item.path}", where=json, hint="leave out the image, or --json")
-        taken.add(found[0].id)
-        result.append(item._replace(image_id=found[0].id, file_name=found[0].file_name))
-    return result
-
-
-def _without_outputs(paths: list[Path], named: Sequence[str]) -> list[Path]:
-    """Images without those that this command wrote earlier, unless they are named one by one."""
-    single = {Path(text).expanduser() for text in named}
-    records: dict[Path, Record] = {}
-    left = [path for path in paths if path in single or not is_output(path, KIND, records)]
-    if not left and paths:
-        raise InputError(f"holds no images but results of `{KIND}`", where=paths[0].parent, hint="give the images")
-    if len(left) < len(paths):
-        print(f"left out, as `{KIND}` wrote them: {len(paths) - len(left)} images")
-    return left
+def _merge(plan: _Plan, run: SharedRun, categories: Categories, facts: Mapping[str, str]) -> int:
+    """Write what is of all images, and say what was found; returns how many could not be done."""
+    merged = Merged()
+    if len(plan.work):
+        merged = merge_images(run, categories, facts, gallery=plan.gallery)
+    else:
+        run.adopt_records()
+    for number in range(len(plan.videos)):
+        merged.failures += [
+            content["failure"] for _, content in run.part(_part_of(number)).lines() if "failure" in content
+        ]
+    run.close()
+    failures = [*merged.failures, *plan.sources.unreadable]
+    for failure in failures:
+        print(f"banet: error: {failure}", file=sys.stderr)
+    count = len(plan.work)
+    kinds = [kind for kind, some in (("images", count), ("videos", plan.videos)) if some]
+    total = count + len(plan.videos)
+    things = join_some([f"{number:,} {name}" for name, number in merged.counts.most_common()]) or "no things"
+    found = f" ({things} in all)" if count else ""
+    table = f"; all segments: {plan.out / SEGMENTS}" if count else ""
+    print(f"{total - len(merged.failures)} of {total} {' and '.join(kinds)} segmented{found}: {plan.out}{table}")
+    return len(failures)
 
 
 def _video_name(source: str, out: Path, names: DistinctNames) -> str:
@@ -319,66 +314,63 @@ def _file_of(source: str) -> Path | None:
     return None if is_camera(source) else Path(source)
 
 
-def _segment_images(
-    plan: _Plan, run: ImageRun, batch_size: int, facts: Mapping[str, str]
-) -> tuple[Counter[str], list[str]]:
-    """Segment the images, and write and print what was found: things by class, and the errors of those not done."""
-    counts: Counter[str] = Counter()
-    failures: list[str] = []
-    if not plan.images:
-        return counts, failures
-    size = 1 if run.tile is not None else batch_size
-    groups = [plan.images[start : start + size] for start in range(0, len(plan.images), size)]
+def _segment_images(run: SharedRun, images: ImageRun) -> None:
+    """Segment the images of this process."""
     with ExitStack() as stack:
-        if plan.gallery:
-            pages = write_gallery(plan.out / "gallery.html", "Panoptic segmentation", run.model.categories, facts=facts)
-            run.page = stack.enter_context(pages)
-        run.table = stack.enter_context(segment_table(plan.out / SEGMENTS))
+        store = stack.enter_context(images.store)
+        archives = isinstance(store, ArchiveStore)
+        groups = (
+            Group(part, [Item(**line) for _, line in group], [place for place, _ in group])
+            for part, some in run.parts(store.outputs_of, at_once=archives)
+            for group in some
+        )
         # In tiles images are large: there is only one at a time.
-        pipeline = Pipeline(run.read, run.run, run.write, overlap=run.tile is None)
+        pipeline = Pipeline(images.read, images.run, images.write, overlap=images.tile is None)
         # Closed at the end, which waits for its threads: after Ctrl-C, too, no file is left half written.
         steps = stack.enter_context(closing(pipeline.process(groups)))
-        bar = stack.enter_context(tqdm(desc="predict", unit="image", total=len(plan.images), leave=False, disable=None))
+        bar = stack.enter_context(RunBar("predict", run))
         for group, results in steps:
             if isinstance(results, Exception):
                 raise results
-            for item, done in zip(group, results, strict=True):
+            for item, done in zip(group.items, results, strict=True):
                 bar.update()
-                if isinstance(done, Exception):
-                    failures.append(str(done))
-                    continue
-                tqdm.write(printable(f"{item.title}: {done.words}"))
-                counts += done.counts
-    run.write_json(plan.out / RESULTS)
-    return counts, failures
+                if not isinstance(done, Exception) and run.process.world == 1:
+                    tqdm.write(printable(f"{item.title}: {done.words}"))
 
 
 def _segment_videos(
     plan: _Plan,
-    outputs: Outputs,
+    run: SharedRun,
     segment: Callable[[NDArray[np.uint8]], PanopticSegmentation],
     drawing: Mapping[str, Any],
     settings: Mapping[str, str],
-    resume: bool,
-) -> list[str]:
-    """Segment the videos; returns the errors of those not done."""
-    failures: list[str] = []
-    for source, name in plan.videos:
-        folder = plan.out / f"{name}_frames" if plan.frames else None
+) -> None:
+    """Segment the videos of this process, each a part of the run."""
+    for number, (source, name) in list(enumerate(plan.videos))[run.process.rank :: run.process.world]:
+        part = run.part(_part_of(number))
+        if run.resumed and set(part.whole(KIND, lambda _, part=part: part.record.entries)):  # type: ignore[misc]
+            continue
+        path, folder = plan.out / f"{name}_overlay.mp4", plan.out / f"{name}_frames" if plan.frames else None
+        part.keep(())
+        run.outputs.enter(part.record, dict(plan.of_video(source, name)))
         try:
-            path = plan.out / f"{name}_overlay.mp4"
             with enough_memory(source):
-                run = TrackRun(source, plan.out, name, settings, resume=resume) if plan.track else None
+                track = TrackRun(source, plan.out, name, settings, resume=run.resumed) if plan.track else None
                 count = segment_video(
-                    segment, source, path, frames=folder, drawing=drawing, tracking=run, overwrite=True
+                    segment, source, path, frames=folder, drawing=drawing, tracking=track, overwrite=True
                 )
         except InputError as error:
-            failures.append(str(error))
+            part.add(0, {"failure": str(error)})
             continue
         if folder is not None:
-            outputs.prune(folder.name)
+            run.outputs.prune(folder.name)
+        part.add(0, {})
+        part.close()
         tqdm.write(printable(f"{source}: {count} frames"))
-    return failures
+
+
+def _part_of(video: int) -> str:
+    return f"video-{video}"
 
 
 def _matches(text: str) -> Sequence[str]:

@@ -149,8 +149,8 @@ class Gallery:
             "views": views,
             "changed": None if changed is None else encode_map(_shrunk(changed)),
         }
-        self._file.write(f'<script type="application/json" class="image">{_json(block)}</script>\n')
-        self.images.append(
+        self.put(
+            f'<script type="application/json" class="image">{_json(block)}</script>\n',
             {
                 "name": name,
                 "pq": None if score is None else _number(score["All"]["pq"]),
@@ -159,8 +159,13 @@ class Gallery:
                 "disputed": None if overlaps is None else overlaps.pixels,
                 "changed": None if changed is None else int(changed.sum()),
                 "classes": self._classes(main, truth, score),
-            }
+            },
         )
+
+    def put(self, block: str, known: dict[str, Any]) -> None:
+        """Put in what another gallery of the same classes wrote of an image, and knows of it."""
+        self._file.write(block)
+        self.images.append(known)
 
     def _score(self, match: Match) -> Mapping[str, Any]:
         alone = PanopticQuality(self.categories)

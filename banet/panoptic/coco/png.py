@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from banet.panoptic.id_maps import check_ids, in_range
 from banet.panoptic.segments import Annotation, ImageInfo
 from banet.types import StrPath
 
-__all__ = ["load_ids", "read_ids", "read_labels", "write_ids", "write_labels"]
+__all__ = ["encode_ids", "load_ids", "read_ids", "read_labels", "write_ids", "write_labels"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -110,6 +111,20 @@ def read_labels(
     return found[index.reshape(labels.shape)], max(colors.values())
 
 
+def encode_ids(ids: NDArray[Any]) -> bytes:
+    """Return an id map as the bytes of a COCO panoptic PNG.
+
+    Args:
+        ids: (H, W) integers, 0 .. 2^24-1.
+
+    Raises:
+        TypeError, ValueError: not integers, out of range, not (H, W) or without a pixel.
+    """
+    stream = io.BytesIO()
+    _ids_image(ids).save(stream, format="PNG", compress_type=_RUNS)
+    return stream.getvalue()
+
+
 def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
     """Write an id map as a COCO panoptic PNG, at once or not at all.
 
@@ -121,6 +136,12 @@ def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
         InputError: see `atomic_path`.
         TypeError, ValueError: not integers, out of range, not (H, W) or without a pixel.
     """
+    image = _ids_image(ids)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", compress_type=_RUNS)
+
+
+def _ids_image(ids: NDArray[Any]) -> Image.Image:
     array = np.asarray(ids)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"ids must have shape (H, W) and at least one pixel, not {array.shape}")
@@ -129,8 +150,7 @@ def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
     for top in range(0, height, _ROWS):
         band = in_range(array[top : top + _ROWS]).astype("<u4")  # in memory red, green, blue and a fourth byte
         image.paste(Image.frombytes("RGB", (width, len(band)), band.tobytes(), "raw", "RGBX"), (0, top))
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG", compress_type=_RUNS)
+    return image
 
 
 def write_labels(path: StrPath, labels: NDArray[Any], colors: NDArray[np.uint8] | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from banet.types import Progress, StrPath
 
 __all__ = [
     "Compared",
+    "FolderPair",
     "Match",
     "PanopticQuality",
     "compare_folders",
@@ -44,6 +45,8 @@ __all__ = [
 
 MAX_WORKERS = 4
 """Most threads that `compare_folders` uses: PNG decoding gains nothing from more, and each holds two images."""
+
+_UNITS = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class PanopticQuality:
     than half of it; of several crowd segments of one category in an image only the last one counts, as in the official
     evaluation. Source: Kirillov et al. 2019, section 4, and COCO's panoptic task.
 
-    Memory is four numbers per class, whatever the number of images.
+    Memory is four numbers per class, whatever the number of images. The sums of IoU are exact: neither the order of the
+    images nor who counted which of them changes a digit.
 
     Args:
         categories: the classes; segments name them by category id.
@@ -104,7 +108,7 @@ class PanopticQuality:
     def reset(self) -> None:
         """Forget all images."""
         count = len(self.categories)
-        self._iou: NDArray[np.float64] = np.zeros(count, dtype=np.float64)
+        self._units = [0] * count  # sums of IoU in 2^-53, of which float64 from 1/2 to 1 are multiples
         self._tp: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
         self._fp: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
         self._fn: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
@@ -130,7 +134,8 @@ class PanopticQuality:
         """Count one image that was matched already; see `match`."""
         count = len(self.categories)
         classes = found.ground_truth_classes[found.ground_truth]
-        self._iou += np.bincount(classes, weights=found.iou, minlength=count)
+        for index, units in zip(classes.tolist(), (found.iou * _UNITS).astype(np.int64).tolist(), strict=True):
+            self._units[index] += units
         self._tp += np.bincount(classes, minlength=count)
         self._fp += np.bincount(found.prediction_classes[found.false_positives], minlength=count)
         self._fn += np.bincount(found.ground_truth_classes[found.false_negatives], minlength=count)
@@ -143,11 +148,29 @@ class PanopticQuality:
         """
         if self.categories != other.categories:
             raise ValueError("counts over different categories cannot be merged")
-        self._iou += other._iou
+        self._units = [mine + theirs for mine, theirs in zip(self._units, other._units, strict=True)]
         self._tp += other._tp
         self._fp += other._fp
         self._fn += other._fn
         return self
+
+    def counts(self) -> dict[str, list[int]]:
+        """Return the counts of the classes that occur, for JSON: class index -> sum of IoU in 2^-53, tp, fp, fn."""
+        rows = zip(self._units, self._tp.tolist(), self._fp.tolist(), self._fn.tolist(), strict=True)
+        return {str(index): list(row) for index, row in enumerate(rows) if any(row)}
+
+    def add_counts(self, counts: Mapping[str, Sequence[int]]) -> None:
+        """Add what `counts` of another one with the same categories returned."""
+        for index, (units, tp, fp, fn) in ((int(key), row) for key, row in counts.items()):
+            self._units[index] += units
+            self._tp[index] += tp
+            self._fp[index] += fp
+            self._fn[index] += fn
+
+    @property
+    def _iou(self) -> NDArray[np.float64]:
+        """The sums of IoU, each rounded once."""
+        return np.array([units / _UNITS for units in self._units], dtype=np.float64)
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
@@ -155,7 +178,7 @@ class PanopticQuality:
 
         Can be set, to go on from stored counts.
         """
-        return {"iou": self._iou.copy(), "tp": self._tp.copy(), "fp": self._fp.copy(), "fn": self._fn.copy()}
+        return {"iou": self._iou, "tp": self._tp.copy(), "fp": self._fp.copy(), "fn": self._fn.copy()}
 
     @state.setter
     def state(self, state: Mapping[str, Any]) -> None:
@@ -165,7 +188,8 @@ class PanopticQuality:
             if array.shape != (len(self.categories),):
                 raise ValueError(f"state[{key!r}] must have shape ({len(self.categories)},), not {array.shape}")
             arrays[key] = array
-        self._iou, self._tp, self._fp, self._fn = arrays["iou"], arrays["tp"], arrays["fp"], arrays["fn"]
+        self._units = [int(value * _UNITS) for value in arrays["iou"].tolist()]
+        self._tp, self._fp, self._fn = arrays["tp"], arrays["fp"], arrays["fn"]
 
     def compute(self) -> dict[str, Any]:
         """PQ, SQ and RQ so far.
@@ -178,7 +202,8 @@ class PanopticQuality:
         weight = self._tp + 0.5 * self._fp + 0.5 * self._fn
         occurs = weight > 0
         safe = np.where(occurs, weight, 1.0)
-        rows = np.stack([self._iou / safe, self._iou / np.maximum(self._tp, 1), self._tp / safe])
+        sums = self._iou
+        rows = np.stack([sums / safe, sums / np.maximum(self._tp, 1), self._tp / safe])
         rows[:, ~occurs] = np.nan
         things = np.arange(len(self.categories)) < self.categories.num_things
         result: dict[str, Any] = {
@@ -191,7 +216,7 @@ class PanopticQuality:
                 "pq": float(rows[0, index]),
                 "sq": float(rows[1, index]),
                 "rq": float(rows[2, index]),
-                "iou": float(self._iou[index]),
+                "iou": float(sums[index]),
                 "tp": int(self._tp[index]),
                 "fp": int(self._fp[index]),
                 "fn": int(self._fn[index]),
@@ -287,24 +312,54 @@ def compare_folders(
             and JSON of an image do not name the same ids (they are listed), sizes differ, or a category is unknown.
         ValueError: fewer than one worker.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
-    truth = PanopticJson.read(gt_json)
-    predicted = PanopticJson.read(pred_json, truth=truth)
-    for folder in (gt_dir, pred_dir):
-        if not os.path.isdir(folder):
-            raise InputError("is not a folder", where=os.fspath(folder), hint="check the path")
-    missing = [image_id for image_id in truth.annotations if image_id not in predicted.annotations]
-    if missing:
-        raise InputError(
-            f"'annotations' has no prediction for image {abbreviate_list(missing)}",
-            where=predicted.path,
-            hint="add one for every image of the ground truth (it may have no segments)",
-        )
+    pair = FolderPair(gt_json, gt_dir, pred_json, pred_dir, workers)
 
-    def compare(annotation: Annotation) -> Compared:
-        result = _read_side(predicted.annotations[annotation.image_id], pred_dir, truth.categories)
-        target = _read_side(annotation, gt_dir, truth.categories)
+    def images() -> Iterator[Compared]:
+        annotations = pair.truth.annotations.values()
+        for done, image in enumerate(pair.compare(annotations), start=1):
+            yield image
+            if progress is not None:
+                progress(done, len(annotations))
+
+    return pair.truth, images()
+
+
+class FolderPair:
+    """Two COCO panoptic folders, whose images are matched as one asks for them.
+
+    Arguments and errors are those of `compare_folders`.
+
+    Attributes:
+        truth: JSON of the ground truth.
+        predicted: JSON of the predictions.
+    """
+
+    def __init__(
+        self, gt_json: StrPath, gt_dir: StrPath, pred_json: StrPath, pred_dir: StrPath, workers: int = 1
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, not {workers}")
+        self._gt_dir, self._pred_dir, self._workers = gt_dir, pred_dir, min(workers, MAX_WORKERS)
+        self.truth = PanopticJson.read(gt_json)
+        self.predicted = PanopticJson.read(pred_json, truth=self.truth)
+        for folder in (gt_dir, pred_dir):
+            if not os.path.isdir(folder):
+                raise InputError("is not a folder", where=os.fspath(folder), hint="check the path")
+        missing = [image_id for image_id in self.truth.annotations if image_id not in self.predicted.annotations]
+        if missing:
+            raise InputError(
+                f"'annotations' has no prediction for image {abbreviate_list(missing)}",
+                where=self.predicted.path,
+                hint="add one for every image of the ground truth (it may have no segments)",
+            )
+
+    def compare(self, annotations: Iterable[Annotation]) -> Iterator[Compared]:
+        """Yield some images of the ground truth, in order, matched with their predictions."""
+        return _in_order(self._compare, annotations, self._workers)
+
+    def _compare(self, annotation: Annotation) -> Compared:
+        result = _read_side(self.predicted.annotations[annotation.image_id], self._pred_dir, self.truth.categories)
+        target = _read_side(annotation, self._gt_dir, self.truth.categories)
         if result.ids.shape != target.ids.shape:
             raise InputError(
                 f"is {result.ids.shape[1]}x{result.ids.shape[0]}, but {target.source} is "
@@ -317,15 +372,6 @@ def compare_folders(
             return Compared(annotation, target.ids, match_overlaps(overlaps), overlaps)
         except ValueError as error:
             raise InputError(str(error), hint="make the PNG and 'segments_info' agree") from error
-
-    def images() -> Iterator[Compared]:
-        annotations = truth.annotations.values()
-        for done, image in enumerate(_in_order(compare, annotations, min(workers, MAX_WORKERS)), start=1):
-            yield image
-            if progress is not None:
-                progress(done, len(annotations))
-
-    return truth, images()
 
 
 def to_json(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Where the files of each image go: the folder of the outputs, or tar archives in it."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
+from banet.engine.processes.part import RunPart
+from banet.files.atomic import atomic_path
+from banet.files.outputs import Outputs
+
+__all__ = ["ArchiveStore", "FolderStore"]
+
+
+class FolderStore:
+    """Files of images in the folder of the outputs.
+
+    A context manager, as an archive has an end.
+
+    Args:
+        outputs: The outputs.
+
+    Attributes:
+        folder: Where the files of an image are to be written.
+    """
+
+    def __init__(self, outputs: Outputs) -> None:
+        self.outputs = outputs
+        self.folder = outputs.folder
+
+    def enter(self, part: RunPart, items: Sequence[Item]) -> None:
+        """Tell which images of which part come next."""
+        names = {f"{item.name}{suffix}": item.origin for item in items for suffix in IMAGE_OUTPUTS}
+        self.outputs.enter(part.record, names)
+
+    def keep(self, item: Item) -> None:
+        """Take what was written of an image."""
+
+    def outputs_of(self, content: dict[str, Any]) -> Sequence[str]:
+        """Return the names of an image's outputs, from what a part tells of it."""
+        return [f"{content['name']}{suffix}" for suffix in IMAGE_OUTPUTS]
+
+    def __enter__(self) -> FolderStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.outputs.enter(None)
+
+
+class ArchiveStore(FolderStore):
+    """Files of images in tar archives, one per part, as webdataset reads them: NAME.png, .json and .overlay.jpg.
+
+    An archive gets its name when its part is finished; until then none of it counts. Its bytes depend on the files
+    alone.
+    """
+
+    def __init__(self, outputs: Outputs) -> None:
+        super().__init__(outputs)
+        self._stack = ExitStack()
+        self._part: str | None = None
+
+    def enter(self, part: RunPart, items: Sequence[Item]) -> None:
+        """Tell which images of which part come next; a new part begins a new archive."""
+        name = archive_name(part.path.stem)
+        if name != self._part:
+            self._stack.close()
+            self.outputs.enter(part.record, {name: None})
+            self._part = name
+            path = self._stack.enter_context(atomic_path(self.outputs.folder / name))
+            archive = tarfile.open(path, "w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # closed with the stack
+            self._archive = self._stack.enter_context(archive)
+
+    def keep(self, item: Item) -> None:
+        """Move what was written of an image into the archive."""
+        for suffix in IMAGE_OUTPUTS:
+            path = self.folder / f"{item.name}{suffix}"
+            member = tarfile.TarInfo(f"{item.name}{suffix.replace('_', '.')}")  # what is behind the first dot is a type
+            member.size = path.stat().st_size
+            with path.open("rb") as file:
+                self._archive.addfile(member, file)
+            path.unlink()
+
+    def outputs_of(self, content: dict[str, Any]) -> Sequence[str]:
+        """Return the name of the archive that an image is in."""
+        return [str(content["archive"])]
+
+    def __enter__(self) -> ArchiveStore:
+        self._folder = tempfile.TemporaryDirectory(prefix="banet-")
+        self.folder = Path(self._folder.name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)  # after an error no archive gets its name
+        self._folder.cleanup()
+        super().__exit__(kind, error, trace)
+
+
+def archive_name(part: str) -> str:
+    """Return the name of the archive of a part."""
+    return f"panoptic-{part}.tar"

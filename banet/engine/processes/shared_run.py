@@ -1,0 +1,336 @@
+"""One run of a command that several processes do together; they meet in a folder beside the outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from banet.engine.processes.part import PartLine, RunPart
+from banet.engine.processes.process import Process
+from banet.engine.processes.work_list import Numbered, WorkList
+from banet.errors import InputError, shown
+from banet.files.atomic import write_json
+from banet.files.outputs import PART_RECORD, RUN, Outputs, Record
+from banet.files.reading import read_json
+from banet.types import StrPath
+
+__all__ = ["SharedRun"]
+
+_HEAD, _LIST, _MERGING = "run.json", "list.jsonl", "merging"
+_DIGITS = 12  # of the number of finished items in the file of a process
+_POLL = 0.1  # seconds
+
+
+class SharedRun:
+    """A run: its list, the parts that are finished, and who works on it.
+
+    The first process opens it: it checks what may be written, and publishes list and options in the folder `RUN` beside
+    the outputs, which gets its name when it is whole. All others compare their own list and options with these. Each
+    then does every `world`-th block of the list. Who finishes last merges the parts, and the folder is deleted. A run
+    that was stopped leaves the folder, with which `resume` goes on.
+
+    Args:
+        outputs: Where the outputs go.
+        process: This process.
+        options: What the results depend on beside the list, by name as the user gives it.
+        work: The list.
+        resume: Go on with a run that was stopped.
+        group: Items that are computed together.
+        block: Items of a block, if that is not for the list to say.
+        name: Of the folder, where several commands write to one folder.
+
+    Attributes:
+        folder: Where the processes meet.
+        finished: Whether there is nothing left to do: the run that was to be resumed had ended.
+        patience: Seconds that a process waits for a sign of life of the others.
+    """
+
+    patience = 300.0
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        process: Process,
+        options: Mapping[str, Any],
+        work: WorkList,
+        *,
+        resume: bool = False,
+        group: int = 1,
+        block: int | None = None,
+        name: str = RUN,
+    ) -> None:
+        self.outputs, self.process, self.work = outputs, process, work
+        self.folder = outputs.folder / name
+        self.group = group
+        self.block = block or work.block_size(group)
+        self.options = {"command": outputs.kind, **json.loads(json.dumps(options, default=str)), "images": len(work)}
+        self.fingerprint = hashlib.sha256(json.dumps([self.options, work.digest]).encode()).hexdigest()
+        self.resumed = resume or process.restarted
+        self._launch = self.folder / f"launch-{hashlib.sha256(process.launch.encode()).hexdigest()[:16]}"
+        self._mark = self._launch / f"process-{process.rank}"
+        self._count = 0
+        self._since = time.monotonic()
+        self._complete = process.world == 1  # all processes were seen
+        self.finished = self.resumed and not self.folder.exists() and self._ended()
+
+    # --------------------------------------------------------------------------------------------------------- joining
+
+    def _ended(self) -> bool:
+        """Return whether the outputs are those of a run like this that was merged."""
+        entries = self.outputs.record.entries
+        names = [name for name, each in entries.items() if any(entry.run == self.fingerprint for entry in each)]
+        return bool(names) and all(self.outputs.ours(name) for name in names)
+
+    def prepare(self, names: Iterable[tuple[str, StrPath | None]]) -> None:
+        """Ask whether the run may begin, before anything is loaded or written.
+
+        Args:
+            names: All outputs, each with what it is made from.
+
+        Raises:
+            InputError: There is an unfinished run, and `resume` was not given; or see `Outputs.check`.
+        """
+        if not self.process.first or self._launch.is_dir():
+            return
+        unfinished = (self.folder / _HEAD).exists()
+        if unfinished and self.resumed:
+            self._compare()
+        elif unfinished and not self.outputs.overwrite:
+            raise InputError(
+                "holds a run that is not finished",
+                where=f"{self.outputs.option} {self.outputs.folder}",
+                hint=f"go on with --resume, begin anew with --overwrite, or choose another {self.outputs.option}",
+            )
+        else:
+            self.outputs.check(names)
+
+    def begin(self) -> None:
+        """Open the run, or join those who did.
+
+        Raises:
+            InputError: It is another run than that of the first process, or that process is not seen.
+        """
+        if not self.process.first:
+            self._wait(self._launch.is_dir, f"process 0 of {self.process.world} has not begun there")
+        elif not self._launch.is_dir():
+            if (self.folder / _HEAD).exists() and self.resumed:
+                self._launch.mkdir(exist_ok=True)
+            else:
+                self._publish()
+        self._compare()
+        self._write_count()
+
+    def _publish(self) -> None:
+        if self.folder.exists():  # of an unfinished run that `overwrite` gives up: its outputs stay known as ours
+            self.outputs.record.adopt(self._records())
+            shutil.rmtree(self.folder)
+        new = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
+        try:
+            (new / self._launch.name).mkdir(parents=True)
+            with (new / _LIST).open("wb") as file:
+                file.writelines(self.work.lines())
+            write_json(new / _HEAD, {"options": self.options, "list": self.work.digest, "block": self.block})
+            os.replace(new, self.folder)
+        except OSError as error:
+            error.filename = error.filename or str(new)  # a full disk does not say of which file
+            raise
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    def _compare(self) -> None:
+        """Refuse a run of other options or of another list, with the first difference.
+
+        Raises:
+            InputError: It is another run.
+        """
+        there = read_json(self.folder / _HEAD)
+        place = f"{self.outputs.option} {self.outputs.folder}"
+        begun = "the run there began with" if self.resumed else "process 0 has"
+        for name, mine in self.options.items():
+            theirs = there["options"].get(name)
+            if theirs != mine and name != "images":
+                raise InputError(
+                    f"{begun} {name} {shown(theirs)}, {self.process} has {shown(mine)}",
+                    where=place,
+                    hint=f"give all the same options, or another {self.outputs.option}",
+                )
+        if there["list"] != self.work.digest:
+            with (self.folder / _LIST).open("rb") as theirs_lines:
+                pairs = itertools.zip_longest(theirs_lines, self.work.lines())
+                place_of, (theirs, mine) = next(each for each in enumerate(pairs, 1) if each[1][0] != each[1][1])
+            raise InputError(
+                f"{begun} {_described(theirs)} as number {place_of} of its list, {self.process} has {_described(mine)}",
+                where=place,
+                hint=f"let all see the same inputs, or choose another {self.outputs.option}",
+            )
+
+    def _wait(self, condition: Callable[[], bool], problem: str) -> None:
+        """Wait for a sign of other processes.
+
+        Raises:
+            InputError: There was none for too long.
+        """
+        while not condition():
+            if time.monotonic() - self._since > self.patience:
+                raise InputError(
+                    f"{problem}, as {self.process} sees it",
+                    where=f"{self.outputs.option} {self.outputs.folder}",
+                    hint="choose a folder that all machines share, and see whether all processes started",
+                )
+            time.sleep(_POLL)
+
+    # --------------------------------------------------------------------------------------------------------- working
+
+    def part(self, name: str) -> RunPart:
+        """Return a part by its name."""
+        return RunPart(self.folder, self.outputs.folder, name)
+
+    def parts(
+        self, outputs_of: Callable[[dict[str, Any]], Collection[str]], *, at_once: bool = False
+    ) -> Iterator[tuple[RunPart, list[list[Numbered]]]]:
+        """Yield the blocks of this process that are not finished, each with the groups that are left of it.
+
+        Args:
+            outputs_of: Names of an item's outputs, from its line.
+            at_once: A block has one output, so that all of it is left or nothing; what failed is not tried again then.
+        """
+        for number, items in self.work.blocks(self.block, self.process.rank, self.process.world):
+            self._look_for_others()
+            part = self.part(_name(number))
+            groups = [items[start : start + self.group] for start in range(0, len(items), self.group)]
+            if self.resumed and part.path.exists():
+                whole = set(part.whole(self.outputs.kind, outputs_of, failed=at_once))
+                units = [items] if at_once else groups
+                groups = [unit for unit in units if any(place not in whole for place, _ in unit)]
+                left = {place for group in groups for place, _ in group}
+                part.keep(whole - left)
+                if at_once and groups:
+                    groups = [items[start : start + self.group] for start in range(0, len(items), self.group)]
+                self.advance(len(items) - len(left))
+            if groups:
+                yield part, groups
+            part.close()
+
+    def owns(self, place: int) -> bool:
+        """Return whether an item of the list is this process's."""
+        return place // self.block % self.process.world == self.process.rank
+
+    def advance(self, count: int = 1) -> None:
+        """Count finished items, for the bar of the first process."""
+        self._count += count
+        self._write_count()
+
+    def _write_count(self) -> None:
+        if self.process.world > 1:  # over what is there, so that it is never empty
+            file = os.open(self._mark, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            try:
+                os.write(file, f"{self._count:0{_DIGITS}} {socket.gethostname()}\n".encode())
+            finally:
+                os.close(file)
+
+    @property
+    def count(self) -> int:
+        """How many items all processes have finished, as far as this one sees."""
+        if self.process.world == 1:
+            return self._count
+        return sum(_count_in(path) for path in self._launch.glob("process-*") if not path.suffix)
+
+    def _look_for_others(self) -> None:
+        """Stop early where other machines write elsewhere."""
+        if not self._complete:
+            waiting = time.monotonic() - self._since <= self.patience
+            if self._missing() is None:
+                self._complete = True
+            elif not waiting:
+                self._wait_for_others()
+
+    def _missing(self) -> int | None:
+        """Return the first process that gave no sign of life."""
+        ranks = range(self.process.world)
+        return next((rank for rank in ranks if not (self._launch / f"process-{rank}").exists()), None)
+
+    def _wait_for_others(self) -> None:
+        missing = self._missing()
+        if missing is not None:
+            self._wait(
+                lambda: self._missing() is None, f"process {missing} of {self.process.world} has not written anything"
+            )
+
+    # --------------------------------------------------------------------------------------------------------- merging
+
+    def is_last(self) -> bool:
+        """Tell that this process has finished, and return whether it is the last one, which merges.
+
+        Raises:
+            InputError: Another process never gave a sign of life.
+        """
+        if self.process.world == 1:
+            return True
+        self._wait_for_others()
+        self._mark.with_suffix(".done").touch()  # from now on another process may merge, and delete the folder
+        if not all((self._launch / f"process-{rank}.done").exists() for rank in range(self.process.world)):
+            return False
+        try:
+            os.close(os.open(self._launch / _MERGING, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        except (FileExistsError, FileNotFoundError):
+            return False
+        return True
+
+    def merged_lines(self) -> Iterator[PartLine]:
+        """Yield what all processes told, in the order of the list.
+
+        Raises:
+            InputError: An item is missing.
+        """
+        for number in range(-(-len(self.work) // self.block)):
+            first = number * self.block
+            lines = self.part(_name(number)).lines()
+            if [place for place, _ in lines] != list(range(first, min(first + self.block, len(self.work)))):
+                raise InputError(
+                    f"not all of the images {first + 1} to {first + self.block} are finished",
+                    where=f"{self.outputs.option} {self.outputs.folder}",
+                    hint="go on with --resume",
+                )
+            yield from lines
+
+    def adopt_records(self) -> None:
+        """Let the record of the folder know of the outputs of all parts."""
+        self.outputs.enter(None)
+        self.outputs.record.adopt(self._records())
+
+    def _records(self) -> Iterator[Record]:
+        paths = sorted(path for path in self.folder.iterdir() if path.name.endswith(PART_RECORD))
+        return (Record(self.outputs.folder, path) for path in paths)
+
+    def close(self) -> None:
+        """Delete the folder, as all is merged."""
+        gone = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
+        os.replace(self.folder, gone)
+        shutil.rmtree(gone)
+
+
+def _name(number: int) -> str:
+    return f"{number:08}"
+
+
+def _count_in(path: Path) -> int:
+    try:
+        return int(path.read_bytes()[:_DIGITS])
+    except (OSError, ValueError):
+        return 0
+
+
+def _described(line: bytes | None) -> str:
+    """Return a line of the list as an error quotes it."""
+    if line is None:
+        return "nothing"
+    item = json.loads(line)
+    return shown(item.get("path") or item.get("file_name") or item)

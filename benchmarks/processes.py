@@ -1,0 +1,150 @@
+"""`banet predict` on several processes: ``python benchmarks/processes.py speed | memory | start``.
+
+`speed`: one process of one thread and two such processes take turns on the same images; printed is how many times the
+images per second two do. Counted is from the first result to the last one, without start and merge. `memory`: the
+resident memory of one process over many tiny images, with a stand-in for the network that takes no time, from a folder
+into archives. `start`: a command on one tiny image beside importing its modules and loading its weights.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import Report, parser, take_turns
+from numpy.typing import NDArray
+from PIL import Image
+
+from banet.data.scenes.generate import make_scene
+from banet.inference.postprocess import Instances, UnfusedPrediction
+from banet.inference.predictor import Predictor
+from banet.modeling.config import InferenceConfig
+from banet.panoptic import Categories, MaskCrops
+
+
+class StandIn(Predictor):
+    """Finds one thing at once."""
+
+    categories = Categories.of([{"id": 1, "name": "thing", "isthing": 1}, {"id": 2, "name": "floor", "isthing": 0}])
+    inference = InferenceConfig(stuff_area=0)
+
+    def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
+        return [self._one(image) for image in images]
+
+    def _one(self, image: NDArray[np.uint8]) -> UnfusedPrediction:
+        mask = np.zeros((1, *image.shape[:2]), dtype=bool)
+        mask[0, :4] = True
+        found = Instances(MaskCrops.from_masks(mask), np.array([0.9]), np.array([0]), np.zeros((1, 4), np.float32))
+        return UnfusedPrediction(image, found, np.full(image.shape[:2], 1))
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "banet", "predict", *map(str, words), "--device", "cpu"]
+
+
+def seconds_of(source: Path, out: Path, weights: str, processes: int) -> float:
+    """Run the command; return the seconds from its first result to its last one, scaled to all images."""
+    words = command(source, "--weights", weights, "--out", out, "--devices", processes)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(words, env=environment, check=True, capture_output=True)
+    times = sorted(path.stat().st_mtime for path in out.glob("*_overlay.jpg"))
+    # With n processes the first n results are of images that were begun before the clock.
+    return (times[-1] - times[0]) * len(times) / (len(times) - processes)
+
+
+def speed(options: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder, Report(options, __file__) as report:
+        source = Path(folder) / "images"
+        source.mkdir()
+        for number in range(options.count):
+            pixels = make_scene(5, number, size=(options.size, options.size)).image
+            Image.fromarray(pixels).save(source / f"{number}.png")
+        runs = iter(range(10_000))
+
+        def with_processes(count: int) -> float:
+            return seconds_of(source, Path(folder) / f"out{next(runs)}", options.weights, count)
+
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(options.repeats):
+            for count in seconds:
+                seconds[count].append(with_processes(count))
+        one, two = (float(np.median(some)) for some in seconds.values())
+        report.say(f"{options.weights}, {options.count} images of {options.size} x {options.size}, one thread each")
+        report.say(f"one process: {one / options.count:.2f} s per image; load average {os.getloadavg()[0]:.1f}")
+        report.say(f"two processes: {one / two:.2f} times the images per second (goal 1.8); all turns {seconds}")
+
+
+def resident() -> float:
+    """Return the resident memory of this process, MB."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+def memory(options: Any) -> None:
+    from banet.engine.prediction import predict
+
+    predict.open_model = lambda *_, **__: (StandIn(), "cpu")  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as folder, Report(options, __file__) as report:
+        source, out = Path(folder) / "images", Path(folder) / "out"
+        source.mkdir()
+        Image.fromarray(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)).save(source / "first.png")
+        data = (source / "first.png").read_bytes()
+        for number in range(options.count - 1):
+            (source / f"{number:07}.png").write_bytes(data)
+        samples: list[tuple[float, float]] = []
+        ended = threading.Event()
+
+        def watch() -> None:
+            begin = time.monotonic()
+            while not ended.wait(1.0):
+                samples.append((time.monotonic() - begin, resident()))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        predict.predict_files("stand-in", [str(source)], out, shards=1000, bit_depth=8)
+        ended.set()
+        watcher.join()
+    tenth = max(1, len(samples) // 10)
+    report.say(f"{options.count:,} images of 8 x 8 in {samples[-1][0]:.0f} s; resident memory at each tenth of it, MB:")
+    report.say(" ".join(f"{value:.0f}" for _, value in samples[::tenth]) + f"; most {max(v for _, v in samples):.0f}")
+
+
+def start(options: Any) -> None:
+    load = f"import banet.commands.predict, banet.engine.prediction.predict, banet; banet.load({options.weights!r})"
+    with tempfile.TemporaryDirectory() as folder, Report(options, __file__) as report:
+        image = Path(folder) / "image.png"
+        Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(image)
+        runs = iter(range(10_000))
+
+        def whole() -> None:
+            words = command(image, "--weights", options.weights, "--out", Path(folder) / f"out{next(runs)}")
+            subprocess.run(words, check=True, capture_output=True)
+
+        def loading() -> None:
+            subprocess.run([sys.executable, "-c", load], check=True, capture_output=True)
+
+        turns = take_turns({"one tiny image": whole, "import and weights": loading}, options.repeats, warm_up=1)
+        report.turns(options.weights, turns)
+        report.say(f"ratio {turns.ratio_text('one tiny image', 'import and weights')}")
+
+
+def main() -> None:
+    command_line = parser(__doc__, repeats=3)
+    command_line.add_argument("what", choices=("speed", "memory", "start"))
+    command_line.add_argument("--weights", default="scenes")
+    command_line.add_argument("--count", type=int, default=16, help="images")
+    command_line.add_argument("--size", type=int, default=512, help="side of an image, in pixels")
+    options = command_line.parse_args()
+    {"speed": speed, "memory": memory, "start": start}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,430 @@
+"""Work of `predict`, `fuse` and `pq` shared out over processes, stopped, and gone on with."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from counting import Counting, opened
+from PIL import Image
+
+from banet.cli import main
+from banet.engine.prediction import fuse, predict
+from banet.engine.prediction.predict import predict_files
+from banet.engine.processes.process import this_process
+from banet.engine.processes.work_list import WorkList
+from banet.errors import InputError
+from banet.files.outputs import RECORD, RUN
+
+SCRIPT = Path(__file__).with_name("counting.py")
+
+
+def image_bytes(number: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Nine images, one of which is damaged."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"{number}.png").write_bytes(image_bytes(number) if number != 4 else b"no image")
+    return folder
+
+
+def environment(rank: int, world: int, launch: str, **more: str) -> dict[str, str]:
+    numbers = {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
+    return {**os.environ, **numbers, "BANET_LAUNCH": launch, **more}
+
+
+def start(arguments: list[str], rank: int = 0, world: int = 1, launch: str = "a", **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        env=environment(rank, world, launch, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(arguments: list[str], world: int = 1, launch: str = "a", **more: str) -> list[tuple[int, str, str]]:
+    """Run `banet` in processes; return the exit status and what each of them said."""
+    processes = [start(arguments, rank, world, launch, **more) for rank in range(world)]
+    said = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of a folder but the record, whose lines have no order."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def alone(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> dict[str, bytes]:
+    """Return the files of one undisturbed process."""
+    monkeypatch.setattr(predict, "open_model", opened)
+    predict_files("weights", [str(photos)], out, **options)  # type: ignore[arg-type]
+    return files(out)
+
+
+def words(photos: Path, out: Path, *more: str) -> list[str]:
+    return ["predict", str(photos), "--weights", "weights", "--out", str(out), *more]
+
+
+@pytest.mark.parametrize("options", [(), ("--shards", "2"), ("--gallery", "--batch-size", "2")], ids=" ".join)
+def test_processes_write_what_one_writes(
+    photos: Path, tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"shards": 2} if "--shards" in options else {"gallery": True, "batch_size": 2} if options else {}
+    expected = alone(photos, tmp_path / "one", monkeypatch, **given)
+    said = run(words(photos, tmp_path / "two", *options), world=2)
+    assert sorted(status for status, _, _ in said) == [0, 1]  # the one that merged tells of the damaged image
+    assert files(tmp_path / "two") == expected
+    last = next(each for each in said if each[0] == 1)
+    assert "4.png: is not an image" in last[2] and "8 of 9 images segmented" in last[1]
+    other = next(each for each in said if each[0] == 0)
+    assert other[2] == "" and "its share is done" in other[1]
+
+
+def test_a_run_that_ended_has_nothing_left(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = alone(photos, tmp_path / "out", monkeypatch)
+    monkeypatch.setattr(Counting, "predict_unfused", lambda *_: pytest.fail("computed again"))
+    assert predict_files("weights", [str(photos)], tmp_path / "out", resume=True) == 0
+    assert files(tmp_path / "out") == before and not (tmp_path / "out" / RUN).exists()
+
+
+class Killed(BaseException):
+    """In place of a kill: nothing is tidied up behind it."""
+
+
+def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process stop once so many images were computed."""
+    computed = Counting.predict_unfused
+    left = [images]
+
+    def compute(self: Counting, arrays: list[np.ndarray]) -> list[object]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return computed(self, arrays)  # type: ignore[return-value]
+
+    monkeypatch.setattr(Counting, "predict_unfused", compute)
+
+
+@pytest.mark.parametrize("shards", [None, 3])
+def test_a_stopped_run_is_gone_on_with_as_told(
+    photos: Path, tmp_path: Path, shards: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(photos, tmp_path / "one", monkeypatch, shards=shards)
+    out = tmp_path / "out"
+    with monkeypatch.context() as stopping:
+        stop_after(6, stopping)
+        with pytest.raises(Killed):
+            predict_files("weights", [str(photos)], out, shards=shards)
+    assert not (out / "panoptic.json").exists()
+    with pytest.raises(InputError, match="holds a run that is not finished; go on with --resume, begin anew with"):
+        predict_files("weights", [str(photos)], out, shards=shards)
+    with pytest.raises(InputError, match=r"the run there began with score_threshold None, process 0 .* has 0\.7"):
+        predict_files("weights", [str(photos)], out, shards=shards, resume=True, score_threshold=0.7)
+    (photos / "77.png").write_bytes(image_bytes(77))
+    with pytest.raises(InputError, match=r"began with .*8\.png' as number 9 .* has .*77\.png'"):
+        predict_files("weights", [str(photos)], out, shards=shards, resume=True)
+    (photos / "77.png").unlink()
+    damaged = sorted(out.glob("*.tar" if shards else "*.png"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])  # as a machine leaves it whose power failed
+    computed = []
+    compute = Counting.predict_unfused
+    monkeypatch.setattr(Counting, "predict_unfused", lambda self, some: computed.append(1) or compute(self, some))
+    failed = predict_files("weights", [str(photos)], out, shards=shards, resume=True, overwrite=True)
+    assert failed == 1 and files(out) == expected and len(computed) < 8
+
+
+def test_another_run_begins_anew_where_that_is_wanted(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(photos, tmp_path / "one", monkeypatch, score_threshold=0.8)
+    with monkeypatch.context() as stopping:
+        stop_after(3, stopping)
+        with pytest.raises(Killed):
+            predict_files("weights", [str(photos)], tmp_path / "out")
+    predict_files("weights", [str(photos)], tmp_path / "out", overwrite=True, score_threshold=0.8)
+    assert files(tmp_path / "out") == expected
+    predict_files("weights", [str(photos)], tmp_path / "out", score_threshold=0.8)  # all is known as ours
+
+
+def kill_and_resume(photos: Path, out: Path, kills: int, seed: int) -> None:
+    """Kill one or more processes at random moments, go on with other numbers of them, and let the last end."""
+    generator = random.Random(seed)
+    for attempt in range(kills):
+        world = generator.choice((1, 2, 3))
+        processes = [
+            start(words(photos, out, "--resume"), rank, world, f"{seed}-{attempt}", COUNTING_SECONDS="0.03")
+            for rank in range(world)
+        ]
+        time.sleep(generator.uniform(0.5, 2.5))
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        for process in processes:
+            process.communicate()
+    said = run(words(photos, out, "--resume"), world=generator.choice((1, 2)), launch=f"{seed}-last")
+    assert {status for status, _, _ in said} <= {0, 1}, said
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_runs_end_as_undisturbed_ones(
+    photos: Path, tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9, 60):
+        (photos / f"{number}.png").write_bytes(image_bytes(number))
+    expected = alone(photos, tmp_path / "one", monkeypatch)
+    kill_and_resume(photos, tmp_path / "out", kills, seed=kills)
+    assert files(tmp_path / "out") == expected
+
+
+def test_devices_starts_the_processes_itself(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((status, out, err),) = run([*words(photos, tmp_path / "none")[:-2], "--devices", "2"])
+    # These are `python -m banet`, which knows no weights of this name.
+    assert status == 2 and out == "" and "weights: no such weights" in err
+
+
+def test_processes_of_other_lists_are_refused(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = start(words(photos, out), 0, 2)
+    (tmp_path / "others").mkdir()
+    for path in photos.glob("[0-5].png"):
+        (tmp_path / "others" / path.name).write_bytes(path.read_bytes())
+    second = start(words(tmp_path / "others", out), 1, 2)
+    told = second.communicate(timeout=120)[1]
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    assert "process 0 has '" in told and "photos/0.png' as number 1 of its list, process 1 of 2 on" in told
+
+
+def test_a_machine_with_another_file_system_is_noticed(photos: Path, tmp_path: Path) -> None:
+    first = start(words(photos, tmp_path / "here"), 0, 2, COUNTING_PATIENCE="0")
+    second = start(words(photos, tmp_path / "there"), 1, 2, COUNTING_PATIENCE="0")
+    told = [process.communicate(timeout=120)[1] for process in (first, second)]
+    assert first.returncode == second.returncode == 2
+    assert "process 1 of 2 has not written anything, as process 0 of 2 on" in told[0]
+    assert "process 0 of 2 has not begun there, as process 1 of 2 on" in told[1]
+    assert "choose a folder that all machines share" in told[0]
+
+
+def archive(path: Path, numbers: list[int], name: str = "{}.png") -> str:
+    with tarfile.open(path, "w") as file:
+        for number in numbers:
+            for suffix, data in ((name.format(number), image_bytes(number)), (f"{number}.txt", b"a text")):
+                member = tarfile.TarInfo(suffix)
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+    return str(path)
+
+
+def test_archives_give_what_files_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(image_bytes(number))
+    expected = alone(tmp_path / "photos", tmp_path / "one", monkeypatch)
+    archive(tmp_path / "a.tar", [0, 1, 2])
+    archive(tmp_path / "b.tar", [3, 4, 5])
+    assert predict_files("weights", [str(tmp_path / "*.tar")], tmp_path / "two") == 0
+    found = files(tmp_path / "two")
+    assert set(found) == set(expected)
+    assert {name: data for name, data in found.items() if name.endswith((".png", ".jpg"))} == {
+        name: data for name, data in expected.items() if name.endswith((".png", ".jpg"))
+    }
+    assert b'"id": "3", "file_name": "3.png"' in found["panoptic.json"]
+
+
+def test_archives_hold_what_folders_hold(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = alone(photos, tmp_path / "one", monkeypatch)
+    found = alone(photos, tmp_path / "two", monkeypatch, shards=4)
+    assert set(found) == {"panoptic-00000000.tar", "panoptic-00000001.tar", "panoptic-00000002.tar", "panoptic.json",
+                          "segments.csv"}  # fmt: skip
+    for name in ("panoptic.json", "segments.csv"):
+        assert found[name] == expected[name]
+    members = {}
+    for path in (tmp_path / "two").glob("*.tar"):
+        with tarfile.open(path) as file:
+            for member in file:
+                data = file.extractfile(member)
+                assert data is not None and member.mtime == 0
+                members[member.name.replace(".overlay", "_overlay")] = data.read()
+    assert members == {name: data for name, data in expected.items() if name not in found}
+
+
+def test_bad_archives_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "open_model", opened)
+    first, second = archive(tmp_path / "a.tar", [0, 1]), archive(tmp_path / "b.tar", [1, 2])
+    whole = Path(second).read_bytes()
+    end = whole[: whole.rindex(b"a text") + 512]
+    cases = {"cut": whole[:700], "end": end, "head": b"no archive", "gz": b"\x1f\x8b"}
+    for name, data in cases.items():
+        (tmp_path / f"{name}.tar").write_bytes(data)
+    (tmp_path / "none.tar").write_bytes(bytes(10240))
+    for inputs, problem in {
+        (first, second): r"b\.tar/1\.png: has the id '1', as .*a\.tar/1\.png has; ids must differ",
+        (first, str(tmp_path / "cut.tar")): r"cut\.tar: is cut off or damaged after 0 images",
+        (str(tmp_path / "end.tar"),): r"end\.tar: is cut off or damaged after 2 images",
+        (str(tmp_path / "head.tar"),): r"head\.tar: is not a tar archive, or is cut off",
+        (str(tmp_path / "gz.tar"),): r"gz\.tar: is a compressed archive; unpack it",
+        (str(tmp_path / "none.tar"),): r"none\.tar: the archive holds no image",
+        (str(tmp_path / "x*.tar"),): "no file matches the pattern",
+        (str(tmp_path / "gone.tar"),): "does not exist",
+        (archive(tmp_path / "out.tar", [1], "../{}.png"),): "leads out of its folder",
+    }.items():
+        with pytest.raises(InputError, match=problem):
+            predict_files("weights", list(inputs), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_lists_name_images_and_ids(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "open_model", opened)
+    file = tmp_path / "list.txt"
+    file.write_text(f"# two images\nphotos/1.png\t0\n\n{photos / '2.png'}\tsecond\r\n", encoding="utf-8")
+    assert predict_files("weights", [], tmp_path / "out", listed=str(file)) == 0
+    written = (tmp_path / "out" / "panoptic.json").read_text()
+    assert '{"id": 0, "file_name": "1.png"' in written and '{"id": "second", "file_name": "2.png"' in written
+    for text, problem in {
+        "photos/1.png\t1\nphotos/2.png\t1\n": r"2\.png: has the id 1, as .*1\.png has",
+        "photos/1.png\nphotos/1.png\n": r"list\.txt: line 2: photos/1\.png is listed twice",
+        "\t3\n": r"list\.txt: line 1: must begin with a path",
+        "# nothing\n": r"list\.txt: lists no image",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(InputError, match=problem):
+            predict_files("weights", [], tmp_path / "bad", listed=str(file))
+    file.write_text("photos/1.png\ngone.png\n")
+    assert predict_files("weights", [], tmp_path / "gone", listed=str(file)) == 1
+    with pytest.raises(InputError, match="no images given"):
+        predict_files("weights", [], tmp_path / "bad")
+
+
+def test_urls_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setattr(predict, "open_model", opened)
+    memory = fsspec.filesystem("memory")
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / "photos" / f"{number}.png").write_bytes(image_bytes(number))
+        memory.pipe_file(f"/bucket/{number}.png", image_bytes(number))
+    memory.pipe_file("/bucket/a.txt", b"a text")
+    memory.pipe_file("/lists/all.txt", b"../bucket/0.png\nmemory://bucket/1.png\n/bucket/2.png\n"[16:])
+    memory.pipe_file("/shards/a.tar", Path(archive(tmp_path / "a.tar", [0, 1, 2])).read_bytes())
+    expected = alone(tmp_path / "photos", tmp_path / "one", monkeypatch)
+    for number, inputs in enumerate((["memory://bucket"], ["memory://bucket/*.png"], ["memory://shards/a.tar"])):
+        assert predict_files("weights", inputs, tmp_path / f"out{number}") == 0
+        assert files(tmp_path / f"out{number}").keys() == expected.keys()
+        assert files(tmp_path / f"out{number}")["1.png"] == expected["1.png"]
+    assert predict_files("weights", [], tmp_path / "list", listed="memory://lists/all.txt") == 1
+    with pytest.raises(InputError, match=r"memory://none: does not exist"):
+        predict_files("weights", ["memory://none"], tmp_path / "bad")
+    with pytest.raises(InputError, match=r"memory://lists: holds no image"):
+        predict_files("weights", ["memory://lists"], tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, (0, 1, False)),
+        ({"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "1"}, (1, 2, True)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "7"}, (3, 4, False)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, (0, 1, False)),  # the batch script itself
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_RESTART_COUNT": "1"}, (1, 2, True)),
+    ],
+)
+def test_launchers_say_which_process_this_is(told: dict[str, str], expected: tuple[int, int, bool]) -> None:
+    process = this_process(told)
+    assert (process.rank, process.world, process.restarted) == expected
+
+
+@pytest.mark.parametrize("count", [1, 7, 4096, 9000])
+@pytest.mark.parametrize("group", [1, 3])
+def test_each_item_is_in_one_block_of_one_process(count: int, group: int) -> None:
+    with WorkList({"n": n} for n in range(count)) as work:
+        size = work.block_size(group)
+        assert size % group == 0
+        shares = [list(work.blocks(size, rank, 3)) for rank in range(3)]
+        blocks = sorted(block for share in shares for block in share)
+        assert [number for number, _ in blocks] == list(range(-(-count // size)))
+        assert [(place, item["n"]) for _, items in blocks for place, item in items] == [(n, n) for n in range(count)]
+
+
+@pytest.fixture
+def detections(photos: Path, tmp_path: Path) -> list[str]:
+    """Return the options of `banet fuse` for instances and label maps of the images but the damaged one."""
+    (photos / "4.png").unlink()
+    (tmp_path / "labels").mkdir()
+    found = []
+    for number in (int(path.stem) for path in photos.iterdir()):
+        Image.fromarray(np.full((12, 16), 3, dtype=np.uint8)).save(tmp_path / "labels" / f"{number}.png")
+        for corner in (0, 2, 20):  # the last one has no pixel
+            box = [corner, 1, corner + 8, 1, corner + 8, 9, corner, 9]
+            entry = {"image_id": number, "category_id": 1 + corner % 4 // 2, "score": 0.9 - corner / 50}
+            found.append({**entry, "segmentation": [box], "score": 0.9 - corner / 100})
+    classes = [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 1},
+               {"id": 3, "name": "c", "isthing": 0}]  # fmt: skip
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    (tmp_path / "found.json").write_text(json.dumps([*found, {**found[0], "image_id": 999}]))
+    return [
+        "fuse", "--instances", str(tmp_path / "found.json"), "--semantic", str(tmp_path / "labels"),
+        "--images", str(photos), "--categories", str(tmp_path / "classes.json"), "--stuff-area", "0",
+    ]  # fmt: skip
+
+
+def test_fuse_is_shared_out_and_gone_on_with(
+    detections: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*detections, "--out", str(tmp_path / "one")]) == 0
+    alone = capsys.readouterr()
+    assert "8 images" in alone.out and "left out, as they are of other images: 1" in alone.err
+    expected = files(tmp_path / "one")
+    said = run([*detections, "--out", str(tmp_path / "three")], world=3)
+    assert [status for status, _, _ in said] == [0, 0, 0] and files(tmp_path / "three") == expected
+    last = next(err for _, out, err in said if "8 images" in out)
+    assert last == alone.err  # what was left out of all shares
+    with monkeypatch.context() as stopping:
+        writes = iter(range(3))
+        write = fuse.write_ids
+        stopping.setattr(fuse, "write_ids", lambda *given: (next(writes), write(*given)))
+        with pytest.raises(StopIteration):
+            main([*detections, "--out", str(tmp_path / "out")])
+    capsys.readouterr()
+    assert main([*detections, "--out", str(tmp_path / "out")]) == 2
+    assert "holds a run that is not finished; go on with --resume" in capsys.readouterr().err
+    assert main([*detections, "--out", str(tmp_path / "out"), "--resume"]) == 0
+    assert capsys.readouterr().err == alone.err and files(tmp_path / "out") == expected
+
+
+def test_pq_of_shares_is_that_of_one_process(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rule in ("score", "area"):
+        alone(photos, tmp_path / rule, monkeypatch, rule=rule)
+    score = ["pq", "--gt-json", str(tmp_path / "score/panoptic.json"), "--gt-dir", str(tmp_path / "score"),
+             "--pred-dir", str(tmp_path / "area")]  # fmt: skip
+    assert main(score) == main([*score, "--json", str(tmp_path / "one.json")]) == 0
+    said = run([*score, "--json", str(tmp_path / "three.json")], world=3)
+    assert [status for status, _, _ in said] == [0, 0, 0], said
+    assert (tmp_path / "three.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+    table = next(out for _, out, _ in said if "RQ" in out)
+    assert capsys.readouterr().out.endswith(2 * table)
+    assert not list(tmp_path.glob(f"{RUN}*"))
+    for more, problem in (([], "give --json OUT"), (["--details"], "--details: is for one process")):
+        assert main([*score, *more, "--resume"]) == 2 and problem in capsys.readouterr().err
