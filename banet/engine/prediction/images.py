@@ -175,9 +175,10 @@ class ImageRun:
         if isinstance(done, Exception):
             part.add(place, {"failure": str(done), "archive": archive_name(part.path.stem)})
             return done
-        content, words = done
+        content, found = done
         part.add(place, content)
-        return words
+        told: Done = found
+        return told
 
     def _finish(self, part: RunPart, item: Item, fuse: Fuse) -> tuple[dict[str, Any], Done]:
         """Fuse and write an image; where a file cannot be written, none of it is left."""

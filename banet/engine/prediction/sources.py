@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from banet.data.images import ImageSearch, StoredImage, page_count, read_shard
 from banet.data.images.formats import readable_suffixes
-from banet.errors import InputError, MissingExtraError, shown
+from banet.errors import InputError, MissingExtraError, abbreviate
 from banet.files.names import DistinctNames, check_file_name, forward
 from banet.files.outputs import Record, is_output
 from banet.files.reading import open_file
@@ -148,7 +148,7 @@ class Sources:
             return InputError(f"names several images like {item.path}", where=self._ids, hint="leave out the image")
         pairs = enumerate(self._named(), start=1)
         first = next(each for n, each in pairs if item.image_id == (n if each.image_id is None else each.image_id))
-        problem = f"has the id {shown(item.image_id)}, as {first.file} has"
+        problem = f"has the id {abbreviate(item.image_id)}, as {first.file} has"
         return InputError(problem, where=item.file, hint="ids must differ, over all archives and lists too")
 
     def _named(self) -> Iterator[Item]:
@@ -263,7 +263,7 @@ def _listed(file: str) -> Iterator[Item]:
         path, _, text = line.partition("\t")
         where = f"{file}: line {number}"
         if not path or "\0" in path:
-            raise InputError(f"must begin with a path, not {shown(path)}", where=where)
+            raise InputError(f"must begin with a path, not {abbreviate(path)}", where=where)
         if not seen.add(path):
             raise InputError(f"{path} is listed twice", where=where, hint="leave one out")
         if not is_remote(path):

@@ -16,7 +16,7 @@ from typing import Any
 from banet.engine.processes.part import PartLine, RunPart
 from banet.engine.processes.process import Process
 from banet.engine.processes.work_list import Numbered, WorkList
-from banet.errors import InputError, shown
+from banet.errors import InputError, abbreviate
 from banet.files.atomic import write_json
 from banet.files.outputs import PART_RECORD, RUN, Outputs, Record
 from banet.files.reading import read_json
@@ -158,7 +158,7 @@ class SharedRun:
             theirs = there["options"].get(name)
             if theirs != mine and name != "images":
                 raise InputError(
-                    f"{begun} {name} {shown(theirs)}, {self.process} has {shown(mine)}",
+                    f"{begun} {name} {abbreviate(theirs)}, {self.process} has {abbreviate(mine)}",
                     where=place,
                     hint=f"give all the same options, or another {self.outputs.option}",
                 )
@@ -333,4 +333,4 @@ def _described(line: bytes | None) -> str:
     if line is None:
         return "nothing"
     item = json.loads(line)
-    return shown(item.get("path") or item.get("file_name") or item)
+    return abbreviate(item.get("path") or item.get("file_name") or item)
