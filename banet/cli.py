@@ -64,7 +64,7 @@ def _run(command: Command, words: Sequence[str]) -> int:
     from banet.commands.shared import ProcessOptions
 
     if isinstance(command, ProcessOptions) and (command.devices or 1) > 1:
-        from banet.engine.processes.launch import is_started, start_processes
+        from banet.engine.sharing.launch import is_started, start_processes
 
         if not is_started():
             return start_processes([*words, *command.shared_words()], command.devices or 1)

@@ -49,7 +49,7 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
 
     def run(self) -> int:
         """Score, and print the table."""
-        from banet.engine.processes.process import this_process
+        from banet.engine.sharing.process import this_process
         from banet.files.atomic import write_json
         from banet.files.outputs import output_file
         from banet.panoptic.metrics.quality import FolderPair, format_table, score_folders, to_json
@@ -90,7 +90,7 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
                 result = {**found["vpq"]["windows"][1], **found}
                 table = f"{format_table(result)}\n\n{format_video_table(found)}"
             elif outputs is not None:
-                from banet.engine.processes.scoring import score_share
+                from banet.engine.sharing.scoring import score_share
 
                 shared = score_share(FolderPair(*folders, self.workers), outputs, process, show, resume=self.resume)
                 if shared is None:

@@ -25,7 +25,7 @@ from banet.commands.shared import (
     UntrustedOptions,
     Weights,
 )
-from banet.engine.processes.process import this_process
+from banet.engine.sharing.process import this_process
 from banet.errors import InputError
 from banet.files.outputs import free_folder
 from banet.panoptic.defaults import DrawingStyle, StuffStyle

@@ -163,7 +163,7 @@ class ListOptions(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessOptions(Command):
-    """Options of commands whose work several processes share out; see `banet.engine.processes`.
+    """Options of commands whose work several processes share out; see `banet.engine.sharing`.
 
     Attributes:
         devices: Start so many processes, each with a GPU or its share of the cores; torchrun and SLURM work too.

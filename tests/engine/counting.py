@@ -57,7 +57,7 @@ def opened(*_: Any, **__: Any) -> tuple[Predictor, str]:
 def main() -> int:
     import banet.engine.prediction.predict as predict
     from banet.cli import main
-    from banet.engine.processes.shared_run import SharedRun
+    from banet.engine.sharing.shared_run import SharedRun
 
     predict.open_model = opened
     SharedRun.patience = float(os.environ.get("COUNTING_PATIENCE", "60"))

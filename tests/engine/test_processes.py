@@ -21,8 +21,8 @@ from PIL import Image
 from banet.cli import main
 from banet.engine.prediction import fuse, predict
 from banet.engine.prediction.predict import predict_files
-from banet.engine.processes.process import this_process
-from banet.engine.processes.work_list import WorkList
+from banet.engine.sharing.process import this_process
+from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError
 from banet.files.outputs import RECORD, RUN
 

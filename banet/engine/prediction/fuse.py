@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from banet._renamed import accept_old_names
 from banet.data.images import find_depth, list_images, to_rgb_array
 from banet.data.left_out import LeftOut
-from banet.engine.processes.process import this_process
-from banet.engine.processes.shared_run import SharedRun
-from banet.engine.processes.work_list import WorkList
+from banet.engine.sharing.process import this_process
+from banet.engine.sharing.shared_run import SharedRun
+from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError, abbreviate
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
 from banet.files.names import forward, safe_join

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from banet.engine.processes.shared_run import SharedRun
 from banet.engine.report.gallery import write_gallery
+from banet.engine.sharing.shared_run import SharedRun
 from banet.files.atomic import atomic_path
 from banet.files.staging import JsonLists
 from banet.panoptic.categories import Categories

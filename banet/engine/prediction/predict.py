@@ -24,10 +24,10 @@ from banet.engine.prediction.sources import IMAGE_OUTPUTS, RESERVED, Item, Sourc
 from banet.engine.prediction.stores import ArchiveStore, FolderStore
 from banet.engine.prediction.track import TRACK_OUTPUTS, TrackRun
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
-from banet.engine.processes.bar import RunBar
-from banet.engine.processes.process import Process, this_process
-from banet.engine.processes.shared_run import SharedRun
-from banet.engine.processes.work_list import WorkList
+from banet.engine.sharing.bar import RunBar
+from banet.engine.sharing.process import Process, this_process
+from banet.engine.sharing.shared_run import SharedRun
+from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError, InputWarning, printable
 from banet.files.names import DistinctNames
 from banet.files.outputs import Again, Outputs, Record, is_output, weight_files

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
-from banet.engine.processes.part import RunPart
+from banet.engine.sharing.part import RunPart
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs
 

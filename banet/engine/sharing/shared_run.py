@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from banet.engine.processes.part import PartLine, RunPart
-from banet.engine.processes.process import Process
-from banet.engine.processes.work_list import Numbered, WorkList
+from banet.engine.sharing.part import PartLine, RunPart
+from banet.engine.sharing.process import Process
+from banet.engine.sharing.work_list import Numbered, WorkList
 from banet.errors import InputError, abbreviate
 from banet.files.atomic import write_json
 from banet.files.outputs import PART_RECORD, RUN, Outputs, Record

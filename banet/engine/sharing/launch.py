@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from banet.engine.processes.process import LAUNCH, this_process
+from banet.engine.sharing.process import LAUNCH, this_process
 
 __all__ = ["is_started", "start_processes"]
 

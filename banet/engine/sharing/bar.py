@@ -7,7 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from banet.engine.processes.shared_run import SharedRun
+from banet.engine.sharing.shared_run import SharedRun
 
 __all__ = ["RunBar"]
 

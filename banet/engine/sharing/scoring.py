@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from banet.engine.processes.process import Process
-from banet.engine.processes.shared_run import SharedRun
-from banet.engine.processes.work_list import WorkList
+from banet.engine.sharing.process import Process
+from banet.engine.sharing.shared_run import SharedRun
+from banet.engine.sharing.work_list import WorkList
 from banet.files.outputs import RUN, Outputs
 from banet.panoptic.metrics.quality import FolderPair, PanopticQuality
 from banet.types import Progress
