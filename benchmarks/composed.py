@@ -7,7 +7,8 @@ CPU seconds of the process, which other programs on the machine disturb least; `
 wall. Memory is measured in processes of their own: the peak of the library's forward pass, and that of `predict`, with
 100 queries.
 
-    python benchmarks/composed.py [--family detr mask2former eomt] [--size 1024] [--repeats 5] [--clock cpu]
+    python benchmarks/composed.py [--family detr mask2former eomt] [--queries 10 30 100] [--parts whole after]
+                                  [--size 1024] [--repeats 5] [--clock cpu]
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -149,21 +150,24 @@ def memory(family: str, side: str, size: int) -> int:
         return rise(call)
 
 
-def compare(report: Report, sides: Sides, image: Any, repeats: int, clock: Callable[[], float]) -> None:
-    """Measure `predict` beside the library, whole and after the network."""
+def compare(
+    report: Report, sides: Sides, image: Any, repeats: int, clock: Callable[[], float], parts: Sequence[str]
+) -> None:
+    """Measure `predict` beside the library, whole and after the network, or one of these `parts`."""
     ours: Any = sides.predictor
     outputs = sides.run(image)
     given = sides.model._outputs(outputs, 0, sides.model._preprocess(image, "panoptic"))
-    result, theirs = ours.predict(image), sides.after(outputs, image)
+    result, theirs = ours.fuse(ours._resolve(given, image)), sides.after(outputs, image)
     both = {
         "whole": {"ours": partial(ours.predict, image), "library": partial(sides.library, image)},
-        "after the network": {
+        "after": {
             "ours": lambda: ours.fuse(ours._resolve(given, image)),
             "library": partial(sides.after, outputs, image),
         },
     }
-    for what, contestants in both.items():
-        turns = take_turns(contestants, repeats, clock=clock)
+    for part in parts:
+        what = {"whole": "whole", "after": "after the network"}[part]
+        turns = take_turns(both[part], repeats, clock=clock)
         report.turns(f"{sides.family}, {sides.surviving} queries, {what}", turns)
         report.say(
             f"{sides.family:12} {sides.surviving:4} queries, {what}: ours {turns.median('ours'):.3f} s "
@@ -179,6 +183,7 @@ def main() -> None:
     arguments.add_argument("--family", nargs="+", choices=FAMILIES, default=FAMILIES)
     arguments.add_argument("--queries", nargs="+", type=int, default=QUERIES)
     arguments.add_argument("--size", type=int, default=1024)
+    arguments.add_argument("--parts", nargs="+", choices=("whole", "after"), default=("whole", "after"))
     arguments.add_argument("--clock", choices=CLOCKS, default="cpu")
     arguments.add_argument("--memory-of", nargs=2, metavar=("FAMILY", "SIDE"))
     options = arguments.parse_args()
@@ -192,7 +197,9 @@ def main() -> None:
         for family in options.family:
             image = make_image(options.size)
             for surviving in options.queries:
-                compare(report, load(family, surviving), image, options.repeats, CLOCKS[options.clock])
+                compare(report, load(family, surviving), image, options.repeats, CLOCKS[options.clock], options.parts)
+            if "whole" not in options.parts:
+                continue
             sides = {
                 side: int(own_process(__file__, "--memory-of", family, side, "--size", options.size))
                 for side in ("library", "ours")
