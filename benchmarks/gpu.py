@@ -103,19 +103,26 @@ class Stage:
     reserve: float = 20
 
 
-def stages(rehearse: bool) -> list[Stage]:
-    """Return all stages, most valuable first; a rehearsal has few arms and few processes."""
-    import gpu_runs
-    import gpu_speed
-    import gpu_tests
+NAMES = ("tests", "speed", "trunks", "arms", "weights")
+"""Of the stages, most valuable first."""
 
-    return [
-        Stage("tests", gpu_tests.items(), parallel=len(gpu_tests.items())),
-        Stage("speed", gpu_speed.items()),
-        Stage("trunks", gpu_runs.trunks(), parallel=1 if rehearse else 2),
-        Stage("arms", gpu_runs.arms(rehearse), parallel=2 if rehearse else 8),
-        Stage("weights", gpu_runs.weights(), parallel=1 if rehearse else 2),
-    ]
+
+def stage_of(name: str, rehearse: bool) -> Stage:
+    """Return a stage, which imports what it alone needs; a rehearsal has few arms and few processes."""
+    if name == "tests":
+        import gpu_tests
+
+        return Stage(name, gpu_tests.items(), parallel=len(gpu_tests.items()))
+    if name == "speed":
+        import gpu_speed
+
+        return Stage(name, gpu_speed.items())
+    import gpu_runs
+
+    if name == "arms":
+        return Stage(name, gpu_runs.arms(rehearse), parallel=2 if rehearse else 8)
+    items = gpu_runs.trunks() if name == "trunks" else gpu_runs.weights()
+    return Stage(name, items, parallel=1 if rehearse else 2)
 
 
 class Ledger:
@@ -253,7 +260,7 @@ def serve(options: argparse.Namespace) -> None:
     threading.Thread(target=watch, daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
-    (stage,) = (each for each in stages(options.rehearse) if each.name == options.worker)
+    stage = stage_of(options.worker, options.rehearse)
     for line in sys.stdin:
         order = json.loads(line)
         (item,) = (each for each in stage.items if each.name == order["item"])
@@ -313,10 +320,11 @@ def main() -> None:
         raise SystemExit("torch sees no GPU here; --rehearse runs every stage on the CPU")
     for folder in (options.out, options.work):
         folder.mkdir(parents=True, exist_ok=True)
-    here, every = about(options.rehearse), stages(options.rehearse)
-    if unknown := set(options.only or ()) - {stage.name for stage in every}:
-        raise SystemExit(f"--only {unknown.pop()}: choose {', '.join(stage.name for stage in every)}")
+    here = about(options.rehearse)
+    if unknown := set(options.only or ()) - set(NAMES):
+        raise SystemExit(f"--only {unknown.pop()}: choose {', '.join(NAMES)}")
     print(f"{here['gpu'] or here['processor']}, torch {here['torch']}, {options.minutes:g} minutes")
+    every = [stage_of(name, options.rehearse) for name in NAMES]
     for stage in every:
         if not options.only or stage.name in options.only:
             run_stage(stage, Ledger(options.out / f"{stage.name}.json", here), options, end)
