@@ -36,6 +36,7 @@ ELSEWHERE = {
     "engine/training/train.py:_steps_done": "training reads the user's own checkpoints",
     "engine/training/run_folder.py:is_written": "training reads the user's own recipe",
     "panoptic/tracking/tracker.py:load": "goes on with videos, which are refused",
+    "engine/prediction/track.py:_load": "goes on with videos, which are refused",
     "composed/torchvision_models.py:_read_weights": "load refuses other libraries' models",
     "composed/hf.py:_read_card": "load refuses other libraries' models",
 }
