@@ -323,6 +323,8 @@ def test_analyze_passes_the_figure(engine, capsys):
         "out": None,
         "limit": 9,
         "device": "auto",
+        "class_table": None,
+        "trust": False,
         "figure": Path("f.png"),
         "baseline": "b",
         "shown": 3,
