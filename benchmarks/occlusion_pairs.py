@@ -18,6 +18,7 @@ from banet.data.scenes.collage import InstanceSet, make_collage
 from banet.data.scenes.generate import Scene, make_scene
 from banet.panoptic import Categories, Category, MaskCrops, PanopticSegmentation, Segment
 from banet.panoptic.coco.png import read_ids
+from banet.panoptic.coco.rle import decode_segmentation
 
 Mask = NDArray[np.bool_]
 GRID = 28
@@ -59,6 +60,10 @@ class Picture:
     ids: NDArray[np.int32] | None = None
     classes: dict[int, int] | None = None
     masks: list[tuple[tuple[int, int, int, int], Mask]] | None = None
+
+
+Kind = Callable[[Path, bool, int], Iterator[Picture]]
+"""Makes pictures from the folder of all data, whether masks pass the grid, and a seed."""
 
 
 def boxed(mask: Mask) -> tuple[tuple[int, int, int, int], Mask]:
@@ -491,6 +496,45 @@ def make_leaves(seed: int, index: int, size: int = 320) -> Scene:
     )
 
 
+def detections(make: Kind, least: int, most: int = 8) -> Kind:
+    """Masks of the things of another kind of pictures as a detector could give them, at most so many pairs of each."""
+
+    def pictures(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
+        for picture in make(root, grid, seed):
+            if picture.ids is None or picture.classes is None:
+                continue
+            rng = np.random.default_rng([seed, len(picture.name), *picture.name.encode()])
+            pairs = detected(picture.ids, picture.classes, rng, least=least)
+            if pairs:
+                chosen = rng.permutation(len(pairs))[:most].tolist()
+                yield Picture(picture.name, picture.image, [pairs[n] for n in chosen])
+
+    return pictures
+
+
+def real(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
+    """What a Mask R-CNN found in photographs, the pairs of which either side is known by the truth."""
+    for folder in sorted(path for path in (root / "real_detections").iterdir() if path.is_dir()):
+        found, truth, known = (
+            json.loads((folder / f"{name}.json").read_text()) for name in ("detections", "instances_gt", "pairs")
+        )
+        for info in truth["images"]:
+            ones = [one for one in known if one["image_id"] == info["id"] and one["kind"] == "both"]
+            if not ones:
+                continue
+            image = np.asarray(read_image(folder / "images" / info["file_name"]))
+            pairs = []
+            for one in ones:
+                owner, other = (one["a"], one["b"]) if one["owner"] == "a" else (one["b"], one["a"])
+                front, back = (
+                    decode_segmentation(found[n]["segmentation"], (image.shape[0], image.shape[1]))
+                    for n in (owner, other)
+                )
+                same = found[owner]["category_id"] == found[other]["category_id"]
+                pairs.append(Pair(boxed(front), boxed(back), same, bool(front.sum() < back.sum())))
+            yield Picture(f"{folder.name}/{info['file_name']}", image, pairs)
+
+
 def components(mask: Mask) -> list[Mask]:
     """The parts of a mask that hang together (4-neighbours): runs of each row, joined where they touch."""
     padded = np.pad(mask, ((0, 0), (1, 1)))
@@ -521,15 +565,32 @@ def components(mask: Mask) -> list[Mask]:
     return list(parts.values())
 
 
-KINDS: dict[str, Callable[[Path, bool, int], Iterator[Picture]]] = {
+def stained(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
+    return nuclei(root, grid, seed, True)
+
+
+def fluorescence(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
+    return nuclei(root, grid, seed, False)
+
+
+REAL = "real detections"
+KINDS: dict[str, Kind] = {
     "coco panoptic (leak)": coco_panoptic,
     "coco polygons (leak)": coco_polygons,
     "coco, as detected": coco_detected,
+    REAL: real,
     "collages": collages,
     "scenes": scenes,
     "street (leak)": street,
     "street, small (leak)": small_street,
-    "stained tissue (leak)": lambda root, grid, seed: nuclei(root, grid, seed, True),
-    "fluorescence (leak)": lambda root, grid, seed: nuclei(root, grid, seed, False),
+    "stained tissue (leak)": stained,
+    "fluorescence (leak)": fluorescence,
     "leaves of one colour": leaves,
+    "collages, as detected": detections(collages, 400),
+    "scenes, as detected": detections(scenes, 200),
+    "street, as detected": detections(street, 100),
+    "street, small, as detected": detections(small_street, 60),
+    "stained tissue, as detected": detections(stained, 100),
+    "fluorescence, as detected": detections(fluorescence, 100),
+    "leaves, as detected": detections(leaves, 400),
 }

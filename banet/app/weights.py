@@ -19,7 +19,7 @@ from banet.panoptic.defaults import BEST_RULE, RuleName
 __all__ = ["Samples", "describe"]
 
 # Of the demo's seed, so that no training saw them; those in which the rules differ most.
-SCENES_SEED, SCENES, SCENES_SIZE = 3, (18, 20, 36, 31), (480, 640)
+SCENES_SEED, SCENES, SCENES_SIZE = 3, (20, 42, 8, 36), (480, 640)
 
 RULES: Mapping[str, str] = {
     "appearance": "the paper's rule: whose mean colour is closer to the overlap's",

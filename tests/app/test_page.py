@@ -76,7 +76,7 @@ def tab(open_page) -> Any:
 def scene() -> np.ndarray:
     from banet.data.scenes.generate import make_scene
 
-    return make_scene(3, 18, (480, 640)).image
+    return make_scene(3, 20, (480, 640)).image
 
 
 @pytest.fixture(scope="module")

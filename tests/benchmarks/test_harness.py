@@ -162,3 +162,15 @@ def test_the_readme_has_a_row_for_every_benchmark() -> None:
     assert all(name == command for name, command in rows)
     assert sorted(name for name, _ in rows) == [path.name for path in measuring()]
     assert all(f"`{name}`" in text for name in NOT_MEASURING)
+
+
+def test_what_benchmarks_take_from_each_other_is_there() -> None:
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in BENCHMARKS.glob("*.py")}
+    missing = []
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in trees:
+                there = {name.id for name in ast.walk(trees[node.module]) if isinstance(name, ast.Name)}
+                there |= {getattr(one, "name", "") for one in trees[node.module].body}
+                missing += [f"{name}: {node.module}.{one.name}" for one in node.names if one.name not in there]
+    assert not missing

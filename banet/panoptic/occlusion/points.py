@@ -6,24 +6,21 @@ along all of them, in reading order.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from banet.panoptic.occlusion.pairs import Pairs
 from banet.panoptic.occlusion.regions import Regions, ranges
 
-__all__ = ["DIRECTIONS", "contour_points"]
+__all__ = ["DIRECTIONS", "contour_points", "spread"]
 
 DIRECTIONS = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
 """(y, x) of the neighbours to the right, to the left, below and above."""
 
 _Ints = NDArray[np.int64]
-_Mask = NDArray[np.bool_]
 
 
-def contour_points(pairs: Pairs, labels: NDArray[np.int32], most: int) -> tuple[_Ints, _Ints, _Mask]:
+def contour_points(pairs: Pairs, labels: NDArray[np.int32], most: int) -> tuple[_Ints, _Ints, _Ints]:
     """Return points on the contour of either object inside the other one, evenly spread.
 
     A point lies between a pixel that both claim and a neighbour that only the other object claims.
@@ -34,8 +31,9 @@ def contour_points(pairs: Pairs, labels: NDArray[np.int32], most: int) -> tuple[
         most: S, points per contour.
 
     Returns:
-        The pixel, the direction of its neighbour (index in `DIRECTIONS`), and whether there is such a point at all.
-        Each is (2, S, P), of the first object's contour and of the second's.
+        The pixel and the direction of its neighbour (index in `DIRECTIONS`), (2, S, P) each, of the first object's
+        contour and of the second's, where there are fewer points with repetitions at the end; and how many points there
+        are to choose from, (2, P).
     """
     regions, count = pairs.regions, len(pairs.areas)
     area, total = len(labels), len(regions.sizes)
@@ -55,10 +53,11 @@ def contour_points(pairs: Pairs, labels: NDArray[np.int32], most: int) -> tuple[
     kind, group = kind[found], (2 * pair + (leaver > stayer))[found]
     every = np.sort((np.repeat(group, sizes[kind]) << bits) + points[ranges(heads[kind], sizes[kind])])
     bounds = np.searchsorted(every, np.arange(2 * len(pairs) + 1) << bits)
-    place, valid = _spread(np.diff(bounds), most)
+    counts = np.diff(bounds)
+    place = spread(counts, most)
     chosen = every[np.minimum(bounds[:-1, None] + place, len(every) - 1)] if len(every) else place
-    point = _pairs_last(chosen & ((1 << bits) - 1))
-    return point // 4, point % 4, _pairs_last(valid)
+    point = np.ascontiguousarray((chosen & ((1 << bits) - 1)).reshape(-1, 2, most).transpose(1, 2, 0))
+    return point // 4, point % 4, counts.reshape(-1, 2).T
 
 
 def _borders(regions: Regions, labels: NDArray[np.int32]) -> tuple[_Ints, _Ints]:
@@ -102,17 +101,17 @@ def _leavers(regions: Regions, inner: _Ints, outer: _Ints, count: int) -> tuple[
     )
 
 
-def _spread(counts: _Ints, most: int) -> tuple[_Ints, _Mask]:
-    """Return places 0 .. count - 1, at most so many and evenly spread, and which of them are not repetitions.
+def spread(counts: int | _Ints, most: int) -> _Ints:
+    """Return places among 0 .. count - 1, evenly spread; of fewer than `most` the last is repeated.
+
+    Args:
+        counts: one count, or (G,).
+        most: how many places.
 
     Returns:
-        The places and whether they count; both are (G, most).
+        (most,), or (G, most).
     """
-    turn = np.arange(most)
-    even = ((turn + 0.5) * (np.maximum(counts, most)[:, None] / most)).astype(np.int64)
-    return np.minimum(even, np.maximum(counts - 1, 0)[:, None]), turn < counts[:, None]
-
-
-def _pairs_last(of_contours: NDArray[Any]) -> NDArray[Any]:
-    """Return what there is of each contour (2 P, S), two per pair, as (2, S, P)."""
-    return np.ascontiguousarray(of_contours.reshape(-1, 2, of_contours.shape[1]).transpose(1, 2, 0))
+    count = np.asarray(counts)[..., None]
+    even = ((np.arange(most) + 0.5) * (np.maximum(count, most) / most)).astype(np.int64)
+    places: _Ints = np.minimum(even, np.maximum(count - 1, 0))
+    return places

@@ -119,15 +119,15 @@ def area(pairs: Pairs) -> NDArray[np.int64]:
 
 
 @needs_image
-@calibrated(0.95)
+@calibrated(2.3)
 def color_contour(pairs: Pairs) -> NDArray[np.float64]:
     """Compare colors and contours around the overlap; not from the paper, and of eight weights only.
 
-    The margin is a sum of log odds (`cues`): across which contour the colours stay the same, or whose own pixels near
-    the overlap have its colours; along whose contour the edges of the image run; which object would be left with too
-    little to see; and which is smaller. It works on grey images too. It is a tie (within `TIE`), so that the score
-    decides, where the image has one colour all around, and between equal masks. Pairs that share an image take about
-    0.1 milliseconds each, whatever its size.
+    The margin is a sum of log odds (`cues`): whose own pixels nearby have the colours of the overlap; along whose
+    contour the edges of the image run; which object would be left with too little to see; and, where the overlap is
+    thin, which is smaller. It works on grey images too. It is a tie (within `TIE`), so that the score decides, where
+    the image has one colour all around, and between equal masks. Pairs that share an image take less than 0.1
+    milliseconds each, whatever its size.
     """
     if pairs.image is None:
         raise ValueError(NO_IMAGE)
