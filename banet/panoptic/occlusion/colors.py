@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["linear_lab", "log_kernel", "unit"]
+__all__ = ["linear_lab", "log_kernel", "to_lab", "unit"]
 
 _LINEAR_LAB = ((0.0899, 0.2747, 0.1375), (0.2485, -0.4864, 0.3278), (0.0328, 0.1737, -0.4856))
 """Rows L, a, b over columns R, G, B 0..255: the linear map closest to CIE Lab, of which only differences count."""
+_XYZ = np.array(
+    [[0.4339530, 0.3762195, 0.1898276], [0.2126729, 0.7151522, 0.0721750], [0.0177578, 0.1094766, 0.8727655]],
+    dtype=np.float32,
+)
+"""From linear sRGB to CIE XYZ, each divided by that of the white D65."""
+
 _Floats = NDArray[np.float32]
 
 
@@ -16,6 +24,19 @@ def linear_lab(rgb: NDArray[np.uint8]) -> list[_Floats]:
     """Return L, a and b (..) of sRGB (.., 3) by the linear map closest to CIE Lab: fast, and good for differences."""
     red, green, blue = (rgb[..., k].astype(np.float32) for k in range(3))
     return [np.float32(r) * red + np.float32(g) * green + np.float32(b) * blue for r, g, b in _LINEAR_LAB]
+
+
+def to_lab(rgb: Sequence[_Floats]) -> _Floats:
+    """Return CIE Lab (3, ..) of sRGB 0..255."""
+    value = np.stack(rgb) / np.float32(255)
+    gamma = ((value + np.float32(0.055)) / np.float32(1.055)) ** np.float32(2.4)
+    linear = np.where(value > 0.04045, gamma, value / np.float32(12.92))
+    f = []
+    for row in _XYZ:
+        ratio = row[0] * linear[0] + row[1] * linear[1] + row[2] * linear[2]
+        f.append(np.where(ratio > 216 / 24389, np.cbrt(ratio), ratio * np.float32(841 / 108) + np.float32(4 / 29)))
+    lab: _Floats = np.stack([116 * f[1], 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+    return lab
 
 
 def log_kernel(
