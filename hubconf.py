@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors", "jsonargparse", "yaml", "tqdm"]
+dependencies = ["torch", "torchvision", "numpy", "PIL", "safetensors", "jsonargparse", "yaml", "tqdm", "timm"]
 """Modules that must be installed: torch.hub names those that are missing."""
 
 if TYPE_CHECKING:

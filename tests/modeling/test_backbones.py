@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from banet.checkpoint.warm_start import initialize
 from banet.engine.export.export import trace
 from banet.engine.recipe import TrainConfig
 from banet.engine.training.task import parameter_groups
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError
 from banet.inference.banet import BANet
 from banet.modeling.backbones.build import build_body, pretrained_body
 from banet.modeling.backbones.pyramid import PyramidBackbone
@@ -235,12 +234,6 @@ def test_what_is_not_a_body_is_refused_in_one_line(name: str, said: str) -> None
 def test_unknown_names_are_refused_without_torch(name: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ModelConfig(backbone=name)
-
-
-def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r"banet-panoptic\[timm\]"):
-        backbone("timm:resnet18")
 
 
 def test_layer_decay_lowers_the_rate_towards_the_input() -> None:

@@ -34,7 +34,7 @@ def old_name(name: str) -> str:
     return re.sub(r"\bi2s\.(sim|ocm)\.", "i2s.", name)
 
 
-@pytest.mark.parametrize("name", ["scenes", "nuclei"])
+@pytest.mark.parametrize("name", ["scenes"])
 def test_bundled_weights_load_by_old_and_by_new_names_alike(name: str, tmp_path: Path) -> None:
     bundled = read_checkpoint(packaged_weights()[name])
     assert all(old_name(tensor) == tensor for tensor in bundled.shapes), "rewritten: then this test tests nothing"
@@ -112,7 +112,7 @@ def test_old_and_new_names_at_once_are_refused(tmp_path: Path) -> None:
         BANet.from_pretrained(path)
 
 
-@pytest.mark.parametrize("name", ["scenes", "nuclei"])
+@pytest.mark.parametrize("name", ["scenes"])
 @torch.inference_mode()
 def test_bundled_weights_keep_their_composition_and_their_boxes(name: str, tmp_path: Path) -> None:
     """OCM without ReLU, and RoIInlay of the panoptic instances only: what there was before either was an option."""

@@ -29,7 +29,6 @@ def build_body(name: str, *, norm: str, drop_path: float = 0.0) -> Body:
 
     Raises:
         InputError: There is no such body, it does not give features at strides 4 to 32, or it has no drop path.
-        MissingExtraError: timm is needed and not installed.
     """
     if name.startswith(_TIMM):
         return timm_body(name.removeprefix(_TIMM), norm, drop_path)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError
 from banet.modeling.backbones.body import Body, ChannelsFirst, group_norm, layers_of, replace_modules
 from banet.modeling.backbones.plain_vit import PlainViT
 
@@ -36,7 +36,6 @@ def timm_body(name: str, norm: str, drop_path: float = 0.0) -> Body:
     Raises:
         InputError: timm has no such model, it does not give these strides, it takes images of one size only, or it has
             no `drop_path`.
-        MissingExtraError: timm is not installed.
     """
     kind = _kind_of(name)
     network = _create(name, kind, **({"drop_path_rate": drop_path} if drop_path else {}))
@@ -166,10 +165,9 @@ def _create(name: str, kind: _Kind, **options: Any) -> Any:
 
 
 def _timm() -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise MissingExtraError("timm", "timm") from None
+    """Import timm, which takes a second, when a body of it is built."""
+    import timm
+
     return timm
 
 
