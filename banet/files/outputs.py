@@ -371,6 +371,8 @@ class Outputs:
             part: The record of the part. What it holds is ours, as that run has checked it.
             names: The files of the part that come next, with what each is made from.
         """
+        if self._part is not None and self._part is not part:
+            self._part.close()
         self._part = part
         if names is not None:
             self._names -= self._passing
@@ -426,6 +428,7 @@ class Outputs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         guards.remove(self)
+        self.enter(None)
         self._record.close()
 
     def _check_folder(self) -> None:

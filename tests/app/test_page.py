@@ -144,7 +144,7 @@ def test_it_begins_with_a_result_by_the_best_rule_where_that_wins(tab):
     assert titles(tab) == [BEST_RULE, "heuristic"]
     assert (tab.locator("#rule").input_value(), tab.locator("#other").input_value()) == (BEST_RULE, "heuristic")
     assert float(tab.locator("figcaption em").inner_text()) > 2
-    assert "drawn scenes, not photographs" in tab.locator("#weights").inner_text()
+    assert "drawn scenes only" in tab.locator("#weights").inner_text()
     assert "PQ 61.7" in tab.locator("#weights").inner_text()
     assert tab.locator("#samples img").count() == 4
     # Results, and where they differ, are on the first screen.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from banet.data.images import large, read_image
+from banet.data.images import large, read_image, source
 from banet.data.images.large import DecodedImage, LargeImage, open_image
 from banet.errors import InputError, InputWarning, MissingExtraError
 
@@ -81,7 +81,7 @@ def test_only_large_images_are_read_by_rows(tmp_path, image, monkeypatch):
     pytest.importorskip("pyvips")
     image.save(tmp_path / "a.png")
     assert isinstance(open_image(tmp_path / "a.png"), DecodedImage)
-    monkeypatch.setattr(large, "MAX_PIXELS", 63 * 91 - 1)
+    monkeypatch.setattr(source, "MAX_PIXELS", 63 * 91 - 1)
     assert isinstance(open_image(tmp_path / "a.png"), LargeImage)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses on its own account
     assert isinstance(open_image(tmp_path / "a.png"), LargeImage)
@@ -111,7 +111,7 @@ def test_pyvips_is_asked_for_where_it_is_needed(tmp_path, image, monkeypatch):
     image.save(tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "pyvips", None)
     assert open_image(tmp_path / "a.png").shape == (63, 91, 3)
-    monkeypatch.setattr(large, "MAX_PIXELS", 100)
+    monkeypatch.setattr(source, "MAX_PIXELS", 100)
     with pytest.raises(MissingExtraError, match=r"pyvips, .*banet-panoptic\[large\]"):
         open_image(tmp_path / "a.png")
 
@@ -119,7 +119,7 @@ def test_pyvips_is_asked_for_where_it_is_needed(tmp_path, image, monkeypatch):
 def test_pages_that_are_left_out_of_a_large_image_are_told(tmp_path, image, monkeypatch):
     pytest.importorskip("pyvips")
     image.save(tmp_path / "a.tif", save_all=True, append_images=[image, image])
-    monkeypatch.setattr(large, "MAX_PIXELS", image.width * image.height - 1)
+    monkeypatch.setattr(source, "MAX_PIXELS", image.width * image.height - 1)
     with pytest.warns(InputWarning, match=r"a\.tif: the first of 3 pages or frames is read"):
         picture = open_image(tmp_path / "a.tif")
     assert isinstance(picture, LargeImage)

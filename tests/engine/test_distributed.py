@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from factories import TINY, with_train
-from processes import command, run, run_together
+from own_processes import command, run, run_together
 from safetensors.torch import load_file
 
 from banet import BANet

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from factories import TINY, with_train
-from processes import command, start
+from own_processes import command, start
 from safetensors import safe_open
 from safetensors.torch import load_file
 

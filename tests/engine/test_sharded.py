@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from factories import small_model, target
-from processes import start
+from own_processes import start
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 

@@ -70,6 +70,8 @@ class Watch:
     def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
+        if event == "open" and arguments[0] == tempfile.gettempdir():
+            return  # a temporary file without a name, which is opened by its folder
         if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.listdir", "os.scandir"):
             path = arguments[0]
             if isinstance(path, (str, bytes, os.PathLike)):

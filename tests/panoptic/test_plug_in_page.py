@@ -20,7 +20,7 @@ from PIL import Image
 from stand_ins import Boxes, DetDataSample, InstanceData, Instances
 
 from banet.data.scenes import make_scene
-from banet.panoptic import fuse_panoptic, make_disjoint, read_detections
+from banet.panoptic import make_disjoint, read_detections
 
 PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "plug_in.md"
 SNIPPETS = dict(
@@ -95,6 +95,16 @@ def ultralytics(scene: SimpleNamespace) -> dict[str, Any]:
     return {"ultralytics": SimpleNamespace(YOLO=random_yolo)}
 
 
+def with_a_segmenter(scene: SimpleNamespace) -> dict[str, Any]:
+    first_things = [category.id for category in scene.categories if category.isthing]
+    ids = [first_things[k % len(first_things)] for k in range(80)]  # of YOLO's classes
+    return {
+        **ultralytics(scene),
+        **{name: getattr(scene, name) for name in ("image", "semantic", "categories")},
+        "ids_of_yolo": ids,
+    }
+
+
 def transformers(scene: SimpleNamespace) -> dict[str, Any]:
     library = pytest.importorskip("transformers")
     generator = torch.Generator().manual_seed(0)
@@ -134,28 +144,14 @@ def segment_anything(scene: SimpleNamespace) -> dict[str, Any]:
     }
 
 
-def what_comes_back(scene: SimpleNamespace) -> dict[str, Any]:
-    pytest.importorskip("supervision")
-    boxes, scores, labels, masks = tensors(scene, "boxes", "scores", "labels", "masks")
-    found = read_detections({"boxes": boxes, "scores": scores, "labels": labels, "masks": masks[:, None].float()})
-    return {
-        "found": found,
-        "ids": np.arange(1 + scene.labels.max()),
-        "semantic": scene.semantic,
-        "image": scene.image,
-        "categories": scene.categories,
-        "fuse_panoptic": fuse_panoptic,
-    }
-
-
 CASES: dict[str, tuple[Callable[[SimpleNamespace], dict[str, Any]], str]] = {
     "detectron2": (detectron2, "instances"),
     "mmdetection": (mmdetection, "sample"),
     "Ultralytics": (ultralytics, "result"),
     "transformers": (transformers, "result"),
+    "With a semantic segmenter": (with_a_segmenter, ""),
     "supervision": (supervision, "detections"),
     "Segment Anything": (segment_anything, "masks"),
-    "What comes back": (what_comes_back, ""),
 }
 """What a reader has at the snippet of each section, and the name of the result that must be disjoint after it."""
 

@@ -365,7 +365,6 @@ def _segment_videos(
         if folder is not None:
             run.outputs.prune(folder.name)
         part.add(0, {})
-        part.close()
         tqdm.write(printable(f"{source}: {count} frames"))
 
 

@@ -28,7 +28,6 @@ class RunPart:
     def __init__(self, folder: Path, out: Path, name: str) -> None:
         self.path = folder / f"{name}.jsonl"
         self.record = Record(out, folder / f"{name}{PART_RECORD}")
-        self._file: int | None = None
 
     def lines(self) -> list[PartLine]:
         """Return the lines that are whole, each item's last, in the list's order."""
@@ -54,22 +53,17 @@ class RunPart:
 
     def add(self, place: int, content: dict[str, Any]) -> None:
         """Tell of an item that is finished: its outputs are there, or it failed for good."""
-        if self._file is None:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         rest = _line(place, content)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        file = os.open(self.path, flags, 0o666)  # closed at once: a run may have thousands of parts
         try:
             while rest:  # a full disk takes a part first
-                rest = rest[os.write(self._file, rest) :]
+                rest = rest[os.write(file, rest) :]
         except OSError as error:
             error.filename = str(self.path)  # a full disk does not say of which file
             raise
-
-    def close(self) -> None:
-        """Close the files."""
-        self.record.close()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        finally:
+            os.close(file)
 
     def whole(
         self, kind: str, outputs_of: Callable[[dict[str, Any]], Collection[str]], *, failed: bool = False

@@ -217,7 +217,6 @@ class SharedRun:
                 self.advance(len(items) - len(left))
             if groups:
                 yield part, groups
-            part.close()
 
     def owns(self, place: int) -> bool:
         """Return whether an item of the list is this process's."""
