@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -17,12 +17,14 @@ from banet.engine.prediction.clips import Clip, decode_clip
 from banet.engine.report.gallery import encode_jpeg, encode_map
 from banet.errors import InputWarning
 from banet.files.worker import Budget, Workers
-from banet.inference.postprocess import UnfusedPrediction
+from banet.inference.postprocess import Instances
 from banet.inference.predictor import Predictor
+from banet.modeling.config import InferenceConfig
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, RuleName
 from banet.panoptic.drawing.colors import find_objects
 from banet.panoptic.id_maps import index_map
+from banet.panoptic.occlusion.overlap_report import report_overlaps
 from banet.panoptic.sample_depth import SampleDepth
 
 __all__ = ["Limits", "Segmenter"]
@@ -116,12 +118,14 @@ class Segmenter:
             JSON with `size` (width, height) and `original`, the same before the image was reduced; `image`, a JPEG in
             base 64; `notes`; `objects`, what is found by any rule: `category_id`, `score` and `color`; and `results` by
             rule: `map`, positions in the list of segments, see `encode_map`; `segments` with `id`, `object` (position
-            in `objects`), `area`, `bbox` (x, y, width, height); and `pq`, where the ground truth is known.
+            in `objects`), `area`, `bbox` (x, y, width, height) and `sure`, how likely the least sure decision about it
+            is right, 0.5..1, where the rule is calibrated; and `pq`, where the ground truth is known.
         """
         original = image.size
         image.thumbnail((self.limits.side, self.limits.side))
         (unfused,) = self.model.predict_unfused([np.array(image)])
-        results = {rule: self._fuse(unfused, rule) for rule in get_args(RuleName)}
+        options = {rule: self._options(rule) for rule in get_args(RuleName)}
+        results = {rule: unfused.fuse(self.model.categories, each) for rule, each in options.items()}
         objects, colors, numbers = find_objects((r.segments for r in results.values()), self.model.categories)
         content = {
             "size": image.size,
@@ -133,25 +137,46 @@ class Segmenter:
                 for s, color in zip(objects, colors.tolist(), strict=True)
             ],
             "results": {
-                rule: _describe(result, some, ground_truth)
+                rule: _describe(result, some, ground_truth, _least_sure(result, unfused.instances, options[rule]))
                 for (rule, result), some in zip(results.items(), numbers, strict=True)
             },
         }
         return json.dumps(content, separators=(",", ":")).encode()
 
-    def _fuse(self, unfused: UnfusedPrediction, rule: RuleName) -> PanopticSegmentation:
-        options = self.model.inference
-        if rule == BEST_RULE:
-            options = replace(options, overlap_threshold=BEST_OVERLAP_THRESHOLD)
-        return unfused.fuse(self.model.categories, options, rule=rule)
+    def _options(self, rule: RuleName) -> InferenceConfig:
+        threshold = BEST_OVERLAP_THRESHOLD if rule == BEST_RULE else self.model.inference.overlap_threshold
+        return replace(self.model.inference, rule=rule, overlap_threshold=threshold)
+
+
+def _least_sure(result: PanopticSegmentation, instances: Instances, options: InferenceConfig) -> dict[int, float]:
+    """Return how likely the least sure decision about each segment is right, by id, where the rule is calibrated."""
+    report = report_overlaps(
+        result,
+        instances.masks,
+        instances.scores,
+        result.categories.ids[instances.labels],
+        rule=options.rule,
+        overlap_threshold=options.overlap_threshold,
+    )
+    sure: dict[int, float] = {}
+    for decision in report.decisions:
+        for mask in (decision.front, decision.back):
+            segment = int(report.segments[mask])
+            if segment and decision.probability is not None:
+                sure[segment] = min(decision.probability, sure.get(segment, 1.0))
+    return sure
 
 
 def _describe(
-    result: PanopticSegmentation, objects: Sequence[int], ground_truth: PanopticSegmentation | None
+    result: PanopticSegmentation,
+    objects: Sequence[int],
+    ground_truth: PanopticSegmentation | None,
+    sure: Mapping[int, float],
 ) -> dict[str, Any]:
     """Return what the page gets of one result; `objects` has the position of each segment in the answer's list."""
     segments = [
         {"id": s.id, "object": number, "area": s.area, "bbox": s.bbox}
+        | ({"sure": round(sure[s.id], 4)} if s.id in sure else {})
         for s, number in zip(result.segments, objects, strict=True)
     ]
     positions: NDArray[np.int32] = index_map(result.ids, [s.id for s in result.segments])

@@ -23,6 +23,7 @@ from banet.errors import InputError
 from banet.files.worker import Budget
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE, RuleName
+from banet.panoptic.occlusion.overlap_report import report_overlaps
 
 
 def ids_of(answer: dict[str, Any], rule: str) -> np.ndarray:
@@ -74,6 +75,34 @@ def test_an_answer_agrees_with_predict(app, model):
         quality = PanopticQuality(model.categories)
         quality.update(expected, truth)
         assert answer["results"][rule]["pq"] == quality.compute()["All"]["pq"]
+
+
+def test_how_sure_the_order_of_an_object_is(app, model):
+    from banet.app.answers import Segmenter
+    from banet.data.scenes.generate import make_scene
+
+    image = make_scene(3, 8, (225, 300)).image
+    answer = json.loads(Segmenter(model, app.Limits()).answer(Image.fromarray(image)))
+    (unfused,) = model.predict_unfused([image])
+    found = unfused.instances
+    for rule in get_args(RuleName):
+        threshold = BEST_OVERLAP_THRESHOLD if rule == BEST_RULE else model.inference.overlap_threshold
+        result = unfused.fuse(model.categories, replace(model.inference, rule=rule, overlap_threshold=threshold))
+        labels = model.categories.ids[found.labels]
+        options = {"rule": rule, "overlap_threshold": threshold}
+        report = report_overlaps(result, found.masks, found.scores, labels, **options)
+        expected = {}
+        for segment in result.segments:
+            own = [
+                decision.probability
+                for decision in report.decisions
+                if segment.id in report.segments[[decision.front, decision.back]] and decision.probability is not None
+            ]
+            if own:
+                expected[segment.id] = round(min(own), 4)
+        told = answer["results"][rule]["segments"]
+        assert {segment["id"]: segment["sure"] for segment in told if "sure" in segment} == expected
+        assert bool(expected) == (rule == BEST_RULE)  # the only rule that is calibrated
 
 
 def test_an_object_is_the_same_in_all_results(segmenter):

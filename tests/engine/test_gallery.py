@@ -24,6 +24,7 @@ from banet.inference.postprocess import Instances
 from banet.panoptic import Categories, MaskCrops, PanopticQuality, PanopticSegmentation, fuse_panoptic
 from banet.panoptic.drawing.colors import find_objects, segment_colors
 from banet.panoptic.drawing.diff import differing_pixels
+from banet.panoptic.occlusion.overlap_report import report_overlaps
 
 CATEGORIES = Categories.of(
     [
@@ -52,9 +53,11 @@ def instances(things: list[Thing]) -> Instances:
     )
 
 
-def fuse(found: Instances, rule: str = "score") -> PanopticSegmentation:
+GREY = np.full((*SIZE, 3), 128, dtype=np.uint8)
+
+
+def fuse(found: Instances, rule: str = "score", image: NDArray[np.uint8] = GREY) -> PanopticSegmentation:
     sky = np.full(SIZE, SKY)
-    image = np.full((*SIZE, 3), 128, dtype=np.uint8)
     return fuse_panoptic(
         found.masks,
         found.scores,
@@ -150,6 +153,26 @@ def test_who_hides_whom(page: Path) -> None:
     assert [segment.get("hides") for segment in second["segments"]] == [[[1, 200]], [], [[0, 100]], None]
     assert index(page)["images"][1]["disputed"] == 200
     assert index(page)["images"][1]["changed"] == 100
+
+
+def test_how_sure_a_decision_is(tmp_path: Path) -> None:
+    some = instances([(CUP, 0.9, (5, 5, 45, 25)), (CUP, 0.8, (35, 5, 75, 25))])
+    image = GREY.copy()
+    image[5:25, 35:75] = 250, 20, 20  # the second one is whole, and hides a part of the first
+    result = fuse(some, "color-contour", image)
+    labels = CATEGORIES.ids[some.labels]
+    report = report_overlaps(result, some.masks, some.scores, labels, rule="color-contour", overlap_threshold=0)
+    (decision,) = report.decisions
+    assert (decision.front, decision.back) == (1, 0) and decision.probability is not None
+    given: list[dict[str, Any]] = [{}, {"rules": {"result": ("color-contour", 0.0)}}]
+    for options in given:
+        with write_gallery(tmp_path / "page.html", "Cups", CATEGORIES) as gallery:
+            gallery.add("a", image, {"result": result}, instances=some, **options)
+        (view,) = blocks(tmp_path / "page.html")[0]["views"]
+        (hides,) = (segment["hides"] for segment in view["segments"] if segment.get("hides"))
+        ((back, pixels, *sure),) = hides
+        assert view["segments"][back]["score"] == 0.9 and pixels == 200
+        assert sure == pytest.approx([decision.probability] if options else [], abs=1e-4)
 
 
 def test_figures_are_those_of_panoptic_quality(page: Path) -> None:

@@ -9,6 +9,7 @@ class Result {
     const objects = [...segments.map((segment) => segment.object), count];
     this.owner = map.map((position) => objects[position]);
     this.areas = new Map();
+    this.sure = new Map(segments.filter(({ sure }) => sure !== undefined).map(({ object, sure }) => [object, sure]));
     for (const { object, area } of segments) this.areas.set(object, area + (this.areas.get(object) ?? 0));
   }
 }

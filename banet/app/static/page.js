@@ -190,9 +190,10 @@ function describeSelected() {
   const box = $("selected");
   box.replaceChildren();
   if (selected === null) return;
-  const rows = chosen().filter((result, k, both) => result && both.indexOf(result) === k).map(({ rule, areas }) => {
+  const rows = chosen().filter((result, k, both) => result && both.indexOf(result) === k).map(({ rule, areas, sure }) => {
     const area = areas.get(selected);
-    const told = area ? `${count(area)} px, ${percent(area / (answer.width * answer.height))}` : "left out";
+    const decided = sure.has(selected) ? `, order ${percent(sure.get(selected))} sure` : "";
+    const told = area ? `${count(area)} px, ${percent(area / (answer.width * answer.height))}${decided}` : "left out";
     return make("div", {}, make("dt", {}, rule), make("dd", {}, told));
   });
   const close = make("button", { type: "button", className: "link", textContent: "✕", onclick: () => select(selected) });

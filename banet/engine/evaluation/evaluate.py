@@ -181,9 +181,13 @@ def evaluate(
                 if writer is not None:
                     writer.add(example.image_id, example.name, result, png_name=png)
                 if page is not None:
-                    shown = {"result": result}
                     page.add(
-                        example.name, example.image, shown, truth=example.ground_truth, instances=unfused.instances
+                        example.name,
+                        example.image,
+                        {"result": result},
+                        truth=example.ground_truth,
+                        instances=unfused.instances,
+                        rules={"result": (model.inference.rule, model.inference.overlap_threshold)},
                     )
                 bar.update()
     evaluator.collect()

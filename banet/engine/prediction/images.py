@@ -224,7 +224,13 @@ class ImageRun:
         if self.gallery:
             text = io.StringIO()
             page = Gallery(text, self.model.categories)
-            page.add(item.file, found.image, {"result": found.shown}, instances=self._kept(found.instances))
+            page.add(
+                item.file,
+                found.image,
+                {"result": found.shown},
+                instances=self._kept(found.instances),
+                rules={"result": (self.rule or self.model.inference.rule, self.model.inference.overlap_threshold)},
+            )
             content["page"] = [text.getvalue(), page.images[0]]
         return content
 

@@ -126,6 +126,7 @@ def _write_page(page: _Page, model: BANet, data: EvaluationData, out: Path) -> N
                 truth=example.ground_truth,
                 instances=unfused.instances,
                 changed=differ,
+                rules={title: (options.rule, options.overlap_threshold) for title, options in rules.items()},
             )
             images = {
                 "image": Image.fromarray(example.image),

@@ -21,11 +21,13 @@ from banet.files.atomic import atomic_path
 from banet.inference.postprocess import Instances
 from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
+from banet.panoptic.defaults import OVERLAP_THRESHOLD
 from banet.panoptic.drawing.colors import SEQUENCE, find_objects, segment_colors
 from banet.panoptic.drawing.overlay import image_array
 from banet.panoptic.id_maps import index_map, runs
 from banet.panoptic.metrics.quality import Match
 from banet.panoptic.occlusion.overlap_report import OverlapReport, report_overlaps
+from banet.types import RuleLike
 
 __all__ = ["Gallery", "encode_jpeg", "encode_map", "write_gallery"]
 
@@ -107,6 +109,7 @@ class Gallery:
         truth: PanopticSegmentation | None = None,
         instances: Instances | None = None,
         changed: NDArray[np.bool_] | None = None,
+        rules: Mapping[str, tuple[RuleLike, float]] | None = None,
     ) -> None:
         """Put an image in.
 
@@ -117,6 +120,8 @@ class Gallery:
             truth: To compare them with.
             instances: Those that the results were fused from; without them the page does not show occlusions.
             changed: (H, W), pixels to mark; see `write_gallery`.
+            rules: By title, the rule and the overlap threshold that a result was fused with: the page then tells how
+                sure each decision is, if the rule is calibrated.
 
         Raises:
             ValueError: Sizes differ, or instances are not those of a result.
@@ -133,7 +138,10 @@ class Gallery:
                 match = self.quality.setdefault(title, PanopticQuality(self.categories)).update(result, truth)
             if instances is not None:
                 labels = self.categories.ids[instances.labels]
-                overlaps = report_overlaps(result, instances.masks, instances.scores, labels)
+                rule, threshold = (rules or {}).get(title, (None, OVERLAP_THRESHOLD))
+                overlaps = report_overlaps(
+                    result, instances.masks, instances.scores, labels, rule=rule, overlap_threshold=threshold
+                )
             verdicts = None if match is None else _verdicts(match)[0]
             views.append(self._view(title, result, shared[objects], verdicts, overlaps, instances))
             compared.append((result, match, overlaps))
@@ -206,8 +214,14 @@ class Gallery:
             lost = np.flatnonzero(overlaps.segments == 0)  # counted on behind the segments
             place_of = dict(zip(lost.tolist(), range(len(segments), len(segments) + len(lost)), strict=True))
             place_of |= {n: place[int(s)] for n, s in enumerate(overlaps.segments) if s}
+            sure = {
+                (d.front, d.back): [round(d.probability, 4)] for d in overlaps.decisions if d.probability is not None
+            }
             for segment_id, hidden in overlaps.hidden.items():
-                segments[place[segment_id]]["hides"] = [[place_of[n], pixels] for n, pixels in hidden.items()]
+                front = int(np.flatnonzero(overlaps.segments == segment_id)[0])
+                segments[place[segment_id]]["hides"] = [
+                    [place_of[n], pixels, *sure.get((front, n), ())] for n, pixels in hidden.items()
+                ]
             view["lost"] = [
                 {
                     "class": int(instances.labels[n]),
