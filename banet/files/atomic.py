@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import re
@@ -15,7 +16,11 @@ from typing import Any, Protocol
 from banet.errors import InputError
 from banet.types import StrPath
 
-__all__ = ["Guard", "atomic_path", "commit", "guards", "is_temporary", "write_json"]
+__all__ = ["Guard", "atomic_path", "commit", "guards", "is_temporary", "left_behind", "write_json"]
+
+
+_STEM = 32
+_TEMPORARY = re.compile(rf"\.(.{{0,{_STEM}}})\.\d+-\d+\.tmp(\..*)?", re.S)
 
 
 class Guard(Protocol):
@@ -52,7 +57,7 @@ def atomic_path(path: StrPath, *, grows: bool = False) -> Iterator[Path]:
     if target.is_dir():
         raise InputError("is a folder", where=target, hint="give the name of a file")
     # Of the name a part only: with the rest it might become too long for the file system.
-    temporary = target.with_name(f".{target.stem[:32]}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
+    temporary = target.with_name(f".{target.stem[:_STEM]}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
     try:
         yield temporary
         if guards:
@@ -69,7 +74,23 @@ def atomic_path(path: StrPath, *, grows: bool = False) -> Iterator[Path]:
 
 def is_temporary(path: StrPath) -> bool:
     """Return whether a file has a name that `atomic_path` gives to files that are not finished."""
-    return re.fullmatch(r"\..{0,32}\.\d+-\d+\.tmp(\..*)?", Path(path).name, re.S) is not None
+    return _TEMPORARY.fullmatch(Path(path).name) is not None
+
+
+def left_behind(folder: Path) -> Iterator[Path]:
+    """Yield the temporary files of a folder whose finished file is there: processes that were killed left them.
+
+    Ask only when no process is at work on these files.
+    """
+    with os.scandir(folder) as entries:
+        found = [match for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+    for match in found:
+        stem, suffix = match[1], match[2] or ""
+        finished = any((folder / f"{dot}{stem}{suffix}").exists() for dot in ("", "."))
+        if not finished and len(stem) == _STEM:  # a part of the name only
+            finished = any(folder.glob(f"{glob.escape(stem)}*{glob.escape(suffix)}"))
+        if finished:
+            yield folder / match[0]
 
 
 def commit(temporary: Path, target: Path, *, grows: bool = False) -> None:

@@ -195,6 +195,27 @@ def test_killed_runs_end_as_undisturbed_ones(
     assert files(tmp_path / "out") == expected
 
 
+def test_what_killed_processes_left_is_gone_at_the_end(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(Killed):
+            alone(photos, out, patch)
+    left = [out / ".0.99999-1.tmp.png", out / ".banet-outputs.jsonl.99999-1.tmp", out / f"{RUN}.99999.tmp" / "list"]
+    of_others = [out / ".elsewhere.99999-1.tmp.png", out / ".note.tmp"]
+    left[2].parent.mkdir()
+    for path in (*left, *of_others):
+        path.write_bytes(b"half")
+    monkeypatch.setattr(predict, "open_model", opened)
+    predict_files("weights", [str(photos)], out, resume=True)
+    assert not any(path.exists() for path in left) and all(path.exists() for path in of_others)
+    left[0].write_bytes(b"half")
+    assert predict_files("weights", [str(photos)], out, resume=True) == 0  # nothing is left to do
+    assert not left[0].exists()
+
+
 def test_devices_starts_the_processes_itself(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ((status, out, err),) = run([*words(photos, tmp_path / "none")[:-2], "--devices", "2"])

@@ -172,6 +172,7 @@ def fuse_files(
     with WorkList(items) as work:
         run = SharedRun(outputs, this_process(), names, work, resume=resume)
         if run.finished:
+            run.tidy()
             return None
         run.prepare((name, None) for name in outputs.names)
         own = {info.id for place, info in enumerate(infos) if run.owns(place)}

@@ -216,6 +216,7 @@ def predict_files(
             block=shards,
         )
         if run.finished:
+            run.tidy()
             print(f"nothing left to do: the run in {out} has ended")
             return 0
         run.prepare(plan.names())

@@ -17,7 +17,7 @@ from banet.engine.sharing.part import PartLine, RunPart
 from banet.engine.sharing.process import Process
 from banet.engine.sharing.work_list import Numbered, WorkList
 from banet.errors import InputError, abbreviate
-from banet.files.atomic import write_json
+from banet.files.atomic import left_behind, write_json
 from banet.files.outputs import PART_RECORD, RUN, Outputs, Record
 from banet.files.reading import read_json
 from banet.types import StrPath
@@ -311,9 +311,24 @@ class SharedRun:
 
     def close(self) -> None:
         """Delete the folder, as all is merged."""
+        folders = {os.path.dirname(name) for record in self._records() for name in record.entries}
         gone = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
         os.replace(self.folder, gone)
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        if self.resumed:
+            self._tidy(folders)
+
+    def tidy(self) -> None:
+        """Delete what killed processes left of a run that is finished."""
+        self._tidy({os.path.dirname(name) for name in self.outputs.record.entries})
+
+    def _tidy(self, folders: Collection[str]) -> None:
+        for gone in self.folder.parent.glob(f"{self.folder.name}.*.tmp"):
+            shutil.rmtree(gone, ignore_errors=True)
+        for name in {"", *folders}:
+            folder = self.outputs.folder / name
+            for path in left_behind(folder) if folder.is_dir() else ():
+                path.unlink(missing_ok=True)
 
 
 def _name(number: int) -> str:
