@@ -37,16 +37,16 @@ class ImageList:
 class ImageSearch:
     """Image files that files, folders and patterns name, found as one iterates: no list of them is held.
 
-    A file is taken whatever its name. A folder gives the images that lie in it, by name. A
-    pattern (`*`, `?`, `[..]`, `**` for any depth) gives the images that it matches, by name. No image comes twice.
+    A file is taken whatever its name. A folder gives the images that lie in it, by name. A pattern (`*`, `?`, `[..]`,
+    `**` for any depth) gives the images that it matches, by name. No image comes twice.
 
     Args:
         inputs: Paths and patterns; `~` is the home folder.
         recursive: A folder also gives the images in its folders, but for hidden ones and links.
 
     Attributes:
-        unreadable: See `ImageList`; complete when the iteration has ended, as is
-        skipped.
+        unreadable: See `ImageList`; complete when the iteration has ended.
+        skipped: The same.
 
     Raises:
         InputError: While iterating: one of them names no image that can be read, or there is none at all.
