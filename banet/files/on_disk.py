@@ -76,5 +76,5 @@ class DiskTable:
 
 
 def _coded(key: int | str) -> int | bytes:
-    """Return the key as the database holds it, where half a surrogate, which JSON may hold, is no text."""
+    """Return the key as the database holds it, where half a surrogate, which JSON may hold, is not text."""
     return key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key

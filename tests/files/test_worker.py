@@ -48,7 +48,7 @@ def warn_and_count(where: str) -> int:
 
 def fail(kind: str) -> None:
     if kind == "input":
-        raise InputError("is bad", where="a\nb.png", hint="mend it")
+        raise InputError("is bad", where="a\nb.png", hint="fix it")
     if kind == "extra":
         raise MissingExtraError("pillow-heif", "heic")
     if kind == "chained":
@@ -164,8 +164,8 @@ def test_warnings_for_the_user_come_along(workers):
 def test_errors_come_along(workers):
     with pytest.raises(InputError) as caught:
         workers.call(fail, "input")
-    assert (caught.value.where, caught.value.problem, caught.value.hint) == ("a\\nb.png", "is bad", "mend it")
-    assert str(caught.value) == "a\\nb.png: is bad; mend it"
+    assert (caught.value.where, caught.value.problem, caught.value.hint) == ("a\\nb.png", "is bad", "fix it")
+    assert str(caught.value) == "a\\nb.png: is bad; fix it"
     with pytest.raises(MissingExtraError, match="heic"):
         workers.call(fail, "extra")
     with pytest.raises(RuntimeError, match="Local: cannot be pickled"):

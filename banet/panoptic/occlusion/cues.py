@@ -78,7 +78,7 @@ def measure_cues(view: View, rows: NDArray[np.int64], *, closer: bool) -> NDArra
     * edge: along whose contour the edges of the image run, see `Contours.edge`.
     * own_share: which object would be nearly hidden, and then would hardly have been found behind.
     * thin_size: which object is smaller, if the overlap is thin. A mask is known to about 1/28 of its box, so the
-      larger one's errors reach further. A thick overlap is no such error, and then size says nothing.
+      larger one's errors reach further. A thick overlap is not such an error, and then size says nothing.
 
     All are 0 where the image has one color all around, and between equal masks.
 

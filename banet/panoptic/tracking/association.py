@@ -82,7 +82,7 @@ def gains(evidence: Evidence, visible: Sequence[bool], color_weight: float, min_
     place = np.maximum(evidence.iou, 0.5 * evidence.near)
     worth = (1 - color_weight) * place + color_weight * evidence.alike
     recent = np.asarray(visible, dtype=bool)[:, None]
-    # Colors that differ are no reason to lose an object that is where it should be, but to leave a hidden one hidden.
+    # Colors that differ are not a reason to lose an object where it should be, but to leave a hidden one hidden.
     allowed = evidence.possible & (place > 0.05) & np.where(recent, worth >= min_gain, evidence.alike >= 0.3)
     allowed &= (evidence.iou >= 0.3) | (worth >= min_gain)
     return np.where(allowed, worth + recent, 0.0)
