@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,61 +29,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from gpu_items import ROOT, Figures, Item, Setup, Unfinished
 from harness import machine
 
 from banet.files.atomic import write_json
-
-ROOT = Path(__file__).parents[1]
-SAVING = 25.0
-"""Seconds before the end at which a training is told to save."""
-
-Figures = dict[str, Any]
-
-
-class Unfinished(Exception):
-    """An item has used its time and goes on in the next call; holds how far it is."""
-
-    def __init__(self, progress: Figures) -> None:
-        super().__init__(str(progress))
-        self.progress = progress
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an item needs to know.
-
-    Attributes:
-        device: where to compute.
-        rehearse: as small as possible.
-        out: folder of the results.
-        work: folder of checkpoints.
-        nuclei: data set of nuclei, if it is at hand.
-        until: time of `time.time` at which the item must have ended.
-        workers: processes that draw data, per training.
-    """
-
-    device: str
-    rehearse: bool
-    out: Path
-    work: Path
-    nuclei: Path | None
-    until: float
-    workers: int
-
-
-@dataclass(frozen=True)
-class Item:
-    """One measurement.
-
-    Attributes:
-        name: its key in the JSON.
-        run: what measures it.
-        seconds: most that it may take.
-    """
-
-    name: str
-    run: Callable[[Setup], Figures]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -347,8 +296,6 @@ def summarize(out: Path, every: Sequence[Stage]) -> None:
         )
     print(f"assertions on CUDA itself left out: {left_out}")
 
-
-__all__ = ["Figures", "Item", "Setup", "Stage", "Unfinished"]
 
 if __name__ == "__main__":
     sys.modules["gpu"] = sys.modules["__main__"]  # the stages import their types from here

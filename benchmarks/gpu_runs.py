@@ -20,7 +20,7 @@ from pathlib import Path
 import claim
 import torch
 from claim_arms import NETWORKS, Arm, arm_recipe, load_network
-from gpu import SAVING, Figures, Item, Setup, Unfinished
+from gpu_items import SAVING, Figures, Item, Setup, Unfinished
 
 from banet import BANet
 from banet.data.scenes.generate import Scenes

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torchvision
 import training_step
-from gpu import ROOT, Figures, Item, Setup
+from gpu_items import ROOT, Figures, Item, Setup
 from harness import Turns, take_turns
 from inference import boxes_and_masks
 from torch import Tensor, nn

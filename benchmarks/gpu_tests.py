@@ -10,7 +10,7 @@ import time
 from functools import partial
 from tempfile import TemporaryDirectory
 
-from gpu import ROOT, Figures, Item, Setup
+from gpu_items import ROOT, Figures, Item, Setup
 
 FILES = ("operators", "networks", "commands")
 ELSEWHERE = ("tests/ops/test_roi_inlay.py", "tests/panoptic/test_occlusion.py")
