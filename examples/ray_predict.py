@@ -40,5 +40,5 @@ class Segment:
 
 images, weights, out, workers = sys.argv[1:]
 options = {"fn_constructor_args": [weights], "num_cpus": 0.5, "num_gpus": int(torch.cuda.is_available())}
-options |= {"batch_size": 8, "concurrency": int(workers)}  # num_cpus: reading needs a core too
+options |= {"batch_size": 8, "compute": ray.data.ActorPoolStrategy(size=int(workers))}  # num_cpus: reading needs one
 ray.data.read_binary_files(images, include_paths=True).map_batches(Segment, **options).write_parquet(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -116,16 +117,18 @@ def test_fine_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert BANet.from_pretrained(out).config.fpn_channels == small_model().config.fpn_channels
 
 
-@pytest.mark.slow
 def test_ray_predict(photo: Path, tmp_path: Path) -> None:
-    """Two workers of a local Ray: some 30 s, of which all but one are its start."""
+    """Two workers of a local Ray: some 20 s of a quiet machine, of which all but one are its start."""
     pytest.importorskip("ray")
     from pyarrow import parquet
 
     (photo.parent / "damaged.png").write_bytes(b"no image")
     script = str(EXAMPLES / "ray_predict.py")
     told = [sys.executable, script, str(photo.parent), "scenes", str(tmp_path / "out"), "2"]
-    subprocess.run(told, check=True, timeout=600, capture_output=True)
+    # By default Ray's workers give way to all other programs: on a busy machine they would import for minutes.
+    environment = {**os.environ, "RAY_worker_niceness": "0"}
+    ran = subprocess.run(told, env=environment, timeout=600, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
     rows = {Path(row["path"]).name: row for row in parquet.read_table(tmp_path / "out").to_pylist()}
     assert "damaged.png: is not an image" in rows["damaged.png"]["error"] and not rows["photo.png"]["error"]
     expected = BANet.from_pretrained("scenes").predict(photo)
@@ -136,7 +139,7 @@ def test_ray_predict(photo: Path, tmp_path: Path) -> None:
 
 def test_every_example_was_run_and_is_short() -> None:
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert {path.name for path in scripts} == RAN | {"ray_predict.py"}  # which has a slow test
+    assert {path.name for path in scripts} == RAN | {"ray_predict.py"}  # which runs in a process of its own
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     for path in scripts:
         body = ast.parse(path.read_text(encoding="utf-8")).body

@@ -127,7 +127,7 @@ def _check_repository(api: Any, repository: str) -> None:
             changed.append(CARD)
         if FILE_NAME in there:
             digest = getattr(there[FILE_NAME].lfs, "sha256", None)
-            if digest not in {entry.sha256 for entry in record.entries.get(FILE_NAME, ()) if entry.kind == KIND}:
+            if digest not in {entry.sha256 for entry in record.entries.of(FILE_NAME) if entry.kind == KIND}:
                 changed.append(FILE_NAME)
     if changed:
         raise InputError(
@@ -143,8 +143,8 @@ def _record(weights: Path, card: str) -> bytes:
         record = Record(folder)
         with weights.open("rb") as stream:
             size = weights.stat().st_size
-            record.append(FILE_NAME, Entry(KIND, size, digest_of(stream, size)))
+            record.append({FILE_NAME: Entry(KIND, size, digest_of(stream, size))})
         text = card.encode()
-        record.append(CARD, Entry(KIND, len(text), digest_of(io.BytesIO(text), len(text))))
+        record.append({CARD: Entry(KIND, len(text), digest_of(io.BytesIO(text), len(text)))})
         record.close()
         return record.path.read_bytes()

@@ -140,7 +140,7 @@ class Predict(
         failed = predict_files(
             weights,
             inputs,
-            Path(self.out) if self.out else free_folder(Path("predictions")),
+            self.out or free_folder(Path("predictions")),
             recursive=self.recursive,
             rule=self.rule,
             score_threshold=self.score,

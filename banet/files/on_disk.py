@@ -62,6 +62,11 @@ class DiskTable:
         self._index()
         return self._rows.execute("SELECT 1 FROM rows WHERE key = ? LIMIT 1", (_coded(key),)).fetchone() is not None
 
+    def keys(self) -> int:
+        """Return how many different keys there are."""
+        self._index()
+        return int(self._rows.execute("SELECT COUNT(DISTINCT key) FROM rows").fetchone()[0])
+
     def __len__(self) -> int:
         return self._count
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
+import os
+import posixpath
 import re
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from banet.errors import InputError, MissingExtraError
 
-__all__ = ["is_remote", "list_remote", "open_remote", "write_remote"]
+__all__ = ["RemoteFolder", "is_remote", "list_remote", "open_remote", "remote_key"]
+
+_WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "cos", "r2", "b2", "memory"})
+"""Stores of objects, which have no half files; elsewhere a file is renamed when it is whole."""
+_HALF = ".banet.tmp"
+"""How the name of a file ends until then."""
 
 
 def is_remote(path: object) -> bool:
@@ -22,16 +31,18 @@ def _system(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it.
 
     Raises:
-        MissingExtraError: fsspec, or what it needs for this system, is not installed.
-        InputError: There is no such system.
+        MissingExtraError: fsspec is not installed.
+        InputError: There is no such system, or what fsspec needs for it is not installed.
     """
     try:
         from fsspec.core import url_to_fs
 
         system, path = url_to_fs(url)
     except ImportError as error:
-        named = getattr(error, "name", None) or "fsspec and its package for this kind of URL"
-        raise MissingExtraError(named, "remote", where=url) from error
+        if error.name == "fsspec":
+            raise MissingExtraError("fsspec", "remote", where=url) from error
+        problem = f"needs a package that is not installed ({_told(error)})"
+        raise InputError(problem, where=url, hint="install the package of fsspec for such URLs") from error
     except ValueError as error:
         raise InputError(f"cannot be opened ({error})", where=url, hint="check the URL") from error
     return system, str(path)
@@ -77,18 +88,144 @@ def list_remote(url: str) -> Iterator[str]:
             yield f"{protocol}://{str(entry['name']).lstrip('/')}"
 
 
-def write_remote(url: str, data: bytes) -> None:
-    """Write a file behind a URL: it gets its name when it is whole.
+class RemoteFolder:
+    """A folder behind a URL that files are written to: each is there whole, or not at all.
+
+    Args:
+        url: The folder.
 
     Raises:
-        InputError: It cannot be written.
-        MissingExtraError: See `_system`.
+        InputError: There is no such system.
+        MissingExtraError: See `open_remote`.
     """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._system, self._root = _system(self.url)
+        kinds = self._system.protocol
+        self._whole = not _WHOLE.isdisjoint([kinds] if isinstance(kinds, str) else kinds)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}" if name else self._root
+
+    def is_file(self, name: str) -> bool:
+        """Return whether there is a file of that name.
+
+        Raises:
+            OSError: It cannot be found out.
+        """
+        with self._told(name):
+            self._system.invalidate_cache()
+            try:
+                return bool(self._system.info(self._path(name))["type"] == "file")
+            except FileNotFoundError:
+                return False
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading.
+
+        Raises:
+            OSError: It is not there, or cannot be read.
+        """
+        with self._told(name):
+            self._system.invalidate_cache()
+            return cast(BinaryIO, self._system.open(self._path(name), "rb"))
+
+    def put(self, files: Mapping[str, Path]) -> None:
+        """Write copies of files of this machine; what has one of the names is replaced.
+
+        Raises:
+            OSError: One cannot be written.
+        """
+        with self._told(next(iter(files), "")):
+            paths = [self._path(name) for name in files]
+            there = paths
+            if not self._whole:
+                self._make_folders(paths)
+                there = [f"{path}.{os.getpid()}{_HALF}" for path in paths]
+            self._system.put([os.fspath(file) for file in files.values()], there)
+            for temporary, path in zip(there, paths, strict=True):
+                if temporary != path:
+                    self._system.mv(temporary, path)
+
+    def _make_folders(self, paths: Iterable[str]) -> None:
+        for folder in {path.rpartition("/")[0] for path in paths} - {""}:
+            self._system.makedirs(folder, exist_ok=True)
+
+    def create(self, name: str) -> bool:
+        """Make an empty file, and return whether it is new; where the system can tell, one of several alone is told so.
+
+        Raises:
+            OSError: It cannot be made.
+        """
+        with self._told(name):
+            try:
+                if not self._whole:
+                    self._make_folders([self._path(name)])
+                self._system.pipe_file(self._path(name), b"", mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Yield the names of the files in a folder and in those in it.
+
+        Raises:
+            OSError: They cannot be listed.
+        """
+        with self._told(folder):
+            self._system.invalidate_cache()
+            start = len(self._root.strip("/")) + 1 if self._root.strip("/") else 0
+            for at, _, files in self._system.walk(self._path(folder)):
+                for file in files:
+                    if file:  # some systems list the folder itself
+                        yield f"{at.strip('/')}/{file}"[start:]
+
+    def left_behind(self) -> list[str]:
+        """Return the files whose finished ones are there: processes that were killed left them.
+
+        Raises:
+            OSError: They cannot be listed.
+        """
+        if self._whole:
+            return []
+        found = [name for name in self.names("") if re.search(rf"\.\d+{re.escape(_HALF)}$", name)]
+        return [name for name in found if self.is_file(name.removesuffix(_HALF).rpartition(".")[0])]
+
+    def delete(self, name: str) -> None:
+        """Delete a file, if it is there.
+
+        Raises:
+            OSError: It cannot be deleted.
+        """
+        with self._told(name), suppress(FileNotFoundError):
+            self._system.rm_file(self._path(name))
+
+    def delete_tree(self, folder: str) -> None:
+        """Delete a folder, if it is there, with all that is in it.
+
+        Raises:
+            OSError: It cannot be deleted.
+        """
+        with self._told(folder), suppress(FileNotFoundError):
+            self._system.invalidate_cache()
+            self._system.rm(self._path(folder), recursive=True)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """Let errors, of which each system has its own, be an OSError that names the file."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise OSError(errno.EIO, _told(error), f"{self.url}/{name}") from error
+
+
+def remote_key(url: str) -> tuple[str, str]:
+    """Return what URLs of one file have in common: their system, and the path in it."""
     system, path = _system(url)
-    try:
-        system.pipe_file(path, data)
-    except Exception as error:  # each system has errors of its own
-        raise InputError(f"cannot be written ({_told(error)})", where=url, hint="check its permissions") from error
+    return type(system).__name__, posixpath.normpath(path).strip("/")
 
 
 def _unreadable(url: str, error: Exception) -> InputError:

@@ -54,11 +54,27 @@ def opened(*_: Any, **__: Any) -> tuple[Predictor, str]:
     return Counting(), "cpu"
 
 
+def share(root: str) -> None:
+    """Let shared:// be a folder, as processes see an object store."""
+    import fsspec
+    from fsspec.implementations.dirfs import DirFileSystem
+
+    class Shared(DirFileSystem):
+        protocol = "shared"
+
+        def __init__(self, **_: Any) -> None:
+            super().__init__(root, fs=fsspec.filesystem("file"))
+
+    fsspec.register_implementation("shared", Shared, clobber=True)
+
+
 def main() -> int:
     import banet.engine.prediction.predict as predict
     from banet.cli import main
     from banet.engine.sharing.shared_run import SharedRun
 
+    if "COUNTING_SHARED" in os.environ:
+        share(os.environ["COUNTING_SHARED"])
     predict.open_model = opened
     SharedRun.patience = float(os.environ.get("COUNTING_PATIENCE", "60"))
     return main(sys.argv[1:])

@@ -81,7 +81,7 @@ def alone(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **options: o
     return files(out)
 
 
-def words(photos: Path, out: Path, *more: str) -> list[str]:
+def words(photos: Path, out: Path | str, *more: str) -> list[str]:
     return ["predict", str(photos), "--weights", "weights", "--out", str(out), *more]
 
 
@@ -166,13 +166,13 @@ def test_another_run_begins_anew_where_that_is_wanted(
     predict_files("weights", [str(photos)], tmp_path / "out", score_threshold=0.8)  # all is known as ours
 
 
-def kill_and_resume(photos: Path, out: Path, kills: int, seed: int) -> None:
+def kill_and_resume(photos: Path, out: Path | str, kills: int, seed: int, **more: str) -> None:
     """Kill one or more processes at random moments, go on with other numbers of them, and let the last end."""
     generator = random.Random(seed)
     for attempt in range(kills):
         world = generator.choice((1, 2, 3))
         processes = [
-            start(words(photos, out, "--resume"), rank, world, f"{seed}-{attempt}", COUNTING_SECONDS="0.03")
+            start(words(photos, out, "--resume"), rank, world, f"{seed}-{attempt}", COUNTING_SECONDS="0.03", **more)
             for rank in range(world)
         ]
         time.sleep(generator.uniform(0.5, 2.5))
@@ -180,7 +180,7 @@ def kill_and_resume(photos: Path, out: Path, kills: int, seed: int) -> None:
             process.send_signal(signal.SIGKILL)
         for process in processes:
             process.communicate()
-    said = run(words(photos, out, "--resume"), world=generator.choice((1, 2)), launch=f"{seed}-last")
+    said = run(words(photos, out, "--resume"), world=generator.choice((1, 2)), launch=f"{seed}-last", **more)
     assert {status for status, _, _ in said} <= {0, 1}, said
 
 
@@ -195,6 +195,28 @@ def test_killed_runs_end_as_undisturbed_ones(
     assert files(tmp_path / "out") == expected
 
 
+@pytest.mark.parametrize("options", [(), ("--shards", "2")], ids=" ".join)
+def test_processes_write_behind_a_url_what_one_writes_here(
+    photos: Path, tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    expected = alone(photos, tmp_path / "one", monkeypatch, **({"shards": 2} if options else {}))
+    said = run(words(photos, "shared://out", *options), world=3, COUNTING_SHARED=str(tmp_path / "there"))
+    assert sorted(status for status, _, _ in said) == [0, 0, 1], said
+    assert files(tmp_path / "there" / "out") == expected
+
+
+def test_killed_runs_behind_a_url_end_as_undisturbed_ones(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    for number in range(9, 40):
+        (photos / f"{number}.png").write_bytes(image_bytes(number))
+    expected = alone(photos, tmp_path / "one", monkeypatch)
+    kill_and_resume(photos, "shared://out", 3, seed=5, COUNTING_SHARED=str(tmp_path / "there"))
+    assert files(tmp_path / "there" / "out") == expected
+
+
 def test_what_killed_processes_left_is_gone_at_the_end(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,17 +225,18 @@ def test_what_killed_processes_left_is_gone_at_the_end(
         stop_after(3, patch)
         with pytest.raises(Killed):
             alone(photos, out, patch)
-    left = [out / ".0.99999-1.tmp.png", out / ".banet-outputs.jsonl.99999-1.tmp", out / f"{RUN}.99999.tmp" / "list"]
+    left = [out / ".0.99999-1.tmp.png", out / ".banet-outputs.jsonl.99999-1.tmp"]
     of_others = [out / ".elsewhere.99999-1.tmp.png", out / ".note.tmp"]
-    left[2].parent.mkdir()
     for path in (*left, *of_others):
         path.write_bytes(b"half")
     monkeypatch.setattr(predict, "open_model", opened)
     predict_files("weights", [str(photos)], out, resume=True)
     assert not any(path.exists() for path in left) and all(path.exists() for path in of_others)
     left[0].write_bytes(b"half")
+    (out / RUN).mkdir()
+    (out / RUN / "00000000.jsonl").write_bytes(b"of a run that was being deleted")
     assert predict_files("weights", [str(photos)], out, resume=True) == 0  # nothing is left to do
-    assert not left[0].exists()
+    assert not left[0].exists() and not (out / RUN).exists()
 
 
 def test_devices_starts_the_processes_itself(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from banet.errors import InputError
-from banet.files import outputs as module
 from banet.files.atomic import atomic_path, guards, write_json
 from banet.files.outputs import RECORD, Entry, Outputs, Record, is_output
+from banet.files.outputs import record as module
 
 KIND = "banet test"
 

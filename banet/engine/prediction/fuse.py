@@ -20,8 +20,9 @@ from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError, abbreviate
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
 from banet.files.names import forward, safe_join
-from banet.files.outputs import Outputs
+from banet.files.outputs import outputs_in
 from banet.files.reading import stream_lists
+from banet.files.remote import is_remote
 from banet.files.staging import JsonLists
 from banet.modeling.config import InferenceConfig
 from banet.panoptic.categories import VOID, Categories
@@ -50,7 +51,7 @@ class Fused:
     """What was written.
 
     Attributes:
-        json: Path of the COCO panoptic JSON; its PNGs lie in the folder `panoptic` beside it.
+        json: Path or URL of the COCO panoptic JSON; its PNGs lie in the folder `panoptic` beside it.
         images: How many images.
         instances: How many instances were fused into them.
         elsewhere: How many instances were left out, since they are of other images.
@@ -58,7 +59,7 @@ class Fused:
         removed: Duplicates and merged blobs, each with its image, its place in the file and the reason.
     """
 
-    json: Path
+    json: StrPath
     images: int
     instances: int
     elsewhere: int
@@ -155,7 +156,7 @@ def fuse_files(
     classes, infos = _classes_and_images(Path(images), json, categories, _ids_are_texts(Path(instances)))
     pngs = png_names(info.file_name for info in infos)
     sources = [safe_join(images, info.file_name) for info in infos]
-    outputs = Outputs(
+    outputs = outputs_in(
         out,
         KIND,
         {"panoptic.json": None, **{f"panoptic/{png}": path for png, path in zip(pngs, sources, strict=True)}},
@@ -213,7 +214,7 @@ def fuse_files(
             return result, told.content()
 
         with outputs:
-            folder = Path(out) / "panoptic"
+            folder = outputs.folder / "panoptic"
             for part, groups in run.parts(lambda content: [f"panoptic/{content['annotation']['file_name']}"]):
                 outputs.enter(part.record)
                 for ((place, _),) in groups:
@@ -295,7 +296,7 @@ class _Told:
 def _merge(run: SharedRun, classes: Categories, instances: StrPath, elsewhere: int) -> Fused:
     """Write the JSON of all images, and sum up what was told of each."""
     left_out, removed, count = LeftOut(), [], 0
-    target = run.outputs.folder / "panoptic.json"
+    name, outputs = "panoptic.json", run.outputs
     with JsonLists() as lists:
         for _, content in run.merged_lines():
             lists.add("images", content["image"])
@@ -307,8 +308,9 @@ def _merge(run: SharedRun, classes: Categories, instances: StrPath, elsewhere: i
             count += content["instances"]
         run.adopt_records()
         run.outputs.run = run.fingerprint
-        lists.write(target, {"images": None, "annotations": None, "categories": classes.to_coco()})
+        lists.write(outputs.folder / name, {"images": None, "annotations": None, "categories": classes.to_coco()})
     run.close()
+    target = outputs.told(name) if is_remote(outputs.where) else outputs.folder / name
     return Fused(target, len(run.work), count, elsewhere, left_out, tuple(removed))
 
 

@@ -173,7 +173,7 @@ class ImageRun:
         """Finish an image, and tell the part what became of it."""
         done = step if isinstance(step, Exception) else _attempt(self._finish, part, item, step)
         if isinstance(done, Exception):
-            part.add(place, {"failure": str(done), "archive": archive_name(part.path.stem)})
+            part.add(place, {"failure": str(done), "archive": archive_name(part.name)})
             return done
         content, found = done
         part.add(place, content)
@@ -214,7 +214,7 @@ class ImageRun:
         size = {"width": result.width, "height": result.height}
         content = {
             "name": item.name,
-            "archive": archive_name(part.path.stem),
+            "archive": archive_name(part.name),
             "title": item.title,
             "image": {"id": image_id, "file_name": item.file_name, **size},
             "annotation": result.to_coco(image_id, f"{item.name}.png"),

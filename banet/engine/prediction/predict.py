@@ -21,7 +21,7 @@ from banet.engine.prediction.images import Group, ImageRun, enough_memory
 from banet.engine.prediction.merge import RESULTS, SEGMENTS, Merged, merge_images
 from banet.engine.prediction.pipeline import Pipeline
 from banet.engine.prediction.sources import IMAGE_OUTPUTS, RESERVED, Item, Sources
-from banet.engine.prediction.stores import ArchiveStore, FolderStore
+from banet.engine.prediction.stores import ArchiveStore, open_store
 from banet.engine.prediction.track import TRACK_OUTPUTS, TrackRun
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
 from banet.engine.sharing.bar import RunBar
@@ -30,10 +30,11 @@ from banet.engine.sharing.shared_run import SharedRun
 from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError, InputWarning, printable
 from banet.files.names import DistinctNames
-from banet.files.outputs import Again, Outputs, Record, is_output, weight_files
+from banet.files.outputs import Again, Outputs, Record, is_output, outputs_in, weight_files
+from banet.files.remote import is_remote
 from banet.panoptic import Categories, PanopticSegmentation
 from banet.panoptic.segmentation import join_some
-from banet.types import BitDepth
+from banet.types import BitDepth, StrPath
 
 __all__ = ["RESULTS", "SEGMENTS", "Runtime", "predict_files"]
 
@@ -60,7 +61,7 @@ class _Plan:
     sources: Sources
     work: WorkList
     videos: list[tuple[str, str]]
-    out: Path
+    out: StrPath
     gallery: bool
     frames: bool
     track: bool
@@ -77,9 +78,9 @@ class _Plan:
             for suffix in IMAGE_OUTPUTS:
                 yield f"{item.name}{suffix}", item.origin
 
-    def inputs(self, others: Sequence[str]) -> Iterator[Path]:
-        """Yield the files that are read."""
-        yield from (file for line in self.work if (file := Item(**line).origin))
+    def inputs(self, others: Sequence[str]) -> Iterator[StrPath]:
+        """Yield the files that are read, and their URLs."""
+        yield from (item.origin or item.path for item in (Item(**line) for line in self.work))
         yield from (file for source, _ in self.videos if (file := _file_of(source)) and not file.is_dir())
         yield from (file for one in others for file in weight_files(one))
 
@@ -94,7 +95,7 @@ class _Plan:
             InputError: See `Outputs`.
         """
         shared = {name: None for name in RESERVED} | dict(self._of_videos())
-        return Outputs(
+        return outputs_in(
             self.out,
             KIND,
             shared,
@@ -116,7 +117,7 @@ class _Plan:
 def predict_files(
     weights: str,
     inputs: list[str],
-    out: Path,
+    out: StrPath,
     *,
     recursive: bool = False,
     rule: str | None = None,
@@ -150,8 +151,9 @@ def predict_files(
     Args:
         weights: See `banet.load`; or, with another runtime than torch, a file that `banet export` wrote.
         inputs: Images, folders of images, or patterns; videos and cameras (see `is_video`).
-        out: Folder that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each image, `NAME_overlay.mp4` for each
-            video, `panoptic.json`, the COCO panoptic JSON of all images, and `segments.csv`, a table of their segments.
+        out: Folder, or the URL of one, that gets `NAME.png`, `NAME.json` and `NAME_overlay.jpg` for each image,
+            `NAME_overlay.mp4` for each video, `panoptic.json`, the COCO panoptic JSON of all images, and
+            `segments.csv`, a table of their segments.
         recursive: Also segment what lies in the folders of a folder; NAME then keeps these folders.
         rule: Another occlusion rule than the one saved with the weights.
         score_threshold: Instances score above this, in place of the threshold saved with the weights. An exported
@@ -200,7 +202,9 @@ def predict_files(
     )
     with WorkList(item.to_line() for item in (sources if given or listed else ())) as work:
         names = DistinctNames("_overlay.mp4", "_frames", *TRACK_OUTPUTS)
-        named = [(video, _video_name(video, out, names)) for video in videos]
+        if videos and is_remote(out):
+            raise InputError("results of videos go to a folder of this machine", where=f"--out {out}", hint="give one")
+        named = [(video, _video_name(video, Path(out), names)) for video in videos]
         plan = _Plan(sources, work, named, out, gallery, frames or track, track, shards is not None)
         _tell(sources, process)
         others = [weights, *(each for each in (json, class_table, listed) if each)]
@@ -228,8 +232,16 @@ def predict_files(
         run.begin()
         facts = {"weights": weights, "data": ", ".join(inputs), "rule": str(rule or model.inference.rule)}
         facts |= {"trained on": model.domain} if model.domain else {}
-        store = FolderStore(outputs) if shards is None else ArchiveStore(outputs)
-        images = ImageRun(model, store, depth, rule, tile, overlap, gallery=gallery, drawing=drawing or {})
+        images = ImageRun(
+            model,
+            open_store(outputs, shards is not None),
+            depth,
+            rule,
+            tile,
+            overlap,
+            gallery=gallery,
+            drawing=drawing or {},
+        )
 
         def segment(frame: NDArray[np.uint8]) -> PanopticSegmentation:
             return model.predict(frame, rule=rule, tile=tile, overlap=overlap)
@@ -296,8 +308,9 @@ def _merge(plan: _Plan, run: SharedRun, categories: Categories, facts: Mapping[s
     total = count + len(plan.videos)
     things = join_some([f"{number:,} {name}" for name, number in merged.counts.most_common()]) or "no things"
     found = f" ({things} in all)" if count else ""
-    table = f"; all segments: {plan.out / SEGMENTS}" if count else ""
-    print(f"{total - len(merged.failures)} of {total} {' and '.join(kinds)} segmented{found}: {plan.out}{table}")
+    table = f"; all segments: {run.outputs.told(SEGMENTS)}" if count else ""
+    done = f"{total - len(merged.failures)} of {total} {' and '.join(kinds)} segmented"
+    print(f"{done}{found}: {run.outputs.where}{table}")
     return len(failures)
 
 
@@ -351,12 +364,13 @@ def _segment_videos(
         part = run.part(_part_of(number))
         if run.resumed and set(part.whole(KIND, lambda _, part=part: part.record.entries)):  # type: ignore[misc]
             continue
-        path, folder = plan.out / f"{name}_overlay.mp4", plan.out / f"{name}_frames" if plan.frames else None
+        out = run.outputs.folder
+        path, folder = out / f"{name}_overlay.mp4", out / f"{name}_frames" if plan.frames else None
         part.keep(())
         run.outputs.enter(part.record, dict(plan.of_video(source, name)))
         try:
             with enough_memory(source):
-                track = TrackRun(source, plan.out, name, settings, resume=run.resumed) if plan.track else None
+                track = TrackRun(source, out, name, settings, resume=run.resumed) if plan.track else None
                 count = segment_video(
                     segment, source, path, frames=folder, drawing=drawing, tracking=track, overwrite=True
                 )

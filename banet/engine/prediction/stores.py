@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
 from banet.engine.sharing.part import RunPart
 from banet.files.atomic import atomic_path
-from banet.files.outputs import Outputs
+from banet.files.outputs import Outputs, RemoteOutputs
 
-__all__ = ["ArchiveStore", "FolderStore"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ArchiveStore", "FolderStore", "open_store"]
 
 
 class FolderStore:
@@ -46,7 +49,7 @@ class FolderStore:
         """Return the names of an image's outputs, from what a part tells of it."""
         return [f"{content['name']}{suffix}" for suffix in IMAGE_OUTPUTS]
 
-    def __enter__(self) -> FolderStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -55,7 +58,41 @@ class FolderStore:
         self.outputs.enter(None)
 
 
-class ArchiveStore(FolderStore):
+class _TemporaryStore(FolderStore):
+    """Files of images in a temporary folder, from which `keep` takes them."""
+
+    def __enter__(self) -> Self:
+        self._temporary = tempfile.TemporaryDirectory(prefix="banet-")
+        self.folder = Path(self._temporary.name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._temporary.cleanup()
+        super().__exit__(kind, error, trace)
+
+
+class RemoteStore(_TemporaryStore):
+    """Files of images in a folder behind a URL, where those of an image arrive together.
+
+    Args:
+        outputs: The outputs.
+    """
+
+    def __init__(self, outputs: RemoteOutputs) -> None:
+        super().__init__(outputs)
+        self._remote = outputs
+
+    def keep(self, item: Item) -> None:
+        """Move what was written of an image."""
+        files = {f"{item.name}{suffix}": self.folder / f"{item.name}{suffix}" for suffix in IMAGE_OUTPUTS}
+        self._remote.put(files)
+        for path in files.values():
+            path.unlink()
+
+
+class ArchiveStore(_TemporaryStore):
     """Files of images in tar archives, one per part, as webdataset reads them: NAME.png, .json and .overlay.jpg.
 
     An archive gets its name when its part is finished; until then none of it counts. Its bytes depend on the files
@@ -69,7 +106,7 @@ class ArchiveStore(FolderStore):
 
     def enter(self, part: RunPart, items: Sequence[Item]) -> None:
         """Tell which images of which part come next; a new part begins a new archive."""
-        name = archive_name(part.path.stem)
+        name = archive_name(part.name)
         if name != self._part:
             self._stack.close()
             self.outputs.enter(part.record, {name: None})
@@ -92,17 +129,18 @@ class ArchiveStore(FolderStore):
         """Return the name of the archive that an image is in."""
         return [str(content["archive"])]
 
-    def __enter__(self) -> ArchiveStore:
-        self._folder = tempfile.TemporaryDirectory(prefix="banet-")
-        self.folder = Path(self._folder.name)
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)  # after an error no archive gets its name
-        self._folder.cleanup()
         super().__exit__(kind, error, trace)
+
+
+def open_store(outputs: Outputs, archives: bool) -> FolderStore:
+    """Return where the files of images go: into archives, or each on its own."""
+    if archives:
+        return ArchiveStore(outputs)
+    return RemoteStore(outputs) if isinstance(outputs, RemoteOutputs) else FolderStore(outputs)
 
 
 def archive_name(part: str) -> str:

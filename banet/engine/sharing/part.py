@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 from typing import Any
 
-from banet.files.outputs import PART_RECORD, Record
+from banet.files.outputs import PART_RECORD, Outputs
 
 __all__ = ["PartLine", "RunPart"]
 
@@ -20,19 +18,25 @@ class RunPart:
     """One block of a run. Its files depend on the list alone, so that any process may go on with them.
 
     Args:
-        folder: Folder of the run.
-        out: Folder of the outputs.
+        outputs: The outputs.
+        folder: Folder of the run, in that of the outputs.
         name: Of the part.
     """
 
-    def __init__(self, folder: Path, out: Path, name: str) -> None:
-        self.path = folder / f"{name}.jsonl"
-        self.record = Record(out, folder / f"{name}{PART_RECORD}")
+    def __init__(self, outputs: Outputs, folder: str, name: str) -> None:
+        self.name = name
+        self._place, self._file = outputs.place, f"{folder}/{name}.jsonl"
+        self.record = outputs.part_record(f"{folder}/{name}{PART_RECORD}")
+
+    def exists(self) -> bool:
+        """Return whether anything was told of it."""
+        return self._place.exists(self._file)
 
     def lines(self) -> list[PartLine]:
         """Return the lines that are whole, each item's last, in the list's order."""
         try:
-            data = self.path.read_bytes()
+            with self._place.open(self._file) as file:
+                data = file.read()
         except FileNotFoundError:
             return []
         found: dict[int, dict[str, Any]] = {}
@@ -46,24 +50,11 @@ class RunPart:
 
     def keep(self, places: Collection[int]) -> None:
         """Forget all items but some."""
-        kept = [_line(*each) for each in self.lines() if each[0] in places]
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_bytes(b"".join(kept))
-        os.replace(temporary, self.path)
+        self._place.write(self._file, [_line(*each) for each in self.lines() if each[0] in places])
 
     def add(self, place: int, content: dict[str, Any]) -> None:
         """Tell of an item that is finished: its outputs are there, or it failed for good."""
-        rest = _line(place, content)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        file = os.open(self.path, flags, 0o666)  # closed at once: a run may have thousands of parts
-        try:
-            while rest:  # a full disk takes a part first
-                rest = rest[os.write(file, rest) :]
-        except OSError as error:
-            error.filename = str(self.path)  # a full disk does not say of which file
-            raise
-        finally:
-            os.close(file)
+        self._place.append(self._file, _line(place, content))
 
     def whole(
         self, kind: str, outputs_of: Callable[[dict[str, Any]], Collection[str]], *, failed: bool = False

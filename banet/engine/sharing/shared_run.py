@@ -6,27 +6,24 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from banet.engine.sharing.part import PartLine, RunPart
 from banet.engine.sharing.process import Process
 from banet.engine.sharing.work_list import Numbered, WorkList
 from banet.errors import InputError, abbreviate
-from banet.files.atomic import left_behind, write_json
 from banet.files.outputs import PART_RECORD, RUN, Outputs, Record
-from banet.files.reading import read_json
 from banet.types import StrPath
 
 __all__ = ["SharedRun"]
 
-_HEAD, _LIST, _MERGING = "run.json", "list.jsonl", "merging"
+_HEAD, _LIST, _BEGUN, _MERGING = "run.json", "list.jsonl", "begun", "merging"
 _DIGITS = 12  # of the number of finished items in the file of a process
 _POLL = 0.1  # seconds
+_INTERVAL = 1.0  # seconds after which others are told the count
 
 
 class SharedRun:
@@ -48,7 +45,8 @@ class SharedRun:
         name: Of the folder, where several commands write to one folder.
 
     Attributes:
-        folder: Where the processes meet.
+        folder: Where the processes meet, in the folder of the outputs.
+        place: The folder of the outputs.
         finished: Whether there is nothing left to do: the run that was to be resumed had ended.
         patience: Seconds that a process waits for a sign of life of the others.
     """
@@ -68,25 +66,25 @@ class SharedRun:
         name: str = RUN,
     ) -> None:
         self.outputs, self.process, self.work = outputs, process, work
-        self.folder = outputs.folder / name
+        self.folder, self.place = name, outputs.place
         self.group = group
-        self.block = block or work.block_size(group)
+        self.block = block or work.block_size(group, rewritten=self.place.rewrites)
         self.options = {"command": outputs.kind, **json.loads(json.dumps(options, default=str)), "images": len(work)}
         self.fingerprint = hashlib.sha256(json.dumps([self.options, work.digest]).encode()).hexdigest()
         self.resumed = resume or process.restarted
-        self._launch = self.folder / f"launch-{hashlib.sha256(process.launch.encode()).hexdigest()[:16]}"
-        self._mark = self._launch / f"process-{process.rank}"
+        self._head, self._list = f"{name}/{_HEAD}", f"{name}/{_LIST}"
+        self._launch = f"{name}/launch-{hashlib.sha256(process.launch.encode()).hexdigest()[:16]}"
+        self._begun, self._mark = f"{self._launch}/{_BEGUN}", f"{self._launch}/process-{process.rank}"
         self._count = 0
-        self._since = time.monotonic()
+        self._since = self._told = time.monotonic()
         self._complete = process.world == 1  # all processes were seen
-        self.finished = self.resumed and not self.folder.exists() and self._ended()
+        self.finished = self.resumed and self._ended() and not self.place.exists(self._head)
 
     # --------------------------------------------------------------------------------------------------------- joining
 
     def _ended(self) -> bool:
         """Return whether the outputs are those of a run like this that was merged."""
-        entries = self.outputs.record.entries
-        names = [name for name, each in entries.items() if any(entry.run == self.fingerprint for entry in each)]
+        names = self.outputs.record.entries.of_run(self.fingerprint)
         return bool(names) and all(self.outputs.ours(name) for name in names)
 
     def prepare(self, names: Iterable[tuple[str, StrPath | None]]) -> None:
@@ -98,15 +96,15 @@ class SharedRun:
         Raises:
             InputError: There is an unfinished run, and `resume` was not given; or see `Outputs.check`.
         """
-        if not self.process.first or self._launch.is_dir():
+        if not self.process.first or self.place.exists(self._begun):
             return
-        unfinished = (self.folder / _HEAD).exists()
+        unfinished = self.place.exists(self._head)
         if unfinished and self.resumed:
             self._compare()
         elif unfinished and not self.outputs.overwrite:
             raise InputError(
                 "holds a run that is not finished",
-                where=f"{self.outputs.option} {self.outputs.folder}",
+                where=self._where,
                 hint=f"go on with --resume, begin anew with --overwrite, or choose another {self.outputs.option}",
             )
         else:
@@ -119,31 +117,21 @@ class SharedRun:
             InputError: It is another run than that of the first process, or that process is not seen.
         """
         if not self.process.first:
-            self._wait(self._launch.is_dir, f"process 0 of {self.process.world} has not begun there")
-        elif not self._launch.is_dir():
-            if (self.folder / _HEAD).exists() and self.resumed:
-                self._launch.mkdir(exist_ok=True)
-            else:
+            problem = f"process 0 of {self.process.world} has not begun there"
+            self._wait(lambda: self.place.exists(self._begun), problem)
+        elif not self.place.exists(self._begun):
+            if not (self.resumed and self.place.exists(self._head)):
                 self._publish()
+            self.place.create(self._begun)  # last: the others wait for it
         self._compare()
         self._write_count()
 
     def _publish(self) -> None:
-        if self.folder.exists():  # of an unfinished run that `overwrite` gives up: its outputs stay known as ours
-            self.outputs.record.adopt(self._records())
-            shutil.rmtree(self.folder)
-        new = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
-        try:
-            (new / self._launch.name).mkdir(parents=True)
-            with (new / _LIST).open("wb") as file:
-                file.writelines(self.work.lines())
-            write_json(new / _HEAD, {"options": self.options, "list": self.work.digest, "block": self.block})
-            os.replace(new, self.folder)
-        except OSError as error:
-            error.filename = error.filename or str(new)  # a full disk does not say of which file
-            raise
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+        self.outputs.record.adopt(self._records())  # of an unfinished run that is given up: its outputs stay ours
+        self._delete()
+        self.place.write(self._list, self.work.lines())
+        head = {"options": self.options, "list": self.work.digest, "block": self.block}
+        self.place.write(self._head, [json.dumps(head).encode() + b"\n"])
 
     def _compare(self) -> None:
         """Refuse a run of other options or of another list, with the first difference.
@@ -151,8 +139,7 @@ class SharedRun:
         Raises:
             InputError: It is another run.
         """
-        there = read_json(self.folder / _HEAD)
-        place = f"{self.outputs.option} {self.outputs.folder}"
+        there, place = self._read_head(), self._where
         begun = "the run there began with" if self.resumed else "process 0 has"
         for name, mine in self.options.items():
             theirs = there["options"].get(name)
@@ -163,7 +150,7 @@ class SharedRun:
                     hint=f"give all the same options, or another {self.outputs.option}",
                 )
         if there["list"] != self.work.digest:
-            with (self.folder / _LIST).open("rb") as theirs_lines:
+            with self.place.open(self._list) as theirs_lines:
                 pairs = itertools.zip_longest(theirs_lines, self.work.lines())
                 place_of, (theirs, mine) = next(each for each in enumerate(pairs, 1) if each[1][0] != each[1][1])
             raise InputError(
@@ -171,6 +158,19 @@ class SharedRun:
                 where=place,
                 hint=f"let all see the same inputs, or choose another {self.outputs.option}",
             )
+
+    def _read_head(self) -> dict[str, Any]:
+        try:
+            with self.place.open(self._head) as file:
+                head = json.loads(file.read())
+            return {"options": dict(head["options"]), "list": str(head["list"])}
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            where = self.outputs.told(self._head)
+            raise InputError("is damaged", where=where, hint="begin anew with --overwrite") from error
+
+    @property
+    def _where(self) -> str:
+        return f"{self.outputs.option} {self.outputs.where}"
 
     def _wait(self, condition: Callable[[], bool], problem: str) -> None:
         """Wait for a sign of other processes.
@@ -182,7 +182,7 @@ class SharedRun:
             if time.monotonic() - self._since > self.patience:
                 raise InputError(
                     f"{problem}, as {self.process} sees it",
-                    where=f"{self.outputs.option} {self.outputs.folder}",
+                    where=self._where,
                     hint="choose a folder that all machines share, and see whether all processes started",
                 )
             time.sleep(_POLL)
@@ -191,7 +191,7 @@ class SharedRun:
 
     def part(self, name: str) -> RunPart:
         """Return a part by its name."""
-        return RunPart(self.folder, self.outputs.folder, name)
+        return RunPart(self.outputs, self.folder, name)
 
     def parts(
         self, outputs_of: Callable[[dict[str, Any]], Collection[str]], *, at_once: bool = False
@@ -206,7 +206,7 @@ class SharedRun:
             self._look_for_others()
             part = self.part(_name(number))
             groups = [items[start : start + self.group] for start in range(0, len(items), self.group)]
-            if self.resumed and part.path.exists():
+            if self.resumed and part.exists():
                 whole = set(part.whole(self.outputs.kind, outputs_of, failed=at_once))
                 units = [items] if at_once else groups
                 groups = [unit for unit in units if any(place not in whole for place, _ in unit)]
@@ -225,22 +225,26 @@ class SharedRun:
     def advance(self, count: int = 1) -> None:
         """Count finished items, for the bar of the first process."""
         self._count += count
-        self._write_count()
+        if self.process.world > 1 and time.monotonic() - self._told > _INTERVAL:
+            self._write_count()
 
     def _write_count(self) -> None:
-        if self.process.world > 1:  # over what is there, so that it is never empty
-            file = os.open(self._mark, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            try:
-                os.write(file, f"{self._count:0{_DIGITS}} {socket.gethostname()}\n".encode())
-            finally:
-                os.close(file)
+        if self.process.world > 1:
+            self._told = time.monotonic()
+            self.place.write(self._mark, [f"{self._count:0{_DIGITS}} {socket.gethostname()}\n".encode()])
 
     @property
     def count(self) -> int:
         """How many items all processes have finished, as far as this one sees."""
-        if self.process.world == 1:
-            return self._count
-        return sum(_count_in(path) for path in self._launch.glob("process-*") if not path.suffix)
+        others = (f"{self._launch}/process-{rank}" for rank in range(self.process.world) if rank != self.process.rank)
+        return self._count + sum(map(self._count_in, others))
+
+    def _count_in(self, mark: str) -> int:
+        try:
+            with self.place.open(mark) as file:
+                return int(file.read(_DIGITS))
+        except (OSError, ValueError):
+            return 0
 
     def _look_for_others(self) -> None:
         """Stop early where other machines write elsewhere."""
@@ -254,7 +258,7 @@ class SharedRun:
     def _missing(self) -> int | None:
         """Return the first process that gave no sign of life."""
         ranks = range(self.process.world)
-        return next((rank for rank in ranks if not (self._launch / f"process-{rank}").exists()), None)
+        return next((rank for rank in ranks if not self.place.exists(f"{self._launch}/process-{rank}")), None)
 
     def _wait_for_others(self) -> None:
         missing = self._missing()
@@ -271,17 +275,19 @@ class SharedRun:
         Raises:
             InputError: Another process never gave a sign of life.
         """
+        self.place.flush()
         if self.process.world == 1:
             return True
         self._wait_for_others()
-        self._mark.with_suffix(".done").touch()  # from now on another process may merge, and delete the folder
-        if not all((self._launch / f"process-{rank}.done").exists() for rank in range(self.process.world)):
+        self._write_count()
+        self.place.create(f"{self._mark}.done")  # from now on another process may merge, and delete the folder
+        marks = (f"{self._launch}/process-{rank}.done" for rank in range(self.process.world))
+        if not all(map(self.place.exists, marks)) or not self.place.create(f"{self._launch}/{_MERGING}"):
             return False
-        try:
-            os.close(os.open(self._launch / _MERGING, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-        except (FileExistsError, FileNotFoundError):
-            return False
-        return True
+        if self.place.exists(self._head):
+            return True
+        self.place.delete_tree(self.folder)  # another process has merged and deleted everything meanwhile
+        return False
 
     def merged_lines(self) -> Iterator[PartLine]:
         """Yield what all processes told, in the order of the list.
@@ -295,7 +301,7 @@ class SharedRun:
             if [place for place, _ in lines] != list(range(first, min(first + self.block, len(self.work)))):
                 raise InputError(
                     f"not all of the images {first + 1} to {first + self.block} are finished",
-                    where=f"{self.outputs.option} {self.outputs.folder}",
+                    where=self._where,
                     hint="go on with --resume",
                 )
             yield from lines
@@ -306,40 +312,30 @@ class SharedRun:
         self.outputs.record.adopt(self._records())
 
     def _records(self) -> Iterator[Record]:
-        paths = sorted(path for path in self.folder.iterdir() if path.name.endswith(PART_RECORD))
-        return (Record(self.outputs.folder, path) for path in paths)
+        return map(
+            self.outputs.part_record, sorted(n for n in self.place.names(self.folder) if n.endswith(PART_RECORD))
+        )
 
     def close(self) -> None:
         """Delete the folder, as all is merged."""
-        folders = {os.path.dirname(name) for record in self._records() for name in record.entries}
-        gone = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
-        os.replace(self.folder, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        records = self._records() if self.resumed else ()
+        folders = {os.path.dirname(name) for record in records for name in record.entries}
+        self._delete()
         if self.resumed:
-            self._tidy(folders)
+            self.place.tidy(folders)
+
+    def _delete(self) -> None:
+        self.place.delete(self._head)  # first: what has none is no run that could be gone on with
+        self.place.delete_tree(self.folder)
 
     def tidy(self) -> None:
         """Delete what killed processes left of a run that is finished."""
-        self._tidy({os.path.dirname(name) for name in self.outputs.record.entries})
-
-    def _tidy(self, folders: Collection[str]) -> None:
-        for gone in self.folder.parent.glob(f"{self.folder.name}.*.tmp"):
-            shutil.rmtree(gone, ignore_errors=True)
-        for name in {"", *folders}:
-            folder = self.outputs.folder / name
-            for path in left_behind(folder) if folder.is_dir() else ():
-                path.unlink(missing_ok=True)
+        self._delete()
+        self.place.tidy({os.path.dirname(name) for name in self.outputs.record.entries})
 
 
 def _name(number: int) -> str:
     return f"{number:08}"
-
-
-def _count_in(path: Path) -> int:
-    try:
-        return int(path.read_bytes()[:_DIGITS])
-    except (OSError, ValueError):
-        return 0
 
 
 def _described(line: bytes | None) -> str:

@@ -17,6 +17,7 @@ Numbered = tuple[int, dict[str, Any]]
 
 _LEAST_BLOCKS = 4096  # so that a thousand processes have several each
 _LARGEST_BLOCK = 1000  # items: what one process holds of a block, and does again where an archive was not finished
+_REWRITTEN_BLOCK = 128
 
 
 class WorkList:
@@ -65,13 +66,14 @@ class WorkList:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(json.loads, self.lines())
 
-    def block_size(self, group: int = 1) -> int:
+    def block_size(self, group: int = 1, *, rewritten: bool = False) -> int:
         """Return how many items follow each other in one process: depends on the list alone, not on who works on it.
 
         Args:
             group: What is computed together must not be torn apart: the size is a multiple of this.
+            rewritten: Whether what is told of a block is written again as a whole with each item.
         """
-        size = min(max(1, len(self) // _LEAST_BLOCKS), _LARGEST_BLOCK)
+        size = min(max(1, len(self) // _LEAST_BLOCKS), _REWRITTEN_BLOCK if rewritten else _LARGEST_BLOCK)
         return -(-size // group) * group
 
     def blocks(
