@@ -24,6 +24,7 @@ from banet.inference.postprocess import UnfusedPrediction, postprocess, semantic
 from banet.inference.preprocess import preprocess
 from banet.modeling.config import InferenceConfig
 from banet.modeling.instance_head import select_for_panoptic
+from banet.modeling.outputs import Output
 from banet.modeling.semantic_loss import semantic_loss
 from banet.panoptic import PanopticSegmentation
 
@@ -68,7 +69,7 @@ class Seen:
     size: tuple[int, int]
 
 
-def _features(model: BANet, output: Any, boxes: Tensor) -> Features:
+def _features(model: BANet, output: Output, boxes: Tensor) -> Features:
     f_ins = model.mask_head.features(output.rois.mask([boxes]))
     return Features([level[0].half() for level in output.semantic], f_ins.half(), boxes)
 
@@ -105,9 +106,12 @@ def validation_features(model: BANet, scenes: Scenes) -> list[Seen]:
     return found
 
 
-def _selected(model: BANet, output: Any, limit: float) -> Tensor:
-    (candidates,), limits = output.candidates, model.inference
-    return select_for_panoptic(candidates, score=limit, iou=limits.nms_threshold, limit=limits.max_instances)[0]
+def _selected(model: BANet, output: Output, limit: float) -> Tensor:
+    limits = model.inference
+    (boxes,), _, _ = select_for_panoptic(
+        output.candidates, score=limit, iou=limits.nms_threshold, limit=limits.max_instances
+    )
+    return boxes
 
 
 def _joined(features: Sequence[Features]) -> tuple[list[Tensor], Tensor]:

@@ -163,6 +163,20 @@ def test_read_outs_learn_and_nothing_else_does(model: BANet, tmp_path: Path, mon
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_a_validation_scene_is_what_the_trunk_itself_sees(model: BANet) -> None:
+    scenes = Scenes(6, 2, (64, 64))
+    found = claim_read_outs.validation_features(model, scenes)
+    for index, seen in enumerate(found):
+        image, truth = scenes.read(index)
+        with torch.no_grad():
+            output = model([preprocess(image, model.inference)])
+            boxes = claim_read_outs._selected(model, output, 0.0)
+            logits = model.segmenter(output.semantic, seen.found.f_ins.float(), [seen.found.boxes], [seen.size])
+        assert torch.equal(logits, output.logits) and np.array_equal(seen.truth.ids, truth.ids)
+        assert len(seen.true.boxes) == len(scenes[index].target.boxes)
+        assert len(boxes) >= len(seen.found.boxes) and len(boxes) > 0
+
+
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Trainings run in this process; yields the recipes that were trained."""
