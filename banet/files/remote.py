@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import io
 import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from banet.errors import InputError, MissingExtraError
 
@@ -64,7 +65,7 @@ def open_remote(url: str) -> BinaryIO:
     if empty:
         stream.close()
         raise InputError("is empty (0 bytes)", where=url, hint="write it again or leave it out")
-    return cast(BinaryIO, stream)
+    return _buffered(stream)
 
 
 def list_remote(url: str) -> Iterator[str]:
@@ -129,7 +130,7 @@ class RemoteFolder:
         """
         with self._told(name):
             self._system.invalidate_cache()
-            return cast(BinaryIO, self._system.open(self._path(name), "rb"))
+            return _buffered(self._system.open(self._path(name), "rb"))
 
     def put(self, files: Mapping[str, Path]) -> None:
         """Write copies of files of this machine; what has one of the names is replaced.
@@ -137,7 +138,7 @@ class RemoteFolder:
         Raises:
             OSError: One cannot be written.
         """
-        with self._told(next(iter(files), "")):
+        with self._told(next(iter(files), ""), missing=False):
             paths = [self._path(name) for name in files]
             there = paths
             if not self._whole:
@@ -158,7 +159,7 @@ class RemoteFolder:
         Raises:
             OSError: It cannot be made.
         """
-        with self._told(name):
+        with self._told(name, missing=False):
             try:
                 if not self._whole:
                     self._make_folders([self._path(name)])
@@ -212,13 +213,18 @@ class RemoteFolder:
             self._system.rm(self._path(folder), recursive=True)
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
-        """Let errors, of which each system has its own, be an OSError that names the file."""
+    def _told(self, name: str, *, missing: bool = True) -> Iterator[None]:
+        """Let errors, of which each system has its own, be an OSError that names the file.
+
+        Args:
+            name: The file.
+            missing: Let the one that says that there is none be.
+        """
         try:
             yield
-        except FileNotFoundError:
-            raise
         except Exception as error:
+            if missing and isinstance(error, FileNotFoundError):
+                raise
             raise OSError(errno.EIO, _told(error), f"{self.url}/{name}") from error
 
 
@@ -226,6 +232,11 @@ def remote_key(url: str) -> tuple[str, str]:
     """Return what URLs of one file have in common: their system, and the path in it."""
     system, path = _system(url)
     return type(system).__name__, posixpath.normpath(path).strip("/")
+
+
+def _buffered(stream: Any) -> BinaryIO:
+    """Return a file that has all that files have: those of some systems cannot read a part of a line."""
+    return io.BufferedReader(stream)
 
 
 def _unreadable(url: str, error: Exception) -> InputError:

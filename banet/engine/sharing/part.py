@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 from typing import Any
 
-from banet.files.outputs import PART_RECORD, Outputs
+from banet.files.outputs import PART_RECORD, Outputs, Record
 
 __all__ = ["PartLine", "RunPart"]
 
@@ -26,7 +27,12 @@ class RunPart:
     def __init__(self, outputs: Outputs, folder: str, name: str) -> None:
         self.name = name
         self._place, self._file = outputs.place, f"{folder}/{name}.jsonl"
-        self.record = outputs.part_record(f"{folder}/{name}{PART_RECORD}")
+        self._outputs, self._record = outputs, f"{folder}/{name}{PART_RECORD}"
+
+    @cached_property
+    def record(self) -> Record:
+        """Return the record of its outputs."""
+        return self._outputs.part_record(self._record)
 
     def exists(self) -> bool:
         """Return whether anything was told of it."""
