@@ -27,8 +27,8 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
 
     Attributes:
         gt_json: COCO panoptic JSON of the ground truth.
-        gt_dir: Folder of its id PNGs.
-        pred_dir: Folder of the id PNGs of the predictions, such as --out of `banet predict`.
+        gt_dir: Folder of its id PNGs, or of tar archives of them.
+        pred_dir: Folder of the id PNGs of the predictions, or of tar archives of them, such as --out of `predict`.
         pred_json: Their COCO panoptic JSON; default: panoptic.json in --pred-dir, or beside it.
         json: Write the figures, each class included, to this file.
         workers: Images that are compared at the same time.
@@ -51,7 +51,7 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
         """Score, and print the table."""
         from banet.engine.sharing.process import this_process
         from banet.files.atomic import write_json
-        from banet.files.outputs import output_file
+        from banet.files.outputs import output_in
         from banet.panoptic.metrics.quality import FolderPair, format_table, score_folders, to_json
 
         if self.video and (self.details or self.amodal):
@@ -60,7 +60,7 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
         folders = (self.gt_json, self.gt_dir, pred_json, self.pred_dir)
         outputs = None
         if self.json:
-            outputs = output_file(
+            outputs = output_in(
                 self.json,
                 "banet pq",
                 "--json",
@@ -103,7 +103,7 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
         print(table)
         if self.json and outputs:
             with outputs:
-                write_json(self.json, to_json(result), indent=2)
+                write_json(outputs.folder / next(iter(outputs.names)), to_json(result), indent=2)
         return 0
 
 
@@ -113,8 +113,14 @@ def _json_of(folder: str) -> str:
     Raises:
         InputError: There is none.
     """
-    places = [Path(folder) / "panoptic.json", Path(folder).with_name(f"{Path(folder).name}.json")]
-    for place in places:
+    from banet.files.remote import RemoteFolder, is_remote
+
+    if is_remote(folder):
+        above, _, name = folder.rstrip("/").rpartition("/")
+        for url, file in ((folder.rstrip("/"), "panoptic.json"), (above, f"{name}.json")):
+            if RemoteFolder(url).is_file(file):
+                return f"{url}/{file}"
+    for place in (Path(folder) / "panoptic.json", Path(folder).with_name(f"{Path(folder).name}.json")):
         if place.is_file():
             return str(place)
     raise InputError("holds no panoptic.json", where=f"--pred-dir {folder}", hint="name the file with --pred-json")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from banet.errors import InputError, abbreviate
+from banet.files.remote import as_file, is_remote, open_remote
 from banet.files.worker import isolated, isolated_items, refuse_outside
 from banet.types import StrPath
 
@@ -35,7 +36,7 @@ _COCO = ("images", "annotations", "categories")
 
 
 def open_file(path: StrPath) -> BinaryIO:
-    """Opens a file for reading.
+    """Opens a file, or what lies behind a URL, for reading.
 
     Raises:
         InputError: it is missing, empty, unreadable, a folder, or no file at all: a pipe or a device, which could keep
@@ -43,6 +44,8 @@ def open_file(path: StrPath) -> BinaryIO:
         RuntimeError: see `refuse_outside`.
     """
     refuse_outside(path)
+    if is_remote(path):
+        return open_remote(os.fspath(path))
     file = Path(path)
     try:
         mode = os.stat(file).st_mode
@@ -72,7 +75,7 @@ def read_json(path: StrPath) -> Any:
     Raises:
         InputError: see `open_file`; or it is not JSON, an object has a field twice, or it is too large.
     """
-    file = Path(path)
+    file = as_file(path)
     with open_file(file) as stream:
         data = stream.read(_LARGEST_WHOLE + 1)
     if len(data) > _LARGEST_WHOLE or sum(map(data.count, b"[{,")) > _MOST_VALUES:
@@ -108,7 +111,7 @@ def stream_lists(
     Raises:
         InputError: see `stream_json`; or one of the fields is missing or no list, or there are too many categories.
     """
-    file = Path(path)
+    file = as_file(path)
     missing = dict.fromkeys(fields)
     for name, position, item in stream_json(file, fields, bare=bare):
         field = name or fields[0]
@@ -149,7 +152,7 @@ def stream_json(
         InputError: see `open_file`; or it is not JSON, an object has a field twice, the outermost value is of another
             kind, or an item is too long.
     """
-    file = Path(path)
+    file = as_file(path)
     with open_file(file) as raw:
         encoding = json.detect_encoding(raw.read(4))
         raw.seek(0)
@@ -163,7 +166,7 @@ def stream_json(
 class _Reader:
     """A window of the text, moved forward."""
 
-    def __init__(self, file: Path, stream: TextIO, wanted: Sequence[str] | None) -> None:
+    def __init__(self, file: StrPath, stream: TextIO, wanted: Sequence[str] | None) -> None:
         self.file, self.stream, self.wanted = file, stream, wanted
         self.text, self.at, self.ended = "", 0, False
         self.line, self.column = 1, 1  # of the window's first character

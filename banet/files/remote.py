@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from banet.errors import InputError, MissingExtraError
+from banet.types import StrPath
 
-__all__ = ["RemoteFolder", "is_remote", "list_remote", "open_remote", "remote_key"]
+__all__ = ["RemoteFolder", "as_file", "is_remote", "list_remote", "open_remote", "remote_key"]
 
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "cos", "r2", "b2", "memory"})
 """Stores of objects, which have no half files; elsewhere a file is renamed when it is whole."""
@@ -26,6 +27,11 @@ _HALF = ".banet.tmp"
 def is_remote(path: object) -> bool:
     """Return whether a text is a URL that fsspec opens, rather than a path."""
     return isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+
+
+def as_file(path: StrPath) -> StrPath:
+    """Return a path as such, and a URL as it is: a path would join its slashes."""
+    return path if is_remote(path) else Path(path)
 
 
 def _system(url: str) -> tuple[Any, str]:

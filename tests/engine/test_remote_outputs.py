@@ -12,6 +12,7 @@ import pytest
 from counting import Counting, opened
 from PIL import Image
 
+from banet.cli import main
 from banet.engine.prediction import predict
 from banet.engine.prediction.predict import predict_files
 from banet.errors import InputError
@@ -96,6 +97,56 @@ def test_inputs_are_never_overwritten(out: str, photos: Path, memory: Any) -> No
     with pytest.raises(InputError, match=r"in/0\.png: is an input of this command, which is never replaced"):
         predict_files("weights", ["memory://bucket/in"], out, overwrite=True)
     assert memory.cat_file("/bucket/in/0.png") == (photos / "0.png").read_bytes()
+
+
+def pq(*words: object) -> list[str]:
+    return ["pq", *map(str, words)]
+
+
+def test_pq_reads_archives_and_urls(
+    photos: Path, tmp_path: Path, memory: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out, options in ((tmp_path / "files", {}), (tmp_path / "tars", {"shards": 2}), (OUT, {"shards": 2})):
+        predict_files("weights", [str(photos)], out, **options)
+    memory.put(f"{tmp_path / 'files'}/", "/bucket/files", recursive=True)
+    truth = tmp_path / "files"
+    json = truth / "panoptic.json"
+    capsys.readouterr()
+    told = []
+    for predicted in (truth, tmp_path / "tars", OUT, "memory://bucket/files"):
+        assert main(pq("--gt-json", json, "--gt-dir", truth, "--pred-dir", predicted)) == 0
+        told.append(capsys.readouterr().out)
+    assert "100.0" in told[0] and len(set(told)) == 1
+    remote = ["--gt-json", f"{OUT}/panoptic.json", "--gt-dir", OUT, "--pred-dir", tmp_path / "tars"]
+    assert main(pq(*remote, "--json", "memory://bucket/pq.json")) == 0
+    assert main(pq(*remote, "--json", tmp_path / "pq.json")) == 0
+    assert memory.cat_file("/bucket/pq.json") == (tmp_path / "pq.json").read_bytes()
+    assert main(pq(*remote, "--json", f"{OUT}/panoptic.json", "--overwrite")) == 2
+    assert "is an input of this command" in capsys.readouterr().err
+
+
+def test_damaged_archives_of_id_maps_are_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tars"
+    predict_files("weights", [str(photos)], out, shards=3)
+    first, second = sorted(out.glob("*.tar"))
+    score = pq("--gt-json", out / "panoptic.json", "--gt-dir", out, "--pred-dir", out)
+    capsys.readouterr()
+    whole = second.read_bytes()
+    for data, told in (
+        (whole[:2000], r"00000001.tar: is cut off or damaged after"),
+        (first.read_bytes(), "00000001.tar: holds 0.png, as "),
+        (whole.replace(b"IDAT", b"IDxT"), r"00000001.tar/4.png: is truncated or corrupt"),
+        (None, r"4.png: does not exist"),
+    ):
+        second.unlink()
+        if data is not None:
+            second.write_bytes(data)
+        assert main(score) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1, error
+        second.write_bytes(whole)
 
 
 def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ DOORS = {
 ELSEWHERE = {
     "data/images/source.py:_open": "of ImageSource, which is a door",
     "data/images/source.py:frames": "of ImageSource, which is a door",
-    "data/images/stored.py:_open": "of StoredImage, which isolated readers open",
+    "files/archives.py:open": "of StoredFile, which isolated readers open",
     "data/images/large.py:__init__": "refuses images that are so large",
     "data/images/large.py:_open": "refuses images that are so large",
     "engine/prediction/video.py:_open_file": "refuses videos",

@@ -3,7 +3,7 @@
 from banet.files.outputs.inputs import Again, weight_files
 from banet.files.outputs.outputs import NewFolder, Outputs, free_folder, is_output, output_file
 from banet.files.outputs.record import PART_RECORD, RECORD, RUN, Entries, Entry, Record, digest_of
-from banet.files.outputs.remote import RemoteOutputs, outputs_in
+from banet.files.outputs.remote import RemoteOutputs, output_in, outputs_in
 
 __all__ = [
     "PART_RECORD",
@@ -20,6 +20,7 @@ __all__ = [
     "free_folder",
     "is_output",
     "output_file",
+    "output_in",
     "outputs_in",
     "weight_files",
 ]

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from banet.files.outputs.outputs import Outputs
+from banet.files.outputs.outputs import Outputs, output_file
 from banet.files.outputs.places import RemotePlace
 from banet.files.outputs.record import HEADER_LINE, RECORD, Record
 from banet.files.remote import RemoteFolder, is_remote, remote_key
 from banet.files.spooled import SpooledSet
 from banet.types import StrPath
 
-__all__ = ["RemoteOutputs", "outputs_in"]
+__all__ = ["RemoteOutputs", "output_in", "outputs_in"]
 
 
 class RemoteOutputs(Outputs):
@@ -32,7 +32,7 @@ class RemoteOutputs(Outputs):
         self._remote = RemoteFolder(url)
         self._there: SpooledSet | None = None
         self._read: set[tuple[str, str]] | None = None
-        self._given = options.get("inputs", ())
+        self._given, self._folders = options.get("inputs", ()), options.get("folders", ())
         self._scratch = tempfile.TemporaryDirectory(prefix="banet-out-")
         self._away = RemotePlace(self._remote)
         super().__init__(self._scratch.name, kind, names, **options)
@@ -96,7 +96,9 @@ class RemoteOutputs(Outputs):
         return bool(self._read) and remote_key(self.told(name)) in self._read
 
     def _in_inputs(self, name: str) -> bool:
-        return False
+        system, path = remote_key(self.told(name))
+        roots = [remote_key(each) for each in map(os.fspath, self._folders) if is_remote(each)]
+        return any(system == root[0] and f"{path}/".startswith(f"{root[1]}/") for root in roots)
 
     def _give_name(self, temporary: Path, target: Path, name: str) -> None:
         self._remote.put({name: temporary})
@@ -140,6 +142,18 @@ class _RemoteRecord(Record):
             self._sound = True
         self._place.append(self._name, lines)
         self._place.flush()
+
+
+def output_in(path: str, kind: str, option: str, **options: Any) -> Outputs:
+    """Check one output that an option names by its path or URL; see `output_file`.
+
+    Raises:
+        InputError: As `output_file`.
+    """
+    if not is_remote(path):
+        return output_file(path, kind, option, **options)
+    folder, _, name = path.rpartition("/")
+    return RemoteOutputs(folder, kind, [name], option=option, **options)
 
 
 def outputs_in(out: StrPath, kind: str, names: Iterable[str] | Mapping[str, Any] = (), **options: Any) -> Outputs:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from banet._moved import renamed
@@ -17,6 +16,7 @@ from banet.errors import InputError, abbreviate
 from banet.files.fields import is_number, read_flag, read_image_id, read_integer, read_object
 from banet.files.names import check_file_name
 from banet.files.reading import MAX_PIXELS, stream_lists
+from banet.files.remote import as_file
 from banet.panoptic.categories import Categories
 from banet.panoptic.id_maps import MAX_SEGMENT_ID
 from banet.panoptic.segments import Annotation, ImageInfo, Segment
@@ -49,7 +49,7 @@ class PanopticJson:
         categories: the classes.
     """
 
-    path: Path
+    path: StrPath
     images: dict[ImageId, ImageInfo]
     annotations: dict[ImageId, Annotation]
     categories: Categories
@@ -67,7 +67,7 @@ class PanopticJson:
             InputError: a field is missing, of the wrong type or out of range; an id occurs twice; an annotation is of
                 an unknown image; a segment has an unknown category; a file name leads out of its folder.
         """
-        file = Path(path)
+        file = as_file(path)
         images: dict[ImageId, ImageInfo] = {}
         listed: list[Any] = []
         found: list[tuple[str, Annotation]] = []

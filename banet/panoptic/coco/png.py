@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from banet.errors import InputError
+from banet.files.archives import StoredFile
 from banet.files.atomic import atomic_path
 from banet.files.names import safe_join
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.remote import as_file
 from banet.files.structure import check_structure
 from banet.files.worker import isolated
 from banet.panoptic.id_maps import check_ids, in_range
@@ -34,11 +37,11 @@ _ROWS = 256  # of an id map that are coded at a time: bounds the memory
 
 
 @isolated
-def read_ids(path: StrPath) -> NDArray[np.int32]:
+def read_ids(path: StrPath | StoredFile) -> NDArray[np.int32]:
     """Read the id map of a COCO panoptic PNG.
 
     Args:
-        path: an RGB PNG of 8 bits per channel; an alpha channel is ignored.
+        path: an RGB PNG of 8 bits per channel, or its URL; an alpha channel is ignored.
 
     Returns:
         (H, W) int32, 0 = void.
@@ -47,7 +50,7 @@ def read_ids(path: StrPath) -> NDArray[np.int32]:
         InputError: missing, a folder, empty, truncated, not a PNG, or one whose pixels are not ids (grey, palette,
             16-bit).
     """
-    return _read_png(Path(path), _ids_fault, _decode, _decode_fast)
+    return _read_png(path if isinstance(path, StoredFile) else as_file(path), _ids_fault, _decode, _decode_fast)
 
 
 def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | None = None) -> NDArray[np.int32]:
@@ -180,7 +183,7 @@ _T = TypeVar("_T")
 
 
 def _read_png(
-    file: Path,
+    file: StrPath | StoredFile,
     fault: Callable[[int, int], str | None],
     decode: Callable[[Image.Image], _T],
     decode_fast: Callable[[bytes, int, int, int], _T | None] = lambda data, width, height, color_type: None,
@@ -193,22 +196,23 @@ def _read_png(
         decode: reads the pixels.
         decode_fast: tried first, given the file's bytes, width, height and colour type; None where it cannot tell.
     """
-    with open_file(file) as stream:
+    where = os.fspath(file)
+    with file.open() if isinstance(file, StoredFile) else open_file(file) as stream:
         head = stream.read(26)
         if head[:8] != _PNG_SIGNATURE:
             raise InputError(
-                "is not a PNG", where=file, hint="id and label maps must be PNG, since other formats change the ids"
+                "is not a PNG", where=where, hint="id and label maps must be PNG, since other formats change the ids"
             )
         if len(head) < 26:
-            raise InputError("is truncated", where=file, hint="write it again")
+            raise InputError("is truncated", where=where, hint="write it again")
         wrong = fault(head[24], head[25])
         if wrong:
             kind = _COLOR_TYPES.get(head[25], f"colour type {head[25]}")
-            raise InputError(f"is a {head[24]}-bit {kind} PNG", where=file, hint=wrong)
+            raise InputError(f"is a {head[24]}-bit {kind} PNG", where=where, hint=wrong)
         width, height = struct.unpack(">II", head[16:24])
         if width * height > MAX_PIXELS:
             raise InputError(
-                f"has too many pixels ({width} x {height}; the limit is {MAX_PIXELS})", where=file, hint="cut it up"
+                f"has too many pixels ({width} x {height}; the limit is {MAX_PIXELS})", where=where, hint="cut it up"
             )
         stream.seek(0)
         fast = decode_fast(stream.read(), width, height, head[25])
@@ -220,7 +224,7 @@ def _read_png(
             with Image.open(stream, formats=["PNG"]) as image:
                 return decode(image)
         except Exception as error:  # a decoder may raise anything on bad data
-            raise InputError(f"is truncated or corrupt ({error})", where=file, hint="write it again") from error
+            raise InputError(f"is truncated or corrupt ({error})", where=where, hint="write it again") from error
 
 
 def _ids_fault(depth: int, color_type: int) -> str | None:

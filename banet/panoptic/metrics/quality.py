@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from banet._renamed import old_attribute
 from banet.errors import InputError, abbreviate_list
-from banet.files.names import safe_join
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import Annotation, PanopticJson
+from banet.panoptic.coco.map_folder import MapFolder
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import sum_by
 from banet.panoptic.metrics.overlaps import LabeledMap, Listed, Overlaps
@@ -297,9 +297,9 @@ def compare_folders(
 
     Args:
         gt_json: JSON of the ground truth.
-        gt_dir: folder of its PNGs.
+        gt_dir: folder of its PNGs, or of tar archives of them; or its URL.
         pred_json: JSON of the predictions; `annotations` is enough.
-        pred_dir: folder of their PNGs.
+        pred_dir: folder of their PNGs, likewise.
         workers: threads that read and match, 1 .. 4 (more are not used). Images are handed out as they are needed, so
             that memory stays at a few images.
         progress: called after each image with (images done, images in all).
@@ -339,12 +339,10 @@ class FolderPair:
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
-        self._gt_dir, self._pred_dir, self._workers = gt_dir, pred_dir, min(workers, MAX_WORKERS)
+        self._workers = min(workers, MAX_WORKERS)
         self.truth = PanopticJson.read(gt_json)
         self.predicted = PanopticJson.read(pred_json, truth=self.truth)
-        for folder in (gt_dir, pred_dir):
-            if not os.path.isdir(folder):
-                raise InputError("is not a folder", where=os.fspath(folder), hint="check the path")
+        self._gt_maps, self._pred_maps = MapFolder(gt_dir), MapFolder(pred_dir)
         missing = [image_id for image_id in self.truth.annotations if image_id not in self.predicted.annotations]
         if missing:
             raise InputError(
@@ -358,8 +356,8 @@ class FolderPair:
         return _in_order(self._compare, annotations, self._workers)
 
     def _compare(self, annotation: Annotation) -> Compared:
-        result = _read_side(self.predicted.annotations[annotation.image_id], self._pred_dir, self.truth.categories)
-        target = _read_side(annotation, self._gt_dir, self.truth.categories)
+        result = _read_side(self.predicted.annotations[annotation.image_id], self._pred_maps, self.truth.categories)
+        target = _read_side(annotation, self._gt_maps, self.truth.categories)
         if result.ids.shape != target.ids.shape:
             raise InputError(
                 f"is {result.ids.shape[1]}x{result.ids.shape[0]}, but {target.source} is "
@@ -486,14 +484,14 @@ def match_overlaps(overlaps: Overlaps) -> Match:
     )
 
 
-def _read_side(annotation: Annotation, folder: StrPath, categories: Categories) -> LabeledMap:
-    path = safe_join(folder, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
+def _read_side(annotation: Annotation, maps: MapFolder, categories: Categories) -> LabeledMap:
+    path = maps.find(annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
     listed = Listed(
         np.array([info.id for info in annotation.segments], dtype=np.int64),
         np.array([categories.index(info.category_id) for info in annotation.segments], dtype=np.int64),
         np.array([info.iscrowd for info in annotation.segments], dtype=bool),
     )
-    return LabeledMap(read_ids(path), listed, f"{path} (image {annotation.image_id})")
+    return LabeledMap(read_ids(path), listed, f"{os.fspath(path)} (image {annotation.image_id})")
 
 
 def _in_order(
