@@ -324,8 +324,8 @@ def test_bad_archives_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "none.tar").write_bytes(bytes(10240))
     for inputs, problem in {
         (first, second): r"b\.tar/1\.png: has the id '1', as .*a\.tar/1\.png has; ids must differ",
-        (first, str(tmp_path / "cut.tar")): r"cut\.tar: is cut off or damaged after 0 images",
-        (str(tmp_path / "end.tar"),): r"end\.tar: is cut off or damaged after 2 images",
+        (first, str(tmp_path / "cut.tar")): r"cut\.tar: is cut off or damaged after 0 files",
+        (str(tmp_path / "end.tar"),): r"end\.tar: is cut off or damaged after 2 files",
         (str(tmp_path / "head.tar"),): r"head\.tar: is not a tar archive, or is cut off",
         (str(tmp_path / "gz.tar"),): r"gz\.tar: is a compressed archive; unpack it",
         (str(tmp_path / "none.tar"),): r"none\.tar: the archive holds no image",
