@@ -243,6 +243,7 @@ def main() -> int:
     """Run as the command line says; 1 where a case ended badly."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=500)
+    parser.add_argument("--first", type=int, default=0, help="number of the first one, to share a run out or go on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", action="append", choices=list(READERS), help="only this one; may be repeated")
     parser.add_argument("--case", type=int, help="only the case of this number")
@@ -252,7 +253,7 @@ def main() -> int:
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     names = options.reader or list(READERS)
-    cases = range(options.cases) if options.case is None else [options.case]
+    cases = range(options.first, options.first + options.cases) if options.case is None else [options.case]
     tallies = fuzz(cases, options.seed, names, Path(data) if data else None, options.keep)
     print(f"{'':<20}{'cases':>8}{'answers':>9}{'errors':>8}{'bad':>6}{'most s':>8}{'most MB':>9}")
     total = Tally()

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
+from xml.etree import ElementTree
 
 import yaml
 
@@ -234,9 +235,9 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c SYST
 
 
 def damage_xml(data: bytes, rng: Random) -> bytes:
-    """An XML file with one of its attributes or tags changed."""
+    """An XML file with one of its elements, attributes or tags changed, or with damaged bytes."""
     text = data.decode()
-    kind = rng.randrange(5)
+    kind = rng.randrange(8)
     if kind == 0:
         return damage_bytes(data, rng)
     if kind == 1:
@@ -244,6 +245,8 @@ def damage_xml(data: bytes, rng: Random) -> bytes:
         spot = rng.choice(spots)
         fresh = rng.choice(("", spot[0] * 2, rng.choice(spots)[0], "<a>" * 10_000, "&b;", "&c;", "<!--", "<![CDATA["))
         return (text[: spot.start()] + fresh + text[spot.end() :]).encode()
+    if kind > 3:
+        return _damage_elements(text, rng)
     spot = rng.choice(list(re.finditer('"([^"]*)"', text)))
     fresh = rng.choice(VALUES).strip('"').replace("<", "").replace('"', "")[:200_000]
     if kind == 2:
@@ -253,6 +256,41 @@ def damage_xml(data: bytes, rng: Random) -> bytes:
         text = text.replace("?>", f"?>{LAUGHS}", 1) if "&" in fresh else text
         spot = rng.choice(list(re.finditer('"([^"]*)"', text)))
     return (text[: spot.start(1)] + fresh + text[spot.end(1) :]).encode("utf-8", "surrogatepass")
+
+
+def _damage_elements(text: str, rng: Random) -> bytes:
+    """Well-formed XML whose elements are left out, repeated, moved, nested or renamed, or have other attributes."""
+    root = ElementTree.fromstring(text)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        parent = rng.choice([one for one in root.iter() if len(one)])
+        row = rng.randrange(len(parent))
+        element, other = parent[row], rng.choice(list(root.iter()))
+        kind = rng.randrange(8)
+        if kind == 0:
+            parent.remove(element)
+        elif kind == 1:
+            parent[row:row] = [copy.deepcopy(element) for _ in range(rng.choice((1, 2, 300)))]
+        elif kind == 2 and other not in element.iter():  # another place, where it is then twice
+            other.insert(rng.randrange(len(other) + 1), element)
+        elif kind == 3:
+            parent[row] = nested = ElementTree.Element(element.tag, element.attrib)
+            for _ in range(rng.choice((1, 50, 150))):
+                nested = ElementTree.SubElement(nested, element.tag, element.attrib)
+            nested.append(element)
+        elif kind == 4:
+            element.tag = other.tag
+        elif kind == 5 and element.attrib:
+            name = rng.choice(list(element.attrib))
+            value = element.attrib.pop(name)
+            if rng.random() < 0.5:
+                element.set(rng.choice([*other.attrib, "id", "x" * 1000]), value)
+        elif kind == 6:
+            element.attrib.update({f"a{number}": "1" for number in range(rng.choice((1, 20, 20_000)))})
+        else:
+            element.text = rng.choice(("", "1", other.text or "nan", "x" * 1_000_000))
+        if not len(root):
+            break
+    return ElementTree.tostring(root, rng.choice(("utf-8", "utf-16", "latin-1")))
 
 
 def damage_lines(data: bytes, rng: Random) -> bytes:
