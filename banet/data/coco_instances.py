@@ -25,6 +25,7 @@ from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import add_image
 from banet.panoptic.coco.rle import decode_crop
+from banet.panoptic.coco.runs import MOST_DRAWN
 from banet.panoptic.segments import ImageInfo
 from banet.types import ImageId, StrPath
 
@@ -88,13 +89,18 @@ class InstanceIndex:
         """
         start, stop = self.starts[row : row + 2].tolist()
         records: list[Any] = json.loads(zlib.decompress(self.data[start:stop].numpy().tobytes()))
-        masks = []
+        masks: list[InstanceMask] = []
+        drawn = 0
         for number, category_id, iscrowd, segmentation in records:
             try:
                 crop = decode_crop(segmentation, (image.height, image.width))
             except ValueError as error:
                 where = f"{self.path}: annotation {abbreviate(number)}: segmentation"
                 raise InputError(str(error), where=where, hint="correct it or drop the annotation") from None
+            drawn += crop.work
+            if drawn > MOST_DRAWN:
+                what = f"has instances whose boxes hold {drawn:,} pixels"
+                raise InputError(what, where=f"{self.path}: {image.file_name}", hint="leave some out")
             if crop.pixels.size:
                 masks.append(InstanceMask(category_id, crop, iscrowd=iscrowd))
         return masks

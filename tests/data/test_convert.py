@@ -457,7 +457,7 @@ def test_bad_labelme(tmp_path: Path, entries: list[Any], fields: dict[str, Any],
 def test_labels_that_are_unknown(tmp_path: Path) -> None:
     folder = _labelme(tmp_path, SQUARE)
     out = tmp_path / "out"
-    refused(lambda: convert_labelme(folder, out, images=tmp_path, stuff=["skye"]), out, "--stuff skye", "there are a")
+    refused(lambda: convert_labelme(folder, out, images=tmp_path, stuff=["skye"]), out, "--stuff skye", "there are 'a'")
     (tmp_path / "classes.json").write_text(json.dumps([{"id": 1, "name": "b", "isthing": 1}]))
     classes = tmp_path / "classes.json"
     refused(lambda: convert_labelme(folder, out, images=tmp_path, categories=classes), out, "'a'", "--ignore")

@@ -107,6 +107,9 @@ def test_yolo(tmp_path: Path, capsys: Any) -> None:
         (SQUARE, {"names": {"a": "b"}}, ["names", "'a'"]),
         (SQUARE, {"train": "nowhere"}, ["data.yaml: train", "nowhere", "does not exist"]),
         (SQUARE, {"train": 7}, ["data.yaml: train", "must be names"]),
+        (SQUARE, {"train": "x" * 70_000}, ["data.yaml: train", "does not exist"]),
+        (SQUARE, {"names": ["x"] * 90_000}, ["data.yaml", "larger than 256 KB"]),
+        ("0 " + "0.1 0.5 " * 600_000 + "\n", {}, ["a.txt: line 1", "longer than 4,194,304 characters"]),
         (SQUARE, {"train": None}, ["has no split train", "val"]),
     ],
 )
@@ -116,6 +119,13 @@ def test_bad_yolo(tmp_path: Path, capsys: Any, labels: str, fields: dict[str, An
     error = capsys.readouterr().err
     assert all(word in error for word in said), error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_class_of_yolo_whose_name_is_a_number_of_thousands_of_digits(tmp_path: Path, capsys: Any) -> None:
+    data = yolo(tmp_path, SQUARE)
+    data.write_text(f"train: images/train\nnames: [a, 0x{'f' * 5000}]\n")
+    assert convert("yolo", "--data", data, "--split", "train", "--out", tmp_path / "out") == 2
+    assert "is not index: name" in capsys.readouterr().err
 
 
 def test_layouts_of_yolo(tmp_path: Path) -> None:
@@ -367,7 +377,7 @@ def test_bad_datumaro(tmp_path: Path, capsys: Any) -> None:
     for words, said in (
         (["--split", "val"], ["panoptic|instances|stuff_val.json", "instances_train.json"]),
         (["--split", "train", "--task", "panoptic"], ["holds no panoptic_train.json"]),
-        (["--split", "train", "--stuff", "[sea]"], ["--stuff sea", "cat, sky"]),
+        (["--split", "train", "--stuff", "[sea]"], ["--stuff sea", "'cat', 'sky'"]),
     ):
         assert convert("datumaro", "--root", root, *words, "--out", tmp_path / "out") == 2
         error = capsys.readouterr().err

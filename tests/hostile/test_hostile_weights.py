@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors.torch import save, save_file
 
 from banet import BANet
 from banet.checkpoint import checkpoint
+from banet.checkpoint.pickles import check_pickle
 from banet.checkpoint.warm_start import initialize
 from banet.cli import main
 from banet.data.scenes.generate import SCENE_CATEGORIES
@@ -347,3 +349,40 @@ def test_the_tiny_network_of_these_tests(model: BANet, whole: bytes, tmp_path: P
     torch.save(model.state_dict(), tmp_path / "a.pth")
     assert not initialize(tiny_model(), str(tmp_path / "a.pth")).missing
     assert InferenceConfig().longer <= 8192
+
+
+# ---------------------------------------------------------------------------------------------------- steps of pickles
+
+
+def checkpoints() -> dict[str, Any]:
+    norm = torch.nn.BatchNorm2d(4)
+    state = norm.state_dict()
+    others = {"c": Counter([1, 2]), "s": {1, 2}, "p": norm.weight, "kind": torch.bfloat16, "size": torch.Size([2, 3])}
+    plain = [1.5, "a", b"", True, None, (1, 2, 3), (1,), (1, 2), 10**30, {}, [], torch.device("cpu")]
+    optimizer = torch.optim.Adam(norm.parameters()).state_dict()
+    deep: tuple[Any, ...] = ()
+    for _ in range(50):
+        deep = (deep, deep)
+    return {"state": state, "all": {"model": state, "optimizer": optimizer, **others, "plain": plain}, "deep": deep}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["state", "all"])
+def test_checkpoints_of_torch_pass(name: str, zipped: bool) -> None:
+    stream = io.BytesIO()
+    torch.save(checkpoints()[name], stream, _use_new_zipfile_serialization=zipped)
+    stream.seek(0)
+    check_pickle(stream)
+
+
+def test_values_that_are_shared_many_times() -> None:
+    stream = io.BytesIO()
+    torch.save(checkpoints()["deep"], stream)
+    with pytest.raises(ValueError, match="nests values in values many times over"):
+        check_pickle(stream)
+
+
+@pytest.mark.parametrize("step", [b"0", b"h\x05", b"q\x01", b"t", b"a", b"R", b"\x86"])
+def test_steps_that_use_what_is_not_there(step: bytes) -> None:
+    with pytest.raises(ValueError, match="damaged at a step"):
+        check_pickle(io.BytesIO(b"\x80\x02" + step + b"."))

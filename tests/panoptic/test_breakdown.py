@@ -17,6 +17,7 @@ from quality_maps import CATEGORIES, SKY, A, B, image_pairs, segmentation
 
 from banet.data.scenes.generate import make_scene, write_coco
 from banet.errors import InputError
+from banet.panoptic import Categories, Category, Segment
 from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.writer import CocoPanopticWriter
 from banet.panoptic.metrics.breakdown import (
@@ -303,3 +304,14 @@ def test_bad_amodal_files_are_one_line(folders, tmp_path):
     other = dict(good, annotations=[*good["annotations"], dict(good["annotations"][0], image_id=77)])
     file.write_text(json.dumps(other))
     assert read_amodal_areas(file, truth) == read_amodal_areas(amodal, truth)
+
+
+def test_classes_that_never_meet_take_no_memory():
+    classes = Categories([Category(number, f"c{number}", True) for number in range(1, 60_001)])
+    ids = np.ones((8, 8), np.int32)
+    truth = PanopticSegmentation(ids, [Segment(1, 60_000, True)], classes)
+    prediction = PanopticSegmentation(ids, [Segment(1, 7, True)], classes)
+    breakdown = Breakdown(classes)
+    breakdown.add(match(prediction, truth, classes), np.zeros(1))
+    assert breakdown.compute()["confusion"] == [{"truth": 60_000, "prediction": 7, "count": 1}]
+    assert len(pickle.dumps(breakdown)) < 50_000_000  # a table of all pairs has 29 GB

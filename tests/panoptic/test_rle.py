@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from reference_polygons import decode_polygons as decode_polygons_slowly
 
+from banet.panoptic.coco import runs
 from banet.panoptic.coco.rle import (
     decode_crop,
     decode_polygons,
@@ -195,3 +196,17 @@ def test_only_masks_are_encoded(mask):
 def test_no_text_does_harm(text):
     with contextlib.suppress(ValueError):
         assert decode_rle(text, (4, 5)).shape == (4, 5)
+
+
+def test_polygons_of_one_object_are_bounded_and_taken_one_by_one(monkeypatch):
+    rng = np.random.default_rng(0)
+    polygons = [[float(v) for v in rng.uniform(0, 40, 8)] for _ in range(30)]
+    whole = decode_crop(polygons, (40, 40))
+    monkeypatch.setattr(runs, "_TOGETHER", 100)
+    part = decode_crop(polygons, (40, 40))
+    assert part.box == whole.box and np.array_equal(part.pixels, whole.pixels)
+    assert part.work == whole.work == sum(decode_crop([one], (40, 40)).work for one in polygons) > part.pixels.size
+    with pytest.raises(ValueError, match="more than 10,000 polygons"):
+        decode_crop([[0, 0, 1, 0, 1, 1]] * 10_001, (40, 40))
+    with pytest.raises(ValueError, match=r"outline of more than 1,048,576 pixels, with those before"):
+        decode_crop([[0, 0, 60_000, 0, 60_000, 60_000]] * 20, (40, 40))

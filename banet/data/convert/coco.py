@@ -15,7 +15,7 @@ from banet.data.convert.output import ConvertedImage, from_classes, name_in, sam
 from banet.data.convert.shapes import Shape, convert_shapes, outlined
 from banet.data.left_out import LeftOut, reported
 from banet.data.panoptic_stream import PanopticStream, StoredImages
-from banet.errors import InputError, InputWarning, abbreviate
+from banet.errors import InputError, InputWarning, abbreviate, abbreviate_list
 from banet.files.fields import read_flag, read_image_id, read_object
 from banet.files.names import safe_join
 from banet.files.on_disk import DiskTable
@@ -329,7 +329,9 @@ def _known(stuff: Collection[str], names: Mapping[str, bool], file: Path) -> Non
     strange = sorted(set(stuff) - set(names))
     if strange:
         raise InputError(
-            f"{file} has no class of this name", where=f"--stuff {strange[0]}", hint=f"it has {', '.join(names)}"
+            f"{file} has no class of this name",
+            where=f"--stuff {strange[0]}",
+            hint=f"it has {abbreviate_list([*names])}",
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from banet.data.convert.output import ConvertedImage, name_in, same_size, write_panoptic
 from banet.data.convert.shapes import (
+    MOST_SHAPES,
     Shape,
     choose_categories,
     convert_shapes,
@@ -33,7 +34,6 @@ __all__ = ["convert_cvat"]
 
 _FLAT = ("polyline", "points", "skeleton")  # without an area
 _SHAPES = ("polygon", "box", "ellipse", "mask", "cuboid", *_FLAT)
-_MOST_SHAPES = 50_000  # of an image; they are in memory together
 _DEEPEST = 100  # elements that are open at the same time
 _MOST_ATTRIBUTES = 10_000  # of one tag; CVAT writes some ten
 _LONGEST_LIST = 1 << 24  # characters of an outline or of run lengths
@@ -155,8 +155,8 @@ def _images(file: Path) -> Iterator[ElementTree.Element]:
                     if depth > _DEEPEST:
                         what = f"nests more than {_DEEPEST} elements"
                         raise InputError(what, where=file, hint="export it anew as 'CVAT for images 1.1'")
-                    if since > _MOST_SHAPES:
-                        what = f"holds an image of more than {_MOST_SHAPES:,} shapes"
+                    if since > MOST_SHAPES:
+                        what = f"holds an image of more than {MOST_SHAPES:,} shapes"
                         raise InputError(what, where=file, hint="leave some out")
                     continue
                 depth -= 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from banet.data.convert.output import ConvertedImage
 from banet.data.images import to_rgb_array
 from banet.data.left_out import COVERED, LeftOut
-from banet.errors import InputError
+from banet.errors import InputError, abbreviate_list
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.rle import decode_crop, why_empty
-from banet.panoptic.coco.runs import Crop, union
+from banet.panoptic.coco.runs import MOST_DRAWN, Crop, union
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD
 from banet.panoptic.id_maps import runs
 from banet.panoptic.occlusion.regions import Regions
@@ -30,6 +30,7 @@ from banet.types import ImageId, StrPath
 
 __all__ = [
     "FAIL",
+    "MOST_SHAPES",
     "ReportLeftOut",
     "ReportOverlap",
     "Shape",
@@ -43,9 +44,7 @@ __all__ = [
     "turned",
 ]
 
-_PARTS = 64  # of an object that are in memory together
-_MOST_SHAPES = 50_000  # of an image
-_MOST_PIXELS = 1 << 29  # of all their boxes, a byte each
+MOST_SHAPES = 25_000  # of an image
 
 FAIL = "fail"
 """What to do about overlaps, beside the names of occlusion rules: refuse them."""
@@ -91,13 +90,13 @@ def outlined(segmentation: Any, size: tuple[int, int]) -> tuple[Crop, str]:
 def joined(parts: Iterable[tuple[Crop, str]]) -> tuple[Crop, str]:
     """Return the pixels of an object in several parts and, if there are none, why its first part has none."""
     reasons: list[str] = []
-    waiting: list[Crop] = []
-    for part, why in parts:
-        waiting.append(part)
-        reasons.append(why)
-        if len(waiting) > _PARTS:
-            waiting = [union(waiting)]
-    crop = union(waiting)
+
+    def crops() -> Iterator[Crop]:
+        for part, why in parts:
+            reasons.append(why)
+            yield part
+
+    crop = union(crops())
     return crop, "" if crop.pixels.size else reasons[0]
 
 
@@ -144,9 +143,9 @@ def _bounded(shapes: Iterable[Shape], image_path: Path) -> list[Shape]:
     pixels = 0
     for shape in shapes:
         kept.append(shape)
-        pixels += shape.crop.pixels.size
-        if pixels > _MOST_PIXELS or len(kept) > _MOST_SHAPES:
-            what = f"{len(kept):,} shapes" if pixels <= _MOST_PIXELS else f"shapes whose boxes hold {pixels:,} pixels"
+        pixels += shape.crop.work
+        if pixels > MOST_DRAWN or len(kept) > MOST_SHAPES:
+            what = f"{len(kept):,} shapes" if pixels <= MOST_DRAWN else f"shapes whose boxes hold {pixels:,} pixels"
             raise InputError(f"has {what} or more", where=image_path, hint="leave some out, or cut the image up")
     return kept
 
@@ -305,7 +304,9 @@ def categories_of_names(names: Iterable[str], stuff: Collection[str]) -> Categor
     known = sorted(set(names))
     strange = sorted(set(stuff) - set(known))
     if strange:
-        raise InputError("no shape has this label", where=f"--stuff {strange[0]}", hint=f"there are {', '.join(known)}")
+        raise InputError(
+            "no shape has this label", where=f"--stuff {strange[0]}", hint=f"there are {abbreviate_list(known)}"
+        )
     if not known:
         raise InputError("no shape has a label", hint="check the folders given")
     return Categories.from_coco(

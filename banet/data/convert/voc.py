@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.convert.output import ConvertedImage, find_image_files, from_classes, same_size, write_panoptic
-from banet.errors import InputError, abbreviate
+from banet.errors import InputError, abbreviate, abbreviate_list
 from banet.files.names import check_file_name
 from banet.files.reading import open_file
 from banet.files.worker import isolated
@@ -82,7 +82,9 @@ def convert_voc(
     names, colors = read_voc_classes(base)
     strange = sorted(set(stuff) - set(names.values()))
     if strange:
-        raise InputError("is not a class", where=f"--stuff {strange[0]}", hint=f"there are {', '.join(names.values())}")
+        raise InputError(
+            "is not a class", where=f"--stuff {strange[0]}", hint=f"there are {abbreviate_list([*names.values()])}"
+        )
     kept = {index: name for index, name in names.items() if name in stuff or name not in _VOID_NAMES}
     classes = Categories(
         Category(index, name, name not in stuff, _color(colors, index)) for index, name in kept.items()

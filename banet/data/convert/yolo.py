@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from banet.data.convert.output import ConvertedImage, find_image_names, write_pa
 from banet.data.convert.shapes import Shape, convert_shapes, outlined
 from banet.data.images import SUFFIXES, image_size
 from banet.data.left_out import LeftOut, reported
-from banet.errors import InputError, abbreviate
+from banet.errors import InputError, abbreviate, abbreviate_list
 from banet.files.fields import as_number
 from banet.files.reading import open_file
 from banet.files.worker import isolated, isolated_items
@@ -30,9 +31,10 @@ from banet.types import Progress, StrPath
 
 __all__ = ["convert_yolo", "read_data_yaml"]
 
-_LARGEST_YAML = 1 << 22  # bytes
+_LARGEST_YAML = 1 << 18  # bytes, which take 3 s
 _LARGEST_LIST = 1 << 28
 _LARGEST_LABELS = 1 << 26
+_LONGEST_LINE = 1 << 22  # of 200,000 corners
 _OUTSIDE = 0.01  # fraction of the image by which Ultralytics lets a corner lie outside
 
 
@@ -75,7 +77,7 @@ def convert_yolo(
         raise InputError(
             f"{file} has no class of this name",
             where=f"--stuff {strange[0]}",
-            hint=f"it has {', '.join(names.values())}",
+            hint=f"it has {abbreviate_list([*names.values()])}",
         )
     classes = Categories(Category(index + 1, name, name not in stuff) for index, name in names.items())
     root, images = _images(sources, file, split)
@@ -102,7 +104,7 @@ def read_data_yaml(file: Path, split: str = "") -> tuple[dict[int, str], list[Pa
         text = stream.read(_LARGEST_YAML + 1)
     try:
         if len(text) > _LARGEST_YAML:
-            raise ValueError(f"larger than {_LARGEST_YAML >> 20} MB")
+            raise ValueError(f"larger than {_LARGEST_YAML >> 10} KB")
         content: Any = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"is not YAML ({' '.join(str(error).split())})", where=file, hint="write it again") from error
@@ -135,12 +137,13 @@ def _class_names(content: dict[Any, Any], file: Path) -> dict[int, str]:
             type(number) is not int
             or not 0 <= number < 1 << 20
             or not isinstance(name, (str, int, float))
+            or (type(name) is int and abs(name) >= 1 << 63)
             or name == ""
         ):
             raise InputError(f"{abbreviate(index)}: {abbreviate(name)} is not index: name", where=f"{file}: names")
         result[number] = str(name)
-    double = next((name for name in result.values() if list(result.values()).count(name) > 1), None)
-    if double is not None:
+    double, times = Counter(result.values()).most_common(1)[0]
+    if times > 1:
         raise InputError(f"{abbreviate(double)} occurs twice", where=f"{file}: names", hint="rename one")
     return result
 
@@ -150,9 +153,10 @@ def _located(file: Path, base: str, entry: str, split: str) -> Path:
     folder = file.parent
     roots = [folder / base, folder, *([folder / Path(base).name] if base != "." else [])]
     tried = [root / each for root in roots for each in (entry, entry.removeprefix("../"))]  # the latter: Roboflow's
-    found = next((path for path in tried if path.exists()), None)
+    found = next((path for path in tried if os.path.exists(path)), None)  # false for names that no file can have
     if found is None:
-        raise InputError(f"{tried[0]} does not exist", where=f"{file}: {split}", hint="correct it, or 'path'")
+        what = f"{abbreviate(str(tried[0]))} does not exist"
+        raise InputError(what, where=f"{file}: {split}", hint="correct it, or 'path'")
     return found
 
 
@@ -210,6 +214,9 @@ def _shapes(file: Path, size: tuple[int, int], classes: Categories) -> Iterator[
         raise InputError(f"is larger than {_LARGEST_LABELS >> 20} MB", where=file, hint="split up the image")
     seen: set[bytes] = set()
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        if len(line) > _LONGEST_LINE:
+            what = f"is longer than {_LONGEST_LINE:,} characters"
+            raise InputError(what, where=f"{file}: line {number}", hint="draw it with fewer corners")
         words = line.split()
         if not words or line.strip() in seen:  # Ultralytics leaves out doubles, too
             continue

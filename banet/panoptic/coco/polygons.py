@@ -20,7 +20,8 @@ __all__ = ["fill_polygon", "read_polygons"]
 _FARTHEST = 1 << 16  # pixels that a corner may lie away from the image's
 _FINE = 5  # outlines are walked on a grid so many times finer
 _MIDDLE = _FINE // 2  # fine column before the middle of a pixel
-_LONGEST_OUTLINE = 1 << 20  # pixels
+_LONGEST_OUTLINE = 1 << 20  # pixels, of one object
+_MOST_POLYGONS = 10_000  # of one object
 _BOTH = np.array([[0.0], [1.0]])
 _AROUND = np.array([[-1.0], [0.0], [1.0]])
 
@@ -35,9 +36,12 @@ def read_polygons(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
         For each polygon its corners, (N, 2); there may be less than three.
 
     Raises:
-        ValueError: a polygon is not such a list, or a corner lies too far away.
+        ValueError: a polygon is not such a list, a corner lies too far away, or there are too many.
     """
+    if len(polygons) > _MOST_POLYGONS:
+        raise ValueError(f"holds more than {_MOST_POLYGONS:,} polygons")
     outlines = []
+    length = 0.0
     for n, polygon in enumerate(polygons):
         if (
             not isinstance(polygon, (list, tuple))
@@ -51,8 +55,9 @@ def read_polygons(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
             corners = np.full((1, 2), np.inf)
         if not (np.abs(corners) <= _FARTHEST).all():
             raise ValueError(f"polygon {n} has a corner more than {_FARTHEST} pixels away, or none at all")
-        if _length(corners) > _LONGEST_OUTLINE:
-            raise ValueError(f"polygon {n} has an outline of more than {_LONGEST_OUTLINE:,} pixels")
+        length += _length(corners)
+        if length > _LONGEST_OUTLINE:
+            raise ValueError(f"polygon {n}: has an outline of more than {_LONGEST_OUTLINE:,} pixels, with those before")
         outlines.append(corners)
     return outlines
 

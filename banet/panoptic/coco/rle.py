@@ -46,7 +46,7 @@ def decode_crop(segmentation: Any, size: tuple[int, int]) -> Crop:
     if segmentation is None:
         return Crop.empty()
     if isinstance(segmentation, (list, tuple)):
-        return union([fill_polygon(corners, size) for corners in read_polygons(segmentation)])
+        return union(fill_polygon(corners, size) for corners in read_polygons(segmentation))
     raise ValueError(f"must be run lengths or a list of polygons, not {abbreviate(segmentation)}")
 
 
@@ -95,7 +95,7 @@ def decode_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> NDArray[n
     Raises:
         ValueError: a polygon is not such a list, or a corner lies too far away.
     """
-    return union([fill_polygon(corners, size) for corners in read_polygons(polygons)]).paste(size)
+    return union(fill_polygon(corners, size) for corners in read_polygons(polygons)).paste(size)
 
 
 def encode_rle(mask: Any) -> dict[str, Any]:

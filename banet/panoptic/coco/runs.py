@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from banet.panoptic.id_maps import tight_box
 
-__all__ = ["Crop", "fill_runs", "union"]
+__all__ = ["MOST_DRAWN", "Crop", "fill_runs", "union"]
+
+MOST_DRAWN = 1 << 29
+"""Pixels in the boxes of all objects of an image and of their parts; a byte each, and a second or two in all."""
+
+_TOGETHER = 1 << 26  # pixels of parts that are in memory together
 
 
 class Crop(NamedTuple):
@@ -19,10 +24,12 @@ class Crop(NamedTuple):
     Attributes:
         box: x1, y1, x2, y2 in pixels, half-open and tight; four zeros for a mask without a pixel.
         pixels: (y2 - y1, x2 - x1) bool.
+        drawn: pixels in the boxes of all parts that it is the union of.
     """
 
     box: tuple[int, int, int, int]
     pixels: NDArray[np.bool_]
+    drawn: int = 0
 
     @classmethod
     def empty(cls) -> Crop:
@@ -42,6 +49,11 @@ class Crop(NamedTuple):
         """Where its pixels lie in the image."""
         x1, y1, x2, y2 = self.box
         return slice(y1, y2), slice(x1, x2)
+
+    @property
+    def work(self) -> int:
+        """How many pixels were drawn for it."""
+        return max(self.drawn, self.pixels.size)
 
     def paste(self, size: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the mask at the size (H, W) of the image, column by column in memory, as COCO's runs are."""
@@ -66,15 +78,28 @@ def fill_runs(ends: NDArray[np.int64], size: int) -> NDArray[np.bool_]:
     return np.repeat(inside, lengths)
 
 
-def union(crops: Sequence[Crop]) -> Crop:
-    """Return the union of masks."""
-    crops = [crop for crop in crops if crop.pixels.size]
+def union(crops: Iterable[Crop]) -> Crop:
+    """Return the union of masks, which are taken one by one."""
+    parts: list[Crop] = []
+    drawn = waiting = 0
+    for crop in crops:
+        drawn += crop.work
+        if crop.pixels.size:
+            parts.append(crop)
+            waiting += crop.pixels.size
+        if waiting > _TOGETHER:
+            parts = [_union(parts)]
+            waiting = 0
+    return _union(parts)._replace(drawn=drawn)
+
+
+def _union(crops: Sequence[Crop]) -> Crop:
     if len(crops) <= 1:
         return crops[0] if crops else Crop.empty()
     corners = np.array([crop.box for crop in crops])
     x1, y1 = corners[:, :2].min(axis=0).tolist()
     x2, y2 = corners[:, 2:].max(axis=0).tolist()
     pixels = np.zeros((y2 - y1, x2 - x1), dtype=bool)
-    for (left, top, right, bottom), part in crops:
+    for (left, top, right, bottom), part, _ in crops:
         pixels[top - y1 : bottom - y1, left - x1 : right - x1] |= part
     return Crop((x1, y1, x2, y2), pixels)

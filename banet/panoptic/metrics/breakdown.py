@@ -6,7 +6,7 @@ Counted from the same matches as PQ itself (`quality.Match`), image by image.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -57,7 +57,7 @@ class Breakdown:
     FN). As in PQ, averages are over classes that occur. TP and FN of the steps add up to those of all segments with a
     share.
 
-    Memory is that of (C, C) counts, C classes, whatever the number of images.
+    Memory is that of a count for each two classes that meet, whatever the number of images.
 
     Args:
         categories: the classes.
@@ -69,8 +69,7 @@ class Breakdown:
     ) -> None:
         self.categories = Categories.of(categories)
         self.measure: Measure = measure
-        count = len(self.categories)
-        self._confusion: NDArray[np.int64] = np.zeros((count, count), dtype=np.int64)
+        self._confusion: Counter[tuple[int, int]] = Counter()  # rows of a ground-truth and a predicted class
         self._sizes = [PanopticQuality(self.categories) for _ in SIZES]
         self._fractions = [PanopticQuality(self.categories) for _ in FRACTIONS]
 
@@ -91,7 +90,8 @@ class Breakdown:
         if ((fractions < 0) | (fractions > 1)).any():
             raise ValueError("fractions must be in 0..1, or NaN where a segment has none")
         ground_truth, prediction = found.regions.T
-        np.add.at(self._confusion, (found.ground_truth_classes[ground_truth], found.prediction_classes[prediction]), 1)
+        truths, predictions = found.ground_truth_classes[ground_truth], found.prediction_classes[prediction]
+        self._confusion.update(zip(truths.tolist(), predictions.tolist(), strict=True))
         truth_sizes = _step(found.ground_truth_areas, SIZES)
         prediction_sizes = _step(found.prediction_areas, SIZES)
         for step, quality in enumerate(self._sizes):
@@ -124,15 +124,10 @@ class Breakdown:
             `FRACTIONS`, `quality`, `sq`, `recall`, the number of classes `n`, and the sums `iou`, `tp`, `fn`.
         """
         ids = [int(category.id) for category in self.categories]
-        rows, columns = np.nonzero(self._confusion)
-        counts = self._confusion[rows, columns]
-        order = np.argsort(-counts, kind="stable")
+        ordered = sorted(self._confusion.items(), key=lambda entry: (-entry[1], entry[0]))
         return {
             "confusion": [
-                {"truth": ids[row], "prediction": ids[column], "count": count}
-                for row, column, count in zip(
-                    rows[order].tolist(), columns[order].tolist(), counts[order].tolist(), strict=True
-                )
+                {"truth": ids[row], "prediction": ids[column], "count": count} for (row, column), count in ordered
             ],
             "by_size": {name: _size_row(quality) for name, quality in zip(SIZES, self._sizes, strict=True)},
             f"by_{self.measure}": {

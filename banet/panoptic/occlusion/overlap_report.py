@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,17 +82,20 @@ def report_overlaps(
     regions = Regions.of(objects)
     claims = np.split(regions.claims_object, np.flatnonzero(np.diff(regions.claims_region)) + 1) if count else []
     things = [segment for segment in result.segments if segment.isthing]
-    owned = _owned_of_masks(result, regions, claims, [segment.id for segment in things], count)
+    owned = _owned_of_masks(result, regions, claims, [segment.id for segment in things])
 
     segments = np.zeros(count, dtype=np.int64)
-    for row, segment in zip(owned, things, strict=True):
-        same = (numbers == segment.score) & (classes == segment.category_id) & (segments == 0) & (row == segment.area)
-        if not same.any():
+    for segment in things:
+        for n, pixels in owned[segment.id].items():
+            whole = pixels == segment.area and not segments[n]
+            if whole and numbers[n] == segment.score and classes[n] == segment.category_id:
+                segments[n] = segment.id
+                break
+        else:
             raise ValueError(f"segment {segment.id} of the result is none of the {count} instances")
-        segments[np.argmax(same)] = segment.id
     hidden = {
-        segment.id: {int(n): int(row[n]) for n in np.flatnonzero(row) if segments[n] != segment.id}
-        for row, segment in zip(owned, things, strict=True)
+        identity: {n: pixels for n, pixels in of_masks.items() if segments[n] != identity}
+        for identity, of_masks in owned.items()
     }
     number: dict[tuple[int, ...], int] = {}
     of_region = np.zeros(len(regions.sizes), dtype=np.int64)
@@ -113,17 +117,16 @@ def _owned_of_masks(
     regions: Regions,
     claims: list[NDArray[np.int64]],
     ids: list[int],
-    count: int,
-) -> NDArray[np.int64]:
-    """Return how many pixels of each of the `count` masks each of the segments `ids` owns, (S, N)."""
-    owned = np.zeros((len(ids), count), dtype=np.int64)
-    index = {segment: row for row, segment in enumerate(ids)}
+) -> dict[int, dict[int, int]]:
+    """Return how many pixels of which masks, in ascending order, each of the segments `ids` owns."""
+    owned: dict[int, Counter[int]] = {segment: Counter() for segment in ids}
     region_at = regions.paint(np.arange(len(regions.sizes)))
     starts, lengths = runs(region_at, result.ids)
     pairs = np.stack([region_at.reshape(-1)[starts], result.ids.reshape(-1)[starts]])
     pairs, inverse = np.unique(pairs, axis=1, return_inverse=True)
     pixels = np.bincount(inverse.reshape(-1), weights=lengths).astype(np.int64)
     for (region, segment), some in zip(pairs.T.tolist(), pixels.tolist(), strict=True):
-        if region and segment in index:
-            owned[index[segment], claims[region - 1]] += some
-    return owned
+        if region and segment in owned:
+            for mask in claims[region - 1].tolist():
+                owned[segment][mask] += some
+    return {segment: dict(sorted(of_masks.items())) for segment, of_masks in owned.items()}
