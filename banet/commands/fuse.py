@@ -97,7 +97,6 @@ class Fuse(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
         with progress("fuse") as show:
             done = fuse_files(**options, progress=show)
         if done is None:
-            print("this share is done, or the run had ended; the process that finishes last writes the JSON")
             return 0
         if done.elsewhere:
             print(f"left out, as they are of other images: {done.elsewhere} instances", file=sys.stderr)

@@ -94,7 +94,6 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
 
                 shared = score_share(FolderPair(*folders, self.workers), outputs, process, show, resume=self.resume)
                 if shared is None:
-                    print(f"{process}: its share is done; the process that finishes last prints the figures")
                     return 0
                 result, table = shared, format_table(shared)
             else:

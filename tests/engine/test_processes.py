@@ -270,6 +270,23 @@ def test_a_machine_with_another_file_system_is_noticed(photos: Path, tmp_path: P
     assert "choose a folder that all machines share" in told[0]
 
 
+def test_a_process_that_died_is_told_of(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    second = start(words(photos, out), 1, 2, COUNTING_SECONDS="60")
+    first = start(words(photos, out), 0, 2, COUNTING_SECONDS="0.1")
+    while not list(out.glob(f"{RUN}/launch-*/process-1")):  # it has begun
+        assert first.poll() is None and second.poll() is None
+        time.sleep(0.05)
+    second.kill()
+    said = first.communicate(timeout=120)
+    second.communicate()
+    assert first.returncode == 0 and "its share is done" in said[0]
+    assert "; at work: 1; where one was killed, go on with --resume" in said[0]
+    expected = alone(photos, tmp_path / "one", monkeypatch)
+    assert main(words(photos, out, "--resume")) == 1
+    assert files(out) == expected
+
+
 def archive(path: Path, numbers: list[int], name: str = "{}.png") -> str:
     with tarfile.open(path, "w") as file:
         for number in numbers:

@@ -376,6 +376,24 @@ def test_a_record_that_is_too_large_is_not_believed(tmp_path: Path, monkeypatch:
     refused(tmp_path, r"a\.txt: exists")
 
 
+def test_a_large_record_says_on_disk_what_a_small_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"{n}.txt": str(n) for n in range(12)}
+    run(tmp_path, files)
+    run(tmp_path, {name: f"new {text}" for name, text in files.items()})
+    small = Record(tmp_path)
+    monkeypatch.setattr(module, "_IN_MEMORY", 5)
+    large = Record(tmp_path)
+    assert large.entries._some == {} and list(large.entries) == list(small.entries)
+    for name in (*files, "none.txt"):
+        assert large.entries.of(name) == small.entries.of(name)
+        assert large.find(name, KIND) == small.find(name, KIND)
+        assert (name in large.entries) == (name in small.entries)
+    assert b"".join(large.entries.lines()) == b"".join(small.entries.lines())
+    run(tmp_path, files)
+    (tmp_path / "3.txt").write_text("edited")
+    refused(tmp_path, r"3\.txt: exists", list(files))
+
+
 def test_the_record_does_not_grow_without_end(tmp_path: Path) -> None:
     names = [f"{n}.txt" for n in range(20)]
     for number in range(60):

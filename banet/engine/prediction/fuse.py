@@ -175,6 +175,7 @@ def fuse_files(
         run = SharedRun(outputs, this_process(), names, work, resume=resume)
         if run.finished:
             run.tidy()
+            print(f"nothing left to do: the run in {outputs.where} has ended")
             return None
         run.prepare((name, None) for name in outputs.names)
         own = {info.id for place, info in enumerate(infos) if run.owns(place)}
@@ -231,7 +232,10 @@ def fuse_files(
                     run.advance()
                     if progress is not None:
                         progress(run.count, len(infos))
-            return _merge(run, classes, instances, elsewhere.total) if run.is_last() else None
+            if run.is_last():
+                return _merge(run, classes, instances, elsewhere.total)
+            print(run.told_at_the_end())
+            return None
 
 
 def _told_as(value: Any) -> Any:

@@ -221,7 +221,8 @@ def predict_files(
         )
         if run.finished:
             run.tidy()
-            print(f"nothing left to do: the run in {out} has ended")
+            if process.first:
+                print(f"nothing left to do: the run in {out} has ended")
             return 0
         run.prepare(plan.names())
         model, place = open_model(weights, device=device, runtime=runtime, class_table=class_table, trust=trust)
@@ -259,7 +260,7 @@ def predict_files(
             _segment_images(run, images)
             _segment_videos(plan, run, segment, drawing or {}, settings)
             if not run.is_last():
-                print(f"{process}: its share is done; the process that finishes last writes what is of all images")
+                print(run.told_at_the_end())
                 return 0
             return _merge(plan, run, model.categories, facts)
 

@@ -53,6 +53,7 @@ def score_share(
                 if progress is not None:
                     progress(run.count, len(work))
         if not run.is_last():
+            print(run.told_at_the_end())
             return None
         quality = PanopticQuality(pair.truth.categories)
         for _, content in run.merged_lines():
