@@ -1,7 +1,8 @@
 """`banet predict` on several processes: ``python benchmarks/processes.py speed | memory | start``.
 
-`speed`: one process of one thread and two such processes take turns on the same images; printed is how many times the
-images per second two do. Counted is from the first result to the last one, without start and merge. `memory`: the
+`speed`: one process of one thread and two such processes, each on a core of its own, take turns on the same images;
+printed is how many times the images per second two do. Counted is from the first result to the last one, without start
+and merge. With `--free` all may use all cores, so that one process reads and writes on the second one. `memory`: the
 resident memory of one process over many tiny images, with a stand-in for the network that takes no time, from a folder
 into archives. `start`: a command on one tiny image beside importing its modules and loading its weights.
 """
@@ -50,11 +51,21 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "banet", "predict", *map(str, words), "--device", "cpu"]
 
 
-def seconds_of(source: Path, out: Path, weights: str, processes: int) -> float:
+def seconds_of(source: Path, out: Path, weights: str, processes: int, pinned: bool) -> float:
     """Run the command; return the seconds from its first result to its last one, scaled to all images."""
-    words = command(source, "--weights", weights, "--out", out, "--devices", processes)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(words, env=environment, check=True, capture_output=True)
+    words = command(source, "--weights", weights, "--out", out)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes), "BANET_LAUNCH": out.name}
+    cores = sorted(os.sched_getaffinity(0))
+    running = [
+        subprocess.Popen(
+            ["taskset", "-c", str(cores[rank % len(cores)]), *words] if pinned else words,
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(processes)
+    ]
+    if any([process.wait() for process in running]):
+        raise SystemExit("a process failed")
     times = sorted(path.stat().st_mtime for path in out.glob("*_overlay.jpg"))
     # With n processes the first n results are of images that were begun before the clock.
     return (times[-1] - times[0]) * len(times) / (len(times) - processes)
@@ -70,14 +81,17 @@ def speed(options: Any) -> None:
         runs = iter(range(10_000))
 
         def with_processes(count: int) -> float:
-            return seconds_of(source, Path(folder) / f"out{next(runs)}", options.weights, count)
+            return seconds_of(source, Path(folder) / f"out{next(runs)}", options.weights, count, not options.free)
 
         seconds: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(options.repeats):
             for count in seconds:
                 seconds[count].append(with_processes(count))
         one, two = (float(np.median(some)) for some in seconds.values())
-        report.say(f"{options.weights}, {options.count} images of {options.size} x {options.size}, one thread each")
+        where = "on all cores" if options.free else "on a core of its own"
+        report.say(
+            f"{options.weights}, {options.count} images of {options.size} x {options.size}, one thread each, {where}"
+        )
         report.say(f"one process: {one / options.count:.2f} s per image; load average {os.getloadavg()[0]:.1f}")
         report.say(f"two processes: {one / two:.2f} times the images per second (goal 1.8); all turns {seconds}")
 
@@ -142,6 +156,7 @@ def main() -> None:
     command_line.add_argument("--weights", default="scenes")
     command_line.add_argument("--count", type=int, default=16, help="images")
     command_line.add_argument("--size", type=int, default=512, help="side of an image, in pixels")
+    command_line.add_argument("--free", action="store_true", help="speed: let each process use all cores")
     options = command_line.parse_args()
     {"speed": speed, "memory": memory, "start": start}[options.what](options)
 

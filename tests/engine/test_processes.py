@@ -281,7 +281,7 @@ def test_a_process_that_died_is_told_of(photos: Path, tmp_path: Path, monkeypatc
     said = first.communicate(timeout=120)
     second.communicate()
     assert first.returncode == 0 and "its share is done" in said[0]
-    assert "; at work: 1; where one was killed, go on with --resume" in said[0]
+    assert "; at work: 1; the process that " in said[0] and "where one was killed, go on with --resume" in said[0]
     expected = alone(photos, tmp_path / "one", monkeypatch)
     assert main(words(photos, out, "--resume")) == 1
     assert files(out) == expected

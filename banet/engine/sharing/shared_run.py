@@ -293,8 +293,8 @@ class SharedRun:
         """Return what a process that is not the last one says when its share is done."""
         ranks = (rank for rank in range(self.process.world) if rank != self.process.rank)
         at_work = [str(rank) for rank in ranks if not self.place.exists(f"{self._launch}/process-{rank}.done")]
-        others = f"; at work: {', '.join(at_work[:8])}{', ...' * (len(at_work) > 8)}" if at_work else ""
-        told = f"{self.process}: its share is done; the process that finishes last writes what is of all{others}"
+        others = f"at work: {', '.join(at_work[:8])}{', ...' if len(at_work) > 8 else ''}; " if at_work else ""
+        told = f"{self.process}: its share is done; {others}the process that finishes last writes what is of all"
         return f"{told}; where one was killed, go on with --resume"
 
     def merged_lines(self) -> Iterator[PartLine]:
