@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 from banet.errors import InputError, MissingExtraError
 from banet.types import StrPath
 
-__all__ = ["RemoteFolder", "as_file", "is_remote", "list_remote", "open_remote", "remote_key"]
+__all__ = ["RemoteFolder", "as_file", "is_remote", "list_remote", "open_remote", "remote_key", "without_scheme"]
 
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "cos", "r2", "b2", "memory"})
 """Stores of objects, which have no half files; elsewhere a file is renamed when it is whole."""
+_READ_ONLY = frozenset({"http", "https", "data", "zip", "tar", "libarchive", "git", "github", "reference"})
 _HALF = ".banet.tmp"
 """How the name of a file ends until then."""
 
@@ -27,6 +28,12 @@ _HALF = ".banet.tmp"
 def is_remote(path: object) -> bool:
     """Return whether a text is a URL that fsspec opens, rather than a path."""
     return isinstance(path, str) and re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+
+
+def without_scheme(path: StrPath) -> StrPath:
+    """Return the path of this machine that a URL such as file:///images stands for; all else as it is."""
+    found = re.match(r"(file|local)://", path) if isinstance(path, str) else None
+    return path if found is None else str(path)[found.end() :]
 
 
 def as_file(path: StrPath) -> StrPath:
@@ -101,16 +108,24 @@ class RemoteFolder:
     Args:
         url: The folder.
 
+    Attributes:
+        url: The same, without a slash at its end.
+        writable: Whether files can be written there, as far as the system tells.
+
     Raises:
-        InputError: There is no such system.
+        InputError: There is no such system, or the URL names no folder.
         MissingExtraError: See `open_remote`.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        if not is_remote(f"{self.url}/") or self.url.endswith(":"):
+            raise InputError("names no folder", where=url, hint="give one, such as s3://bucket/found")
         self._system, self._root = _system(self.url)
         kinds = self._system.protocol
-        self._whole = not _WHOLE.isdisjoint([kinds] if isinstance(kinds, str) else kinds)
+        kinds = {kinds} if isinstance(kinds, str) else {*kinds}
+        self._whole = not _WHOLE.isdisjoint(kinds)
+        self.writable = kinds.isdisjoint(_READ_ONLY)
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root

@@ -149,6 +149,26 @@ def test_damaged_archives_of_id_maps_are_one_line(
         second.write_bytes(whole)
 
 
+def test_urls_of_this_machine_are_its_paths(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert predict_files("weights", [str(photos)], f"file://{out}") == 1
+    assert predict_files("weights", [f"file://{photos}/1.png"], tmp_path / "one") == 0
+    assert (out / "1.png").read_bytes() == (tmp_path / "one" / "1.png").read_bytes()
+    before = here(photos)
+    for inputs, folder in (([f"file://{photos}"], photos), ([str(photos)], f"file://{photos}")):
+        with pytest.raises(InputError, match="is an input of this command, which is never replaced"):
+            predict_files("weights", inputs, folder, overwrite=True)
+    assert here(photos) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "told"), [("memory://", "names no folder"), ("data://a/b", "--out data://a/b: cannot be written to")]
+)
+def test_places_that_cannot_be_written_to_are_one_line(out: str, told: str, photos: Path) -> None:
+    with pytest.raises(InputError, match=told):
+        predict_files("weights", [str(photos)], out)
+
+
 def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = Counting.predict_unfused
     left = [images]

@@ -31,7 +31,7 @@ from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError, InputWarning, printable
 from banet.files.names import DistinctNames
 from banet.files.outputs import Again, Outputs, Record, is_output, outputs_in, weight_files
-from banet.files.remote import is_remote
+from banet.files.remote import is_remote, without_scheme
 from banet.panoptic import Categories, PanopticSegmentation
 from banet.panoptic.segmentation import join_some
 from banet.types import BitDepth, StrPath
@@ -202,9 +202,9 @@ def predict_files(
     )
     with WorkList(item.to_line() for item in (sources if given or listed else ())) as work:
         names = DistinctNames("_overlay.mp4", "_frames", *TRACK_OUTPUTS)
-        if videos and is_remote(out):
+        if videos and is_remote(without_scheme(out)):
             raise InputError("results of videos go to a folder of this machine", where=f"--out {out}", hint="give one")
-        named = [(video, _video_name(video, Path(out), names)) for video in videos]
+        named = [(video, _video_name(video, Path(without_scheme(out)), names)) for video in videos]
         plan = _Plan(sources, work, named, out, gallery, frames or track, track, shards is not None)
         _tell(sources, process)
         others = [weights, *(each for each in (json, class_table, listed) if each)]

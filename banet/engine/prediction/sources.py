@@ -15,7 +15,7 @@ from banet.errors import InputError, MissingExtraError, abbreviate
 from banet.files.names import DistinctNames, check_file_name, forward
 from banet.files.outputs import Record, is_output
 from banet.files.reading import open_file
-from banet.files.remote import is_remote, list_remote, open_remote
+from banet.files.remote import is_remote, list_remote, open_remote, without_scheme
 from banet.files.spooled import SpooledSet
 from banet.files.worker import isolated_items
 from banet.panoptic.coco.annotations import ImageInfo, read_tables
@@ -111,10 +111,12 @@ class Sources:
         kind: str = "",
         dotless: bool = False,
     ) -> None:
+        inputs = [os.fspath(without_scheme(text)) for text in inputs]
         self._shards = [text for text in inputs if text.lower().endswith(".tar")]
         self._urls = [text for text in inputs if is_remote(text) and text not in self._shards]
         self._files = [text for text in inputs if text not in self._shards and text not in self._urls]
         self._search = ImageSearch(self._files, recursive=recursive)
+        listed = None if listed is None else os.fspath(without_scheme(listed))
         self._list, self._recursive, self._page, self._ids = listed, recursive, page, ids
         self._kind, self._dotless = kind, dotless
         self.left_out = 0
@@ -261,6 +263,7 @@ def _listed(file: str) -> Iterator[Item]:
     for number, line in _lines(file):
         some = True
         path, _, text = line.partition("\t")
+        path = os.fspath(without_scheme(path))
         where = f"{file}: line {number}"
         if not path or "\0" in path:
             raise InputError(f"must begin with a path, not {abbreviate(path)}", where=where)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from banet.files.remote import without_scheme
 from banet.types import StrPath
 
 __all__ = ["Again", "Inputs", "weight_files"]
@@ -41,7 +42,9 @@ class Inputs:
     def hold(self, target: Path) -> bool:
         """Return whether a file that exists is one of the files, or a link on the way to one."""
         if self._keys is None:
-            self._keys = {key for file in self._files for link in _links(Path(file)) for key in _keys(link)}
+            self._keys = {
+                key for file in self._files for link in _links(Path(without_scheme(file))) for key in _keys(link)
+            }
         return not self._keys.isdisjoint(_keys(target))
 
     def surround(self, target: Path) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
+from banet.errors import InputError
 from banet.files.outputs.outputs import Outputs, output_file
 from banet.files.outputs.places import RemotePlace
 from banet.files.outputs.record import HEADER_LINE, RECORD, Record
-from banet.files.remote import RemoteFolder, is_remote, remote_key
+from banet.files.remote import RemoteFolder, is_remote, remote_key, without_scheme
 from banet.files.spooled import SpooledSet
 from banet.types import StrPath
 
@@ -30,6 +33,9 @@ class RemoteOutputs(Outputs):
 
     def __init__(self, url: str, kind: str, names: Iterable[str] | Mapping[str, Any] = (), **options: Any) -> None:
         self._remote = RemoteFolder(url)
+        if not self._remote.writable:
+            where = f"{options.get('option', '--out')} {url}"
+            raise InputError("cannot be written to", where=where, hint="choose another")
         self._there: SpooledSet | None = None
         self._read: set[tuple[str, str]] | None = None
         self._given, self._folders = options.get("inputs", ()), options.get("folders", ())
@@ -86,6 +92,13 @@ class RemoteOutputs(Outputs):
 
     def _check_folder(self) -> None:
         pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # after Ctrl-C: what is finished need not be done again
+            self._away.flush()
+        super().__exit__(kind, error, trace)
 
     def _exists(self, name: str) -> bool:
         return name in self._there if self._there is not None else self._away.exists(name)
@@ -150,13 +163,14 @@ def output_in(path: str, kind: str, option: str, **options: Any) -> Outputs:
     Raises:
         InputError: As `output_file`.
     """
-    if not is_remote(path):
-        return output_file(path, kind, option, **options)
-    folder, _, name = path.rpartition("/")
+    text = os.fspath(without_scheme(path))
+    if not is_remote(text):
+        return output_file(text, kind, option, **options)
+    folder, _, name = text.rpartition("/")
     return RemoteOutputs(folder, kind, [name], option=option, **options)
 
 
 def outputs_in(out: StrPath, kind: str, names: Iterable[str] | Mapping[str, Any] = (), **options: Any) -> Outputs:
     """Return the outputs in a folder of this machine, or behind a URL."""
-    text = os.fspath(out)
-    return RemoteOutputs(text, kind, names, **options) if is_remote(text) else Outputs(out, kind, names, **options)
+    text = os.fspath(without_scheme(out))
+    return RemoteOutputs(text, kind, names, **options) if is_remote(text) else Outputs(text, kind, names, **options)
