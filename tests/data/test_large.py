@@ -107,6 +107,20 @@ def test_bad_files_are_named(tmp_path, image, monkeypatch):
         LargeImage(tmp_path / "float.tif")
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_file_that_was_replaced_is_read_anew(tmp_path, image, orientation):
+    """libvips remembers what it read of a name; old versions do not see that the file is another one."""
+    pytest.importorskip("pyvips")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for number, picture in enumerate((image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+        same, new = tmp_path / "same.png", tmp_path / f"{number}.png"
+        for path in (same, new):
+            picture.save(path, exif=exif)
+        assert np.array_equal(whole(LargeImage(same)), whole(LargeImage(new)))
+        assert np.array_equal(LargeImage(same).reduced(8), LargeImage(new).reduced(8))
+
+
 def test_pyvips_is_asked_for_where_it_is_needed(tmp_path, image, monkeypatch):
     image.save(tmp_path / "a.png")
     monkeypatch.setitem(sys.modules, "pyvips", None)

@@ -142,7 +142,10 @@ class LargeImage:
     def _open(self, *, sequential: bool) -> Any:
         """Return the image as it is stored, without alpha."""
         image = _vips().Image.new_from_file(
-            str(self.path), access="sequential" if sequential else "random", fail_on="truncated"
+            str(self.path),
+            access="sequential" if sequential else "random",
+            fail_on="truncated",
+            revalidate=True,  # else libvips may give what the file held before
         )
         if image.interpretation in ("cmyk", "lab", "labs"):
             image = image.colourspace("srgb")
@@ -180,9 +183,10 @@ class LargeImage:
         try:
             if self._image.format == "ushort":
                 small = self._open(sequential=True).shrink(factor, factor, ceil=True)
-            else:  # faster: JPEG and WebP are decoded at a smaller size
-                small = _vips().Image.thumbnail(
-                    str(self.path), stored[0], height=stored[1], size="force", no_rotate=True
+            else:  # faster: JPEG and WebP are decoded at a smaller size; by name it may give what the file held before
+                source = _vips().Source.new_from_file(str(self.path))
+                small = _vips().Image.thumbnail_source(
+                    source, stored[0], height=stored[1], size="force", no_rotate=True
                 )
                 small = small.colourspace("srgb").cast("uchar")
             values = small.numpy().reshape(stored[1], stored[0], -1)
