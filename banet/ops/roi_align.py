@@ -135,11 +135,11 @@ class PyramidRoIAlign(nn.Module):
 def _align(features: Tensor, rois: Tensor, output_size: int | tuple[int, int], spatial_scale: float) -> Tensor:
     """RoIAlign of ``(K, 5)`` boxes with image index, in float32 or wider: half precision would move the boxes."""
     wide = torch.promote_types(features.dtype, torch.float32)
+    bins = output_size if isinstance(output_size, tuple) else (output_size, output_size)
     if features.device.type == "cpu" and not torch.compiler.is_exporting():
-        bins = (output_size, output_size) if isinstance(output_size, int) else output_size
         return _align_rows(features.to(wide), rois.to(wide), bins, spatial_scale).to(features.dtype)
     pooled: Tensor = torchvision.ops.roi_align(
-        features.to(wide), rois.to(wide), output_size, spatial_scale, sampling_ratio=2, aligned=True
+        features.to(wide), rois.to(wide), bins, spatial_scale, sampling_ratio=2, aligned=True
     )
     return pooled.to(features.dtype)
 

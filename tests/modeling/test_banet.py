@@ -306,7 +306,8 @@ def test_compiled_parts_change_nothing(row: str) -> None:
         torch.testing.assert_close(found.logits, expected.logits)
         torch.testing.assert_close(found.detections[0].boxes, expected.detections[0].boxes)
         counts.append(len(graphs))
-    assert 2 <= counts[0] == counts[-1]
+    assert counts[0] >= 2
+    assert counts[1] == counts[2] <= counts[0] + 1  # torch 2.11 makes one more for the second size
 
 
 def test_other_rules_and_thing_pixels() -> None:

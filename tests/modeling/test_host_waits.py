@@ -72,7 +72,7 @@ def test_a_training_step_waits_seldom_and_equals_the_cpus(name: str) -> None:
     for (key, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
         if ours.grad is not None:
             scale = float(ours.grad.abs().max())
-            torch.testing.assert_close(inner(theirs.grad), ours.grad, rtol=1e-3, atol=2e-3 * scale + 1e-7, msg=key)
+            torch.testing.assert_close(inner(theirs.grad), ours.grad, rtol=1e-3, atol=5e-3 * scale + 1e-7, msg=key)
 
 
 @pytest.mark.parametrize("name", ["baseline", "whole", "deformable"])

@@ -39,6 +39,8 @@ def timm_body(name: str, norm: str, drop_path: float = 0.0) -> Body:
     """
     kind = _kind_of(name)
     network = _create(name, kind, **({"drop_path_rate": drop_path} if drop_path else {}))
+    if drop_path and not any(getattr(module, "drop_prob", 0) for module in network.modules()):
+        raise _without_drop_path(name)  # some versions of timm take the option of every model
     replace_modules(network, {"frozen_batch": _frozen, "group": _grouped}[norm])
     mean, std = (tuple(255 * value for value in network.default_cfg[key]) for key in ("mean", "std"))
     channels = tuple(network.feature_info.channels())
@@ -160,8 +162,12 @@ def _create(name: str, kind: _Kind, **options: Any) -> Any:
         return _timm().create_model(name, features_only=True, **kind.options, **options)
     except TypeError as error:
         if "drop_path_rate" in options:
-            raise InputError(f"model.drop_path: timm:{name} has no drop path; set it to 0") from error
+            raise _without_drop_path(name) from error
         raise
+
+
+def _without_drop_path(name: str) -> InputError:
+    return InputError(f"model.drop_path: timm:{name} has no drop path; set it to 0")
 
 
 def _timm() -> Any:
