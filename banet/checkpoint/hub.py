@@ -104,11 +104,11 @@ def push_to_hub(
         return str(api.create_commit(repository, files, commit_message="Weights and card").commit_url)
     except InputError:
         raise
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"the hub did not take the weights: {reason}", where=repository, hint="see `hf auth login`"
-        ) from None
+    except Exception as error:  # the library that connects, and with it its errors, differ between versions
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        answered = isinstance(error, (OSError, ValueError, HfHubHTTPError))
+        hint = "see `hf auth login`" if answered else "check the connection and try again"
+        raise InputError(f"the hub did not take the weights: {reason}", where=repository, hint=hint) from None
 
 
 def _check_repository(api: Any, repository: str) -> None:

@@ -81,6 +81,7 @@ class HfModel:
 
     def __init__(self, name: ModelName, hub: HubOptions, device: torch.device | str = "cpu") -> None:
         self.name = str(name)
+        _transformers()  # before anything is downloaded for it
         self.folder = find_folder(name, hub)
         self.config = _read_config(self.folder, self.name)
         with _quiet_transformers() as transformers:
@@ -295,18 +296,23 @@ def _load_processor(transformers: Any, folder: Path, config: Mapping[str, Any]) 
     return transformers.OneFormerProcessor.from_pretrained(folder, local_files_only=True, **options)
 
 
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[Any]:
-    """Give transformers, without its progress bars and advice.
+def _transformers() -> Any:
+    """Return transformers.
 
     Raises:
         MissingExtraError: It is not installed.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        import transformers
+        return import_module("transformers")
     except ImportError:
         raise MissingExtraError("transformers", "hf") from None
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[Any]:
+    """Give transformers, without its progress bars and advice; see `_transformers`."""
+    transformers = _transformers()
     logging: Any = import_module("transformers.utils.logging")
     level = logging.get_verbosity()
     logging.set_verbosity_error()
