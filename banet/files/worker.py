@@ -17,6 +17,7 @@ import functools
 import importlib
 import io
 import math
+import mmap
 import os
 import pickle
 import select
@@ -47,6 +48,7 @@ _PER_BYTE = 4
 _HEAD = struct.Struct("<QI?")  # bytes of the pickle, number of buffers, whether these are in shared memory
 _SHARED = 1 << 16  # bytes of buffers from which shared memory is faster than the pipe
 _CHUNK = 1 << 18  # bytes of items that are sent together
+_SELECTS_PIPES = os.name == "posix"  # Windows waits for sockets only
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class _Worker:
             return
         limit, process = _PATIENCE + 4 * self._budget.seconds, self._process
         assert process is not None
-        if os.name == "posix":
+        if _SELECTS_PIPES:
             if not select.select([self._pipe("stdout")], [], [], limit)[0]:
                 process.kill()
             yield
@@ -229,13 +231,14 @@ class _Worker:
             self._process.wait(1)
         status = self._process.poll()
         self.end()
-        if status is not None and -status in (getattr(signal, "SIGXCPU", -1), getattr(signal, "SIGKILL", -1)):
-            limit = self._budget.seconds
-            reason = f"took more than {limit} s" if limit and -status == signal.SIGXCPU else "the system stopped it"
+        number, limit = -(status or 0), self._budget.seconds  # of the signal; Windows has exit codes only
+        if limit and number == getattr(signal, "SIGXCPU", None):
+            reason = f"took more than {limit} s"
+        elif number == getattr(signal, "SIGKILL", None):
+            reason = "the system stopped it"
         else:
-            with suppress(ValueError, TypeError):
-                status = signal.Signals(-(status or 0)).name  # type: ignore[assignment]
-            reason = f"ended with {status}"
+            named = {int(each): each.name for each in signal.Signals}
+            reason = f"ended with {named.get(number, status)}"
         raise InputError(
             f"brought down the process that it was given to ({reason})", where=self._where, hint="leave it out"
         )
@@ -532,6 +535,6 @@ def _address_space() -> int:
     """Return the bytes of address space of this process; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            return int(file.read().split()[0]) * mmap.PAGESIZE
     except OSError:
         return 0

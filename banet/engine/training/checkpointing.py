@@ -8,9 +8,10 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -48,14 +49,9 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         InputError: Another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        yield
-        return
     with (out / ".lock").open("a") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except OSError:
             raise InputError(
                 "another run is writing there", where=f"--out {out}", hint="wait for its end, or choose another folder"
@@ -65,6 +61,22 @@ def locked(out: Path) -> Iterator[None]:
                 if is_temporary(left):
                     left.unlink(missing_ok=True)
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file for this process.
+
+    Raises:
+        OSError: Another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        msvcrt: Any = import_module("msvcrt")  # of Windows, where the lock is one of bytes from the current place on
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def out_of_space(error: OSError, out: Path) -> InputError | None:
