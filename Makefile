@@ -4,12 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
-.PHONY: demo test slow adapters docs check audit format clean help gpu gpu-wheels
+.PHONY: demo test slow adapters matrix docs check audit format clean help gpu gpu-wheels
 
 help:
 	@echo "make demo    segment scenes and microscope images with the bundled weights, write demo/"
 	@echo "make test    run the tests           (make slow: the long ones too)"
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
+	@echo "make matrix  tests with each promised Python, lowest versions, each extra alone (hours; SUITE=quick: fewer tests)"
 	@echo "make gpu     everything that waits for a GPU, MINUTES=12 at a time, into OUT=runs/gpu"
 	@echo "make docs    build the site of the docs into site/, and test it"
 	@echo "make check   lint, format, types     (make format: fix what can be fixed)"
@@ -36,6 +37,13 @@ slow: $(READY)
 adapters: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,adapters]'
 	$(BIN)/python -m pytest tests/panoptic/test_adapters.py tests/panoptic/test_plug_in_page.py tests/composed
+
+# Environments of their own, each deleted in the end; SESSIONS='lowest core' takes some of `nox --list`.
+SESSIONS ?=
+ENVS     ?= .nox
+matrix: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,matrix]'
+	SUITE=$(SUITE) $(BIN)/nox --envdir $(ENVS) $(if $(SESSIONS),-s $(SESSIONS))
 
 # The python with torch that the machine has: a GPU's host needs no network and no environment of its own.
 MINUTES ?= 12
