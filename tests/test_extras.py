@@ -202,7 +202,7 @@ def test_the_core_runs_without_extras(line: str, without_extras: Answers) -> Non
 
 def test_a_kind_of_url_that_needs_a_package_names_it(without_extras: Answers) -> None:
     status, _, wrong = without_extras[URL]
-    said = "banet: error: s3://bucket/a.png: cannot be opened (Install s3fs to access S3); install the package"
+    said = "banet: error: s3://bucket/a.png: needs a package that is not installed (Install s3fs to access S3)"
     assert status == 1 and wrong.startswith(said) and wrong.count("\n") == 1
 
 
