@@ -22,6 +22,8 @@ from banet.panoptic.coco.rle import decode_segmentation
 
 Mask = NDArray[np.bool_]
 GRID = 28
+DRAWS = 4
+"""How often errors are drawn for the things of an image, where masks are as a detector could give them."""
 
 
 @dataclass(frozen=True)
@@ -127,25 +129,29 @@ def detected(
     *,
     least: int = 400,
     overlap: int = 8,
+    most: int = 10**6,
 ) -> list[Pair]:
-    """All pairs of masks that overlap when each is as a detector could give it, however little.
+    """All pairs of masks that overlap when each is as a detector could give it, however little: of several draws.
 
     The owner is the one whose segment holds more than two thirds of what the two segments hold of the overlap, which
-    must be most of it; other pairs are left out.
+    must be most of it; other pairs are left out. Of each draw at most so many are given.
     """
-    areas = {n: int(np.count_nonzero(ids == n)) for n in classes}
-    masks = {n: as_detected(ids == n, rng) for n in classes if areas[n] > least}
-    pairs = []
-    for a, b in combinations(masks, 2):
-        shared = masks[a] & masks[b]
-        size = np.count_nonzero(shared)
-        mine, theirs = (int(np.count_nonzero(ids[shared] == n)) for n in (a, b))
-        if size < overlap or mine + theirs < 0.6 * size or 3 * max(mine, theirs) < 2 * (mine + theirs):
-            continue
-        front, back = (a, b) if mine > theirs else (b, a)
-        small = np.count_nonzero(masks[front]) < np.count_nonzero(masks[back])
-        pairs.append(Pair(boxed(masks[front]), boxed(masks[back]), classes[a] == classes[b], bool(small)))
-    return pairs
+    things = [n for n in classes if np.count_nonzero(ids == n) > least]
+    found = []
+    for _ in range(DRAWS):
+        masks = {n: as_detected(ids == n, rng) for n in things}
+        pairs = []
+        for a, b in combinations(masks, 2):
+            shared = masks[a] & masks[b]
+            size = np.count_nonzero(shared)
+            mine, theirs = (int(np.count_nonzero(ids[shared] == n)) for n in (a, b))
+            if size < overlap or mine + theirs < 0.6 * size or 3 * max(mine, theirs) < 2 * (mine + theirs):
+                continue
+            front, back = (a, b) if mine > theirs else (b, a)
+            small = np.count_nonzero(masks[front]) < np.count_nonzero(masks[back])
+            pairs.append(Pair(boxed(masks[front]), boxed(masks[back]), classes[a] == classes[b], bool(small)))
+        found += [pairs[n] for n in rng.permutation(len(pairs))[:most].tolist()]
+    return found
 
 
 def dilate(mask: Mask, radius: float) -> Mask:
@@ -497,17 +503,15 @@ def make_leaves(seed: int, index: int, size: int = 320) -> Scene:
 
 
 def detections(make: Kind, least: int, most: int = 8) -> Kind:
-    """Masks of the things of another kind of pictures as a detector could give them, at most so many pairs of each."""
+    """Masks of the things of another kind of pictures as a detector could give them, at most so many pairs a draw."""
 
     def pictures(root: Path, grid: bool, seed: int) -> Iterator[Picture]:
         for picture in make(root, grid, seed):
             if picture.ids is None or picture.classes is None:
                 continue
             rng = np.random.default_rng([seed, len(picture.name), *picture.name.encode()])
-            pairs = detected(picture.ids, picture.classes, rng, least=least)
-            if pairs:
-                chosen = rng.permutation(len(pairs))[:most].tolist()
-                yield Picture(picture.name, picture.image, [pairs[n] for n in chosen])
+            if pairs := detected(picture.ids, picture.classes, rng, least=least, most=most):
+                yield Picture(picture.name, picture.image, pairs)
 
     return pictures
 

@@ -72,7 +72,7 @@ def edge_of(points, image, spacing, wide):
         window = np.array([[lab(image, y + u * spacing, x + v * spacing) for v in reach] for u in reach])
         xx, yy, xy = (sobel_products if wide else diagonal_products)(window)
         excess = (nx * nx - ny * ny) * (xx - yy) + 4 * nx * ny * xy
-        ratios.append((math.atanh(excess / (xx + yy + contours._FAINT)), xx + yy > 0))
+        ratios.append((excess / (xx + yy + contours._FAINT), xx + yy > 0))
     return ratios
 
 
@@ -149,7 +149,7 @@ def margin(first, second, image):
     sides = [contour(a, b, spacing) for a, b in ((first, second), (second, first))]
     points = len(border(first, second)) + len(border(second, first))
     own = [1 - overlap / len(mine) + cues._ALWAYS for mine in (first, second)]
-    thin = math.exp(-overlap / (cues._THIN * min(len(first), len(second))))
+    thin = math.exp(-((overlap / (cues._THIN * min(len(first), len(second)))) ** 2))
     shared = [math.log(own[1]) - math.log(own[0]), 0.5 * thin * math.log(len(second) / len(first))]
     for weights, closer in ((cues.FIRST_LOOK, False), (cues.CLOSER_LOOK, True)):
         edges = [edge_of(side, image, spacing, closer) for side in sides]

@@ -149,9 +149,9 @@ class Contours:
 
         If the first object is in front, there is an edge in the image where its contour crosses the second object, and
         it runs as the contour does; where the second's contour crosses the first, edges run that way by chance only. In
-        3 x 3 pixels around points of either contour, the energy (squared gradient of the color) across the contour over
-        that along it; the mean of half the log ratio; the difference of the two contours. Texture, strong as it may be,
-        runs in all directions.
+        3 x 3 pixels around points of either contour, the energy (squared gradient of the color) across the contour less
+        that along it, as a fraction of both; its mean; the difference of the two contours. Texture, strong as it may
+        be, runs in all directions.
 
         Args:
             wide: whether to take Sobel's gradients, of which 3 x 3 pixels need 5 x 5; else differences along diagonals.
@@ -162,9 +162,9 @@ class Contours:
         energy, excess, product = (_sobel_products if wide else _diagonal_products)(colors)
         ny, nx = self.normal
         across = (nx * nx - ny * ny) * excess + 4 * nx * ny * product  # energy across less energy along
-        ratio = np.arctanh(across / (energy + np.float32(_FAINT)))  # half the log ratio
+        fraction = across / (energy + np.float32(_FAINT))  # from -1, all along, to 1, all across
         count = self.valid.sum(axis=1)
-        first, second = (ratio * self.valid).sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
+        first, second = (fraction * self.valid).sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
         seen = np.count_nonzero((energy > 0) & self.valid, axis=(0, 1))
         return np.where(count.min(axis=0) > 0, first - second, 0), seen > 0
 
@@ -189,7 +189,7 @@ class Contours:
 
     def _normals(self) -> _Floats:
         """Return which way the contours run: the direction in which, around a point, most of the overlap lies."""
-        ring = _RING.reshape(12, 2, 1, 1, 1) * self.spacing.astype(np.float32)
+        ring = _RING.reshape(-1, 2, 1, 1, 1) * self.spacing.astype(np.float32)
         step = np.floor(ring + 0.5).astype(np.int64)
         who = self._claimants(self.y + step[:, 0], self.x + step[:, 1])  # (12, 2, S, P)
         sign = (who == 3).astype(np.float32)

@@ -119,7 +119,7 @@ def area(pairs: Pairs) -> NDArray[np.int64]:
 
 
 @needs_image
-@calibrated(2.3)
+@calibrated(2.2)
 def color_contour(pairs: Pairs) -> NDArray[np.float64]:
     """Compare colors and contours around the overlap; not from the paper, and of eight weights only.
 
