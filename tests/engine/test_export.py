@@ -107,6 +107,15 @@ def shifted(model: BANet, files: dict[str, Path], background: float, folder: Pat
     return ExportedModel.open(folder / "shifted.onnx")
 
 
+def test_a_torch_that_cannot_write_it_is_named(monkeypatch):
+    def fail(*arguments, **options):
+        raise torch.onnx.OnnxExporterError("of many lines\n")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(InputError, match=r"^torch \S+ cannot write this network as ONNX .*; install a newer torch"):
+        export._onnx(object(), "")
+
+
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 @pytest.mark.parametrize("count", [0, 1, 2, 100])
 def test_the_runtimes_say_what_torch_says(model, files, tmp_path, kind, count):

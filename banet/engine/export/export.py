@@ -208,11 +208,18 @@ def _check(model: Network, export_format: ExportFormat, precision: Precision, ca
 
 
 def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
-    """Return the program in ONNX's standard operators."""
-    with _quiet():
-        exported = torch.onnx.export(
-            program, input_names=[INPUT], output_names=list(OUTPUTS), opset_version=OPSET, dynamo=True, verbose=False
-        )
+    """Return the program in ONNX's standard operators.
+
+    Raises:
+        InputError: This version of torch cannot write it.
+    """
+    names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
+    try:
+        with _quiet():
+            exported = torch.onnx.export(program, **names, opset_version=OPSET, dynamo=True, verbose=False)
+    except torch.onnx.OnnxExporterError as error:
+        problem = f"torch {torch.__version__} cannot write this network as ONNX ({type(error).__name__})"
+        raise InputError(problem, hint="install a newer torch, or take --format torch-export") from error
     assert exported is not None
     proto = exported.model_proto
     del proto.graph.value_info[:]  # in symbols of the tracer
