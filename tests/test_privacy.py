@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests" / "hostile"))
 
 HOOK = """
 import os, sys
@@ -137,6 +138,58 @@ def test_training_export_and_studies(tmp_path):
         "banet('predict', '--runtime', 'onnx', 'a.onnx', set_ / 'images', '--out', 'po')\n"
         "banet('predict', '--runtime', 'openvino', 'a.xml', set_ / 'images', '--out', 'pv')\n"
     )
+    assert run(tmp_path, code) == ""
+
+
+EVERY = """
+import shlex
+from test_overwriting import READERS, TINY, WRITERS, line
+from readers import tiny_model
+from banet.engine.recipe import to_yaml
+from pathlib import Path
+given = Path("given")
+given.mkdir()
+READERS["fuse"].make(given, None)
+(given / "tiny.yaml").write_text(to_yaml(TINY))
+tiny_model().save_pretrained(given / "tiny.safetensors")
+for name in WRITERS:
+    status = main(line(name, given, Path("out", name), "tiny.safetensors"))
+    without_data = name.startswith("data convert") and name not in ("data convert coco", "data convert maps")
+    assert status == 0 or without_data, name
+    print(name, status, flush=True)
+"""
+"""Every command that writes; formats of which there is no data end when they miss it."""
+
+APP = """
+import subprocess, sys
+server = subprocess.Popen(
+    [sys.executable, "-m", "banet", "app", "--port", "0", "--weights", "scenes"], stdout=subprocess.PIPE, text=True
+)
+address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+ask = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1] + '/api/samples/0').status)"
+asked = subprocess.run([sys.executable, "-I", "-S", "-c", ask, address], capture_output=True, text=True)
+server.kill()
+server.wait()
+assert asked.stdout == "200\\n", asked.stderr
+"""
+"""The page, asked by a program without the hook."""
+
+
+def test_every_command_is_tried():
+    from test_overwriting import SILENT, WRITERS
+
+    from banet.commands import COMMANDS
+
+    tried = WRITERS.keys() | {"app", "completion"}
+    assert set(COMMANDS) - tried == {"push"}  # which is asked to send something
+    assert {"app", "completion"} >= SILENT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [EVERY, APP], ids=["commands", "page"])
+def test_commands_with_extras(tmp_path, code):
+    for name in ("lightning", "openvino", "starlette"):
+        pytest.importorskip(name)
     assert run(tmp_path, code) == ""
 
 

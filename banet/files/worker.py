@@ -487,6 +487,8 @@ def _plain(error: Exception, where: str, limit: int | None) -> Exception:
             return InputError(what, where=where, hint="make it smaller or leave it out")
         cause = cause.__cause__ or cause.__context__
     try:
+        if type(error).__module__.partition(".")[0] not in ("builtins", "banet"):
+            raise TypeError  # to read it the other process would import the library that it is of
         pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")

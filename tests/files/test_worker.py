@@ -46,6 +46,10 @@ def warn_and_count(where: str) -> int:
     return 3
 
 
+class LibraryError(Exception):
+    pass
+
+
 def fail(kind: str) -> None:
     if kind == "input":
         raise InputError("is bad", where="a\nb.png", hint="fix it")
@@ -56,6 +60,9 @@ def fail(kind: str) -> None:
             bytearray(1 << 40)
         except MemoryError as error:
             raise InputError("is corrupt", where="x.png") from error
+
+    if kind == "library":
+        raise LibraryError("of its own")
 
     class Local(Exception):
         pass
@@ -170,6 +177,8 @@ def test_errors_come_along(workers):
         workers.call(fail, "extra")
     with pytest.raises(RuntimeError, match="Local: cannot be pickled"):
         workers.call(fail, "other")
+    with pytest.raises(RuntimeError, match=r"^LibraryError: of its own$"):  # whose module would be imported here
+        workers.call(fail, "library")
 
 
 def test_what_libraries_print_is_not_taken_for_an_answer(workers, capfd):
