@@ -110,6 +110,13 @@ def gif_of_frames() -> bytes:
     return whole[:-1] + frame * 1_200_000 + b";"
 
 
+def avif_with_exif() -> bytes:
+    """Pillow reads EXIF data that it saves, so that empty ones are saved and replaced."""
+    data = shared_entries(21_000, 700_000)
+    empty = data[:8].ljust(len(data), b"\0")
+    return saved(SMALL, "AVIF", exif=empty).replace(empty, data)
+
+
 def webp_with_exif() -> bytes:
     return saved(SMALL, "WEBP", exif=shared_entries(21_000, 700_000))
 

@@ -34,6 +34,7 @@ from attack_files import (
     POLYGON,
     SMALL,
     TENSOR,
+    avif_with_exif,
     behind_junk,
     chunk,
     cvat,
@@ -153,7 +154,7 @@ ATTACKS = [
     Attack("PNG, EXIF entries that share one value", "a.png", lambda: png_with(chunk(b"eXIf", SHARED))),
     Attack("JPEG, EXIF entries that share one value", "b.jpg", jpeg_of_exif),
     Attack("WebP, EXIF entries that share one value", "c.webp", webp_with_exif),
-    Attack("AVIF, EXIF entries that share one value", "c.avif", lambda: saved(SMALL, "AVIF", exif=SHARED)),
+    Attack("AVIF, EXIF entries that share one value", "c.avif", avif_with_exif),
     Attack("JPEG, EXIF entries behind junk", "d.jpg", behind_junk(jpeg_of_exif)),
     Attack("TIFF, tags that share one value", "d.tif", tiff_with_shared_values),
     Attack("TIFF in the other order of bytes", "d2.tif", lambda: b"II\0*" + tiff_with_shared_values()[4:]),
@@ -319,7 +320,7 @@ def _took(outcome: Outcome) -> str:
 
 
 def _said(outcome: Outcome, attack: Attack) -> str:
-    said = outcome.said.removeprefix(f"{attack.file}: ").removeprefix("error: ")
+    said = outcome.said.removeprefix(f"{attack.file}: ").rpartition("x.jpg: ")[2]
     return "an answer" if said == "answer" else f"one line: {said.split(';')[0][:90]}"
 
 

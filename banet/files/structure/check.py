@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+try:
+    from PIL import AvifImagePlugin
+except ImportError:  # before Pillow 11.3
+    AvifImagePlugin = None  # type: ignore[assignment]
 
 from banet.files.structure.jpeg import check_jpeg
 from banet.files.structure.jpeg2000 import check_jpeg2000
-from banet.files.structure.tiff import check_tiff, most_pages
+from banet.files.structure.tiff import check_exif, check_tiff, most_pages
 
 __all__ = ["check_structure"]
 
@@ -89,6 +94,16 @@ def _blocks(stream: BinaryIO, most: int, label: bytes) -> int:
     return count
 
 
+def _avif(stream: BinaryIO, size: int) -> None:
+    """Let Pillow's decoder find the EXIF data, which Pillow 12.0 reads with all their tags."""
+    decoder: Any = getattr(AvifImagePlugin, "_avif", None)  # where this Pillow has one
+    try:
+        exif = decoder.AvifDecoder(stream.read(), "auto", 1).get_info()[4]
+    except Exception:  # who decodes it says what is wrong
+        return
+    check_exif(exif or b"")
+
+
 def _colors(flags: int) -> int:
     return 3 * (2 << (flags & 7)) if flags & 128 else 0
 
@@ -115,5 +130,6 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], None]] = {
     "MPO": check_jpeg,
     "JPEG2000": check_jpeg2000,
     "GIF": _gif,
+    "AVIF": _avif,
     "PPM": _netpbm,
 }

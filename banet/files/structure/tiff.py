@@ -141,6 +141,8 @@ def check_exif(data: bytes) -> None:
     Raises:
         ValueError: They share their bytes many times over.
     """
+    while data.startswith(b"Exif\0\0"):  # of which Pillow takes any number
+        data = data[6:]
     layout = _Layout.of(data[:16])
     if layout is None:
         return
