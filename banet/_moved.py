@@ -6,11 +6,15 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from operator import attrgetter
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:  # what these would add is not used, and `importlib.abc` imports half of the standard library
+    Loader = MetaPathFinder = object
 
 __all__ = ["install", "renamed"]
 
@@ -95,6 +99,9 @@ ELSEWHERE = {
 class _MovedLoader(Loader):
     def __init__(self, homes: list[str]) -> None:
         self.homes = homes
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
 
     def exec_module(self, module: ModuleType) -> None:
         old, homes = module.__name__, self.homes

@@ -1,12 +1,21 @@
-"""The errors that banet raises on bad input."""
+"""The errors that banet raises on bad input, and what other libraries say beside theirs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from reprlib import Repr
 
-__all__ = ["InputError", "InputWarning", "MissingExtraError", "abbreviate", "abbreviate_list", "printable"]
+__all__ = [
+    "InputError",
+    "InputWarning",
+    "MissingExtraError",
+    "abbreviate",
+    "abbreviate_list",
+    "errors_only",
+    "printable",
+]
 
 _LONGEST = 1000
 _BRIEF = Repr()
@@ -81,3 +90,21 @@ def abbreviate(value: object) -> str:
 def abbreviate_list(values: Sequence[object], limit: int = 20) -> str:
     """Return values as an error quotes them: the first `limit`, and of more how many there are."""
     return ", ".join(map(abbreviate, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")
+
+
+@contextmanager
+def errors_only(logger: str) -> Iterator[None]:
+    """Keep what a library logs below the level of errors from being printed.
+
+    Args:
+        logger: the name of its logger.
+    """
+    import logging
+
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from banet.checkpoint.bundled import BUNDLED
-from banet.errors import InputError, MissingExtraError, abbreviate
+from banet.errors import InputError, MissingExtraError, abbreviate, errors_only
 from banet.files.atomic import atomic_path
 from banet.files.reading import open_file
 from banet.files.worker import isolated
@@ -32,7 +30,6 @@ __all__ = [
     "is_body_file",
     "load_tensors",
     "packaged_weights",
-    "quiet_hub",
     "read_checkpoint",
     "save_checkpoint",
 ]
@@ -199,18 +196,6 @@ def is_body_file(source: str | Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def quiet_hub() -> Iterator[None]:
-    """Keep huggingface_hub from writing a line per attempt to connect; what fails is raised."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _download(repository: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
@@ -218,7 +203,7 @@ def _download(repository: str) -> Path:
     except ImportError:
         raise MissingExtraError("huggingface_hub", "hub") from None
     try:
-        with quiet_hub():
+        with errors_only("huggingface_hub"):  # not a line per attempt to connect
             return Path(hf_hub_download(repository, FILE_NAME))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).splitlines()[0]

@@ -1,15 +1,44 @@
-"""Whether a file of weights holds what the network in its header needs."""
+"""Networks for weights from a file: whether it holds what they need, and made without random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from banet.checkpoint.checkpoint import Checkpoint
 from banet.errors import InputError
 from banet.modeling.aggregation import current_name
 from banet.modeling.network import Network
 
-__all__ = ["check_fit"]
+__all__ = ["WithoutRandomWeights", "check_fit"]
+
+_RANDOM = (Tensor.normal_, Tensor.uniform_)
+
+
+class WithoutRandomWeights(TorchFunctionMode):
+    """Inside this context new modules have zeros in place of random weights, which those of a file replace.
+
+    Random numbers are most of the time that it takes to make a network. Zeros, not whatever is in memory: torch draws
+    truncated normal numbers again until all are within their bounds.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        arguments: Sequence[Any] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Fill the tensor of a random or initialising function with zeros, and call any other."""
+        options = options or {}
+        if function in _RANDOM or getattr(function, "__module__", "") == "torch.nn.init":
+            with torch.no_grad():
+                return (options["tensor"] if "tensor" in options else arguments[0]).zero_()
+        return function(*arguments, **options)
 
 
 def check_fit(checkpoint: Checkpoint) -> None:
@@ -20,7 +49,7 @@ def check_fit(checkpoint: Checkpoint) -> None:
     """
     path = checkpoint.path
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutRandomWeights():
             network = Network(checkpoint.categories, checkpoint.config)
     except Exception as error:  # whatever torch says of numbers that are too large or do not go together
         reason = str(error).splitlines()[0]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from banet.checkpoint.checkpoint import quiet_hub
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, errors_only
 
 __all__ = ["HubOptions", "cached_folder", "download_repository"]
 
@@ -133,7 +132,7 @@ def _explained(repository: str, options: HubOptions) -> Iterator[None]:
     from huggingface_hub import errors
 
     try:
-        with quiet_hub():
+        with errors_only("huggingface_hub"):  # not a line per attempt to connect
             yield
     except errors.GatedRepoError:
         raise InputError(

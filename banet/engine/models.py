@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from banet.engine.garbage import collector_off
 from banet.errors import InputError
 from banet.files.outputs import digest_of, weight_files
 
@@ -55,11 +56,12 @@ def open_model(
     if Path(weights).suffix in _SUFFIXES.values():
         known = next(name for name, ending in _SUFFIXES.items() if ending == Path(weights).suffix)
         raise InputError("is an exported network", where=weights, hint=f"add --runtime {known}")
-    from banet.composed.load import load
-    from banet.inference.device import pick_device
+    with collector_off():
+        from banet.composed.load import load
+        from banet.inference.device import pick_device
 
-    target = pick_device(device)
-    return load(weights, device=target, class_table=class_table, trust=trust), target.type
+        target = pick_device(device)
+        return load(weights, device=target, class_table=class_table, trust=trust), target.type
 
 
 def digest_of_weights(weights: str) -> str:

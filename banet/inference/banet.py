@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from banet._renamed import accept_old_names
 from banet.checkpoint.checkpoint import read_checkpoint, save_checkpoint
-from banet.checkpoint.fit import check_fit
+from banet.checkpoint.fit import WithoutRandomWeights, check_fit
 from banet.checkpoint.hub import push_to_hub
 from banet.inference.device import pick_device
 from banet.inference.postprocess import Instances, UnfusedPrediction, paste_instances, postprocess
@@ -90,7 +90,8 @@ class BANet(Network, Predictor):
         target = pick_device(device, "device")
         checkpoint = read_checkpoint(source)
         check_fit(checkpoint)
-        model = cls(checkpoint.categories, checkpoint.config, checkpoint.inference)
+        with WithoutRandomWeights():
+            model = cls(checkpoint.categories, checkpoint.config, checkpoint.inference)
         model.load_state_dict(checkpoint.state())
         model.domain = checkpoint.domain
         return model.to(target).eval()

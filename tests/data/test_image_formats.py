@@ -16,7 +16,7 @@ from banet.data.images import formats as image_formats
 from banet.data.images.large import LargeImage, open_image
 from banet.errors import InputError, InputWarning, MissingExtraError
 
-image_formats._pillow_formats()  # registers HEIC, if it can be read
+image_formats._opener("HEIF")  # registers HEIC, if it can be read
 FORMATS = {
     "jpg": "JPEG",
     "mpo": "MPO",
@@ -253,7 +253,10 @@ def test_heic_without_what_reads_it_names_the_extra(tmp_path: Path, monkeypatch:
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(200))
     (tmp_path / "a.jpg").write_bytes((tmp_path / "a.heic").read_bytes())  # as phones' files are often called
     monkeypatch.setattr(image_formats, "_has_heif", lambda: False)
-    monkeypatch.setattr("banet.data.images.formats._pillow_formats", lambda: ("JPEG", "PNG", "TIFF"))
+    opener = image_formats._opener
+    monkeypatch.setattr(
+        image_formats, "_opener", lambda name: opener(name) if name in ("JPEG", "PNG", "TIFF") else None
+    )
     for name in ("a.heic", "a.jpg"):
         for read in (read_image, image_size, open_image):
             with pytest.raises(MissingExtraError, match=r"pillow-heif.*banet-panoptic\[heic\]"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -181,6 +182,28 @@ def test_torch_export_says_what_torch_says(model, files):
         with torch.inference_mode():
             said = program(torch.from_numpy(blocks(*size)).permute(2, 0, 1)[None])
         assert_same([part.numpy() for part in said], in_torch(model, blocks(*size)))
+
+
+def test_sides_stay_products_under_every_stride(program):
+    """Or they grow with each of them, and the time of tracing with them."""
+    (image,) = (node for node in program.graph.nodes if node.op == "placeholder" and node.name == "image")
+    sides = [(side + 31) // 32 for side in image.meta["val"].shape[2:]]
+    maps = [node.meta["val"].shape[2:] for node in program.graph.nodes if node.target == torch.ops.aten.conv2d.default]
+    for factor in (1, 2, 4, 8):
+        assert any([str(side) for side in shape] == [str(factor * side) for side in sides] for shape in maps)
+
+
+def test_nothing_is_left_in_the_graph_that_folding_takes_away(files):
+    kinds = {node.op_type for node in onnx.load(files["onnx"]).graph.node}
+    assert kinds.isdisjoint({"Identity", "Constant", "CastLike", "SequenceAt", "SplitToSequence"})
+    nodes = [(node.op_type, *node.input, *(a.SerializeToString() for a in node.attribute)) for node in
+             onnx.load(files["onnx"]).graph.node]  # fmt: skip
+    assert len(set(nodes)) == len(nodes)
+
+
+def test_tracing_leaves_torch_and_the_collector_as_they_were(program):
+    assert gc.isenabled() and not torch.fx.config.do_not_emit_stack_traces
+    assert not any(node.meta.get("stack_trace") for node in program.graph.nodes)
 
 
 def test_tracing_leaves_the_network_as_it_was(model, program):

@@ -8,6 +8,7 @@ import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -43,6 +44,19 @@ def test_saved_and_loaded_output_is_equal_to_the_bit(tmp_path: Path, images: lis
         assert torch.equal(one.boxes, other.boxes) and torch.equal(one.masks, other.masks)
     image = np.zeros((50, 60, 3), np.uint8)
     assert np.array_equal(model.predict(image).ids, loaded.predict(image).ids)
+
+
+@pytest.mark.parametrize("options", [{"deformable": True}, {"backbone": "convnext_tiny"}])
+def test_a_network_for_weights_draws_no_random_number_and_has_all_else(tmp_path: Path, options: dict[str, Any]) -> None:
+    model = small_model(**options)
+    path = model.save_pretrained(tmp_path)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    loaded = BANet.from_pretrained(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    for kind in ("named_parameters", "named_buffers"):
+        own, other = (dict(getattr(one, kind)()) for one in (model, loaded))
+        assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
 
 
 def test_half_precision_is_half_the_size(tmp_path: Path) -> None:

@@ -149,6 +149,27 @@ def test_bands_leave_no_trace(monkeypatch):
     assert np.array_equal(np.array(result.draw(image)), whole)
 
 
+@pytest.mark.parametrize("options", [{}, {"style": "contour"}, {"stuff": "fill"}, {"stuff": "none"}, {"alpha": 1.0}])
+def test_every_pixel_is_mixed_from_the_image_and_its_paint(monkeypatch, options):
+    """Also where there is no paint, and void by its place: as the drawing would do it pixel by pixel."""
+    monkeypatch.setattr(drawing, "write_labels", lambda *_: None)
+    image = np.random.default_rng(2).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    result = scene(90, 130)
+    made = {"alpha": 0.5, "style": "instance", "stuff": "outline", **options}
+    colors = segment_colors(result.segments, result.categories, made["style"])
+    painter = drawing._Painter(result.segments, colors, (90, 130), made["alpha"], made["style"], made["stuff"])
+    index = np.array([[{0: 3, 1: 0, 2: 1, 3: 2}[i] for i in row] for row in result.ids.tolist()])
+    stuff = drawing._edges(index, painter.thickness, index == 2)
+    edges = np.where(index == 2, stuff, drawing._edges(index, painter.thickness))
+    wanted = np.empty_like(image)
+    for y, x in itertools.product(range(90), range(130)):
+        phase = (y + x) % painter.period // painter.line
+        row = 6 + (phase + 1 if phase < 2 else 0) if index[y, x] == 3 else 2 * index[y, x] + edges[y, x]
+        below = image[y, x].astype(np.float32)
+        wanted[y, x] = np.rint(below + painter.opacity[row] * (painter.paints[row] - below))
+    assert np.array_equal(np.array(result.draw(image, **options)), wanted)
+
+
 def test_ids_without_a_segment_are_drawn_as_void():
     ids = np.ones((40, 40), np.int32)
     ids[:, 20:] = 77

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageFile
 
@@ -30,6 +33,12 @@ _SUFFIXES = {
 }
 """Formats that are read, by Pillow's names, and how their files are called. None runs a program or draws vectors."""
 
+_PLUGINS = {
+    **{"JPEG": "Jpeg", "MPO": "Mpo", "PNG": "Png", "WEBP": "WebP", "AVIF": "Avif", "BMP": "Bmp", "DIB": "Bmp"},
+    **{"GIF": "Gif", "TIFF": "Tiff", "PPM": "Ppm", "JPEG2000": "Jpeg2K"},
+}
+"""Pillow's plugins for them, one of which may be missing in an old Pillow."""
+
 SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 """File names that count as images where a folder or a pattern is given."""
 
@@ -53,14 +62,19 @@ def _has_heif() -> bool:
 
 
 @functools.cache
-def _pillow_formats() -> tuple[str, ...]:
-    """Return those of our formats that this Pillow reads."""
-    Image.init()
-    if _has_heif():
+def _opener(name: str) -> tuple[Callable[..., Any], Callable[[bytes], bool | str] | None] | None:
+    """Return what opens files of a format, and what says of their first bytes whether they are; None if nothing does.
+
+    Loads the format's plugin of Pillow, not all 40, for which `Image.init` takes as long as a small network.
+    """
+    if name in _PLUGINS:
+        with suppress(ImportError):
+            import_module(f"PIL.{_PLUGINS[name]}ImagePlugin")
+    elif _has_heif():
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    return tuple(name for name in _SUFFIXES if name in Image.OPEN)
+    return Image.OPEN.get(name)
 
 
 def identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
@@ -71,8 +85,11 @@ def identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
     """
     stream.seek(0)
     head = stream.read(16).ljust(16, b"\0")  # Pillow unpacks fields of it unasked
-    for name in _pillow_formats():
-        factory, accept = Image.OPEN[name]
+    for name in _SUFFIXES:
+        opener = _opener(name)
+        if opener is None:
+            continue
+        factory, accept = opener
         accepted = accept is None or accept(head)
         if accepted and not isinstance(accepted, str):  # a text says why not
             check_structure(name, stream)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from banet.data.images import find_depth, list_images, to_rgb_array
 from banet.engine.export.runtime import HEADER, INPUT, OUTPUTS, import_openvino, write_header
+from banet.engine.garbage import collector_off
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, commit
 from banet.files.outputs import Outputs, weight_files
@@ -60,6 +61,11 @@ AXES = {
     "masks": ("instances", 28, 28),
     "logits": (1, "classes", "rows", "columns"),
 }
+REWRITES = (
+    "mul_by_1 div_by_1 cast_cast no_op_cast no_op_expand no_op_transpose transpose_transpose reshape_reshape "
+    "unsqueeze_unsqueeze squeeze_reshape_1d materialize_reshape_shape collapse_slice min_max max_min"
+)
+"""Rules of onnxscript that find something in these graphs, or would with other options of the network."""
 
 
 class GraphModel(nn.Module):
@@ -77,10 +83,11 @@ class GraphModel(nn.Module):
         """Return the parts of `banet.engine.export.runtime.NetworkOutput` of an image (1, 3, H, W), uint8 RGB."""
         height, width = image.shape[2:]
         pixels = (image.float() - self.model.mean) / self.model.std
-        # Padded too far, then cut: padding by a number of pixels that may be none is another graph.
+        # Padded too far, then cut: padding by a number of pixels that may be none is another graph. Written as a
+        # product, sides stay products under every stride; as a sum with a remainder they grow, and tracing with them.
         divisor = self.model.backbone.divisor
-        padded = F.pad(pixels, (0, divisor - 1, 0, divisor - 1))
-        padded = padded[:, :, : height + (-height) % divisor, : width + (-width) % divisor]
+        rows, columns = ((side + divisor - 1) // divisor for side in (height, width))
+        padded = F.pad(pixels, (0, divisor - 1, 0, divisor - 1))[:, :, : rows * divisor, : columns * divisor]
         output = self.model.segment(ImageBatch(padded, [(height, width)]))
         found = output.detections[0]
         return found.boxes, found.scores, found.labels, found.masks, output.logits
@@ -94,7 +101,7 @@ def trace(model: Network) -> torch.export.ExportedProgram:
     """
     side = torch.export.Dim.DYNAMIC
     example = torch.zeros(1, 3, *EXAMPLE, dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    with _tracing(), torch.no_grad():
         program = torch.export.export(
             GraphModel(model).eval(),
             (example,),
@@ -214,13 +221,15 @@ def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
         InputError: This version of torch cannot write it.
     """
     names: dict[str, Any] = {"input_names": [INPUT], "output_names": list(OUTPUTS)}
-    try:
-        with _quiet():
-            exported = torch.onnx.export(program, **names, opset_version=OPSET, dynamo=True, verbose=False)
-    except torch.onnx.OnnxExporterError as error:
-        problem = f"torch {torch.__version__} cannot write this network as ONNX ({type(error).__name__})"
-        raise InputError(problem, hint="install a newer torch, or take --format torch-export") from error
-    assert exported is not None
+    options: dict[str, Any] = {"opset_version": OPSET, "dynamo": True, "verbose": False, "optimize": False}
+    with _tracing():
+        try:
+            exported = torch.onnx.export(program, **names, **options)
+        except torch.onnx.OnnxExporterError as error:
+            problem = f"torch {torch.__version__} cannot write this network as ONNX ({type(error).__name__})"
+            raise InputError(problem, hint="install a newer torch, or take --format torch-export") from error
+        assert exported is not None
+        _simplify(exported.model)
     proto = exported.model_proto
     del proto.graph.value_info[:]  # in symbols of the tracer
     for value in (*proto.graph.input, *proto.graph.output):
@@ -232,6 +241,29 @@ def _onnx(program: torch.export.ExportedProgram, header: str) -> Any:
     del proto.metadata_props[:]
     proto.metadata_props.add(key=HEADER, value=header)
     return proto
+
+
+def _simplify(graph: Any) -> None:
+    """Fold constants and merge what repeats, in place, as `torch.onnx.export(optimize=True)` does but for one rule.
+
+    That one (`slice_split_rule`) lists all nodes once per node, for some 20 times as long as all the others together.
+    """
+    import onnxscript.rewriter.rules.common as rules
+    from onnx_ir.passes import Sequential, common
+    from onnxscript import optimizer, rewriter
+
+    optimizer.inline(graph)
+    optimizer.fold_constants_ir(graph, onnx_shape_inference=True)
+    rewriter.rewrite(graph, [getattr(rules, f"{name}_rule") for name in REWRITES.split()])
+    optimizer.fold_constants_ir(graph, onnx_shape_inference=True)  # drops what the rules left without a purpose
+    Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(graph)
 
 
 def _quantize(proto: Any, images: Sequence[NDArray[np.uint8]]) -> Any:
@@ -287,6 +319,18 @@ def _write_openvino(proto: Any, header: str, path: Path, *, half: bool) -> None:
             ) from None
         for suffix in (".bin", ".xml"):  # the one that names the other last
             commit((Path(folder) / path.name).with_suffix(suffix), path.with_suffix(suffix))
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """Without what only costs time: collections, and the stack trace of every node, which is dropped in the end."""
+    before = vars(torch.fx.config).get("do_not_emit_stack_traces", False)
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        with _quiet(), collector_off():
+            yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from banet.data.images import read_image, to_rgb_array
 from banet.data.images.large import CroppableImage, DecodedImage, open_image
 from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
 from banet.engine.prediction.stores import FolderStore, archive_name
-from banet.engine.report.gallery import Gallery
 from banet.engine.sharing.part import RunPart
 from banet.errors import InputError, MissingExtraError, printable
 from banet.files.atomic import atomic_path
@@ -222,6 +221,8 @@ class ImageRun:
             "counts": result.counts(),
         }
         if self.gallery:
+            from banet.engine.report.gallery import Gallery
+
             text = io.StringIO()
             page = Gallery(text, self.model.categories)
             page.add(

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from banet.engine.report.gallery import write_gallery
 from banet.engine.sharing.shared_run import SharedRun
 from banet.files.atomic import atomic_path
 from banet.files.staging import JsonLists
@@ -51,8 +50,12 @@ def merge_images(run: SharedRun, categories: Categories, facts: Mapping[str, str
     """
     out, merged = run.outputs.folder, Merged()
     with ExitStack() as stack:
-        pages = write_gallery(out / "gallery.html", "Panoptic segmentation", categories, facts=facts)
-        page = stack.enter_context(pages) if gallery else None
+        page = None
+        if gallery:
+            from banet.engine.report.gallery import write_gallery
+
+            pages = write_gallery(out / "gallery.html", "Panoptic segmentation", categories, facts=facts)
+            page = stack.enter_context(pages)
         lists = stack.enter_context(JsonLists())
         with _segment_table(out / SEGMENTS) as table:
             for _, content in run.merged_lines():

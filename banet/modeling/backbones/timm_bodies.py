@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from banet.errors import InputError
+from banet.errors import InputError, errors_only
 from banet.modeling.backbones.body import Body, ChannelsFirst, group_norm, layers_of, replace_modules
 from banet.modeling.backbones.plain_vit import PlainViT
 
@@ -71,7 +69,7 @@ def timm_weights(name: str, state: Mapping[str, Tensor] | None = None) -> dict[s
     overlay = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
     kind = _kind_of(name)
     try:
-        with _quiet():
+        with errors_only("timm.models._builder"):  # not that the layers behind the features are left out
             network = _create(name, kind, pretrained=True, **overlay)
     except (RuntimeError, KeyError, AttributeError) as error:
         raise InputError(f"timm:{name}: the weights do not fit it ({_first_line(error)})") from None
@@ -175,18 +173,6 @@ def _timm() -> Any:
     import timm
 
     return timm
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide that the layers behind the features are left out."""
-    logger = logging.getLogger("timm.models._builder")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _registered(network: nn.Module, module: str) -> str:

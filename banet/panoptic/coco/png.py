@@ -9,11 +9,10 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from banet.errors import InputError
 from banet.files.archives import StoredFile
@@ -26,6 +25,9 @@ from banet.files.worker import isolated
 from banet.panoptic.id_maps import check_ids, in_range
 from banet.panoptic.segments import Annotation, ImageInfo
 from banet.types import StrPath
+
+if TYPE_CHECKING:  # imported where it is used: `banet pq` with the extra `fast` needs none of it
+    from PIL import Image
 
 __all__ = ["encode_ids", "load_ids", "read_ids", "read_labels", "write_ids", "write_labels"]
 
@@ -145,6 +147,8 @@ def write_ids(path: StrPath, ids: NDArray[Any]) -> None:
 
 
 def _ids_image(ids: NDArray[Any]) -> Image.Image:
+    from PIL import Image
+
     array = np.asarray(ids)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"ids must have shape (H, W) and at least one pixel, not {array.shape}")
@@ -168,6 +172,8 @@ def write_labels(path: StrPath, labels: NDArray[Any], colors: NDArray[np.uint8] 
         InputError: see `atomic_path`.
         ValueError: a label is out of range.
     """
+    from PIL import Image
+
     highest = int(labels.max(initial=0))
     if labels.min(initial=0) < 0 or highest > (65535 if colors is None else 255):
         raise ValueError(f"labels must be in 0..{65535 if colors is None else 255}, not {highest}")
@@ -218,6 +224,8 @@ def _read_png(
         fast = decode_fast(stream.read(), width, height, head[25])
         if fast is not None:
             return fast
+        from PIL import Image
+
         try:
             check_structure("PNG", stream)
             stream.seek(0)

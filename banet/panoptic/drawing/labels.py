@@ -92,6 +92,7 @@ def _candidates(
     """Yield where a name might stand, best first: on the segment where it is large enough, beside a small thing."""
     pad = max(size // 5, 2)
     _, top, _, bottom = font.getbbox("Ag")  # one height for all
+    middle: tuple[int, int] | None = None
     for text in [name] if segment.score is None else [f"{name} {100 * segment.score:.0f}%", name]:
         left, _, right, _ = font.getbbox(text)
         width, height = int(right - left) + 2 * pad, int(bottom - top) + 2 * pad
@@ -101,7 +102,7 @@ def _candidates(
         def label(x: int, y: int) -> _Label:
             return _Label((x, y, x + width, y + height), text, (x + pad - left, y + pad - top))  # noqa: B023
 
-        x, y = _middle(ids, segment)
+        x, y = middle = middle or _middle(ids, segment)
         left_of = min(max(x - width // 2, 0), room[0] - width)
         if segment.area >= 3 * width * height:
             above = min(max(y - height // 2, 0), room[1] - height)

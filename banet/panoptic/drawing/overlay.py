@@ -155,16 +155,18 @@ class _Painter:
     def paint(self, ids: NDArray[np.int32], pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the image (H, W, 3) painted, band by band."""
         height, width = ids.shape
-        painted = np.empty_like(pixels)
+        painted = np.array(pixels, order="C")
         rows = max(1, _BAND // width)
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             low, high = max(0, top - self.thickness), min(height, bottom + self.thickness)
             index = index_map(ids[low:high], self.ids)
-            row = self._rows(index, low)[top - low : bottom - low]
-            canvas = pixels[top:bottom].astype(np.float32)
-            canvas += self.opacity[row][..., None] * (self.paints[row] - canvas)
-            painted[top:bottom] = np.rint(canvas)
+            row = self._rows(index, low)[top - low : bottom - low].reshape(-1)
+            band = painted[top:bottom].reshape(-1, 3)
+            changed = np.flatnonzero(self.opacity[row])  # mostly things and contours: a part of the image
+            row, canvas = row[changed], band[changed].astype(np.float32)
+            canvas += self.opacity[row][:, None] * (self.paints[row] - canvas)
+            band[changed] = np.rint(canvas)
         return painted
 
     def _rows(self, index: NDArray[np.int32], top: int) -> NDArray[np.int64]:
@@ -172,9 +174,12 @@ class _Painter:
         count = len(self.ids)
         things, stuff = self.isthing[index], self.isstuff[index]
         edge = np.where(things, _edges(index, self.thickness), _edges(index, self.thickness, stuff))
-        phase = (np.arange(top, top + len(index))[:, None] + np.arange(index.shape[1])) % self.period
-        stripe = np.where(phase < self.line, 1, np.where(phase < 2 * self.line, 2, 0))
-        return 2 * index.astype(np.int64) + np.where(index < count, edge, stripe)
+        rows: NDArray[np.int64] = 2 * index.astype(np.int64) + edge
+        void = np.flatnonzero(index == count)
+        y, x = np.divmod(void, index.shape[1])
+        phase = (top + y + x) % self.period
+        rows.reshape(-1)[void] = 2 * count + np.where(phase < self.line, 1, np.where(phase < 2 * self.line, 2, 0))
+        return rows
 
 
 def _edges(index: NDArray[np.int32], thickness: int, among: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:

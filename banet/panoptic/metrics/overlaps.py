@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from banet.errors import abbreviate_list
 from banet.panoptic.categories import Categories
 from banet.panoptic.id_maps import bands, runs, sum_by
-from banet.panoptic.segmentation import PanopticSegmentation
+
+if TYPE_CHECKING:
+    from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = ["LabeledMap", "Listed", "Overlaps", "join_overlaps"]
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,10 @@ from banet.panoptic.coco.map_folder import MapFolder
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import sum_by
 from banet.panoptic.metrics.overlaps import LabeledMap, Listed, Overlaps
-from banet.panoptic.segmentation import PanopticSegmentation
 from banet.types import Progress, StrPath
+
+if TYPE_CHECKING:
+    from banet.panoptic.segmentation import PanopticSegmentation
 
 __all__ = [
     "Compared",
