@@ -29,9 +29,9 @@ demo: $(READY)
 	$(BIN)/banet demo --out demo
 
 # JOBS=2: files shared out over two processes; give each one thread with OMP_NUM_THREADS=1.
-JOBS ?= 0
+JOBS ?=
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist loadfile)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m 'not gpu'
