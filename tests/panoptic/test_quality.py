@@ -4,6 +4,8 @@ import json
 import math
 import os
 import pickle
+import subprocess
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -542,3 +544,11 @@ def test_a_table_of_results_tells_what_each_gains_over_the_first():
         "one         50.0           25.0              -",
         "longer      51.2   +1.2    24.0   -1.0       -      -",
     ]
+
+
+def test_neither_pillow_nor_the_drawing_of_results_is_loaded_for_the_score():
+    code = (
+        "import sys, banet.panoptic.metrics.quality;"
+        "sys.exit(any(m in sys.modules for m in ('PIL', 'banet.panoptic.segmentation', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0

@@ -113,6 +113,10 @@ def trace(model: Network) -> torch.export.ExportedProgram:
     for node in list(program.graph.nodes):
         if node.target in (torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_tensor_metadata.default):
             program.graph.erase_node(node)
+    (image,) = (node for node in program.graph.nodes if node.name == "image")
+    for side in image.meta["val"].shape[2:]:  # likewise, as it can say that of the image's sides, too
+        bounds = program.range_constraints[side.node.expr]
+        program.range_constraints[side.node.expr] = type(bounds)(2, bounds.upper)
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     for module in program.graph_module.modules():
