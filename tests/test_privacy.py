@@ -142,7 +142,6 @@ def test_training_export_and_studies(tmp_path):
 
 
 EVERY = """
-import shlex
 from test_overwriting import READERS, TINY, WRITERS, line
 from readers import tiny_model
 from banet.engine.recipe import to_yaml
@@ -153,6 +152,7 @@ READERS["fuse"].make(given, None)
 (given / "tiny.yaml").write_text(to_yaml(TINY))
 tiny_model().save_pretrained(given / "tiny.safetensors")
 for name in WRITERS:
+    Path("out", name).mkdir(parents=True)
     status = main(line(name, given, Path("out", name), "tiny.safetensors"))
     without_data = name.startswith("data convert") and name not in ("data convert coco", "data convert maps")
     assert status == 0 or without_data, name
