@@ -152,8 +152,9 @@ READERS["fuse"].make(given, None)
 (given / "tiny.yaml").write_text(to_yaml(TINY))
 tiny_model().save_pretrained(given / "tiny.safetensors")
 for name in WRITERS:
-    Path("out", name).mkdir(parents=True)
-    status = main(line(name, given, Path("out", name), "tiny.safetensors"))
+    out = Path("out", name.replace(" ", "_"))
+    out.mkdir(parents=True)
+    status = main(line(name, given, out, "tiny.safetensors"))
     without_data = name.startswith("data convert") and name not in ("data convert coco", "data convert maps")
     assert status == 0 or without_data, name
     print(name, status, flush=True)
