@@ -63,7 +63,8 @@ AXES = {
 }
 REWRITES = (
     "mul_by_1 div_by_1 cast_cast no_op_cast no_op_expand no_op_transpose transpose_transpose reshape_reshape "
-    "unsqueeze_unsqueeze squeeze_reshape_1d materialize_reshape_shape collapse_slice min_max max_min"
+    "unsqueeze_unsqueeze squeeze_reshape_1d materialize_reshape_shape collapse_slice min_max max_min "
+    "remove_optional_bias_from_conv"
 )
 """Rules of onnxscript that find something in these graphs, or would with other options of the network."""
 
@@ -262,6 +263,7 @@ def _simplify(graph: Any) -> None:
     optimizer.fold_constants_ir(graph, onnx_shape_inference=True)  # drops what the rules left without a purpose
     Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
