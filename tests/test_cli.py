@@ -339,7 +339,7 @@ def test_predict_ends_with_1_when_an_image_failed(engine, failed, status):
     calls = engine("prediction.predict", "predict_files", failed)
     assert main(["predict", "a.jpg", "b/", "*.png", "--weights", "w", "--out", "o", "--rule", "score"]) == status
     assert calls["predict_files"] == (
-        ("w", ["a.jpg", "b/", "*.png"], Path("o")),
+        ("w", ["a.jpg", "b/", "*.png"], "o"),
         {
             "recursive": False,
             "rule": "score",

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "files/archives.py:open": "of StoredFile, which isolated readers open",
     "data/images/large.py:__init__": "refuses images that are so large",
     "data/images/large.py:_open": "refuses images that are so large",
+    "data/images/large.py:reduced": "refuses images that are so large",
     "engine/prediction/video.py:_open_file": "refuses videos",
     "engine/prediction/video.py:_open_camera": "cameras are the user's",
     "engine/export/export.py:_write_openvino": "reads what was just written",

@@ -6,11 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-try:
-    from PIL import AvifImagePlugin
-except ImportError:  # before Pillow 11.3
-    AvifImagePlugin = None  # type: ignore[assignment]
-
 from banet.files.structure.jpeg import check_jpeg
 from banet.files.structure.jpeg2000 import check_jpeg2000
 from banet.files.structure.tiff import check_exif, check_tiff, most_pages
@@ -96,7 +91,9 @@ def _blocks(stream: BinaryIO, most: int, label: bytes) -> int:
 
 def _avif(stream: BinaryIO, size: int) -> None:
     """Let Pillow's decoder find the EXIF data, which Pillow 12.0 reads with all their tags."""
-    decoder: Any = getattr(AvifImagePlugin, "_avif", None)  # where this Pillow has one
+    from PIL import AvifImagePlugin  # here, as a score reads id maps without Pillow
+
+    decoder: Any = getattr(AvifImagePlugin, "_avif", None)  # None where Pillow was built without it
     try:
         exif = decoder.AvifDecoder(stream.read(), "auto", 1).get_info()[4]
     except Exception:  # who decodes it says what is wrong

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from PIL.JpegImagePlugin import MARKER
-
 from banet.files.structure.tiff import check_exif
 
 __all__ = ["check_jpeg"]
@@ -24,6 +22,8 @@ def check_jpeg(stream: BinaryIO, size: int) -> None:
     Raises:
         ValueError: There are too many, or they claim too much.
     """
+    from PIL.JpegImagePlugin import MARKER  # here, as a score reads id maps without Pillow
+
     stream.seek(2)
     exif = bytearray()
     segments = fillers = 0
