@@ -61,6 +61,8 @@ AXES = {
     "masks": ("instances", 28, 28),
     "logits": (1, "classes", "rows", "columns"),
 }
+LONGEST = 2**63 - 2
+"""Largest bound of an axis that the integers of a graph can hold."""
 REWRITES = (
     "mul_by_1 div_by_1 cast_cast no_op_cast no_op_expand no_op_transpose transpose_transpose reshape_reshape "
     "unsqueeze_unsqueeze squeeze_reshape_1d materialize_reshape_shape collapse_slice min_max max_min "
@@ -100,13 +102,13 @@ def trace(model: Network) -> torch.export.ExportedProgram:
     Args:
         model: On the CPU, in evaluation mode.
     """
-    side = torch.export.Dim.DYNAMIC
+    dynamic = torch.export.Dim.DYNAMIC
     example = torch.zeros(1, 3, *EXAMPLE, dtype=torch.uint8)
     with _tracing(), torch.no_grad():
         program = torch.export.export(
             GraphModel(model).eval(),
             (example,),
-            dynamic_shapes=({2: side, 3: side},),
+            dynamic_shapes=({2: dynamic, 3: dynamic},),
             prefer_deferred_runtime_asserts_over_guards=True,
         )
     # torch asserts what it supposed of unknown sizes while tracing, such as that suppression leaves two boxes or more
@@ -115,9 +117,13 @@ def trace(model: Network) -> torch.export.ExportedProgram:
         if node.target in (torch.ops.aten._assert_scalar.default, torch.ops.aten._assert_tensor_metadata.default):
             program.graph.erase_node(node)
     (image,) = (node for node in program.graph.nodes if node.name == "image")
-    for side in image.meta["val"].shape[2:]:  # likewise, as it can say that of the image's sides, too
-        bounds = program.range_constraints[side.node.expr]
-        program.range_constraints[side.node.expr] = type(bounds)(2, bounds.upper)
+    sides = [side.node for side in image.meta["val"].shape[2:]]
+    for side in sides:  # likewise, as it can say that of the image's sides, too
+        bounds = program.range_constraints[side.expr]
+        program.range_constraints[side.expr] = type(bounds)(2, bounds.upper)
+    for symbol, bounds in program.range_constraints.items():
+        if bounds.upper > LONGEST:  # of joined axes: torch 2.11 would write it into the graph
+            sides[0].shape_env.constrain_symbol_range(symbol, bounds.lower, LONGEST)
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     for module in program.graph_module.modules():
