@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from banet.inference.postprocess import Instances, UnfusedPrediction
 from banet.inference.predictor import Predictor
 from banet.modeling.config import InferenceConfig
 from banet.panoptic import Categories, MaskCrops
+
+if TYPE_CHECKING:
+    import pytest
 
 SECONDS = float(os.environ.get("COUNTING_SECONDS", "0"))
 """That an image takes."""
@@ -48,6 +51,24 @@ class Counting(Predictor):
             MaskCrops.from_masks(masks), np.array([0.9, 0.7]), np.array([0, 1]), np.zeros((2, 4), dtype=np.float32)
         )
         return UnfusedPrediction(image, found, np.full((height, width), 2))
+
+
+class Killed(BaseException):
+    """In place of a kill: nothing is tidied up behind it."""
+
+
+def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process stop once so many images were computed."""
+    computed = Counting.predict_unfused
+    left = [images]
+
+    def compute(self: Counting, arrays: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return computed(self, arrays)
+
+    monkeypatch.setattr(Counting, "predict_unfused", compute)
 
 
 def opened(*_: Any, **__: Any) -> tuple[Predictor, str]:

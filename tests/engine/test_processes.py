@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counting import Counting, opened
+from counting import Counting, Killed, opened, stop_after
 from PIL import Image
 
 from banet.cli import main
@@ -105,24 +105,6 @@ def test_a_run_that_ended_has_nothing_left(photos: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(Counting, "predict_unfused", lambda *_: pytest.fail("computed again"))
     assert predict_files("weights", [str(photos)], tmp_path / "out", resume=True) == 0
     assert files(tmp_path / "out") == before and not (tmp_path / "out" / RUN).exists()
-
-
-class Killed(BaseException):
-    """In place of a kill: nothing is tidied up behind it."""
-
-
-def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a process stop once so many images were computed."""
-    computed = Counting.predict_unfused
-    left = [images]
-
-    def compute(self: Counting, arrays: list[np.ndarray]) -> list[object]:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return computed(self, arrays)  # type: ignore[return-value]
-
-    monkeypatch.setattr(Counting, "predict_unfused", compute)
 
 
 @pytest.mark.parametrize("shards", [None, 3])

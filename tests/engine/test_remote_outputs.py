@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counting import Counting, opened
+from counting import Counting, Killed, opened, stop_after
 from PIL import Image
 
 from banet.cli import main
@@ -21,10 +21,6 @@ from banet.files.outputs import RECORD, RUN
 fsspec = pytest.importorskip("fsspec")
 
 DAMAGED = 3
-
-
-class Killed(BaseException):
-    """In place of a kill: nothing is tidied up behind it."""
 
 
 @pytest.fixture
@@ -167,19 +163,6 @@ def test_urls_of_this_machine_are_its_paths(photos: Path, tmp_path: Path) -> Non
 def test_places_that_cannot_be_written_to_are_one_line(out: str, told: str, photos: Path) -> None:
     with pytest.raises(InputError, match=told):
         predict_files("weights", [str(photos)], out)
-
-
-def stop_after(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed = Counting.predict_unfused
-    left = [images]
-
-    def compute(self: Counting, arrays: list[np.ndarray]) -> list[Any]:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return computed(self, arrays)
-
-    monkeypatch.setattr(Counting, "predict_unfused", compute)
 
 
 @pytest.mark.parametrize("shards", [None, 2])
