@@ -36,7 +36,7 @@ from banet import BANet
 from banet.cli import main
 from banet.engine.export.export import export_model
 from banet.engine.recipe import DataConfig, Recipe, TrainConfig, to_yaml
-from banet.engine.training.checkpointing import LAST
+from banet.engine.training.checkpointing import LAST, AtomicCheckpoints
 from banet.engine.training.task import TrainingTask
 from banet.engine.training.train import train
 from banet.errors import InputError
@@ -326,6 +326,30 @@ def test_a_worker_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     train(recipe, tmp_path / "out", resume="auto", device="cpu")
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "whole"))
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+class FailsOnce:
+    left = 1
+
+    def __reduce__(self) -> tuple[type[int], tuple[()]]:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("DataLoader worker was killed")
+        return int, ()
+
+
+def test_a_save_that_failed_does_not_go_on_in_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.save
+
+    def twice(*given: Any) -> None:  # as Ultralytics, once imported, puts in its place
+        with contextlib.suppress(RuntimeError):
+            return real(*given)
+        return real(*given)
+
+    monkeypatch.setattr(torch, "save", twice)
+    with pytest.raises(RuntimeError, match="worker was killed"):
+        AtomicCheckpoints().save_checkpoint({"tensor": torch.zeros(4), "fails": FailsOnce()}, tmp_path / "a.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

@@ -109,7 +109,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
             OSError: The disk is full.
         """
         buffer = io.BytesIO()  # as torch hides the cause of an error of the file
-        torch.save(checkpoint, buffer)
+        # Not torch.save: Ultralytics, once imported, has one in its place that tries again and adds to the same buffer.
+        torch.serialization.save(checkpoint, buffer)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             file.write(buffer.getbuffer())
