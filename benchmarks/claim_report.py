@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -190,8 +191,9 @@ def write_report(out: Path, docs: Path, plan_seeds: tuple[int, int]) -> None:
     head = [*HEAD, f"True boxes that the trunk finds: {found}."]
     folder = docs / "studies" / "claim"
     write_json(folder / "study_1.json", {"trunk": trunks, **content})
+    text = re.sub(r"\^(Th|St)", r"<sup>\1</sup>", "\n".join([*head, *page]).rstrip()) + "\n"
     with atomic_path(folder / "study_1.md") as temporary:
-        temporary.write_text("\n".join([*head, *page]) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     if content:
         draw(content, docs / "images" / "claim.png")
     print(f"written: {folder}/study_1.json, study_1.md" + (f", {docs}/images/claim.png" if content else ""))
