@@ -333,7 +333,7 @@ class SharedRun:
             self.place.tidy(folders)
 
     def _delete(self) -> None:
-        self.place.delete(self._head)  # first: what has none is no run that could be gone on with
+        self.place.delete(self._head)  # first: a run without it is not resumed
         self.place.delete_tree(self.folder)
 
     def tidy(self) -> None:
