@@ -47,7 +47,7 @@ HONEST: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "options"), HONEST, ids=str)
+@pytest.mark.parametrize(("kind", "options"), HONEST, ids=[f"{kind}-{'-'.join(options)}" for kind, options in HONEST])
 def test_what_programs_write_passes(kind, options):
     if kind == "JPEG2000" and not features.check("jpg_2000"):
         pytest.skip("this Pillow cannot write it")
