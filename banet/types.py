@@ -16,6 +16,7 @@ __all__ = [
     "Box",
     "ImageId",
     "ImageLike",
+    "Precision",
     "ProcedureLike",
     "Progress",
     "RuleLike",
@@ -35,6 +36,9 @@ Size: TypeAlias = tuple[int, int]
 
 BitDepth: TypeAlias = int | Literal["auto"]
 """Bits that each sample of a 16-bit image uses, 8 to 16; `auto` finds out (see `banet.panoptic.sample_depth`)."""
+
+Precision: TypeAlias = Literal["32", "bf16"]
+"""What a network computes in: float32, or bfloat16 where that is safe (`torch.autocast`)."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many items are done, and how many there are."""

@@ -122,7 +122,8 @@ def main() -> None:
             eager["torch.compile"] = torch_run(torch.compile(model, dynamic=None))
         compare_times(report, {**eager, **others}, options)
         if options.scenes:
-            compare_quality(report, {"torch": model, **others}, options.scenes, options.side)
+            networks = {"torch": model, "torch bf16": model.configured(precision="bf16"), **others}
+            compare_quality(report, networks, options.scenes, options.side)
 
 
 if __name__ == "__main__":

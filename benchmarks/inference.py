@@ -5,7 +5,8 @@ so after the box head both are given the same 50 boxes and scores, and after the
 all heads run all the same. Measured are the whole of `BANet.predict` (network, RoIInlay, occlusion handling, fusion, id
 map) and the whole of `maskrcnn_resnet50_fpn` (network and pasting of masks at full size). They take turns; medians and
 their ratio are printed, then multiply-adds (of convolutions and matrix products), where our time goes, and the peak
-memory of each in a process of its own. ``--compile`` has BANet after `BANet.compile` take part as well.
+memory of each in a process of its own. ``--compile`` has BANet after `BANet.compile` take part as well, ``--bf16`` one
+in bfloat16.
 """
 
 from __future__ import annotations
@@ -114,6 +115,9 @@ def contestants(count: int, names: list[str]) -> dict[str, Callable[[], object]]
         compiled = banet(count, options)
         compiled.compile()
         made["banet compiled"] = lambda: compiled.predict(image)
+    if "banet bf16" in names:
+        half = banet(count, options).configured(precision="bf16")
+        made["banet bf16"] = lambda: half.predict(image)
     if "mask_rcnn" in names:
         theirs = mask_rcnn(count)
         tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
@@ -217,6 +221,7 @@ def main() -> None:
     command_line = parser(__doc__, repeats=5)
     command_line.add_argument("--detections", type=int, default=50)
     command_line.add_argument("--compile", action="store_true", help="a compiled BANet too; takes minutes to begin")
+    command_line.add_argument("--bf16", action="store_true", help="BANet in bfloat16 too")
     command_line.add_argument("--memory", help=argparse.SUPPRESS)
     options = command_line.parse_args()
     torch.set_num_threads(options.threads)
@@ -228,7 +233,7 @@ def main() -> None:
         call()
         print(f"{options.memory}: peak {peak() / 2**30:.2f} GiB, {before:.2f} GiB before the first prediction")
         return
-    names = ["banet", "mask_rcnn"] + ["banet compiled"] * options.compile
+    names = ["banet", "mask_rcnn"] + ["banet compiled"] * options.compile + ["banet bf16"] * options.bf16
     with Report(options, __file__) as report:
         take_apart(report, options.detections, compare(report, options, names))
         for name in names:

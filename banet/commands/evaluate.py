@@ -17,6 +17,7 @@ from banet.commands.shared import (
     FusionOptions,
     ModelOptions,
     OverwriteOptions,
+    PrecisionOptions,
     SplitOptions,
     UntrustedOptions,
     WeightsArgument,
@@ -35,6 +36,7 @@ class Evaluate(
     ModelOptions,
     DepthOptions,
     DeviceOptions,
+    PrecisionOptions,
     OverwriteOptions,
     UntrustedOptions,
     Command,
@@ -59,7 +61,7 @@ class Evaluate(
         "                      [--out DIR [--gallery] [--overwrite]] [--score SCORE] [--rule RULE]\n"
         "                      [--overlap-threshold FRACTION] [--class-table FILE] [--trust] [--batch N] [--limit N]\n"
         "                      [--bit-depth auto|BITS] [--untrusted]\n"
-        "                      [--device DEVICE] [--inference.OPTION VALUE ...]"
+        "                      [--device DEVICE] [--precision 32|bf16] [--inference.OPTION VALUE ...]"
     )
     saved_defaults: ClassVar[bool] = True
 
@@ -100,6 +102,7 @@ class Evaluate(
             batch_size=self.batch,
             limit=self.limit,
             device=self.device,
+            precision=self.precision,
             gallery=self.gallery,
             class_table=self.class_table,
             trust=self.trust,

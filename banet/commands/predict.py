@@ -21,6 +21,7 @@ from banet.commands.shared import (
     Names,
     OverwriteOptions,
     Pixels,
+    PrecisionOptions,
     ProcessOptions,
     UntrustedOptions,
     Weights,
@@ -39,6 +40,7 @@ class Predict(
     ModelOptions,
     DepthOptions,
     DeviceOptions,
+    PrecisionOptions,
     ListOptions,
     ProcessOptions,
     OverwriteOptions,
@@ -90,7 +92,7 @@ class Predict(
         "                     [--classes NAME ...]\n"
         "                     [--score SCORE] [--rule RULE] [--overlap-threshold FRACTION] [--batch-size N]\n"
         "                     [--class-table FILE] [--trust]\n"
-        "                     [--devices N] [--resume] [--shards N] [--device DEVICE]\n"
+        "                     [--devices N] [--resume] [--shards N] [--device DEVICE] [--precision 32|bf16]\n"
         "                     [--runtime torch|onnx|openvino] [--overwrite] [--untrusted]"
     )
 
@@ -146,6 +148,7 @@ class Predict(
             score_threshold=self.score,
             classes=self.classes or None,
             overlap_threshold=self.overlap_threshold,
+            precision=self.precision,
             batch_size=self.batch_size,
             class_table=self.class_table,
             trust=self.trust,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from banet.inference.predictor import Predictor
 from banet.inference.preprocess import preprocess
 from banet.modeling.network import Network
 from banet.modeling.outputs import Output
+from banet.types import Precision
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +36,8 @@ class BANet(Network, Predictor):
     Its arguments are those of `Network`.
     """
 
+    precisions: ClassVar[Sequence[Precision]] = ("32", "bf16")
+
     @torch.inference_mode()
     def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
         """Run images (H, W, 3) through the network as one batch; return what fusion needs of each."""
@@ -44,7 +47,9 @@ class BANet(Network, Predictor):
     def predict_for_evaluation(self, images: Sequence[NDArray[np.uint8]]) -> list[tuple[UnfusedPrediction, Instances]]:
         """Run images like `predict_unfused`; return with each the instances above `ap_score` that AP is measured on."""
         output = self._run(images)
-        candidates = replace(output, detections=self.ap_detections(output)).images
+        with self._arithmetic():
+            detections = self.ap_detections(output)
+        candidates = replace(output, detections=detections).images
         unfused = self._postprocess(output, images)
         return [
             (one, paste_instances(more, (one.image.shape[0], one.image.shape[1])))
@@ -52,8 +57,12 @@ class BANet(Network, Predictor):
         ]
 
     def _run(self, images: Sequence[NDArray[np.uint8]]) -> Output:
-        output: Output = self([preprocess(image, self.inference) for image in images])
+        with self._arithmetic():
+            output: Output = self([preprocess(image, self.inference) for image in images])
         return output
+
+    def _arithmetic(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _postprocess(self, output: Output, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
         return [

@@ -7,7 +7,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from banet.modeling.config import InferenceConfig, change_options
 from banet.panoptic import Categories, PanopticSegmentation
 from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.tiles import segment_tiles
-from banet.types import BitDepth, Box, ImageLike, RuleLike
+from banet.types import BitDepth, Box, ImageLike, Precision, RuleLike
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,12 +40,16 @@ class Predictor(ABC):
         inference: How images are resized, instances selected and results fused.
         domain: What images it was trained on, in a few words; empty where nobody said.
         classes: Ids of the categories whose segments are kept in results; None for all.
+        precision: What the network computes in.
+        precisions: What it can compute in.
     """
 
     categories: Categories
     inference: InferenceConfig
     domain: str = ""
     classes: frozenset[int] | None = None
+    precision: Precision = "32"
+    precisions: ClassVar[Sequence[Precision]] = ("32",)
 
     @abstractmethod
     def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
@@ -61,15 +65,21 @@ class Predictor(ABC):
         score: float | None = None,
         classes: Sequence[str | int] | None = None,
         overlap_threshold: float | None = None,
+        precision: Precision | None = None,
     ) -> Self:
         """Return the same networks with other options; see `predict`. What is None stays.
 
         Raises:
-            InputError: A value is out of range, or no class has that name.
+            InputError: A value is out of range, no class has that name, or the network does not compute in that
+                precision.
         """
+        if precision is not None and precision not in self.precisions:
+            hint = f"choose {' or '.join(self.precisions)}"
+            raise InputError("this network does not compute in it", where=f"precision {precision}", hint=hint)
         changes = {"score_threshold": score, "overlap_threshold": overlap_threshold}
         changes = {name: value for name, value in changes.items() if value is not None}
         other = copy.copy(self)
+        other.precision = precision or self.precision
         if changes:
             other.inference = change_options(self.inference, changes)
         if classes is not None:
@@ -103,6 +113,7 @@ class Predictor(ABC):
         score: float | None = None,
         classes: Sequence[str | int] | None = None,
         overlap_threshold: float | None = None,
+        precision: Precision | None = None,
         batch_size: int = 1,
         tile: int | None = None,
         overlap: int | None = None,
@@ -119,6 +130,7 @@ class Predictor(ABC):
         score: float | None = None,
         classes: Sequence[str | int] | None = None,
         overlap_threshold: float | None = None,
+        precision: Precision | None = None,
         batch_size: int = 1,
         tile: int | None = None,
         overlap: int | None = None,
@@ -134,6 +146,7 @@ class Predictor(ABC):
         score: float | None = None,
         classes: Sequence[str | int] | None = None,
         overlap_threshold: float | None = None,
+        precision: Precision | None = None,
         batch_size: int = 1,
         tile: int | None = None,
         overlap: int | None = None,
@@ -150,6 +163,8 @@ class Predictor(ABC):
             score: Instances score above this, 0 to 1; by default the threshold saved with the weights.
             classes: Names or ids of the classes to keep; the pixels of all others become void after fusion.
             overlap_threshold: Fraction of either mask above which a pair of instances is decided by the rule.
+            precision: `bf16` computes convolutions and matrix products in bfloat16, for networks of this library: half
+                the time on CPUs with AVX512-BF16 or AMX and on GPUs, more on others; results differ a little.
             batch_size: Images that go through the network together; with tiles they go one by one.
             tile: Side in pixels of the tiles that a larger image is cut into, which bounds the memory. Objects are
                 joined over the seams; see `banet.panoptic.tiles.merge_tiles`. An image that one tile holds is not
@@ -166,8 +181,10 @@ class Predictor(ABC):
             InputError: A file is not an image, samples do not fit into `bit_depth`, or see `configured`.
             ValueError: An array has another shape or range, or `overlap` is not in 1 .. `tile` - 1.
         """
-        if (score, classes, overlap_threshold) != (None, None, None):
-            model = self.configured(score=score, classes=classes, overlap_threshold=overlap_threshold)
+        if (score, classes, overlap_threshold, precision) != (None, None, None, None):
+            model = self.configured(
+                score=score, classes=classes, overlap_threshold=overlap_threshold, precision=precision
+            )
             return model.predict(
                 image,
                 rule=rule,

@@ -33,6 +33,7 @@ from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
 from banet.panoptic.metrics.quality import format_table, percent, to_json
+from banet.types import Precision
 
 if TYPE_CHECKING:
     from banet.engine.evaluation.metrics import PanopticQualityMetric
@@ -313,6 +314,7 @@ def evaluate_command(
     batch_size: int,
     limit: int | None,
     device: str,
+    precision: Precision = "32",
     gallery: bool = False,
     class_table: str | None = None,
     trust: bool = False,
@@ -329,6 +331,7 @@ def evaluate_command(
     model = open_evaluated(weights, data, source, device=device, class_table=class_table, trust=trust)
     overrides = {**inference_overrides, **({"rule": rule} if rule else {})}
     model.inference = change_options(model.inference, overrides)
+    model = model.configured(precision=precision)
     with joined(), outputs or nullcontext():
         rank, world = share()
         if gallery and world > 1:

@@ -23,6 +23,7 @@ from banet.inference.preprocess import preprocess_array
 from banet.modeling.config import InferenceConfig, read_options
 from banet.modeling.outputs import ImageOutput
 from banet.panoptic import Categories
+from banet.types import Precision
 
 __all__ = [
     "HEADER",
@@ -161,6 +162,7 @@ class ExportedModel(Predictor):
         score: float | None = None,
         classes: Sequence[str | int] | None = None,
         overlap_threshold: float | None = None,
+        precision: Precision | None = None,
     ) -> ExportedModel:
         """Return the same network with other options; see `Predictor`. The score can only be raised."""
         saved = self.inference.score_threshold
@@ -168,7 +170,9 @@ class ExportedModel(Predictor):
             raise InputError(
                 f"the exported graph leaves out scores up to {saved:g}", where=f"--score {score:g}", hint="give more"
             )
-        return super().configured(score=score, classes=classes, overlap_threshold=overlap_threshold)
+        return super().configured(
+            score=score, classes=classes, overlap_threshold=overlap_threshold, precision=precision
+        )
 
     def predict_unfused(self, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
         """Run images (H, W, 3) through the network one by one; return what fusion needs of each."""

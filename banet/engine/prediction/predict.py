@@ -34,7 +34,7 @@ from banet.files.outputs import Again, Outputs, Record, is_output, outputs_in, w
 from banet.files.remote import is_remote, without_scheme
 from banet.panoptic import Categories, PanopticSegmentation
 from banet.panoptic.segmentation import join_some
-from banet.types import BitDepth, StrPath
+from banet.types import BitDepth, Precision, StrPath
 
 __all__ = ["RESULTS", "SEGMENTS", "Runtime", "predict_files"]
 
@@ -124,6 +124,7 @@ def predict_files(
     score_threshold: float | None = None,
     classes: Sequence[str | int] | None = None,
     overlap_threshold: float | None = None,
+    precision: Precision = "32",
     batch_size: int = 1,
     device: str = "auto",
     runtime: Runtime = "torch",
@@ -160,6 +161,7 @@ def predict_files(
             graph leaves instances out itself, so for it the threshold can only be raised.
         classes: Names or ids of the classes to keep.
         overlap_threshold: Fraction of either mask above which a pair is decided by the rule.
+        precision: What the network computes in; see `Predictor.predict`.
         batch_size: Images that go through the network together.
         device: `auto`, `cpu`, `cuda` or `mps`; the other runtimes compute on the CPU.
         runtime: What runs the network. All but `torch` need no torch.
@@ -226,7 +228,9 @@ def predict_files(
             return 0
         run.prepare(plan.names())
         model, place = open_model(weights, device=device, runtime=runtime, class_table=class_table, trust=trust)
-        model = model.configured(score=score_threshold, classes=classes, overlap_threshold=overlap_threshold)
+        model = model.configured(
+            score=score_threshold, classes=classes, overlap_threshold=overlap_threshold, precision=precision
+        )
         depth = find_depth((Item(**line).source for line in work), bit_depth or model.inference.bit_depth)
         if process.first:
             print(describe_model(model, weights, place))
@@ -253,6 +257,7 @@ def predict_files(
             "--rule": str(rule or model.inference.rule),
             "--score": str(model.inference.score_threshold),
             "--overlap-threshold": str(model.inference.overlap_threshold),
+            "--precision": precision,
             "--classes": str(sorted(map(str, classes or []))),
             "--tile": f"{tile} {overlap}",
         }
