@@ -245,8 +245,8 @@ def test_a_training_gives_up_the_lock_and_goes_on(tmp_path: Path, monkeypatch: p
 
 
 def test_a_slice_ends_a_program_by_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert claim.run_slice([sys.executable, "-c", "raise SystemExit(7)"]) == 7
     monkeypatch.setattr(claim, "SLICE", 1.5)
     saves = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(130)); time.sleep(60)"
     assert claim.run_slice([sys.executable, "-c", saves]) == 130
     assert claim.run_slice([sys.executable, "-c", "import time; time.sleep(60)"]) == 130
-    assert claim.run_slice([sys.executable, "-c", "raise SystemExit(7)"]) == 7

@@ -16,19 +16,13 @@ QUERIES = 12
 
 
 def save_detr(folder: Path, names: dict[int, str] = NAMES) -> Path:
-    from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessor, ResNetConfig
+    from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessor
 
-    backbone = ResNetConfig(
-        embedding_size=16,
-        hidden_sizes=[16, 24, 32, 48],
-        depths=[1, 1, 1, 1],
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
     config = DetrConfig(
         use_timm_backbone=False,
         use_pretrained_backbone=False,
         backbone=None,
-        backbone_config=backbone,
+        backbone_config=_resnet(),
         d_model=128,
         encoder_layers=1,
         decoder_layers=1,
@@ -60,7 +54,7 @@ def save_maskformer(folder: Path, names: dict[int, str] = NAMES) -> Path:
         decoder_ffn_dim=32,
         encoder_ffn_dim=32,
         num_queries=QUERIES,
-        backbone=None,
+        backbone_config=_resnet(),  # is not used; else some versions ask the hub for one
         use_timm_backbone=False,
         use_pretrained_backbone=False,
     )
@@ -245,6 +239,7 @@ def save_ultralytics(folder: Path) -> Path:
     things = dict(enumerate(NAMES[n] for n in THINGS))
     model.model.names = {n: things.get(n, f"class {n}") for n in model.model.names}
     path = folder / "tiny-seg.pt"
+    model.ckpt = {"train_args": {"task": "segment"}}  # as training leaves it: 8.3.0 cannot do without
     model.save(path)
     return path
 
@@ -257,6 +252,17 @@ PANOPTIC: dict[str, Callable[[Path], Path]] = {
     "EoMT": save_eomt,
 }
 """Families of panoptic models, and what saves a small one of each."""
+
+
+def _resnet() -> Any:
+    from transformers import ResNetConfig
+
+    return ResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 24, 32, 48],
+        depths=[1, 1, 1, 1],
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
 
 
 def _swin() -> Any:
