@@ -8,7 +8,7 @@ READY  := $(VENV)/ready
 
 help:
 	@echo "make demo    segment scenes and microscope images with the bundled weights, write demo/"
-	@echo "make test    run the tests, JOBS=2 in two processes   (make slow: the long ones too)"
+	@echo "make test    run the tests in two processes, or JOBS=N   (make slow: the long ones too)"
 	@echo "make adapters  tests with torchvision, supervision, Ultralytics, transformers, which it installs (300 MB)"
 	@echo "make matrix  tests with each promised Python, lowest versions, each extra alone (hours; SUITE=quick: fewer tests)"
 	@echo "make gpu     everything that waits for a GPU, MINUTES=12 at a time, into OUT=runs/gpu"
@@ -28,10 +28,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/banet demo --out demo
 
-# JOBS=2: files shared out over two processes; give each one thread with OMP_NUM_THREADS=1.
-JOBS ?=
+# Files are shared out over two processes of one thread each, so that neither core idles. JOBS=0: in this process.
+JOBS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest $(if $(JOBS),-n $(JOBS) --dist loadfile)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m 'not gpu'
