@@ -187,3 +187,22 @@ def test_finds_the_order_of_scenes():
     assert len(right) > 40
     assert np.mean(right) >= 0.98
     assert np.mean(right) > np.mean(paper)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [np.fliplr, np.flipud, lambda image: np.swapaxes(image, 0, 1)],
+    ids=["mirrored", "upside down", "transposed"],
+)
+def test_an_image_may_be_turned(turn):
+    """Other points of the contours are looked at then, so near ties may change, and little else."""
+    same, sure = [], []
+    for index in range(8):
+        scene = make_scene(11, index, (192, 192))
+        before = margins(scene.masks, scene.image)
+        after = margins([np.ascontiguousarray(turn(mask)) for mask in scene.masks], turn(scene.image).copy())
+        same.extend(np.sign(before) == np.sign(after))
+        sure.extend(np.abs(before) > 1)
+    assert len(same) > 80
+    assert np.mean(same) >= 0.95
+    assert np.all(np.array(same)[sure])
