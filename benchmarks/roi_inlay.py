@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 import torchvision.ops
-from harness import Report, Turns, own_process, parser, rise, take_turns
+from harness import Report, Turns, busy, own_process, parser, rise, take_turns
 from torch import Tensor
 
 from banet.ops import roi_inlay
@@ -157,6 +157,7 @@ def main() -> None:
     command_line = parser(__doc__, repeats=9)
     command_line.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     command_line.add_argument("--no-loop", action="store_true", help="leave out the loop over boxes, which takes long")
+    command_line.add_argument("--busy", type=int, default=0, help="other processes that compute meanwhile")
     command_line.add_argument(
         "--coverage", type=float, nargs="+", default=[1.0, 2.0], help="maps that the boxes cover in total"
     )
@@ -166,7 +167,7 @@ def main() -> None:
     if options.peak:
         print(peak_memory(*options.peak))
         return
-    with Report(options, __file__) as report:
+    with Report(options, __file__) as report, busy(options.busy):
         compare_with_peers(report, options)
         grow(report, options)
         if options.device == "cpu":
