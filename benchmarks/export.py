@@ -37,14 +37,15 @@ VARIANTS = {
 }
 
 
-def exported(model: BANet, folder: Path, side: int) -> dict[str, ExportedModel]:
+def exported(model: BANet, folder: Path, side: int, variants: list[str]) -> dict[str, ExportedModel]:
     images = []
     scenes = Scenes(CALIBRATION_SEED, CALIBRATION, (side, side))
     for index in range(CALIBRATION):
         images.append(folder / f"calibration{index}.png")
         Image.fromarray(scenes.read(index)[0]).save(images[-1])
     result = {}
-    for name, (kind, precision, file) in VARIANTS.items():
+    for name in variants:
+        kind, precision, file = VARIANTS[name]
         if not (folder / file).exists():
             use = images if precision == "int8" else []
             export_model(model, folder / file, kind, precision=precision, calibration=use)  # type: ignore[arg-type]
@@ -103,6 +104,7 @@ def main() -> None:
     command_line.add_argument(
         "--no-compile", action="store_true", help="leave torch.compile out, which takes minutes to start"
     )
+    command_line.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to export")
     command_line.add_argument("--folder", help="keep the exported files here, and take those that are there")
     options = command_line.parse_args()
     use_threads(options.threads)
@@ -113,8 +115,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, Report(options, __file__) as report:
         folder = Path(options.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        others = exported(model, folder, options.side)
-        for name, (_, _, file) in VARIANTS.items():
+        others = exported(model, folder, options.side, options.variants)
+        for name in options.variants:
+            file = VARIANTS[name][2]
             path = (folder / file).with_suffix(".bin") if file.endswith(".xml") else folder / file
             report.say(f"{name:<20}{path.stat().st_size / 1e6:6.1f} MB", bytes=path.stat().st_size)
         eager = {"torch eager": torch_run(model)}
