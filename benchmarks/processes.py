@@ -3,8 +3,8 @@
 `speed`: one process of one thread and two such processes, each on a core of its own, take turns on the same images;
 printed is how many times the images per second two do. Counted is from the first result to the last one, without start
 and merge. With `--free` all may use all cores, so that one process reads and writes on the second one. `memory`: the
-resident memory of one process over many tiny images, with a stand-in for the network that takes no time, from a folder
-into archives. `start`: a command on one tiny image beside importing its modules and loading its weights.
+resident memory of each of `--processes` over many tiny images, with a stand-in for the network that takes no time, from
+a folder into archives. `start`: a command on one tiny image beside importing its modules and loading its weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,16 +95,26 @@ def speed(options: Any) -> None:
         report.say(f"two processes: {one / two:.2f} times the images per second (goal 1.8); all turns {seconds}")
 
 
-def resident() -> float:
-    """Return the resident memory of this process, MB."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+def resident(process: int) -> float:
+    """Return the resident memory of a process, MB."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024 if "VmRSS:" in status else 0.0
+
+
+def share(rank: int, processes: int, source: Path, out: Path) -> int:
+    """Begin one of several processes of the command, with a stand-in for the network; return its number."""
+    from banet.engine.prediction import predict
+    from banet.panoptic.drawing import overlay
+
+    if process := os.fork():
+        return process
+    predict.open_model = lambda *_, **__: (StandIn(), "cpu")  # type: ignore[assignment]
+    overlay._LEGIBLE = 8  # as overlays of tiny images are enlarged to 640 pixels, which would be nearly all the work
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "BANET_LAUNCH": out.name}
+    os._exit(predict.predict_files("stand-in", [str(source)], out, shards=1000, bit_depth=8))
 
 
 def memory(options: Any) -> None:
-    from banet.engine.prediction import predict
-
-    predict.open_model = lambda *_, **__: (StandIn(), "cpu")  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder, Report(options, __file__) as report:
         source, out = Path(folder) / "images", Path(folder) / "out"
         source.mkdir()
@@ -113,22 +122,27 @@ def memory(options: Any) -> None:
         data = (source / "first.png").read_bytes()
         for number in range(options.count - 1):
             (source / f"{number:07}.png").write_bytes(data)
-        samples: list[tuple[float, float]] = []
-        ended = threading.Event()
-
-        def watch() -> None:
-            begin = time.monotonic()
-            while not ended.wait(1.0):
-                samples.append((time.monotonic() - begin, resident()))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        predict.predict_files("stand-in", [str(source)], out, shards=1000, bit_depth=8)
-        ended.set()
-        watcher.join()
-    tenth = max(1, len(samples) // 10)
-    report.say(f"{options.count:,} images of 8 x 8 in {samples[-1][0]:.0f} s; resident memory at each tenth of it, MB:")
-    report.say(" ".join(f"{value:.0f}" for _, value in samples[::tenth]) + f"; most {max(v for _, v in samples):.0f}")
+        begin = time.monotonic()
+        samples = {share(rank, options.processes, source, out): [] for rank in range(options.processes)}
+        running = set(samples)
+        while running:
+            time.sleep(1.0)
+            for process in running:
+                samples[process].append(resident(process))
+            for process in list(running):
+                ended, status = os.waitpid(process, os.WNOHANG)
+                running -= {ended}
+                if status:
+                    raise SystemExit(f"a process ended with {status}")
+        report.say(
+            f"{options.count:,} images of 8 x 8, {options.processes} processes, {time.monotonic() - begin:.0f} s"
+        )
+    for rank, found in enumerate(samples.values()):
+        found = [value for value in found if value]
+        tenths = " ".join(f"{found[len(found) * tenth // 10]:.0f}" for tenth in range(10))
+        report.say(
+            f"process {rank}, resident MB at each tenth: {tenths}, at the end {found[-1]:.0f}; most {max(found):.0f}"
+        )
 
 
 def start(options: Any) -> None:
@@ -156,6 +170,7 @@ def main() -> None:
     command_line.add_argument("--weights", default="scenes")
     command_line.add_argument("--count", type=int, default=16, help="images")
     command_line.add_argument("--size", type=int, default=512, help="side of an image, in pixels")
+    command_line.add_argument("--processes", type=int, default=2, help="memory: how many share the images out")
     command_line.add_argument("--free", action="store_true", help="speed: let each process use all cores")
     options = command_line.parse_args()
     {"speed": speed, "memory": memory, "start": start}[options.what](options)

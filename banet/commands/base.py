@@ -24,6 +24,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from banet._renamed import current_words
+from banet.files.remote import refuse_url, without_scheme
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -40,10 +41,12 @@ class Value:
     Attributes:
         metavar: What stands for it in the help.
         least: The least that a whole number, or each of a list of them, may be: 0 or 1.
+        local: It is a path of this machine: of URLs those of its files are taken, and all others refused.
     """
 
     metavar: str
     least: int | None = None
+    local: bool = False
 
 
 class Argument(Value):
@@ -123,7 +126,10 @@ class Command(ABC):
         parser = cls.parser(name, brief="-h" in words or "--help" in words)
         words = bracketed(parser, current_words(words))
         parsed = parse_options(parser, words)
-        values: dict[str, Any] = {option.name: _plain(parsed[option.name]) for option in _options(cls)}
+        hints = get_type_hints(cls, include_extras=True)
+        values: dict[str, Any] = {
+            option.name: _local(option, hints[option.name], _plain(parsed[option.name])) for option in _options(cls)
+        }
         own = set(values)
         for group in _groups(cls):
             prefix = f"{group.metadata['prefix']}." if group.metadata["prefix"] else ""
@@ -174,6 +180,28 @@ def _groups(kind: type[Command]) -> list[Field[Any]]:
 
 def _flag(option: Field[Any]) -> str:
     return f"--{option.name.replace('_', '-')}"
+
+
+def _note(hint: Any) -> Value | None:
+    """Return the note of the type of a field."""
+    notes = (note for kind in (hint, *get_args(hint)) for note in getattr(kind, "__metadata__", ()))
+    return next((note for note in notes if isinstance(note, Value)), None)
+
+
+def _local(option: Field[Any], hint: Any, value: Any) -> Any:
+    """Return the value of an option; where it is to be a path, without the scheme of the URL of a file.
+
+    Raises:
+        InputError: It is to be a path of this machine, and is a URL.
+    """
+    note = _note(hint)
+    if note is None or not note.local:
+        return value
+    if isinstance(value, list):
+        return [_local(option, hint, each) for each in value]
+    path = without_scheme(value)
+    refuse_url(path, note.metavar if isinstance(note, Argument) else _flag(option))
+    return path
 
 
 def _is_argument(hint: Any) -> bool:

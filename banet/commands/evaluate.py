@@ -12,7 +12,7 @@ from banet.commands.shared import (
     Count,
     DepthOptions,
     DeviceOptions,
-    File,
+    FileOrUrl,
     Folder,
     FusionOptions,
     ModelOptions,
@@ -65,7 +65,7 @@ class Evaluate(
     )
     saved_defaults: ClassVar[bool] = True
 
-    instances: File | None = None
+    instances: FileOrUrl | None = None
     out: Folder | None = None
     gallery: bool = False
     batch: Count = 1

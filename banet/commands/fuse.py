@@ -10,8 +10,8 @@ from banet.commands.base import Command, Value
 from banet.commands.shared import (
     Area,
     Count,
-    File,
-    Folder,
+    FileOrUrl,
+    FolderOrUrl,
     Fraction,
     OverwriteOptions,
     ProcessOptions,
@@ -36,8 +36,8 @@ class Fuse(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
     Masks are run lengths, compressed or not, or polygons. Label maps have the images' names and end in .png:
     grey (8 or 16 bits) or palette; 0, and 255 or 65535, are void unless a category has that id. Without --json
     the number in an image's name is its id, or the name without suffix where the results have texts for ids.
-    The defaults are the best for anybody's detector; the paper's are --rule appearance --overlap-threshold 0.2
-    --nms 0.5.
+    Files and folders may be URLs. The defaults are the best for anybody's detector; the paper's are --rule
+    appearance --overlap-threshold 0.2 --nms 0.5.
 
     example:
       banet fuse --instances results.json --semantic labels --images val2017 --json panoptic_val2017.json \
@@ -45,8 +45,8 @@ class Fuse(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
 
     Attributes:
         instances: Instances of a detector: a COCO results JSON.
-        semantic: Folder of label maps: PNGs of category ids.
-        images: Folder of the images.
+        semantic: Folder of label maps: PNGs of category ids; they may lie in tar archives there.
+        images: Folder of the images; they may lie in tar archives there.
         out: Folder that panoptic.json and, in panoptic/, its PNGs are written to.
         json: COCO JSON whose `images` to fuse, with the classes in `categories`.
         categories: The classes, if not those of --json. COCO's 133 by default.
@@ -69,12 +69,12 @@ class Fuse(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
         "                  [--strict] [--bit-depth auto|BITS] [--devices N] [--resume] [--overwrite]"
     )
 
-    instances: File
-    semantic: Folder
-    images: Folder
-    out: Folder
-    json: File | None = None
-    categories: File | None = None
+    instances: FileOrUrl
+    semantic: FolderOrUrl
+    images: FolderOrUrl
+    out: FolderOrUrl
+    json: FileOrUrl | None = None
+    categories: FileOrUrl | None = None
     rule: RuleName = BEST_RULE
     score: Score = InferenceConfig.score_threshold
     nms: Annotated[float, Value("IOU")] | None = None

@@ -9,8 +9,8 @@ from typing import Annotated
 from banet.commands.base import Command, Value
 from banet.commands.shared import (
     Count,
-    File,
-    Folder,
+    FileOrUrl,
+    FolderOrUrl,
     OverwriteOptions,
     ProcessOptions,
     UntrustedOptions,
@@ -37,15 +37,15 @@ class Pq(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
         amodal: Whole masks of the ground truth's things, for --details, which it implies.
     """
 
-    gt_json: File
-    gt_dir: Folder
-    pred_dir: Folder
-    pred_json: File | None = None
+    gt_json: FileOrUrl
+    gt_dir: FolderOrUrl
+    pred_dir: FolderOrUrl
+    pred_json: FileOrUrl | None = None
     json: Annotated[str, Value("OUT")] | None = None
     workers: Count = 1
     details: bool = False
     video: bool = False
-    amodal: File | None = None
+    amodal: FileOrUrl | None = None
 
     def run(self) -> int:
         """Score, and print the table."""

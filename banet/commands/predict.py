@@ -12,8 +12,8 @@ from banet.commands.shared import (
     Count,
     DepthOptions,
     DeviceOptions,
-    File,
-    Folder,
+    FileOrUrl,
+    FolderOrUrl,
     Fraction,
     FusionOptions,
     ListOptions,
@@ -101,8 +101,8 @@ class Predict(
     weights: Weights | None = None
     runtime: Literal["torch", "onnx", "openvino"] = "torch"
     recursive: bool = False
-    out: Folder | None = None
-    json: File | None = None
+    out: FolderOrUrl | None = None
+    json: FileOrUrl | None = None
     classes: Names = field(default_factory=list)
     batch_size: Count = 1
     gallery: bool = False

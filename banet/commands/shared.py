@@ -19,7 +19,9 @@ __all__ = [
     "DepthOptions",
     "DeviceOptions",
     "File",
+    "FileOrUrl",
     "Folder",
+    "FolderOrUrl",
     "Fraction",
     "FusionOptions",
     "Ids",
@@ -45,10 +47,12 @@ __all__ = [
     "require_config",
 ]
 
-File = Annotated[str, Value("FILE")]
-Folder = Annotated[str, Value("DIR")]
-RecipeFile = Annotated[str, Value("NAME|FILE")]
-Weights = Annotated[str, Value("WEIGHTS")]
+File = Annotated[str, Value("FILE", local=True)]
+Folder = Annotated[str, Value("DIR", local=True)]
+FileOrUrl = Annotated[str, Value("FILE")]
+FolderOrUrl = Annotated[str, Value("DIR")]
+RecipeFile = Annotated[str, Value("NAME|FILE", local=True)]
+Weights = Annotated[str, Value("WEIGHTS", local=True)]
 Count = Annotated[int, Value("N", least=1)]
 Pixels = Annotated[int, Value("PIXELS", least=1)]
 Area = Annotated[int, Value("PIXELS", least=0)]
@@ -56,7 +60,7 @@ Seed = Annotated[int, Value("N", least=0)]
 Score = Annotated[float, Value("SCORE")]
 Fraction = Annotated[float, Value("FRACTION")]
 Ids = Annotated[list[int], Value("ID")]
-Inputs = Annotated[list[str], Value("INPUT")]
+Inputs = Annotated[list[str], Value("INPUT", local=True)]
 Name = Annotated[str, Value("NAME")]
 Names = Annotated[list[str], Value("NAME")]
 Seeds = Annotated[list[int], Value("N", least=0)]
@@ -72,7 +76,7 @@ class WeightsArgument(Command):
             as for `banet predict`.
     """
 
-    weights: Annotated[str, Argument("WEIGHTS")]
+    weights: Annotated[str, Argument("WEIGHTS", local=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ class ModelOptions(Command):
         trust: Load files that may run code, such as Ultralytics' .pt files; only from people you trust.
     """
 
-    class_table: File | None = None
+    class_table: FileOrUrl | None = None
     trust: bool = False
 
 
@@ -171,7 +175,7 @@ class ListOptions(Command):
         list: A text file with an image per line and, behind a tab, its id.
     """
 
-    list: File | None = None
+    list: FileOrUrl | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,15 +202,15 @@ class SplitOptions(Command):
 
     Attributes:
         config: A recipe that comes with the package, or a YAML file. Its data.val is measured on.
-        images: In place of --config: the folder of images.
-        panoptic: With --images: the folder of their id PNGs.
-        json: With --images: the COCO panoptic JSON.
+        images: In place of --config: the folder of images, or of tar archives of them, or its URL.
+        panoptic: With --images: the same of their id PNGs.
+        json: With --images: the COCO panoptic JSON, or its URL.
     """
 
     config: RecipeFile | None = None
-    images: Folder | None = None
-    panoptic: Folder | None = None
-    json: File | None = None
+    images: FolderOrUrl | None = None
+    panoptic: FolderOrUrl | None = None
+    json: FileOrUrl | None = None
 
     def split(self) -> SplitConfig | None:
         """Return the split that --images, --panoptic and --json name, or None where --config names the data.

@@ -55,7 +55,7 @@ class Train(DepthOptions, DeviceOptions, OverwriteOptions, Command):
 
     config: RecipeFile | None = None
     out: Folder | None = None
-    resume: Annotated[str, Value("auto|PATH")] | None = None
+    resume: Annotated[str, Value("auto|PATH", local=True)] | None = None
     init: RecipeFile | None = None
     epochs: float | None = None
     batch: Count | None = None

@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from banet.data.samples import InstanceMask
 from banet.errors import InputError, abbreviate
 from banet.files.fields import read_flag, read_image_id, read_integer, read_object
 from banet.files.reading import stream_lists
+from banet.files.remote import as_file
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import add_image
 from banet.panoptic.coco.rle import decode_crop
@@ -42,7 +42,7 @@ class InstanceIndex:
         starts: (N+1,) int64, where those of each image begin.
     """
 
-    path: Path
+    path: StrPath
     data: Tensor
     starts: Tensor
 
@@ -59,7 +59,7 @@ class InstanceIndex:
             InputError: the file is bad, an image of the data set is not in it or has another size, or a class is not a
                 thing of the data set.
         """
-        file = Path(path)
+        file = as_file(path)
         infos: dict[ImageId, ImageInfo] = {}
         found: dict[ImageId, list[bytes]] = {}
         for field, where, entry in stream_lists(file, ("images", "annotations")):

@@ -23,11 +23,13 @@ from torch.utils.data import Dataset
 
 from banet.data.coco_instances import InstanceIndex
 from banet.data.images import find_depth, to_rgb_array
+from banet.data.images.formats import SUFFIXES
 from banet.data.samples import AnnotatedImage, InstanceMask, Sample, sample_of
 from banet.data.transforms import Transform
 from banet.errors import InputError, abbreviate
-from banet.files.names import safe_join
+from banet.files.archives import InputFolder, StoredFile, place_of
 from banet.files.reading import stream_lists
+from banet.files.remote import as_file
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import add_image, read_annotation
 from banet.panoptic.coco.png import load_ids
@@ -46,8 +48,8 @@ class CocoPanoptic(Dataset[Sample]):
     samples like any other. Entries of `images` without an annotation are not in the dataset.
 
     Args:
-        images: folder of the images.
-        panoptic: folder of the id PNGs.
+        images: folder of the images, or of tar archives of them, or the URL of such a folder.
+        panoptic: the same of the id PNGs.
         json: the JSON with `images`, `annotations` and `categories`.
         transform: what is done to each image and its id map (see `banet.data.transforms`), or None.
         bit_depth: bits that samples of 16-bit images use; `auto` finds one number for all images before the first one
@@ -75,13 +77,14 @@ class CocoPanoptic(Dataset[Sample]):
         *,
         instances: StrPath | None = None,
     ) -> None:
-        self.images, self.panoptic, self.transform = Path(images), Path(panoptic), transform
-        for folder, field in ((self.images, "images"), (self.panoptic, "panoptic")):
-            if not folder.is_dir():
+        self.transform = transform
+        for folder, field in ((as_file(images), "images"), (as_file(panoptic), "panoptic")):
+            if isinstance(folder, Path) and not folder.is_dir():
                 what = "is not a folder" if folder.exists() else "does not exist"
                 raise InputError(
                     f"the {field} folder {what}", where=folder, hint="give the folder of the dataset's files"
                 )
+        self.images, self.panoptic = InputFolder(images, SUFFIXES), InputFolder(panoptic, {".png"})
         self.index = PanopticIndex.read(json)
         self.image_ids: list[ImageId] = self.index.image_ids.tolist()
         if not self.image_ids:
@@ -111,17 +114,20 @@ class CocoPanoptic(Dataset[Sample]):
     def depth(self) -> SampleDepth:
         """How many bits samples of 16-bit images use."""
         if self._depth is None:
-            names = (self.file_name(index) for index in range(len(self)))
-            self._depth = find_depth((self.images / name for name in names), self._bit_depth)
+            self._depth = find_depth(map(self._image_file, range(len(self))), self._bit_depth)
         return self._depth
+
+    def _image_file(self, index: int) -> Path | StoredFile:
+        return self.images.find(self.file_name(index), f"{self.index.path}: images[].file_name")
 
     def file_name(self, index: int) -> str:
         """Return the image's file name, as the JSON has it."""
         return self.index.image(index).file_name
 
-    def files(self, index: int) -> list[Path]:
-        """Return the files of image `index`: the image and its id PNG."""
-        return [self.images / self.file_name(index), self.panoptic / self.index.annotation(index).file_name]
+    def files(self, index: int) -> list[StrPath]:
+        """Return the files of image `index`, or their URLs or archives: the image and its id PNG."""
+        png = self.panoptic.find(self.index.annotation(index).file_name, f"{self.index.path}: annotations[].file_name")
+        return [place_of(self._image_file(index)), place_of(png)]
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], PanopticSegmentation]:
         """Return the image, (H,W,3) uint8 RGB, and its ground truth, measured.
@@ -147,7 +153,7 @@ class CocoPanoptic(Dataset[Sample]):
             InputError: a file is missing or bad, or they do not fit one another.
         """
         info, annotation = self.index.image(index), self.index.annotation(index)
-        path = safe_join(self.images, info.file_name, f"{self.index.path}: images[].file_name")
+        path = self._image_file(index)
         image = to_rgb_array(path, self.depth)
         ids = load_ids(annotation, self.panoptic, image=info)
         height, width = image.shape[:2]
@@ -215,7 +221,7 @@ class PanopticIndex:
         image_ids: the image of each annotation, in the file's order: (N,) int64 where all ids are numbers.
     """
 
-    path: Path
+    path: StrPath
     categories: Categories
     image_ids: Tensor | _Ids
     _sizes: Tensor  # (N,2) int64: width, height
@@ -283,7 +289,7 @@ class PanopticIndex:
         Raises:
             InputError: as `banet.panoptic.coco.annotations.PanopticJson.read`.
         """
-        file = Path(path)
+        file = as_file(path)
         images: dict[ImageId, ImageInfo] = {}
         categories: list[Any] = []
         ids, maps = list[ImageId](), list[str]()

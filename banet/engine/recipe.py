@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from banet._renamed import accept_old_names
 from banet.errors import InputError
+from banet.files.remote import refuse_url, without_scheme
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
 
 __all__ = ["DataConfig", "Recipe", "SplitConfig", "TrainConfig", "find_recipe", "recipe_names", "to_yaml"]
@@ -132,6 +133,18 @@ class DataConfig:
         for name in ("scene_size", "train_scenes", "val_scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}: must be at least 1, not {getattr(self, name)}")
+
+    def local_root(self) -> Path:
+        """Return `root`, for what reads a data set from disk alone.
+
+        Raises:
+            InputError: It or a part of a split is a URL.
+        """
+        refuse_url(self.root, "data.root")
+        for name, split in (("train", self.train), ("val", self.val)):
+            for part, value in asdict(split).items():
+                refuse_url(value, f"data.{name}.{part}")
+        return Path(without_scheme(self.root))
 
 
 @accept_old_names

@@ -9,14 +9,15 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from banet.errors import InputError
 from banet.types import StrPath
 
-__all__ = ["Guard", "atomic_path", "commit", "guards", "is_temporary", "left_behind", "write_json"]
+__all__ = ["Guard", "atomic_path", "commit", "guards", "is_temporary", "left_behind", "write_json", "written_beside"]
 
 
 _STEM = 32
@@ -39,10 +40,7 @@ guards: list[Guard] = []
 
 @contextlib.contextmanager
 def atomic_path(path: StrPath, *, grows: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; renames it to `path` on success and deletes it on failure.
-
-    The temporary name keeps the suffix, so that writers that go by it work. Readers see the old file or the new one,
-    never half of one.
+    """Yields a temporary path beside `path`, which gets its name where no guard refuses; see `written_beside`.
 
     Args:
         path: the file to write.
@@ -56,14 +54,26 @@ def atomic_path(path: StrPath, *, grows: bool = False) -> Iterator[Path]:
         raise InputError(f"the folder {target.parent} does not exist", where=target, hint="create it first")
     if target.is_dir():
         raise InputError("is a folder", where=target, hint="give the name of a file")
+    with written_beside(target, partial(commit, grows=grows)) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def written_beside(target: Path, finish: Callable[[Path, Path], object] = os.replace) -> Iterator[Path]:
+    """Yields a temporary path beside a file; gives it the file's name on success and deletes it on failure.
+
+    The temporary name keeps the suffix, so that writers that go by it work. Readers see the old file or the new one,
+    never half of one.
+
+    Args:
+        target: the file; its folder exists.
+        finish: gives the temporary file its name; by default no guard is asked.
+    """
     # Of the name a part only: with the rest it might become too long for the file system.
     temporary = target.with_name(f".{target.stem[:_STEM]}.{os.getpid()}-{threading.get_ident()}.tmp{target.suffix}")
     try:
         yield temporary
-        if guards:
-            commit(temporary, target, grows=grows)
-        else:
-            os.replace(temporary, target)
+        finish(temporary, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
             error.filename = str(target)  # a full disk does not say of which file
@@ -86,7 +96,7 @@ def left_behind(folder: Path) -> Iterator[Path]:
         found = [match for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
     for match in found:
         stem, suffix = match[1], match[2] or ""
-        finished = any((folder / f"{dot}{stem}{suffix}").exists() for dot in ("", "."))
+        finished = (folder / f"{stem}{suffix}").exists()
         if not finished and len(stem) == _STEM:  # a part of the name only
             finished = any(folder.glob(f"{glob.escape(stem)}*{glob.escape(suffix)}"))
         if finished:

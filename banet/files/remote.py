@@ -16,7 +16,17 @@ from typing import Any, BinaryIO
 from banet.errors import InputError, MissingExtraError
 from banet.types import StrPath
 
-__all__ = ["RemoteFolder", "as_file", "is_remote", "list_remote", "open_remote", "remote_key", "without_scheme"]
+__all__ = [
+    "RemoteFolder",
+    "as_file",
+    "is_remote",
+    "join_url",
+    "list_remote",
+    "open_remote",
+    "refuse_url",
+    "remote_key",
+    "without_scheme",
+]
 
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "cos", "r2", "b2", "memory"})
 """Stores of objects, which have no half files; elsewhere a file is renamed when it is whole."""
@@ -38,7 +48,32 @@ def without_scheme(path: StrPath) -> StrPath:
 
 def as_file(path: StrPath) -> StrPath:
     """Return a path as such, and a URL as it is: a path would join its slashes."""
+    path = without_scheme(path)
     return path if is_remote(path) else Path(path)
+
+
+def join_url(folder: StrPath, path: StrPath) -> StrPath:
+    """Return what a path or URL stands for that may be relative to a folder or its URL."""
+    folder, path = without_scheme(folder), without_scheme(path)
+    if is_remote(path):
+        return path
+    if is_remote(folder):
+        return f"{os.fspath(folder).rstrip('/')}/{os.fspath(path)}"
+    return Path(folder) / path
+
+
+def refuse_url(value: object, where: str) -> None:
+    """Refuse a URL where files and folders of this machine are read or written.
+
+    Args:
+        value: What was given.
+        where: The option or field that it was given for.
+
+    Raises:
+        InputError: It is a URL.
+    """
+    if is_remote(value):
+        raise InputError("takes no URL", where=f"{where} {value}", hint="give a path of this machine")
 
 
 def _system(url: str) -> tuple[Any, str]:

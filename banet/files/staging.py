@@ -9,8 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,16 +17,11 @@ from typing import Any, BinaryIO
 from banet.errors import InputError
 from banet.files.atomic import atomic_path, commit
 from banet.files.outputs import RECORD, NewFolder, Outputs
+from banet.files.scratch import LOCK, hold, remove_abandoned
 from banet.types import StrPath
-
-try:
-    fcntl: Any = import_module("fcntl")
-except ImportError:  # Windows has no such locks
-    fcntl = None
 
 __all__ = ["JsonLists", "staged"]
 
-_LOCK = ".lock"
 _IN_MEMORY = 1 << 20  # bytes of a list that are kept before it goes to a file
 
 
@@ -46,7 +40,7 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
     folder = outputs.folder
     whole = Path(os.path.abspath(folder))
     temporary = whole.with_name(f".{whole.name[:32]}.{os.getpid()}.tmp")
-    _remove_abandoned(whole)
+    remove_abandoned(_earlier(whole))
     try:
         temporary.mkdir(parents=True)
         with _held(temporary), NewFolder(temporary, outputs.kind):
@@ -65,28 +59,19 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Lock a file in a folder inside the block. The lock ends with the process, however that ends."""
-    if fcntl is None:
-        yield
-        return
-    with (folder / _LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Lock a file in a folder inside the block."""
+    with hold(folder):
         try:
             yield
         finally:
-            (folder / _LOCK).unlink(missing_ok=True)
+            (folder / LOCK).unlink(missing_ok=True)
 
 
-def _remove_abandoned(whole: Path) -> None:
-    """Remove what processes left that were killed while they wrote to the place of a folder."""
-    if fcntl is None:
-        return
+def _earlier(whole: Path) -> Iterator[Path]:
+    """Yield the folders in which processes write or wrote what is to get the place of a folder."""
     for left in whole.parent.glob(f".{glob.escape(whole.name[:32])}.*.tmp"):
-        if not re.fullmatch(r"\d+", left.name.removesuffix(".tmp").rpartition(".")[2]) or left.is_symlink():
-            continue
-        with suppress(OSError), (left / _LOCK).open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its process lives
-            shutil.rmtree(left, ignore_errors=True)
+        if re.fullmatch(r"\d+", left.name.removesuffix(".tmp").rpartition(".")[2]) and not left.is_symlink():
+            yield left
 
 
 def _replace_files(temporary: Path, outputs: Outputs, last: tuple[str, ...]) -> None:

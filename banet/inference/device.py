@@ -17,7 +17,8 @@ __all__ = ["first_that_fits", "is_out_of_memory", "pick_device"]
 def pick_device(name: str | torch.device, option: str = "--device") -> torch.device:
     """Return the device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`; `auto` takes the fastest there is.
 
-    Of the processes that torchrun started on a machine, each takes a GPU of its own.
+    Of the processes that torchrun or SLURM started on a machine, each takes a GPU of its own, in turn where there are
+    more processes than GPUs that they see.
 
     Args:
         name: The device.
@@ -39,8 +40,10 @@ def pick_device(name: str | torch.device, option: str = "--device") -> torch.dev
         raise InputError("choose auto, cpu, cuda or mps", where=f"{option} {name}") from None
     if not there.get(kind, True) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
         raise InputError("torch sees no such device here", where=f"{option} {name}", hint="choose auto or cpu")
-    local_rank = os.environ.get("LOCAL_RANK")
-    return torch.device(name if name != "cuda" or local_rank is None else f"cuda:{local_rank}")
+    local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+    if name != "cuda" or local_rank is None:
+        return torch.device(name)
+    return torch.device(f"cuda:{int(local_rank) % torch.cuda.device_count()}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pytest
 
 SECONDS = float(os.environ.get("COUNTING_SECONDS", "0"))
-"""That an image takes."""
+"""That an image takes; of commands without a model, until it is told of."""
 
 
 class Counting(Predictor):
@@ -89,10 +89,26 @@ def share(root: str) -> None:
     fsspec.register_implementation("shared", Shared, clobber=True)
 
 
+def slow_down() -> None:
+    """Let each image take its time in commands that run no model."""
+    from banet.engine.sharing.part import RunPart
+
+    add = RunPart.add
+
+    def late(self: RunPart, *told: Any) -> None:
+        time.sleep(SECONDS)
+        add(self, *told)
+
+    RunPart.add = late  # type: ignore[method-assign]
+
+
 def main() -> int:
     import banet.engine.prediction.predict as predict
     from banet.cli import main
     from banet.engine.sharing.shared_run import SharedRun
+
+    if sys.argv[1] != "predict":
+        slow_down()
 
     if "COUNTING_SHARED" in os.environ:
         share(os.environ["COUNTING_SHARED"])

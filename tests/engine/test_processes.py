@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import random
 import signal
@@ -13,10 +12,9 @@ import tarfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from counting import Counting, Killed, opened, stop_after
-from PIL import Image
+from detections import fuse_words, image_bytes, write_detections, write_images
 
 from banet.cli import main
 from banet.engine.prediction import fuse, predict
@@ -27,13 +25,6 @@ from banet.errors import InputError
 from banet.files.outputs import RECORD, RUN
 
 SCRIPT = Path(__file__).with_name("counting.py")
-
-
-def image_bytes(number: int) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -148,32 +139,47 @@ def test_another_run_begins_anew_where_that_is_wanted(
     predict_files("weights", [str(photos)], tmp_path / "out", score_threshold=0.8)  # all is known as ours
 
 
-def kill_and_resume(photos: Path, out: Path | str, kills: int, seed: int, **more: str) -> None:
-    """Kill one or more processes at random moments, go on with other numbers of them, and let the last end."""
+def kill_and_resume(arguments: list[str], run_folder: Path, kills: int, seed: int, **more: str) -> None:
+    """Kill one or more processes at random moments, go on with other numbers of them, and let the last end.
+
+    Args:
+        arguments: The command line.
+        run_folder: Where the processes meet: most kills wait for a sign of life there.
+        kills: How many times.
+        seed: Of the moments.
+        more: Environment.
+    """
     generator = random.Random(seed)
     for attempt in range(kills):
-        world = generator.choice((1, 2, 3))
+        world, launch = generator.choice((1, 2, 3)), f"{seed}-{attempt}"
         processes = [
-            start(words(photos, out, "--resume"), rank, world, f"{seed}-{attempt}", COUNTING_SECONDS="0.03", **more)
+            start([*arguments, "--resume"], rank, world, launch, COUNTING_SECONDS="0.03", **more)
             for rank in range(world)
         ]
-        time.sleep(generator.uniform(0.5, 2.5))
+        begun = {path.name for path in run_folder.glob("launch-*")}
+        while generator.random() < 0.99 and {path.name for path in run_folder.glob("launch-*")} == begun:
+            time.sleep(0.02)
+            if all(process.poll() is not None for process in processes):
+                break
+        time.sleep(generator.uniform(0, 1.0))
         for process in processes:
             process.send_signal(signal.SIGKILL)
         for process in processes:
             process.communicate()
-    said = run(words(photos, out, "--resume"), world=generator.choice((1, 2)), launch=f"{seed}-last", **more)
+    said = run([*arguments, "--resume"], world=generator.choice((1, 2)), launch=f"{seed}-last", **more)
     assert {status for status, _, _ in said} <= {0, 1}, said
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
+KILLS = pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
+
+
+@KILLS
 def test_killed_runs_end_as_undisturbed_ones(
     photos: Path, tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(9, 60):
-        (photos / f"{number}.png").write_bytes(image_bytes(number))
+    write_images(photos, range(9, 60))
     expected = alone(photos, tmp_path / "one", monkeypatch)
-    kill_and_resume(photos, tmp_path / "out", kills, seed=kills)
+    kill_and_resume(words(photos, tmp_path / "out"), tmp_path / "out" / RUN, kills, seed=kills)
     assert files(tmp_path / "out") == expected
 
 
@@ -188,15 +194,16 @@ def test_processes_write_behind_a_url_what_one_writes_here(
     assert files(tmp_path / "there" / "out") == expected
 
 
+@KILLS
 def test_killed_runs_behind_a_url_end_as_undisturbed_ones(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fsspec")
-    for number in range(9, 40):
-        (photos / f"{number}.png").write_bytes(image_bytes(number))
+    write_images(photos, range(9, 40))
     expected = alone(photos, tmp_path / "one", monkeypatch)
-    kill_and_resume(photos, "shared://out", 3, seed=5, COUNTING_SHARED=str(tmp_path / "there"))
-    assert files(tmp_path / "there" / "out") == expected
+    there = tmp_path / "there" / "out"
+    kill_and_resume(words(photos, "shared://out"), there / RUN, kills, seed=5, COUNTING_SHARED=str(there.parent))
+    assert files(there) == expected
 
 
 def test_what_killed_processes_left_is_gone_at_the_end(
@@ -207,7 +214,7 @@ def test_what_killed_processes_left_is_gone_at_the_end(
         stop_after(3, patch)
         with pytest.raises(Killed):
             alone(photos, out, patch)
-    left = [out / ".0.99999-1.tmp.png", out / ".banet-outputs.jsonl.99999-1.tmp"]
+    left = [out / ".0.99999-1.tmp.png", out / "..banet-outputs.99999-1.tmp.jsonl"]
     of_others = [out / ".elsewhere.99999-1.tmp.png", out / ".note.tmp"]
     for path in (*left, *of_others):
         path.write_bytes(b"half")
@@ -413,22 +420,7 @@ def test_each_item_is_in_one_block_of_one_process(count: int, group: int) -> Non
 def detections(photos: Path, tmp_path: Path) -> list[str]:
     """Return the options of `banet fuse` for instances and label maps of the images but the damaged one."""
     (photos / "4.png").unlink()
-    (tmp_path / "labels").mkdir()
-    found = []
-    for number in (int(path.stem) for path in photos.iterdir()):
-        Image.fromarray(np.full((12, 16), 3, dtype=np.uint8)).save(tmp_path / "labels" / f"{number}.png")
-        for corner in (0, 2, 20):  # the last one has no pixel
-            box = [corner, 1, corner + 8, 1, corner + 8, 9, corner, 9]
-            entry = {"image_id": number, "category_id": 1 + corner % 4 // 2, "score": 0.9 - corner / 50}
-            found.append({**entry, "segmentation": [box], "score": 0.9 - corner / 100})
-    classes = [{"id": 1, "name": "a", "isthing": 1}, {"id": 2, "name": "b", "isthing": 1},
-               {"id": 3, "name": "c", "isthing": 0}]  # fmt: skip
-    (tmp_path / "classes.json").write_text(json.dumps(classes))
-    (tmp_path / "found.json").write_text(json.dumps([*found, {**found[0], "image_id": 999}]))
-    return [
-        "fuse", "--instances", str(tmp_path / "found.json"), "--semantic", str(tmp_path / "labels"),
-        "--images", str(photos), "--categories", str(tmp_path / "classes.json"), "--stuff-area", "0",
-    ]  # fmt: skip
+    return write_detections(tmp_path, photos)
 
 
 def test_fuse_is_shared_out_and_gone_on_with(
@@ -471,3 +463,46 @@ def test_pq_of_shares_is_that_of_one_process(
     assert not list(tmp_path.glob(f"{RUN}*"))
     for more, problem in (([], "give --json OUT"), (["--details"], "--details: is for one process")):
         assert main([*score, *more, "--resume"]) == 2 and problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["folder", "url"])
+@KILLS
+def test_killed_fusions_end_as_undisturbed_ones(tmp_path: Path, kills: int, remote: bool) -> None:
+    """From URLs to a URL, or from folders to a folder."""
+    there = tmp_path / "there"
+    there.mkdir()
+    write_images(there / "photos", range(40))
+    write_detections(there, there / "photos")
+    source = "shared://there" if remote else str(there)
+    if remote:
+        pytest.importorskip("fsspec")
+    arguments, shared = fuse_words(source, f"{source}/photos"), {"COUNTING_SHARED": str(tmp_path)}
+    (said,) = run([*arguments, "--out", str(tmp_path / "one")], **shared)
+    assert said[0] == 0, said
+    kill_and_resume([*arguments, "--out", f"{source}/out"], there / "out" / RUN, kills, seed=kills, **shared)
+    assert files(there / "out") == files(tmp_path / "one")
+    (said,) = run([*arguments, "--out", f"{source}/out", "--resume"], **shared)
+    assert "nothing left to do" in said[1]
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["folder", "url"])
+@KILLS
+def test_killed_scores_end_as_undisturbed_ones(
+    tmp_path: Path, kills: int, remote: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    write_images(tmp_path / "photos", range(40))
+    for rule in ("score", "area"):
+        alone(tmp_path / "photos", there / rule, monkeypatch, rule=rule)
+    source = "shared://there" if remote else str(there)
+    if remote:
+        pytest.importorskip("fsspec")
+    arguments = ["pq", "--gt-json", f"{source}/score/panoptic.json", "--gt-dir", f"{source}/score",
+                 "--pred-dir", f"{source}/area"]  # fmt: skip
+    shared = {"COUNTING_SHARED": str(tmp_path)}
+    (said,) = run([*arguments, "--json", str(tmp_path / "one.json")], **shared)
+    assert said[0] == 0, said
+    kill_and_resume([*arguments, "--json", f"{source}/pq.json"], there / f"{RUN}-pq.json", kills, seed=kills, **shared)
+    assert (there / "pq.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+    assert not list(there.glob(f"{RUN}*"))

@@ -37,7 +37,7 @@ class Check(OverwriteOptions, UntrustedOptions, Command):
         "                        [--report FILE] [--overwrite]"
     )
 
-    folders: Annotated[list[str], Argument("DIR")] = field(default_factory=list)
+    folders: Annotated[list[str], Argument("DIR", local=True)] = field(default_factory=list)
     config: RecipeFile | None = None
     images: Folder | None = None
     panoptic: Folder | None = None
@@ -81,7 +81,7 @@ class Check(OverwriteOptions, UntrustedOptions, Command):
             from banet.engine.options import load_recipe
 
             data = load_recipe(self.config).data
-            root = Path(data.root)
+            root = data.local_root()
             return [
                 Split(name, root / part.images, root / part.panoptic, root / part.json)
                 for name, part in (("train", data.train), ("val", data.val))

@@ -146,7 +146,7 @@ class Coco(_Overlapping):
 
     images: Folder
     instances: File
-    stuff: Annotated[str, Value("DIR|FILE")] | None = None
+    stuff: Annotated[str, Value("DIR|FILE", local=True)] | None = None
     categories: File | None = None
     void: Ids = field(default_factory=list)
     label_offset: Annotated[int, Value("N", least=0)] = 0
@@ -300,7 +300,7 @@ class Yolo(_Overlapping):
 
     function: ClassVar[str] = "yolo.convert_yolo"
 
-    data: Annotated[str, Value("FILE|DIR")]
+    data: Annotated[str, Value("FILE|DIR", local=True)]
     split: Name
     stuff: Names = field(default_factory=list)
 

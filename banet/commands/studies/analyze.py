@@ -53,7 +53,7 @@ class Analyze(WeightsArgument, ModelOptions, SplitOptions, DeviceOptions, Overwr
 
     out: Folder | None = None
     limit: Count | None = None
-    figure: Annotated[str, Value("PNG")] | None = None
+    figure: Annotated[str, Value("PNG", local=True)] | None = None
     baseline: Weights | None = None
     count: Count = 4
     image_ids: Names = field(default_factory=list)

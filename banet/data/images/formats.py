@@ -7,13 +7,13 @@ import importlib.util
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from PIL import Image, ImageFile
 
 from banet.errors import MissingExtraError
 from banet.files.structure import check_structure
+from banet.types import StrPath
 
 __all__ = ["OTHER_SUFFIXES", "SUFFIXES", "heif_error", "identify", "is_heif", "readable_suffixes"]
 
@@ -112,6 +112,6 @@ def is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
-def heif_error(where: Path) -> MissingExtraError:
+def heif_error(where: StrPath) -> MissingExtraError:
     """Return the error that names what reads HEIC images."""
     return MissingExtraError("pillow-heif", "heic", where=where)

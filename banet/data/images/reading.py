@@ -17,6 +17,7 @@ from banet.data.images.source import ImageSource
 from banet.data.images.stored import StoredImage
 from banet.errors import InputError, MissingExtraError
 from banet.files.reading import MAX_PIXELS, open_file
+from banet.files.remote import as_file
 from banet.files.worker import isolated
 from banet.panoptic.pixels import deep_samples, rgb_array
 from banet.panoptic.sample_depth import SampleDepth, guess_bit_depth, warn_of_guess
@@ -205,10 +206,12 @@ def _source_maximum(source: ImageSource) -> int:
 
 
 @contextmanager
-def _opened(source: StrPath) -> Iterator[tuple[Path, BinaryIO]]:
+def _opened(source: StrPath) -> Iterator[tuple[StrPath, BinaryIO]]:
     """Open an image, and yield what to call it and what it holds."""
-    name, stream = (
-        (Path(source.name), source.open()) if isinstance(source, StoredImage) else (Path(source), open_file(source))
-    )
+    name: StrPath
+    if isinstance(source, StoredImage):
+        name, stream = source.name, source.open()
+    else:
+        name, stream = as_file(source), open_file(source)
     with stream:
         yield name, stream

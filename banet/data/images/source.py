@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,7 +22,7 @@ from banet.files.reading import MAX_PIXELS
 from banet.files.structure import most_pages
 from banet.panoptic.pixels import deep_samples, rgb_image
 from banet.panoptic.sample_depth import SampleDepth, to_8_bits
-from banet.types import BitDepth, Size
+from banet.types import BitDepth, Size, StrPath
 
 __all__ = ["ImageSource"]
 
@@ -61,7 +61,7 @@ class ImageSource:
         MissingExtraError: It is a HEIC image, and what reads it is not installed.
     """
 
-    def __init__(self, name: Path, stream: BinaryIO, max_pixels: int, page: int = 0) -> None:
+    def __init__(self, name: StrPath, stream: BinaryIO, max_pixels: int, page: int = 0) -> None:
         self.name, self.stream, self.page = name, stream, page
         self._image = self._open()
         width, height = self._image.size
@@ -119,7 +119,7 @@ class ImageSource:
         """Pillow's number of each page or frame; smaller copies of a page in TIFF and previews in JPEG are left out."""
         image = identify(self.stream)
         try:
-            if image is None or (image.format == "MPO" and self.name.suffix.lower() != ".mpo"):
+            if image is None or (image.format == "MPO" and PurePath(self.name).suffix.lower() != ".mpo"):
                 return [0]
             count = int(getattr(image, "n_frames", 1))
             if count > most_pages(self._size_in_bytes):

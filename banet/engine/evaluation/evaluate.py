@@ -33,7 +33,7 @@ from banet.panoptic import PanopticQuality, PanopticSegmentation
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.writer import CocoPanopticWriter, png_names
 from banet.panoptic.metrics.quality import format_table, percent, to_json
-from banet.types import Precision
+from banet.types import Precision, StrPath
 
 if TYPE_CHECKING:
     from banet.engine.evaluation.metrics import PanopticQualityMetric
@@ -258,7 +258,7 @@ def _claim(
     out: Path, data: EvaluationData, source: str, limit: int | None, weights: str, gallery: bool, overwrite: bool
 ) -> Outputs:
     """Check what `evaluate` writes to a folder."""
-    names: dict[str, Path | None] = dict.fromkeys(["panoptic.json", "metrics.json", f"{zip_stem(source)}.zip"])
+    names: dict[str, StrPath | None] = dict.fromkeys(["panoptic.json", "metrics.json", f"{zip_stem(source)}.zip"])
     if gallery:
         names["gallery.html"] = None
     for index, png in enumerate(_pngs(data, limit)):

@@ -15,10 +15,11 @@ from banet.data.samples import InstanceMask
 from banet.data.scenes.generate import Scenes
 from banet.engine.recipe import DataConfig, Recipe, SplitConfig
 from banet.errors import InputError
+from banet.files.remote import join_url
 from banet.panoptic.categories import Categories
 from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.segmentation import PanopticSegmentation
-from banet.types import BitDepth, ImageId
+from banet.types import BitDepth, ImageId, StrPath
 
 __all__ = ["EvaluationData", "EvaluationImage", "choose_data", "open_split", "open_validation", "scene_data"]
 
@@ -66,10 +67,10 @@ class EvaluationData:
         """Return the name of image `index`."""
         return self.dataset.file_name(index)
 
-    def files(self) -> Iterator[Path]:
-        """Yield the files of the data set: its JSON, and each image with its id PNG; none of generated scenes."""
+    def files(self) -> Iterator[StrPath]:
+        """Yield the files of a data set, or their URLs: its JSON, images and id PNGs; none of generated scenes."""
         if isinstance(self.dataset, CocoPanoptic):
-            yield Path(self.dataset.index.path)
+            yield self.dataset.index.path
             if self.dataset.overlapping is not None:
                 yield self.dataset.overlapping.path
         for index in range(len(self)):
@@ -104,15 +105,14 @@ def microscope_images() -> EvaluationData:
 
 
 def open_split(split: SplitConfig, root: str = "") -> EvaluationData:
-    """Open the images of a split in COCO panoptic format; relative paths start from `root`.
+    """Open the images of a split in COCO panoptic format; relative paths start from `root`; all may be URLs.
 
     Raises:
         InputError: The JSON or a folder is missing or damaged.
     """
-    folder = Path(root)
-    instances = folder / split.instances if split.instances else None
-    parts = folder / split.images, folder / split.panoptic, folder / split.json
-    return EvaluationData(CocoPanoptic(*parts, instances=instances))
+    instances = join_url(root, split.instances) if split.instances else None
+    images, panoptic, json = (join_url(root, part) for part in (split.images, split.panoptic, split.json))
+    return EvaluationData(CocoPanoptic(images, panoptic, json, instances=instances))
 
 
 def open_validation(data: DataConfig) -> EvaluationData:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banet._renamed import accept_old_names
-from banet.data.images import find_depth, list_images, to_rgb_array
+from banet.data.images import find_depth, to_rgb_array
+from banet.data.images.formats import SUFFIXES
 from banet.data.left_out import LeftOut
+from banet.engine.prediction.sources import Sources
 from banet.engine.sharing.process import this_process
 from banet.engine.sharing.shared_run import SharedRun
 from banet.engine.sharing.work_list import WorkList
-from banet.errors import InputError, abbreviate
+from banet.errors import InputError, InputWarning, abbreviate
+from banet.files.archives import InputFolder, StoredFile, place_of
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
 from banet.files.names import forward, safe_join
 from banet.files.outputs import outputs_in
-from banet.files.reading import stream_lists
+from banet.files.reading import open_file, stream_lists
 from banet.files.remote import is_remote
 from banet.files.staging import JsonLists
 from banet.modeling.config import InferenceConfig
@@ -151,20 +156,18 @@ def fuse_files(
     for name, share in {**shares, **({} if nms_threshold is None else {"nms": nms_threshold})}.items():
         if not 0 <= share <= 1:
             raise InputError(f"must lie in 0..1, not {share}", where=f"--{name}")
-    for name, folder in (("semantic", semantic), ("images", images)):
-        if not Path(folder).is_dir():
-            raise InputError(f"{folder} is not a folder", where=f"--{name}")
-    classes, infos = _classes_and_images(Path(images), json, categories, _ids_are_texts(Path(instances)))
+    image_files, maps = _open_folder("images", images, SUFFIXES), _open_folder("semantic", semantic, {".png"})
+    classes, infos = _classes_and_images(image_files, images, json, categories, _ids_are_texts(instances))
     pngs = png_names(info.file_name for info in infos)
-    sources = [safe_join(images, info.file_name) for info in infos]
+    sources = [image_files.find(info.file_name, "file_name") for info in infos]
+    labels = [maps.find(_label_map(info.file_name), "file_name") for info in infos]
     outputs = outputs_in(
         out,
         KIND,
-        {"panoptic.json": None, **{f"panoptic/{png}": path for png, path in zip(pngs, sources, strict=True)}},
+        {"panoptic.json": None, **{f"panoptic/{png}": place_of(file) for png, file in zip(pngs, sources, strict=True)}},
         inputs=[
-            *(Path(each) for each in (instances, json, categories) if each is not None),
-            *sources,
-            *(_label_map(Path(semantic), info.file_name) for info in infos),
+            *(each for each in (instances, json, categories) if each is not None),
+            *map(place_of, (*sources, *labels)),
         ],
         overwrite=overwrite,
         checked=False,
@@ -179,13 +182,14 @@ def fuse_files(
             return None
         run.prepare((name, None) for name in outputs.names)
         own = {info.id for place, info in enumerate(infos) if run.owns(place)}
-        found, elsewhere = _read_instances(Path(instances), own, {info.id for info in infos}, classes, score_threshold)
+        found, elsewhere = _read_instances(instances, own, {info.id for info in infos}, classes, score_threshold)
         if elsewhere.total == elsewhere.all > 0:
             raise InputError("no image_id is the id of an image", where=instances, hint=f"check {json or images}")
         depth = find_depth(sources, bit_depth)
         run.begin()
 
-        def fuse(info: _ImageInfo, path: Path) -> tuple[PanopticSegmentation, dict[str, Any]]:
+        def fuse(place: int) -> tuple[PanopticSegmentation, dict[str, Any]]:
+            info, path = infos[place], sources[place]
             image = to_rgb_array(path, depth)
             size = (image.shape[0], image.shape[1])
             if info.size is not None and info.size != size:
@@ -193,15 +197,15 @@ def fuse_files(
                     f"is {_words(size)}, but {json} says {_words(info.size)}", where=path, hint="correct one of them"
                 )
             told = _Told(info.file_name, instances, strict)
-            masks, scores, labels = told.choose(
+            masks, scores, class_ids = told.choose(
                 found.pop(info.id, []), size, nms_threshold=nms_threshold, top=max_instances, clean=clean
             )
             try:
                 result = fuse_panoptic(
                     masks,
                     scores,
-                    labels,
-                    _labels(Path(semantic), info.file_name, size, classes),
+                    class_ids,
+                    _labels(labels[place], size, classes),
                     image,
                     categories=classes,
                     rule=rule,
@@ -221,7 +225,7 @@ def fuse_files(
                 outputs.enter(part.record)
                 for ((place, _),) in groups:
                     info, png = infos[place], pngs[place]
-                    result, content = fuse(info, sources[place])
+                    result, content = fuse(place)
                     target = safe_join(folder, png, f"image {info.id}: file_name")
                     target.parent.mkdir(parents=True, exist_ok=True)
                     result.check(info.file_name)
@@ -240,9 +244,19 @@ def fuse_files(
 
 def _told_as(value: Any) -> Any:
     """Return how an argument is compared with that of other processes: a file by name and size."""
-    if isinstance(value, (str, Path)) and Path(value).is_file():
-        return f"{Path(value).name} of {Path(value).stat().st_size} bytes"
+    if is_remote(value) or (isinstance(value, (str, Path)) and Path(value).is_file()):
+        with open_file(value) as stream:
+            return f"{PurePath(value).name} of {stream.seek(0, os.SEEK_END)} bytes"
     return getattr(value, "__name__", value)
+
+
+def _open_folder(option: str, folder: StrPath, suffixes: Collection[str]) -> InputFolder:
+    try:
+        return InputFolder(folder, suffixes)
+    except InputError as error:
+        if is_remote(folder):
+            raise
+        raise InputError(f"{os.fspath(folder)} {error.problem}", where=f"--{option}") from None
 
 
 class _Told:
@@ -331,7 +345,7 @@ def _describe(image: str, entries: list[_Instance], removal: Removal) -> str:
 
 
 def _classes_and_images(
-    images: Path, json: StrPath | None, categories: StrPath | None, texts: bool
+    folder: InputFolder, images: StrPath, json: StrPath | None, categories: StrPath | None, texts: bool
 ) -> tuple[Categories, list[_ImageInfo]]:
     images_of_json, listed = ({}, []) if json is None else read_tables(json, optional=True)
     if categories is not None:
@@ -343,8 +357,8 @@ def _classes_and_images(
     if images_of_json:
         infos = [_ImageInfo(info.id, info.file_name, (info.height, info.width)) for info in images_of_json.values()]
     else:
-        paths = list_images([str(images)])
-        infos = [_ImageInfo(path.stem if texts else _number(path), path.name, None) for path in paths]
+        names = list(_listed(folder, images))
+        infos = [_ImageInfo(_stem(name) if texts else _number(name), name, None) for name in names]
     seen: dict[tuple[str, ImageId], str] = {}
     for info in infos:
         name = info.file_name
@@ -354,17 +368,29 @@ def _classes_and_images(
     return classes, infos
 
 
-def _ids_are_texts(file: Path) -> bool:
+def _listed(folder: InputFolder, images: StrPath) -> Iterator[str]:
+    """Yield the names of the images in a folder; where there are none, of those in the archives there."""
+    sources = Sources([os.fspath(images)] if folder.has_files() else folder.archives() or [os.fspath(images)])
+    yield from (item.file_name for item in sources)
+    for line in (*sources.unreadable, *sources.skipped):
+        warnings.warn(line, InputWarning, stacklevel=2)
+
+
+def _ids_are_texts(file: StrPath) -> bool:
     """Return whether the first instance of a file has a text for the id of its image."""
     first = next((entry for _, _, entry in stream_lists(file, ("annotations",), bare=True)), None)
     return isinstance(first, dict) and isinstance(first.get("image_id"), str)
 
 
-def _number(path: Path) -> int:
-    digits = re.findall(r"\d+", path.stem)
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def _number(name: str) -> int:
+    digits = re.findall(r"\d+", _stem(name))
     if not digits:
         raise InputError(
-            "there is no number in its name that could be its id", where=path, hint="give --json with 'images'"
+            "there is no number in its name that could be its id", where=name, hint="give --json with 'images'"
         )
     return int(digits[-1])
 
@@ -378,7 +404,7 @@ class _Elsewhere:
 
 
 def _read_instances(
-    file: Path, own: set[ImageId], image_ids: set[ImageId], classes: Categories, score: float
+    file: StrPath, own: set[ImageId], image_ids: set[ImageId], classes: Categories, score: float
 ) -> tuple[dict[ImageId, list[_Instance]], _Elsewhere]:
     """Instances of one's own images that score above `score`, by image, and how many are of other images."""
     found: dict[ImageId, list[_Instance]] = {}
@@ -483,8 +509,7 @@ def _suppress(boxes: NDArray[np.float64], threshold: float) -> list[int]:
     return [int(n) for n in np.flatnonzero(left)]
 
 
-def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Categories) -> NDArray[np.int32]:
-    path = _label_map(folder, file_name)
+def _labels(path: Path | StoredFile, size: tuple[int, int], classes: Categories) -> NDArray[np.int32]:
     labels, top = read_labels(path)
     if labels.shape != size:
         shape = (labels.shape[0], labels.shape[1])
@@ -494,14 +519,14 @@ def _labels(folder: Path, file_name: str, size: tuple[int, int], classes: Catego
     if top not in classes:
         labels[labels == top] = VOID
     try:
-        classes.indices_of(labels, str(path))
+        classes.indices_of(labels, os.fspath(path))
     except ValueError as error:
         raise InputError(str(error)) from error
     return labels
 
 
-def _label_map(folder: Path, file_name: str) -> Path:
-    return safe_join(folder, str(PurePosixPath(file_name).with_suffix(".png")))
+def _label_map(file_name: str) -> str:
+    return str(PurePosixPath(file_name).with_suffix(".png"))
 
 
 def _words(size: tuple[int, int]) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
 from banet.engine.sharing.part import RunPart
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs, RemoteOutputs
+from banet.files.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -62,14 +61,14 @@ class _TemporaryStore(FolderStore):
     """Files of images in a temporary folder, from which `keep` takes them."""
 
     def __enter__(self) -> Self:
-        self._temporary = tempfile.TemporaryDirectory(prefix="banet-")
-        self.folder = Path(self._temporary.name)
+        self._temporary = ScratchFolder()
+        self.folder = self._temporary.path
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._temporary.cleanup()
+        self._temporary.delete()
         super().__exit__(kind, error, trace)
 
 

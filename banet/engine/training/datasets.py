@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,7 +72,7 @@ def training_set(data: DataConfig, bit_depth: BitDepth = "auto") -> PanopticData
         size = (data.scene_size, data.scene_size)
         dataset = Scenes(TRAIN_SCENES_SEED, data.train_scenes, size, transform, context=data.scene_context)
     else:
-        root, split = Path(data.root), data.train
+        root, split = data.local_root(), data.train
         dataset = CocoPanoptic(
             root / split.images,
             root / split.panoptic,

@@ -21,6 +21,7 @@ from banet.files.names import name_key
 from banet.files.outputs.inputs import Inputs
 from banet.files.outputs.places import FolderPlace, Place
 from banet.files.outputs.record import HEADER_LINE, PART_RECORD, RECORD, RUN, Entry, Record, digest_of, record_line
+from banet.files.remote import is_remote
 from banet.types import StrPath
 
 __all__ = ["NewFolder", "Outputs", "free_folder", "is_output", "output_file"]
@@ -338,6 +339,8 @@ class Outputs:
         """Return a source as the record names it: whole trees may be moved."""
         if source is None:
             return None
+        if is_remote(source):
+            return os.fspath(source)
         path = os.path.realpath(source)
         try:
             return Path(os.path.relpath(path, os.path.realpath(self._root))).as_posix()

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from banet.files.atomic import left_behind
+from banet.files.atomic import left_behind, written_beside
 from banet.files.remote import RemoteFolder
+from banet.files.scratch import ScratchFolder
 
 __all__ = ["FolderPlace", "Place", "RemotePlace"]
 
@@ -95,16 +96,8 @@ class FolderPlace:
         """Write a file whole, or not at all."""
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.writelines(lines)
-            os.replace(temporary, path)
-        except OSError as error:
-            error.filename = error.filename or str(path)  # a full disk does not say of which file
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_beside(path) as temporary, temporary.open("wb") as file:
+            file.writelines(lines)
 
     def create(self, name: str) -> bool:
         """Make an empty file, and return whether it is new."""
@@ -167,7 +160,7 @@ class RemotePlace:
 
     def __init__(self, folder: RemoteFolder) -> None:
         self._folder = folder
-        self._kept = tempfile.TemporaryDirectory(prefix="banet-remote-")
+        self._kept = ScratchFolder()
         self._tails: dict[str, Path] = {}  # what was appended to, the last one last
         self._waiting: set[str] = set()
         self._since = time.monotonic()
@@ -183,7 +176,7 @@ class RemotePlace:
 
     def write(self, name: str, lines: Iterable[bytes]) -> None:
         """Write a file whole, or not at all."""
-        handle, path = tempfile.mkstemp(dir=self._kept.name)
+        handle, path = tempfile.mkstemp(dir=self._kept.path)
         with os.fdopen(handle, "wb") as file:
             file.writelines(lines)
         self._folder.put({name: Path(path)})
@@ -212,7 +205,7 @@ class RemotePlace:
         if len(self._tails) >= 4:
             self.flush()
             self._forget(next(iter(self._tails)))
-        handle, path = tempfile.mkstemp(dir=self._kept.name)
+        handle, path = tempfile.mkstemp(dir=self._kept.path)
         with os.fdopen(handle, "wb") as file:
             try:
                 with self.open(name) as there:

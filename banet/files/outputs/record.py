@@ -17,6 +17,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from banet.files.atomic import written_beside
 from banet.files.on_disk import DiskTable
 from banet.types import StrPath
 
@@ -271,14 +272,9 @@ class Record:
 
     def _rewrite(self) -> None:
         """Write the record anew, under a name of its own first: never through a link that has its name."""
-        temporary = self.path.with_name(f"{RECORD}.{os.getpid()}-{threading.get_ident()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(HEADER_LINE)
-                file.writelines(self.entries.lines())
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with written_beside(self.path) as temporary, temporary.open("wb") as file:
+            file.write(HEADER_LINE)
+            file.writelines(self.entries.lines())
         self._sound = True
 
 

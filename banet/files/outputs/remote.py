@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from banet.files.outputs.outputs import Outputs, output_file
 from banet.files.outputs.places import RemotePlace
 from banet.files.outputs.record import HEADER_LINE, RECORD, Record
 from banet.files.remote import RemoteFolder, is_remote, remote_key, without_scheme
+from banet.files.scratch import ScratchFolder
 from banet.files.spooled import SpooledSet
 from banet.types import StrPath
 
@@ -39,9 +39,9 @@ class RemoteOutputs(Outputs):
         self._there: SpooledSet | None = None
         self._read: set[tuple[str, str]] | None = None
         self._given, self._folders = options.get("inputs", ()), options.get("folders", ())
-        self._scratch = tempfile.TemporaryDirectory(prefix="banet-out-")
+        self._scratch = ScratchFolder()
         self._away = RemotePlace(self._remote)
-        super().__init__(self._scratch.name, kind, names, **options)
+        super().__init__(self._scratch.path, kind, names, **options)
         self.place = self._away
 
     @property

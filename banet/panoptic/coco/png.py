@@ -8,14 +8,13 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banet.errors import InputError
-from banet.files.archives import StoredFile
+from banet.files.archives import InputFolder, StoredFile
 from banet.files.atomic import atomic_path
 from banet.files.names import safe_join
 from banet.files.reading import MAX_PIXELS, open_file
@@ -55,7 +54,9 @@ def read_ids(path: StrPath | StoredFile) -> NDArray[np.int32]:
     return _read_png(path if isinstance(path, StoredFile) else as_file(path), _ids_fault, _decode, _decode_fast)
 
 
-def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | None = None) -> NDArray[np.int32]:
+def load_ids(
+    annotation: Annotation, png_dir: StrPath | InputFolder, *, image: ImageInfo | None = None
+) -> NDArray[np.int32]:
     """Read the id map of an annotation, (H, W), and measure nothing.
 
     Args:
@@ -66,7 +67,9 @@ def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | Non
     Raises:
         InputError: see `read_ids`; map and JSON do not name the same ids (all of them are listed); the size is another.
     """
-    path = safe_join(png_dir, annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
+    where = f"annotation of image {annotation.image_id}: file_name"
+    name = annotation.file_name
+    path = png_dir.find(name, where) if isinstance(png_dir, InputFolder) else safe_join(png_dir, name, where)
     ids = read_ids(path)
     if image is not None and ids.shape != (image.height, image.width):
         raise InputError(
@@ -78,14 +81,14 @@ def load_ids(annotation: Annotation, png_dir: StrPath, *, image: ImageInfo | Non
     try:
         check_ids(ids, [segment.id for segment in annotation.segments])
     except ValueError as error:
-        where = f"{path}, segments_info of image {annotation.image_id}"
+        where = f"{os.fspath(path)}, segments_info of image {annotation.image_id}"
         raise InputError(str(error), where=where, hint="make the PNG and 'segments_info' agree") from error
     return ids
 
 
 @isolated
 def read_labels(
-    path: StrPath, colors: Mapping[tuple[int, int, int], int] | None = None
+    path: StrPath | StoredFile, colors: Mapping[tuple[int, int, int], int] | None = None
 ) -> tuple[NDArray[np.int32], int]:
     """Read a PNG label map: a category id per pixel.
 
@@ -99,7 +102,7 @@ def read_labels(
     Raises:
         InputError: missing, a folder, empty, truncated, not a PNG, or one of colours that have no label.
     """
-    file = Path(path)
+    file = path if isinstance(path, StoredFile) else as_file(path)
     if colors is None:
         return _read_png(file, _labels_fault, _decode_labels)
     labels, highest = _read_png(file, _colored_fault, _decode_colored)

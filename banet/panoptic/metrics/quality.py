@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from banet._renamed import old_attribute
 from banet.errors import InputError, abbreviate_list
+from banet.files.archives import InputFolder
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import Annotation, PanopticJson
-from banet.panoptic.coco.map_folder import MapFolder
 from banet.panoptic.coco.png import read_ids
 from banet.panoptic.id_maps import sum_by
 from banet.panoptic.metrics.overlaps import LabeledMap, Listed, Overlaps
@@ -344,7 +344,7 @@ class FolderPair:
         self._workers = min(workers, MAX_WORKERS)
         self.truth = PanopticJson.read(gt_json)
         self.predicted = PanopticJson.read(pred_json, truth=self.truth)
-        self._gt_maps, self._pred_maps = MapFolder(gt_dir), MapFolder(pred_dir)
+        self._gt_maps, self._pred_maps = InputFolder(gt_dir, {".png"}), InputFolder(pred_dir, {".png"})
         missing = [image_id for image_id in self.truth.annotations if image_id not in self.predicted.annotations]
         if missing:
             raise InputError(
@@ -486,7 +486,7 @@ def match_overlaps(overlaps: Overlaps) -> Match:
     )
 
 
-def _read_side(annotation: Annotation, maps: MapFolder, categories: Categories) -> LabeledMap:
+def _read_side(annotation: Annotation, maps: InputFolder, categories: Categories) -> LabeledMap:
     path = maps.find(annotation.file_name, f"annotation of image {annotation.image_id}: file_name")
     listed = Listed(
         np.array([info.id for info in annotation.segments], dtype=np.int64),
