@@ -156,7 +156,7 @@ def fuse_files(
     for name, share in {**shares, **({} if nms_threshold is None else {"nms": nms_threshold})}.items():
         if not 0 <= share <= 1:
             raise InputError(f"must lie in 0..1, not {share}", where=f"--{name}")
-    image_files, maps = _open_folder("images", images, SUFFIXES), _open_folder("semantic", semantic, {".png"})
+    maps, image_files = _open_folder("semantic", semantic, {".png"}), _open_folder("images", images, SUFFIXES)
     classes, infos = _classes_and_images(image_files, images, json, categories, _ids_are_texts(instances))
     pngs = png_names(info.file_name for info in infos)
     sources = [image_files.find(info.file_name, "file_name") for info in infos]
