@@ -7,13 +7,13 @@ import re
 import zipfile
 from typing import Any, BinaryIO
 
+from banet.files.structure.pickles import check_steps
+
 __all__ = ["check_pickle"]
 
 _MOST_STEPS = 1_000_000  # a state dict of 10,000 tensors has 300,000
 _LARGEST = 1 << 24  # bytes of a pickle; tensors are not in it
 _MOST_ENTRIES = 100_000
-_MOST_VALUES = 10_000_000  # within one value, shared ones counted wherever they are used: to hash it visits them all
-_DEEPEST = 200
 _PICKLES = 5  # in files before torch 1.6: three heads, the content, and the names of the tensors
 
 _TORCH_CALLS = re.compile(r"(?:torch|builtins|collections|_codecs)\b.*")
@@ -24,15 +24,6 @@ _ALLOWED = re.compile(
     r"|torch\.serialization _get_layout|collections (?:OrderedDict|Counter|defaultdict)|builtins (?:set|complex)"
 )
 """Those that make nothing larger than what they are given; torch would also make arrays of any size."""
-
-_GROWS = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
-"""Steps that put values into one that is there."""
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
-
-_Made = tuple[int, int]
-"""How many values are in a value, and how deep they are nested."""
-_MARK: _Made = (0, -1)
 
 
 def check_pickle(stream: BinaryIO) -> None:
@@ -62,59 +53,14 @@ def check_pickle(stream: BinaryIO) -> None:
 
 def _check_steps(stream: BinaryIO) -> None:
     """Go through one pickle, up to its end."""
-    start = stream.tell()
-    sizes = _Sizes()
-    for number, (step, argument, position) in enumerate(pickletools.genops(stream)):
-        if number > _MOST_STEPS or (position or 0) - start > _LARGEST:
-            raise ValueError("it describes more than names, shapes and types of tensors")
-        if step.name in ("GLOBAL", "INST"):
-            name = str(argument)
-            if _TORCH_CALLS.fullmatch(name) and not _ALLOWED.fullmatch(name):
-                raise ValueError(f"it calls {name}")
-        if step.name == "STACK_GLOBAL":
-            raise ValueError("it is of a protocol that torch does not write")
-        sizes.take(step, argument)
+    if not check_steps(stream, _MOST_STEPS, _LARGEST, _check_call):
+        raise ValueError("it describes more than names, shapes and types of tensors")
 
 
-class _Sizes:
-    """The stack of a pickle with the size of each value in place of the value."""
-
-    def __init__(self) -> None:
-        self._stack: list[_Made] = []
-        self._memo: dict[int, _Made] = {}
-
-    def take(self, step: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Follow a step.
-
-        Raises:
-            ValueError: It makes a value of too many, or uses one that is not there.
-        """
-        try:
-            if step.name in _PUTS:
-                self._memo[argument] = self._stack[-1]
-            elif step.name in _GETS:
-                self._stack.append(self._memo[argument])
-            elif step.name == "MARK":
-                self._stack.append(_MARK)
-            else:
-                self._make(step)
-        except (IndexError, KeyError):
-            raise ValueError(f"it is damaged at a step {step.name}") from None
-
-    def _make(self, step: pickletools.OpcodeInfo) -> None:
-        before = step.stack_before
-        taken: list[_Made] = []
-        count = len(before)
-        if pickletools.markobject in before:
-            while (top := self._stack.pop()) is not _MARK:
-                taken.append(top)
-            count = before.index(pickletools.markobject)
-        taken += [self._stack.pop() for _ in range(count)]
-        if not step.stack_after:
-            return
-        *parts, into = taken if step.name in _GROWS else [*taken, (0, 0)]
-        size = 1 + into[0] + sum(part[0] for part in parts)
-        depth = max([into[1], *(1 + part[1] for part in parts)])
-        if size > _MOST_VALUES or depth > _DEEPEST:
-            raise ValueError("it nests values in values many times over")
-        self._stack += [(size, depth)] * len(step.stack_after)
+def _check_call(step: pickletools.OpcodeInfo, argument: Any) -> None:
+    if step.name in ("GLOBAL", "INST"):
+        name = str(argument)
+        if _TORCH_CALLS.fullmatch(name) and not _ALLOWED.fullmatch(name):
+            raise ValueError(f"it calls {name}")
+    if step.name == "STACK_GLOBAL":
+        raise ValueError("it is of a protocol that torch does not write")

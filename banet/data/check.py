@@ -26,7 +26,7 @@ from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import Annotation, ImageInfo, read_annotation, read_image_info
 from banet.panoptic.coco.png import read_ids
-from banet.panoptic.id_maps import measure_ids
+from banet.panoptic.id_maps import MOST_SEGMENTS, find_ids, measure_ids
 from banet.types import ImageId, Progress, StrPath
 
 __all__ = ["Finding", "Report", "Split", "check_splits", "find_splits"]
@@ -334,10 +334,13 @@ class _Check:
         self, annotation: Annotation, where: str, ids: NDArray[np.int32], entries: Sequence[Mapping[str, Any]]
     ) -> None:
         """Compare the ids, areas and boxes of the JSON with those of the PNG."""
+        path = self.split.panoptic / annotation.file_name
+        if (count := len(find_ids(ids))) > MOST_SEGMENTS:
+            self.add("ids", str(path), f"holds {count:,} ids, more than {MOST_SEGMENTS:,}", "is it a map of ids?")
+            return
         values, areas, boxes = measure_ids(ids)
         place = {int(value): row for row, value in enumerate(values)}
         listed = {segment.id for segment in annotation.segments}
-        path = self.split.panoptic / annotation.file_name
         if unlisted := sorted(place.keys() - listed):
             hint = "list them in segments_info, or set the pixels to 0"
             self.add("ids", str(path), f"pixels have ids that the JSON does not list: {_some(unlisted)}", hint)

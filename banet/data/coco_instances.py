@@ -25,7 +25,7 @@ from banet.files.remote import as_file
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import add_image
 from banet.panoptic.coco.rle import decode_crop
-from banet.panoptic.coco.runs import MOST_DRAWN
+from banet.panoptic.coco.runs import Drawing
 from banet.panoptic.segments import ImageInfo
 from banet.types import ImageId, StrPath
 
@@ -90,17 +90,17 @@ class InstanceIndex:
         start, stop = self.starts[row : row + 2].tolist()
         records: list[Any] = json.loads(zlib.decompress(self.data[start:stop].numpy().tobytes()))
         masks: list[InstanceMask] = []
-        drawn = 0
+        drawing = Drawing()
         for number, category_id, iscrowd, segmentation in records:
             try:
                 crop = decode_crop(segmentation, (image.height, image.width))
             except ValueError as error:
                 where = f"{self.path}: annotation {abbreviate(number)}: segmentation"
                 raise InputError(str(error), where=where, hint="correct it or drop the annotation") from None
-            drawn += crop.work
-            if drawn > MOST_DRAWN:
-                what = f"has instances whose boxes hold {drawn:,} pixels"
-                raise InputError(what, where=f"{self.path}: {image.file_name}", hint="leave some out")
+            try:
+                drawing.add(crop)
+            except ValueError as error:
+                raise InputError(str(error), where=f"{self.path}: {image.file_name}", hint="leave some out") from None
             if crop.pixels.size:
                 masks.append(InstanceMask(category_id, crop, iscrowd=iscrowd))
         return masks

@@ -91,12 +91,13 @@ class PanopticStream:
         if ids.shape != (info.height, info.width):
             what = f"is {ids.shape[1]}x{ids.shape[0]}, but image {info.id} in {self.path} is {info.width}x{info.height}"
             raise InputError(what, where=path, hint="correct one of them")
-        present = {*find_ids(ids).tolist()}
-        strange = present - {segment.id for segment in annotation.segments}
-        if strange:
+        found = find_ids(ids)
+        strange = np.setdiff1d(found, np.array([segment.id for segment in annotation.segments], np.int64))
+        if len(strange):
             raise InputError(
-                f"holds the id {min(strange)}, which no segment of image {info.id} has",
+                f"holds the id {strange[0]}, which no segment of image {info.id} has",
                 where=path,
                 hint=f"add it to 'segments_info' in {self.path}",
             )
+        present = {*found.tolist()}
         return ids, [segment for segment in annotation.segments if segment.id not in present]

@@ -17,10 +17,13 @@ from banet.files.remote import as_file, is_remote, open_remote
 from banet.files.worker import isolated, isolated_items, refuse_outside
 from banet.types import StrPath
 
-__all__ = ["MAX_PIXELS", "open_file", "read_json", "stream_json", "stream_lists"]
+__all__ = ["MAX_PIXELS", "MOST_CATEGORIES", "open_file", "read_json", "stream_json", "stream_lists"]
 
 MAX_PIXELS = 1 << 26
 """Images and maps of more pixels are refused: a small file can claim any size. This many are decoded in 1 GB."""
+
+MOST_CATEGORIES = 1 << 16
+"""Classes of a data set; more are refused."""
 
 _CHUNK = 1 << 20  # characters that are read at a time
 _TAIL = 16  # what is found so close to the end of what was read may only be due to the missing rest
@@ -30,7 +33,7 @@ _BLANKS = re.compile(r"[ \t\n\r]*")
 _LONGEST_ITEM = 1 << 23  # characters; up to twice as many may be there before it is asked
 _LARGEST_WHOLE = 1 << 26  # bytes
 _MOST_VALUES = 2_000_000
-_MOST_CATEGORIES = 1 << 16
+_MOST_OBJECTS = 500_000  # within one item
 
 _COCO = ("images", "annotations", "categories")
 
@@ -122,9 +125,9 @@ def stream_lists(
             if optional:
                 raise InputError(f"'{field}' is empty", where=file, hint="list at least one")
             continue
-        if field == "categories" and position == _MOST_CATEGORIES:
+        if field == "categories" and position == MOST_CATEGORIES:
             raise InputError(
-                f"'{field}' holds more than {_MOST_CATEGORIES:,}", where=file, hint="no network tells so many apart"
+                f"'{field}' holds more than {MOST_CATEGORIES:,}", where=file, hint="no network tells so many apart"
             )
         yield field, f"{file}: {name}[{position}]", item
     if missing and bare:
@@ -266,6 +269,10 @@ class _Reader:
         if len(self.text) - self.at > _LONGEST_ITEM:
             raise InputError(
                 f"holds an item of more than {_LONGEST_ITEM:,} characters", where=self.file, hint="split it up"
+            )
+        if self.text.count("{", self.at) > _MOST_OBJECTS:
+            raise InputError(
+                f"holds an item of more than {_MOST_OBJECTS:,} objects", where=self.file, hint="split it up"
             )
         # Twice as much at a time where one item fills the window, so that it is not decoded too often.
         chunk = "" if self.ended else self.stream.read(max(_CHUNK, len(self.text) - self.at))

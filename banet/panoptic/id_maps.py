@@ -13,6 +13,7 @@ from banet.types import Box
 
 __all__ = [
     "MAX_SEGMENT_ID",
+    "MOST_SEGMENTS",
     "as_ids",
     "bands",
     "centroids",
@@ -34,6 +35,10 @@ __all__ = [
 MAX_SEGMENT_ID = 2**24 - 1
 """Largest segment id that a PNG of three bytes per pixel holds."""
 
+MOST_SEGMENTS = 500_000
+"""Segments of an image; files of more are refused."""
+
+_MANY = 1 << 16  # values from which a table of all that there may be is faster than sorting them
 _BAND = 1 << 22
 """Pixels of a band. A map may change at every pixel, and then takes some 60 bytes of memory per pixel to measure."""
 
@@ -115,10 +120,33 @@ def bands(ids: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
 
 def find_ids(ids: NDArray[Any]) -> NDArray[Any]:
     """Return the values that occur in a map (H, W) other than 0, ascending (K,)."""
-    parts = [np.unique(band.reshape(-1)[runs(band)[0]]) for band in bands(ids)]
-    values = parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
+    parts: list[NDArray[Any]] = []
+    for band in bands(ids):
+        parts.append(_distinct(band.reshape(-1)[runs(band)[0]]))
+        if sum(map(len, parts)) > _BAND:
+            parts = [_distinct(np.concatenate(parts))]
+    values = parts[0] if len(parts) == 1 else _distinct(np.concatenate(parts))
     found: NDArray[Any] = values[values != 0]
     return found
+
+
+def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return each of some values (N,) once, ascending."""
+    if len(values) < _MANY or values.min() < 0 or values.max() > MAX_SEGMENT_ID:
+        return np.unique(values)
+    seen = np.zeros(int(values.max()) + 1, dtype=bool)
+    seen[values] = True
+    return np.flatnonzero(seen).astype(values.dtype)
+
+
+def _coded(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return each of some values (N,) once, ascending, and the place of each of the N among these."""
+    found = _distinct(values)
+    if len(values) < _MANY or found[0] < 0 or found[-1] > MAX_SEGMENT_ID:
+        return found, np.searchsorted(found, values)
+    place = np.zeros(int(found[-1]) + 1, np.int64)
+    place[found] = np.arange(len(found))
+    return found, place[values]
 
 
 def check_ids(ids: NDArray[Any], listed: Sequence[int], source: str = "") -> None:
@@ -139,14 +167,20 @@ def compare_ids(in_map: NDArray[Any], listed: Sequence[int], source: str = "") -
     """Validate as `check_ids`, given the ids in the map, ascending, in place of the map."""
     if len(in_map) == len(listed) and np.array_equal(in_map, np.sort(np.asarray(listed, dtype=np.int64))):
         return
-    mapped, recorded = set(in_map.tolist()), set(listed)
+    recorded = np.unique(np.asarray(listed, dtype=np.int64))
     problems = []
-    if mapped - recorded:
-        problems.append(f"ids in the map without a segment: {abbreviate_list(sorted(mapped - recorded))}")
-    if recorded - mapped:
-        problems.append(f"segments without a pixel in the map: {abbreviate_list(sorted(recorded - mapped))}")
+    if len(extra := np.setdiff1d(in_map, recorded)):
+        problems.append(f"ids in the map without a segment: {_listed(extra)}")
+    if len(missing := np.setdiff1d(recorded, in_map)):
+        problems.append(f"segments without a pixel in the map: {_listed(missing)}")
     if problems:
         raise ValueError((f"{source}: " if source else "") + "; ".join(problems))
+
+
+def _listed(values: NDArray[Any]) -> str:
+    """Return the first of some ids as an error quotes them; there may be millions, which as a list take gigabytes."""
+    shown = abbreviate_list(values[:20].tolist())
+    return f"{shown}, ... ({len(values)} in all)" if len(values) > 20 else shown
 
 
 def indices_of_ids(values: NDArray[Any], known: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
@@ -202,7 +236,7 @@ def measure_ids(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
 
 def _measure_band(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     starts, lengths = runs(ids, rows=True)
-    values, codes = np.unique(ids.reshape(-1)[starts], return_inverse=True)
+    values, codes = _coded(ids.reshape(-1)[starts])
     areas, boxes = measure_runs(codes, len(values), starts, lengths, ids.shape[1])
     keep = values != 0
     return values[keep].astype(np.int32), areas[keep], boxes[keep]

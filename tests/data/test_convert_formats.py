@@ -199,7 +199,7 @@ def test_voc(tmp_path: Path, rgb: bool) -> None:
     ("damage", "said"),
     [
         (lambda r: (r / "SegmentationObject/2007_000032.png").unlink(), ["SegmentationObject", "does not exist"]),
-        (lambda r: (r / "JPEGImages/2007_000032.jpg").unlink(), ["JPEGImages", "has no image 2007_000032"]),
+        (lambda r: (r / "JPEGImages/2007_000032.jpg").unlink(), ["JPEGImages", "no image '2007_000032'"]),
         (lambda r: os.rename(r / "SegmentationObject", r / "x"), ["SegmentationObject", "data convert maps"]),
         (lambda r: (r / "ImageSets/Segmentation/train.txt").unlink(), ["train.txt", "there are all"]),
         (lambda r: (r / "ImageSets/Segmentation/train.txt").write_text("../x"), ["train.txt, line 1", "leads out"]),

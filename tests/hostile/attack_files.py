@@ -226,19 +226,3 @@ def options_of(**options: Any) -> Callable[[], bytes]:
         return struct.pack("<Q", len(text)) + text + whole[8 + length :]
 
     return make
-
-
-# ------------------------------------------------------------------------------------------ annotations
-
-
-def cvat(body: str) -> bytes:
-    return f"<annotations>{body}</annotations>".encode()
-
-
-POLYGON = '<polygon label="a" points="1,1;60,1;60,40;1,40" z_order="0"/>'
-IMAGE = '<image id="0" name="x.jpg" width="64" height="48">'
-
-
-def labelme(count: int) -> bytes:
-    shape = {"label": "a", "points": [[1, 1], [60, 1], [60, 40], [1, 40]], "shape_type": "polygon"}
-    return json.dumps({"imagePath": "x.jpg", "shapes": [shape] * count}).encode()

@@ -29,15 +29,12 @@ from attack_files import (
     BYTEARRAY,
     DEEP,
     HASHED,
-    IMAGE,
     LISTS,
-    POLYGON,
     SMALL,
     TENSOR,
     avif_with_exif,
     behind_junk,
     chunk,
-    cvat,
     deep_tiff,
     gif_of_blocks,
     gif_of_comments,
@@ -45,7 +42,6 @@ from attack_files import (
     jpeg2000_of_tiles,
     jpeg_of_exif,
     jpeg_with,
-    labelme,
     large,
     options_of,
     pickled,
@@ -60,6 +56,8 @@ from attack_files import (
     tiff_with_shared_values,
     webp_with_exif,
 )
+from attack_floods import FLOODS, MODULES
+from attack_floods import READERS as FLOODED
 from PIL import Image
 
 GIGABYTE = 1 << 30
@@ -87,13 +85,15 @@ class Attack(NamedTuple):
         name: What it is.
         file: What it is called.
         make: Returns its bytes.
-        read: Name of the function in this module that reads it.
+        read: Name of the function that reads it, in `READERS`.
+        beside: Puts what else there must be into the folder.
     """
 
     name: str
     file: str
     make: Callable[[], bytes]
     read: str = "read_picture"
+    beside: Callable[[Path], None] = lambda folder: None
 
 
 # ------------------------------------------------------------------------------------------ readers
@@ -105,7 +105,7 @@ def read_picture(path: Path) -> None:
     read_image(path)
 
 
-def read_cells(path: Path) -> None:
+def read_cell_map(path: Path) -> None:
     from banet.data.convert.cells import read_instance_map
 
     read_instance_map(path)
@@ -126,22 +126,6 @@ def read_weights(path: Path) -> None:
     BANet.from_pretrained(path).predict(np.zeros((48, 64, 3), np.uint8))
 
 
-def read_cvat(path: Path) -> None:
-    from banet.data.convert.cvat import convert_cvat
-
-    Image.new("RGB", (64, 48)).save(path.parent / "x.jpg")
-    with tempfile.TemporaryDirectory() as out:
-        convert_cvat(path, path.parent, Path(out) / "out", overlaps="score")
-
-
-def read_labelme(path: Path) -> None:
-    from banet.data.convert.labelme import convert_labelme
-
-    Image.new("RGB", (64, 48)).save(path.parent / "x.jpg")
-    with tempfile.TemporaryDirectory() as out:
-        convert_labelme(path.parent, Path(out) / "out", overlaps="score")
-
-
 def read_mask(path: Path) -> None:
     from banet.panoptic.coco.png import read_labels
 
@@ -158,7 +142,7 @@ ATTACKS = [
     Attack("JPEG, EXIF entries behind junk", "d.jpg", behind_junk(jpeg_of_exif)),
     Attack("TIFF, tags that share one value", "d.tif", tiff_with_shared_values),
     Attack("TIFF in the other order of bytes", "d2.tif", lambda: b"II\0*" + tiff_with_shared_values()[4:]),
-    Attack("TIFF map of cells, tags that share one value", "e.tif", tiff_with_shared_values, "read_cells"),
+    Attack("TIFF map of cells, tags that share one value", "e.tif", tiff_with_shared_values, "read_cell_map"),
     Attack("TIFF of 160,000 pages", "f.tif", tiff_of_many_pages),
     Attack("TIFF of 2.4 million strips", "g.tif", tiff_of_many_strips),
     Attack("TIFF of 8 x 8 with a tile of 65536 x 16384", "g2.tif", tiff_of_one_tile(8, (65536, 16384), 1, 8)),
@@ -202,26 +186,23 @@ ATTACKS = [
         options_of(scale=100, longer=8192, shorter=8192),
         "read_weights",
     ),
-    Attack("Labelme, 20,000 equal polygons", "a.json", lambda: labelme(20_000), "read_labelme"),
-    Attack("CVAT, 100,000 equal polygons", "a.xml", lambda: cvat(IMAGE + POLYGON * 100_000 + "</image>"), "read_cvat"),
-    Attack("CVAT, 2 million open tags", "b.xml", lambda: b"<annotations>" + b"<image>" * 2_000_000, "read_cvat"),
-    Attack(
-        "CVAT, 1.5 million attributes",
-        "c.xml",
-        lambda: cvat("<image " + " ".join(f'a{n}=""' for n in range(1_500_000)) + "/>"),
-        "read_cvat",
-    ),
+    *(Attack(*flood) for flood in FLOODS),
 ]
+READERS = {
+    each.__name__: each for each in (read_picture, read_cell_map, read_pickle, read_weights, read_mask)
+} | FLOODED
 
 
-def measure(attack: Attack, folder: Path) -> Outcome:
-    """Read an attack in a process of its own."""
-    path = folder / attack.file
-    path.write_bytes(attack.make())
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport attacks\n"
-    code += f"attacks.run({attack.read!r}, {str(path)!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    path.unlink()
+def measure(attack: Attack, folder: Path, *, untrusted: bool = False) -> Outcome:
+    """Read an attack in a process of its own, `untrusted` in workers of it."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        path = Path(own) / attack.file
+        attack.beside(Path(own))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(attack.make())
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport attacks\n"
+        code += f"attacks.run({attack.read!r}, {str(path)!r}, {untrusted})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [""])[-1][:100]
@@ -234,48 +215,55 @@ def measure(attack: Attack, folder: Path) -> Outcome:
 
 HONEST = {
     "read_picture": lambda: ("honest.png", saved(SMALL, "PNG")),
-    "read_cells": lambda: ("honest.tif", saved(Image.new("L", (8, 8)), "TIFF")),
+    "read_cell_map": lambda: ("honest.tif", saved(Image.new("L", (8, 8)), "TIFF")),
     "read_mask": lambda: ("honest.png", saved(Image.new("L", (8, 8)), "PNG")),
 }
 
 
-def run(reader: str, path: str) -> None:
+def run(reader: str, path: str, untrusted: bool = False) -> None:
     """Read a file and print how it went: what this process is for."""
     import warnings
 
     from banet.errors import InputError
+    from banet.files.worker import untrusted_files
 
     warnings.simplefilter("ignore")
-    read = globals()[reader]
-    if reader in HONEST:
-        name, data = HONEST[reader]()
-        honest = Path(path).with_name(name)
-        honest.write_bytes(data)
-        read(honest)
-        honest.unlink()
-    elif reader != "read_labelme" and reader != "read_cvat":
-        for name in ("checkpoint.warm_start", "inference.banet", "modeling.weights"):
-            with suppress(ModuleNotFoundError):  # of this version, or of 0.1
-                importlib.import_module(f"banet.{name}")
-    else:
-        for name in ("cvat", "labelme"):
-            importlib.import_module(f"banet.data.convert.{name}")
+    read = READERS[reader]
+    _prepare(reader, Path(path))
     most = int(time.process_time()) + 2 * SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (most, most))
     Path("/proc/self/clear_refs").write_text("5")  # the most memory so far is forgotten
     before = status("VmRSS")
-    started = time.process_time()
+    started = _seconds()
     limit = status("VmSize") + 6 * GIGABYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        read(Path(path))
+        with untrusted_files(untrusted):
+            read(Path(path))
         said = "answer"
     except InputError as error:
         said = str(error).replace(path, Path(path).name)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:200]
-    seconds = time.process_time() - started
-    print(json.dumps([said, max(0, status("VmHWM") - before), seconds]))
+    print(json.dumps([said, max(0, status("VmHWM") - before), _seconds() - started]))
+
+
+def _prepare(reader: str, path: Path) -> None:
+    """Import what a reader needs, so that it does not count."""
+    if reader in HONEST:
+        name, data = HONEST[reader]()
+        honest = path.with_name(name)
+        honest.write_bytes(data)
+        READERS[reader](honest)
+        honest.unlink()
+    for name in MODULES if reader in FLOODED else ("checkpoint.warm_start", "inference.banet", "modeling.weights"):
+        with suppress(ModuleNotFoundError):  # of this version, or of 0.1
+            importlib.import_module(f"banet.{name}")
+
+
+def _seconds() -> float:
+    """Return the processor time of this process and of its workers that have ended."""
+    return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def status(field: str) -> int:
@@ -292,6 +280,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="attacks whose name holds this")
     parser.add_argument("--save", type=Path, help="file that gets the outcomes")
     parser.add_argument("--before", type=Path, help="such a file, of another version")
+    parser.add_argument("--untrusted", action="store_true", help="read them in workers; memory is that of the caller")
     options = parser.parse_args()
     before = json.loads(options.before.read_text()) if options.before else {}
     bad, found = 0, {}
@@ -299,7 +288,7 @@ def main() -> int:
     print("|---|---|---|---|" + ("---|" if before else ""))
     with tempfile.TemporaryDirectory() as folder:
         for attack in (one for one in ATTACKS if options.only in one.name):
-            outcome = found[attack.name] = measure(attack, Path(folder))
+            outcome = found[attack.name] = measure(attack, Path(folder), untrusted=options.untrusted)
             over = outcome.memory > GIGABYTE or outcome.seconds > SECONDS or not is_clear(outcome.said)
             bad += over
             row = [attack.name.replace(" x ", " × ")]
@@ -320,13 +309,14 @@ def _took(outcome: Outcome) -> str:
 
 
 def _said(outcome: Outcome, attack: Attack) -> str:
-    said = outcome.said.removeprefix(f"{attack.file}: ").rpartition("x.jpg: ")[2]
+    said = outcome.said.removeprefix(f"{attack.file}: ").rpartition("x.png: ")[2]
     return "an answer" if said == "answer" else f"one line: {said.split(';')[0][:90]}"
 
 
 def is_clear(said: str) -> bool:
     """Return whether an attack ended in an answer or in an error that names the file."""
-    return said == "answer" or any(file in said for file in (*(attack.file for attack in ATTACKS), "x.jpg"))
+    names = {Path(attack.file).name for attack in ATTACKS}
+    return said == "answer" or any(name in said for name in (*names, "x.png"))
 
 
 if __name__ == "__main__":

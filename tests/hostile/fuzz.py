@@ -170,6 +170,7 @@ def fuzz(cases: Iterable[int], seed: int, names: list[str], real: Path | None, k
             )
             child.start()
             theirs.close()
+            before = len(todo)
             with contextlib.suppress(EOFError):
                 while todo:
                     name, path = ours.recv()
@@ -182,6 +183,8 @@ def fuzz(cases: Iterable[int], seed: int, names: list[str], real: Path | None, k
                     if case.kind == "bad":
                         tqdm.write(f"BAD case {number}: {name}, {path}: {case.why}")
             child.join()
+            if len(todo) == before:
+                raise RuntimeError(f"case {todo[0]} could not be made")
     return tallies
 
 

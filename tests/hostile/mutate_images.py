@@ -68,6 +68,9 @@ def damage_metadata(data: bytes, rng: Random) -> bytes:
     return damage_bytes(data, rng)
 
 
+LARGEST = 20_000_000  # bytes of a file
+
+
 def damage_gif(data: bytes, rng: Random) -> bytes:
     """A GIF with another screen, table, frame or extension, or with very many of them."""
     kind = rng.randrange(6)
@@ -82,9 +85,9 @@ def damage_gif(data: bytes, rng: Random) -> bytes:
     if kind == 3:  # extensions: comment, control, application, text, unknown
         label = rng.choice((0xFE, 0xF9, 0xFF, 0x01, 0x77))
         body = rng.choice((b"\x01a", b"\x04\0\0\0\0", b"\x0bNETSCAPE2.0\x03\x01\0\0", b"\xff" + bytes(255)))
-        return data[:start] + (b"!" + bytes([label]) + body * rng.choice((1, 1, 9, 3000)) + b"\0") * rng.choice(
-            (1, 1, 40, 2000)
-        ) + data[start:]  # fmt: skip
+        extension = b"!" + bytes([label]) + body * rng.choice((1, 1, 9, 3000)) + b"\0"
+        times = min(rng.choice((1, 1, 40, 2000)), LARGEST // len(extension))
+        return data[:start] + extension * times + data[start:]
     frame = data.find(b",", start)
     if kind == 4 and frame > 0:
         at = frame + rng.choice((1, 3, 5, 7))

@@ -23,9 +23,10 @@ from banet.data.images import SUFFIXES
 from banet.errors import InputError, InputWarning
 from banet.files.reading import MAX_PIXELS, open_file
 from banet.files.structure import check_structure
+from banet.files.structure.pickles import check_steps
 from banet.files.worker import isolated
 from banet.panoptic.categories import Categories, Category
-from banet.panoptic.id_maps import MAX_SEGMENT_ID
+from banet.panoptic.id_maps import MAX_SEGMENT_ID, MOST_SEGMENTS, find_ids
 from banet.panoptic.segments import Segment
 from banet.types import Progress, StrPath
 
@@ -39,6 +40,7 @@ _OTHERS = ("_flows", "_flows_cp_masks", "_outlines_cp_masks", "_cp_output_cp_mas
 
 _TYPES = (".npy", ".tif", ".tiff", ".png")
 _LARGEST_NPY = 1 << 31  # bytes
+_MOST_STEPS = 300_000  # of a pickle; Cellpose writes some hundred, and one or two per cell
 
 
 def convert_cells(
@@ -82,15 +84,17 @@ def convert_cells(
         for name, path in pairs:
             numbers = read_instance_map(path)
             same_size(path, numbers.shape, root / name)
-            present, place = np.unique(numbers, return_inverse=True)
-            ids = np.arange(1, len(present) + 1, dtype=np.int32)
-            if present[0] == 0:
-                ids = np.append(np.int32(0), ids[:-1])
-            segments = {identity: Segment(identity, 1, True) for identity in ids.tolist() if identity}
-            if background and present[0] == 0:
-                ids[0] = len(present)
-                segments[len(present)] = Segment(len(present), 2, False)
-            yield ConvertedImage(name, ids[place.reshape(numbers.shape)], segments)
+            present = find_ids(numbers)
+            if len(present) > MOST_SEGMENTS:
+                what = f"holds {len(present):,} objects, more than {MOST_SEGMENTS:,}"
+                raise InputError(what, where=path, hint="cut it and its image up")
+            ids = np.zeros(int(present.max(initial=0)) + 1, np.int32)
+            ids[present] = np.arange(1, len(present) + 1)
+            segments = {identity: Segment(identity, 1, True) for identity in range(1, len(present) + 1)}
+            if background:
+                ids[0] = len(present) + 1
+                segments[len(present) + 1] = Segment(len(present) + 1, 2, False)
+            yield ConvertedImage(name, ids[numbers], segments)
 
     return write_panoptic(out, truths(), classes, len(pairs), progress)
 
@@ -173,7 +177,7 @@ def read_instance_map(path: StrPath) -> NDArray[np.int32]:
     if array.min() < 0 or array.max() > MAX_SEGMENT_ID:
         what = f"holds numbers from {array.min():g} to {array.max():g}, not 0 to {MAX_SEGMENT_ID}"
         raise InputError(what, where=file, hint="number the objects from 1")
-    return array.astype(np.int32)
+    return array.astype(np.int32, copy=False)
 
 
 def _read_image_file(file: Path, stream: Any) -> NDArray[Any]:
@@ -208,6 +212,10 @@ def _read_npy(file: Path, stream: io.BytesIO) -> NDArray[Any]:
             stream.seek(0)
             array: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
             return array
+        start = stream.tell()
+        if not check_steps(stream, _MOST_STEPS, _LARGEST_NPY, lambda step, argument: None):
+            raise ValueError(f"a pickle of more than {_MOST_STEPS:,} steps")
+        stream.seek(start)
         content = _Unpickler(stream).load()
     except Exception as error:
         raise InputError(f"is not an NPY file ({error})", where=file, hint="save the masks as TIFF") from error

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 import numpy as np
 
 from banet.data.convert.output import ConvertedImage, name_in, same_size, write_panoptic
 from banet.data.convert.shapes import (
-    MOST_SHAPES,
     Shape,
+    add_names,
     choose_categories,
     convert_shapes,
     ellipse,
@@ -22,11 +25,11 @@ from banet.data.convert.shapes import (
 )
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, abbreviate
-from banet.files.fields import as_number
+from banet.files.fields import as_number, as_numbers
 from banet.files.names import safe_join
 from banet.files.reading import open_file
-from banet.files.worker import isolated_items
-from banet.panoptic.coco.runs import Crop, fill_runs
+from banet.files.worker import isolated, isolated_items
+from banet.panoptic.coco.runs import MOST_SHAPES, Crop, fill_runs
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
 
@@ -36,7 +39,9 @@ _FLAT = ("polyline", "points", "skeleton")  # without an area
 _SHAPES = ("polygon", "box", "ellipse", "mask", "cuboid", *_FLAT)
 _DEEPEST = 100  # elements that are open at the same time
 _MOST_ATTRIBUTES = 10_000  # of one tag; CVAT writes some ten
-_LONGEST_LIST = 1 << 24  # characters of an outline or of run lengths
+_MOST_CORNERS = 1 << 20  # of an outline
+_LONGEST_LIST = 1 << 24  # characters of run lengths
+_ENTITY = re.compile(rb"<!(?:DOCTYPE|ENTITY)")
 
 
 def convert_cvat(
@@ -75,12 +80,8 @@ def convert_cvat(
     file = Path(annotations)
     if not Path(images).is_dir():
         raise InputError("is not a folder", where=f"--images {images}", hint="give the folder of images")
-    labels: set[str] = set()
-    total = 0
-    for image in _images(file):
-        total += 1
-        labels.update(mark.get("label") or "unlabelled" for mark in image if mark.tag in _SHAPES)
-    classes = choose_categories(categories, labels, ignore, stuff)
+    total, labels = _labels(file)
+    classes = choose_categories(categories, labels, ignore, stuff, file)
     id_of = {category.name: category.id for category in classes}
 
     def truths() -> Iterator[ConvertedImage]:
@@ -124,14 +125,28 @@ def _shapes(
         yield Shape(parts[0][1], id_of[label], crop, z=z, why=why)
 
 
+@isolated
+def _labels(file: Path) -> tuple[int, set[str]]:
+    """Return how many images there are, and the labels of their shapes."""
+    labels: set[str] = set()
+    total = 0
+    for image in _elements(file):
+        total += 1
+        add_names(labels, (mark.get("label") or "unlabelled" for mark in image if mark.tag in _SHAPES), file)
+    return total, labels
+
+
 def _check_tags(file: Path) -> None:
-    """Refuse a tag of very many attributes, which the parser would hold at once.
+    """Refuse a tag of very many attributes, which the parser would hold at once, and entities, which multiply texts.
 
     A text may have as many `=`, but no tool writes one between two `<`.
     """
-    count = 0
+    count, end = 0, b""
     with open_file(file) as stream:
         while block := stream.read(1 << 20):
+            if _ENTITY.search((end + block).replace(b"\0", b"")):  # in UTF-16, too
+                raise InputError("defines entities", where=file, hint="export it anew as 'CVAT for images 1.1'")
+            end = block[-20:]
             first, *others = block.split(b"<")
             count += first.count(b"=")
             most = max((count, *(part.count(b"=") for part in others)))
@@ -144,26 +159,33 @@ def _check_tags(file: Path) -> None:
 @isolated_items
 def _images(file: Path) -> Iterator[ElementTree.Element]:
     """Return the elements `image`, one at a time."""
-    count = since = 0
+    return _elements(file)
+
+
+def _elements(file: Path) -> Iterator[ElementTree.Element]:
+    count = since = depth = 0
     try:
         _check_tags(file)
         with open_file(file) as stream:
-            depth = 0
-            for event, element in ElementTree.iterparse(stream, events=("start", "end")):
+            root: ElementTree.Element | None = None
+            for event, element in _parsed(stream):
                 if event == "start":
+                    root = element if root is None else root
                     depth, since = depth + 1, since + 1
                     if depth > _DEEPEST:
                         what = f"nests more than {_DEEPEST} elements"
                         raise InputError(what, where=file, hint="export it anew as 'CVAT for images 1.1'")
                     if since > MOST_SHAPES:
-                        what = f"holds an image of more than {MOST_SHAPES:,} shapes"
-                        raise InputError(what, where=file, hint="leave some out")
+                        what = f"holds more than {MOST_SHAPES:,} elements in or before an image"
+                        raise InputError(what, where=file, hint="leave some shapes out")
                     continue
                 depth -= 1
-                if element.tag == "image":
+                if element.tag == "image" and root is not None:
                     count, since = count + 1, 0
+                    if not element.get("name"):
+                        raise InputError("'name' is missing", where=f"{file}: image {count}", hint="export it anew")
                     yield element
-                    element.clear()
+                    root.clear()  # which would keep what has been read
                 elif element.tag == "track":
                     raise InputError("holds tracks of a video", where=file, hint="export it as 'CVAT for images 1.1'")
     except InputError:
@@ -172,6 +194,19 @@ def _images(file: Path) -> Iterator[ElementTree.Element]:
         raise InputError(f"is not XML ({error})", where=file, hint="export it anew as 'CVAT for images 1.1'") from error
     if not count:
         raise InputError("holds no image", where=file, hint="export it as 'CVAT for images 1.1'")
+
+
+def _parsed(stream: BinaryIO) -> Iterator[tuple[str, ElementTree.Element]]:
+    """Yield starts and ends of elements as `iterparse`, but with blocks that are large.
+
+    The parser reads a tag from its start with each block that does not end it.
+    """
+    parser: Any = ElementTree.XMLPullParser(("start", "end"))
+    for block in iter(partial(stream.read, 1 << 20), b""):
+        parser.feed(block)
+        yield from parser.read_events()
+    parser.close()
+    yield from parser.read_events()
 
 
 def _number(element: ElementTree.Element, key: str, where: str, default: float = math.nan) -> float:
@@ -212,10 +247,13 @@ def _crop(mark: ElementTree.Element, size: tuple[int, int], where: str) -> tuple
 def _outline(mark: ElementTree.Element, where: str) -> list[float]:
     """Return the outline x1, y1, x2, y2, ... of a polygon, box or ellipse, not turned yet."""
     if mark.tag == "polygon":
-        points = [point.split(",") for point in _list(mark, "points", where).split(";") if point.strip()]
-        values = [as_number(value) for point in points for value in point]
-        outline = [value for value in values if value is not None]
-        if len(outline) < len(values) or any(len(point) != 2 for point in points):
+        text = mark.get("points", "")
+        if text.count(";") > _MOST_CORNERS:
+            what = f"points: holds more than {_MOST_CORNERS:,} corners"
+            raise InputError(what, where=where, hint="draw it with fewer corners")
+        points = [point for point in text.split(";") if point.strip()]
+        outline = as_numbers(",".join(points).split(",")) if points else []
+        if outline is None or any(point.count(",") != 1 for point in points):
             raise InputError("points: must be pairs x,y with ; between", where=where)
         return outline
     keys = ("xtl", "ytl", "xbr", "ybr") if mark.tag == "box" else ("cx", "cy", "rx", "ry")

@@ -12,7 +12,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +25,7 @@ from PIL import Image
 from banet.data.convert.output import ConvertedImage, find_image_files, write_panoptic
 from banet.data.convert.shapes import (
     Shape,
+    add_names,
     choose_categories,
     convert_shapes,
     ellipse,
@@ -36,12 +37,14 @@ from banet.errors import InputError, InputWarning, abbreviate
 from banet.files.fields import as_number, is_number, read_object
 from banet.files.reading import MAX_PIXELS, stream_json
 from banet.files.worker import isolated
-from banet.panoptic.coco.runs import Crop
+from banet.panoptic.coco.runs import MOST_SHAPES, Crop
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_label_studio", "decode_brush"]
 
+_WORK_OF_RUN = 512  # of a brush, as many times what it takes to draw a pixel; likewise
+_WORK_OF_BITMASK = 4  # for each of its pixels
 _FLAT = ("keypointlabels", "keypoint")  # without an area
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # put before the names of files that were uploaded
 
@@ -87,8 +90,8 @@ def convert_label_studio(
     total = skipped = several = 0
     for task in _tasks(file):
         total, skipped, several = total + 1, skipped + (task.count == 0), several + (task.count > 1)
-        labels.update(region.label for region in task.regions if region.label)
-    classes = choose_categories(categories, labels, ignore, stuff)
+        add_names(labels, (region.label for region in task.regions if region.label), file)
+    classes = choose_categories(categories, labels, ignore, stuff, file)
     if skipped or several:
         told = [f"{skipped:,} of {total:,} tasks without an annotation are left out"] if skipped else []
         told += [f"of {several:,} tasks with several annotations one counts"] if several else []
@@ -97,9 +100,9 @@ def convert_label_studio(
 
     def truths() -> Iterator[ConvertedImage]:
         for task in (task for task in _tasks(file) if task.count):
-            name = finder.find(task.image, task.where)
+            name = finder.find(_image_of(task.data, f"{task.where}.data"), task.where)
             size = image_size(Path(images) / name)
-            shapes = [_shape(region, size, id_of) for region in task.regions if region.label not in ignore]
+            shapes = _shapes(task.regions, size, id_of, ignore)
             yield convert_shapes(shapes, classes, images, name, size, overlaps, report, file)
 
     with reported(left_out) as report:
@@ -129,10 +132,19 @@ class _Region:
 
 @dataclass(frozen=True)
 class _Task:
+    """An image.
+
+    Attributes:
+        where: file and place, for errors.
+        data: the fields that may name it.
+        regions: what was outlined.
+        count: how many annotations there are that were not cancelled.
+    """
+
     where: str
-    image: str
+    data: Mapping[str, Any]
     regions: list[_Region]
-    count: int  # of annotations that were not cancelled
+    count: int
 
 
 def _tasks(file: Path) -> Iterator[_Task]:
@@ -151,12 +163,12 @@ def _tasks(file: Path) -> Iterator[_Task]:
                 raise InputError("'annotations' is missing", where=where, hint="export as JSON")
             live = [one for one in annotations if not read_object(one, where).get("was_cancelled")]
             regions = _regions(_best(live), place, where) if live else []
-            yield _Task(where, _image_of(task["data"], where), regions, len(live))
+            yield _Task(where, task["data"], regions, len(live))
         else:  # JSON_MIN
-            image = _image_of(task, where)
             lists = [value for key, value in task.items() if isinstance(value, list)]
             values = [value for each in lists for value in each if isinstance(value, dict) and _geometry(value)]
-            yield _Task(where, image, [_region(value, value, place, where, n) for n, value in enumerate(values)], 1)
+            _bounded(len(values), where)
+            yield _Task(where, task, [_region(value, value, place, where, n) for n, value in enumerate(values)], 1)
     if not count:
         raise InputError("holds no task", where=file, hint="export it from Label Studio as JSON")
 
@@ -173,6 +185,7 @@ def _regions(annotation: Mapping[str, Any], place: str, where: str) -> list[_Reg
     results = annotation.get("result")
     if not isinstance(results, list):
         raise InputError("'result' must be a list", where=f"{where}.annotations")
+    _bounded(len(results) // 2, where)  # label and outline may be two
     labels: dict[Any, str] = {}
     drawn: dict[Any, tuple[int, Mapping[str, Any]]] = {}
     for number, result in enumerate(results):
@@ -188,6 +201,12 @@ def _regions(annotation: Mapping[str, Any], place: str, where: str) -> list[_Reg
         _region(result, result["value"], place, where, number, labels.get(identity, ""))
         for identity, (number, result) in drawn.items()
     ]
+
+
+def _bounded(count: int, where: str) -> None:
+    """Refuse more regions than an image may have, before there is a record of each."""
+    if count > MOST_SHAPES:
+        raise InputError(f"has more than {MOST_SHAPES:,} regions", where=where, hint="leave some out")
 
 
 def _region(
@@ -227,7 +246,7 @@ def _image_of(data: Mapping[str, Any], where: str) -> str:
             path = local or unquote(parts.path)
             if PurePosixPath(path).suffix and not path.startswith("data:"):
                 return path
-    raise InputError("has no field with the name of an image", where=f"{where}.data", hint="export it anew")
+    raise InputError("has no field with the name of an image", where=where, hint="export it anew")
 
 
 class _Images:
@@ -257,6 +276,14 @@ class _Images:
         raise InputError(f"image {abbreviate(name)} is not in {self._root}", where=where, hint="put it there")
 
 
+def _shapes(
+    regions: Sequence[_Region], size: tuple[int, int], id_of: Mapping[str, int], ignore: Collection[str]
+) -> Iterator[Shape]:
+    for region in regions:
+        if region.label not in ignore:
+            yield _shape(region, size, id_of)
+
+
 def _shape(region: _Region, size: tuple[int, int], id_of: Mapping[str, int]) -> Shape:
     if not region.label:
         return Shape(region.place, 0, Crop.empty(), why="without a label")
@@ -279,8 +306,7 @@ def _crop(region: _Region, size: tuple[int, int]) -> tuple[Crop, str]:
     """Return the pixels of a region and, if there are none, why."""
     value = region.value
     if "rle" in value or "imageDataURL" in value:
-        mask = _brush(region, size) if "rle" in value else _bitmask(region, size)
-        crop = Crop.of(mask)
+        crop = _brush(region, size) if "rle" in value else _bitmask(region, size)
         return crop, "" if crop.pixels.size else "empty mask"
     if region.kind in _FLAT:
         return Crop.empty(), f"without an area ({region.kind})"
@@ -325,18 +351,31 @@ def _percent(region: _Region, key: str) -> float:
     return float(number)
 
 
-def _brush(region: _Region, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _brush(region: _Region, size: tuple[int, int]) -> Crop:
+    """Return the pixels of a brush that are not wholly transparent; only the rows that it touches are painted."""
     rle = region.value["rle"]
     if not isinstance(rle, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in rle):
         raise InputError("rle must be a list of bytes", where=region.where, hint="draw it anew")
+    alpha = np.zeros(size[0] * size[1], dtype=bool)  # the system gives memory to what is written only
+    low, high, work = len(alpha), 0, 0
     try:
-        values = decode_brush(bytes(rle))
-        if len(values) != 4 * size[0] * size[1]:
-            raise ValueError(f"holds {len(values)} values, not 4 x {size[1]} x {size[0]}")
+        count, pieces = _brush_runs(bytes(rle))
+        if count != 4 * len(alpha):
+            raise ValueError(f"holds {count} values, not 4 x {size[1]} x {size[0]}")
+        for start, end, values in pieces:
+            work += _WORK_OF_RUN
+            first, last = start // 4, (end - 4) // 4 + 1  # pixels whose fourth value is among them
+            if last > first and values.any():
+                drawn = values if len(values) == 1 else values[3 - start % 4 :: 4]
+                alpha[first:last] = drawn > 0
+                low, high = min(low, first), max(high, last)
     except ValueError as error:
         raise InputError(f"rle {error}", where=region.where, hint="draw it anew") from error
-    alpha: NDArray[np.bool_] = values.reshape(*size, 4)[..., 3] > 0
-    return alpha
+    top, bottom = low // size[1], -(-high // size[1])
+    if top >= bottom:
+        return Crop.empty(work)
+    rows = alpha[top * size[1] : bottom * size[1]].reshape(-1, size[1])
+    return Crop.of(rows, top=top, drawn=work + rows.size)
 
 
 def decode_brush(data: bytes) -> NDArray[np.uint8]:
@@ -347,6 +386,19 @@ def decode_brush(data: bytes) -> NDArray[np.uint8]:
 
     Raises:
         ValueError: they are damaged.
+    """
+    count, pieces = _brush_runs(data)
+    values = np.zeros(count, np.uint8)
+    for start, end, found in pieces:
+        values[start:end] = found
+    return values
+
+
+def _brush_runs(data: bytes) -> tuple[int, Iterator[tuple[int, int, NDArray[np.uint8]]]]:
+    """Return the number of values, and the runs: where each begins and ends, and its values, or the one of all.
+
+    Raises:
+        ValueError: the bytes are damaged; also while the runs are read.
     """
     bits = np.unpackbits(np.frombuffer(data, np.uint8))
     if len(bits) < 53:
@@ -366,26 +418,26 @@ def decode_brush(data: bytes) -> NDArray[np.uint8]:
     sizes = [read(4) + 1 for _ in range(4)]
     if count > 4 * MAX_PIXELS or word > 8:
         raise ValueError(f"says {count} values of {word} bits")
-    values = np.zeros(count, np.uint8)
-    weights = 1 << np.arange(word)[::-1]
-    done = 0
-    while done < count:
-        one = read(1)
-        end = done + 1 + read(sizes[read(2)])
-        if end > count:
-            raise ValueError("holds more values than it says")
-        if one:
-            values[done:end] = read(word)
-        else:
-            if at + word * (end - done) > len(bits):
+    weights = (1 << np.arange(word)[::-1]).astype(np.uint8)
+
+    def pieces() -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
+        nonlocal at
+        done = 0
+        while done < count:
+            one = read(1)
+            end = done + 1 + read(sizes[read(2)])
+            if end > count:
+                raise ValueError("holds more values than it says")
+            stop = at + word * (1 if one else end - done)
+            if stop > len(bits):
                 raise ValueError("is cut off")
-            values[done:end] = bits[at : at + word * (end - done)].reshape(-1, word) @ weights
-            at += word * (end - done)
-        done = end
-    return values
+            yield done, end, bits[at:stop].reshape(-1, word) @ weights
+            at, done = stop, end
+
+    return count, pieces()
 
 
-def _bitmask(region: _Region, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _bitmask(region: _Region, size: tuple[int, int]) -> Crop:
     """Return a mask that is a PNG: what is not transparent or, where there is no transparency, not black."""
     text = region.value["imageDataURL"]
     try:
@@ -396,7 +448,8 @@ def _bitmask(region: _Region, size: tuple[int, int]) -> NDArray[np.bool_]:
     except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(f"imageDataURL: {error}", where=region.where, hint="draw it anew") from error
     alpha = pixels[..., 3] > 0
-    return np.asarray(pixels[..., :3].any(axis=2) if alpha.all() else alpha)
+    mask: NDArray[np.bool_] = np.asarray(pixels[..., :3].any(axis=2) if alpha.all() else alpha)
+    return Crop.of(mask, drawn=_WORK_OF_BITMASK * mask.size)
 
 
 @isolated

@@ -19,12 +19,13 @@ from banet.errors import InputError, abbreviate
 from banet.files.fields import as_number
 from banet.files.names import forward
 from banet.files.reading import read_json
-from banet.panoptic.coco.runs import Crop
+from banet.panoptic.coco.runs import MOST_SHAPES, Crop
 from banet.panoptic.defaults import BEST_RULE
 from banet.types import Progress, StrPath
 
 __all__ = ["convert_labelme"]
 
+_WORK_OF_PIXEL = 2  # to decode one of a PNG, as many times what it takes to draw one
 _FLAT = ("point", "points", "line", "linestrip")  # without an area
 _CORNERS: dict[str, tuple[int, ...]] = {
     "polygon": (),
@@ -78,7 +79,7 @@ def convert_labelme(
         raise InputError("holds no JSON", where=f"--annotations {root}", hint="give the folder of Labelme's JSONs")
     image_root = root if images is None else Path(images)
     names = (shape.label for path in files for shape in _read(path)[1])
-    classes = choose_categories(categories, names, ignore, stuff)
+    classes = choose_categories(categories, names, ignore, stuff, root)
     id_of = {category.name: category.id for category in classes}
 
     def truths() -> Iterator[ConvertedImage]:
@@ -119,6 +120,8 @@ def _read(path: Path) -> tuple[str, list[_Mark], tuple[float | None, float | Non
         raise InputError("'shapes' is missing", where=path, hint="is it a file of Labelme? Move it elsewhere if not")
     if not isinstance(content.get("imagePath"), str):
         raise InputError("'imagePath' is missing", where=path, hint="add the image's name")
+    if len(content["shapes"]) > MOST_SHAPES:
+        raise InputError(f"holds more than {MOST_SHAPES:,} shapes", where=path, hint="leave some out, or cut it up")
     marks = []
     for position, entry in enumerate(content["shapes"]):
         where = f"{path}: shapes[{position}]"
@@ -233,7 +236,8 @@ def _drawn(mark: _Mark, points: list[tuple[float, float]], size: tuple[int, int]
     drawn = np.asarray(decode_image(data, f"{mark.where}.mask").convert("L")) > 0
     x, y = (round(value) for value in points[0])
     left, top = max(x, 0), max(y, 0)
-    crop = Crop.of(drawn[top - y : max(size[0] - y, 0), left - x : max(size[1] - x, 0)], left, top)
+    inside = drawn[top - y : max(size[0] - y, 0), left - x : max(size[1] - x, 0)]
+    crop = Crop.of(inside, left, top, drawn=_WORK_OF_PIXEL * drawn.size)
     if crop.pixels.size:
         return crop, ""
     return crop, "outside of the image" if drawn.any() else "empty mask"

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from banet.data.convert.output import ConvertedImage
 from banet.data.images import to_rgb_array
 from banet.data.left_out import COVERED, LeftOut
-from banet.errors import InputError, abbreviate_list
+from banet.errors import InputError, abbreviate, abbreviate_list
+from banet.files.reading import MOST_CATEGORIES
 from banet.panoptic.categories import Categories
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.rle import decode_crop, why_empty
-from banet.panoptic.coco.runs import MOST_DRAWN, Crop, union
+from banet.panoptic.coco.runs import Crop, Drawing, union
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD
-from banet.panoptic.id_maps import runs
+from banet.panoptic.id_maps import find_ids
 from banet.panoptic.occlusion.regions import Regions
 from banet.panoptic.occlusion.resolve import OcclusionHandler
 from banet.panoptic.segments import Segment
@@ -30,10 +31,10 @@ from banet.types import ImageId, StrPath
 
 __all__ = [
     "FAIL",
-    "MOST_SHAPES",
     "ReportLeftOut",
     "ReportOverlap",
     "Shape",
+    "add_names",
     "categories_of_names",
     "choose_categories",
     "convert_shapes",
@@ -43,8 +44,6 @@ __all__ = [
     "outlined",
     "turned",
 ]
-
-MOST_SHAPES = 25_000  # of an image
 
 FAIL = "fail"
 """What to do about overlaps, beside the names of occlusion rules: refuse them."""
@@ -139,14 +138,13 @@ def convert_shapes(
 
 def _bounded(shapes: Iterable[Shape], image_path: Path) -> list[Shape]:
     """Return shapes as long as they fit into the memory together."""
-    kept: list[Shape] = []
-    pixels = 0
+    kept, drawing = [], Drawing()
     for shape in shapes:
+        try:
+            drawing.add(shape.crop)
+        except ValueError as error:
+            raise InputError(str(error), where=image_path, hint="leave some out, or cut the image up") from None
         kept.append(shape)
-        pixels += shape.crop.work
-        if pixels > MOST_DRAWN or len(kept) > MOST_SHAPES:
-            what = f"{len(kept):,} shapes" if pixels <= MOST_DRAWN else f"shapes whose boxes hold {pixels:,} pixels"
-            raise InputError(f"has {what} or more", where=image_path, hint="leave some out, or cut the image up")
     return kept
 
 
@@ -201,7 +199,7 @@ def layer_shapes(
         return ids, segments
     stuff_ids = {one.category_id: one.id for one in segments.values() if not one.isthing}
     table = np.zeros(len(order) + 1, np.int32)
-    seen = {*front.reshape(-1)[runs(front)[0]].tolist()}
+    seen = {*find_ids(front).tolist()}
     for row, shape in enumerate(order, start=1):
         if row in seen:
             identity, isthing = len(segments) + 1, categories.isthing(shape.category_id)
@@ -228,8 +226,8 @@ def _owners(
         return _owners_alone(shapes, image_path, size, one_class_may)
     crops = [shape.crop for shape in shapes]
     masks = MaskCrops(np.array([crop.box for crop in crops]), [crop.pixels for crop in crops], size)
-    regions = Regions.of(masks)
     try:
+        regions = Regions.of(masks)
         table = regions.pairs(len(masks))
     except InputError as error:
         raise InputError(error.problem, where=image_path, hint=error.hint) from None
@@ -283,36 +281,56 @@ def _owners_alone(
 
 
 def choose_categories(
-    categories: StrPath | None, names: Iterable[str], ignore: Collection[str], stuff: Collection[str]
+    categories: StrPath | None,
+    names: Iterable[str],
+    ignore: Collection[str],
+    stuff: Collection[str],
+    source: StrPath,
 ) -> Categories:
-    """Return the classes of a file, or where none is given, those of the names that occur; see `categories_of_names`.
+    """Return the classes of a file, or where none is given, those of the names that occur in `source`; see
+    `categories_of_names`.
 
     Raises:
         InputError: the file is bad, or see `categories_of_names`.
     """
     if categories is not None:
         return read_categories(categories)
-    return categories_of_names((name for name in names if name not in ignore), stuff)
+    return categories_of_names((name for name in names if name not in ignore), stuff, source)
 
 
-def categories_of_names(names: Iterable[str], stuff: Collection[str]) -> Categories:
+def categories_of_names(names: Iterable[str], stuff: Collection[str], source: StrPath) -> Categories:
     """Classes numbered from 1 in the order of their names; those in `stuff` are stuff, all others things.
 
     Raises:
-        InputError: one of `stuff` does not occur, or there is no name.
+        InputError: one of `stuff` does not occur, there is no name, or there are too many; the latter names `source`.
     """
-    known = sorted(set(names))
+    found: set[str] = set()
+    add_names(found, names, source)
+    known = sorted(found)
     strange = sorted(set(stuff) - set(known))
     if strange:
         raise InputError(
             "no shape has this label", where=f"--stuff {strange[0]}", hint=f"there are {abbreviate_list(known)}"
         )
     if not known:
-        raise InputError("no shape has a label", hint="check the folders given")
+        raise InputError("no shape has a label", where=source, hint="check what was given")
     return Categories.from_coco(
         [{"id": number, "name": name, "isthing": name not in stuff} for number, name in enumerate(known, start=1)],
         "the labels of the shapes",
     )
+
+
+def add_names(found: set[str], names: Iterable[str], source: StrPath) -> None:
+    """Add names of classes that occur in `source` to those found before.
+
+    Raises:
+        InputError: there are more than any network tells apart.
+    """
+    for name in names:
+        found.add(name)
+        if len(found) > MOST_CATEGORIES:
+            what = f"shapes have more than {MOST_CATEGORIES:,} different labels, such as {abbreviate(name)}"
+            raise InputError(what, where=source, hint="are they names of objects? Label them by class")
 
 
 def ellipse(x: float, y: float, rx: float, ry: float) -> list[float]:

@@ -6,7 +6,9 @@ labelme2voc.py writes a class_names.txt.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import io
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from banet.data.convert.output import ConvertedImage, find_image_files, from_cla
 from banet.errors import InputError, abbreviate, abbreviate_list
 from banet.files.names import check_file_name
 from banet.files.reading import open_file
-from banet.files.worker import isolated
+from banet.files.worker import isolated_items
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import read_labels
 from banet.types import Progress, StrPath
@@ -93,12 +95,10 @@ def convert_voc(
     class_colors = {color: index for index, color in colors.items()} | {(224, 224, 192): VOID}
     object_colors = {(r, g, b): index for index, (r, g, b) in enumerate(voc_colors().tolist())}
     image_files = find_image_files(images)
-    stems = _stems(base, split, class_maps)
+    stems = _stems(base, split, class_maps, image_files)
 
     def truths() -> Iterator[ConvertedImage]:
         for stem in stems:
-            if stem not in image_files:
-                raise InputError(f"has no image {stem}", where=images, hint=f"add it, or take it out of {split}.txt")
             path, other = class_maps / f"{stem}.png", object_maps / f"{stem}.png"
             labels, _ = read_labels(path, class_colors)
             same_size(path, labels.shape, images / image_files[stem])
@@ -121,11 +121,13 @@ def read_voc_classes(base: Path) -> tuple[dict[int, str], dict[int, tuple[int, i
         file = base / name
         if not file.is_file():
             continue
-        rows = [line.strip() for line in _lines(file) if line.strip() and not line.startswith("#")]
+        lines = (line.strip() for line in _lines(file) if line.strip() and not line.startswith("#"))
+        rows = [*islice(lines, VOID + 2)]  # one too many shows that there are
         if name == "class_names.txt":
             rows = [row for row in rows if row != "__ignore__"]  # which has the label -1, that is, 255
         if not 0 < len(rows) <= VOID:
-            raise InputError(f"holds {len(rows)} classes", where=file, hint="list 1 to 255")
+            what = "no class" if not rows else f"more than {VOID} classes"
+            raise InputError(f"holds {what}", where=file, hint="list 1 to 255")
         names = dict(enumerate(row.split(":")[0] if name == "labelmap.txt" else row for row in rows))
         double = next((each for each in names.values() if list(names.values()).count(each) > 1), None)
         if double is not None:
@@ -149,24 +151,40 @@ def _color_of(row: str, default: tuple[int, int, int], where: str) -> tuple[int,
     return parts[0], parts[1], parts[2]
 
 
-def _stems(base: Path, split: str, class_maps: Path) -> list[str]:
+def _stems(base: Path, split: str, class_maps: Path, image_files: Collection[str]) -> list[str]:
+    """Return the names without suffix of the images of a split, of which `image_files` must have each."""
     if split == "all":
-        return [path.relative_to(class_maps).with_suffix("").as_posix() for path in sorted(class_maps.rglob("*.png"))]
+        maps = sorted(class_maps.rglob("*.png"))
+        stems = [(path.relative_to(class_maps).with_suffix("").as_posix(), path) for path in maps]
+        return _checked(((stem, str(path)) for stem, path in stems), base, image_files)
     lists = base / "ImageSets" / "Segmentation"
     file = lists / f"{split}.txt"
     if not file.is_file():
         known = sorted(path.stem for path in lists.glob("*.txt")) if lists.is_dir() else []
         raise InputError("does not exist", where=file, hint=f"there are {', '.join([*known, 'all'])}")
-    return [
-        check_file_name(line.strip(), f"{file}, line {n}") for n, line in enumerate(_lines(file), 1) if line.strip()
-    ]
+    lines = ((line.strip(), f"{file}, line {n}") for n, line in enumerate(_lines(file), 1) if line.strip())
+    return _checked(lines, base, image_files)
 
 
-@isolated
-def _lines(file: Path) -> list[str]:
+def _checked(stems: Iterable[tuple[str, str]], base: Path, image_files: Collection[str]) -> list[str]:
+    """Return names, given with their places, each of which must be of an image and occur once."""
+    found: dict[str, None] = {}
+    for stem, where in stems:
+        check_file_name(stem, where)
+        if stem not in image_files:
+            what = f"there is no image {abbreviate(stem)} in {base / 'JPEGImages'}"
+            raise InputError(what, where=where, hint="add it, or take it out of the list")
+        if stem in found:
+            raise InputError(f"{abbreviate(stem)} is listed twice", where=where, hint="keep one")
+        found[stem] = None
+    return [*found]
+
+
+@isolated_items
+def _lines(file: Path) -> Iterator[str]:
     with open_file(file) as stream:
-        data = stream.read(_LARGEST_TEXT)
+        data = io.BytesIO(stream.read(_LARGEST_TEXT))
     try:
-        return data.decode("utf-8-sig").splitlines()
+        yield from io.TextIOWrapper(data, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"is not text ({error})", where=file, hint="write it again as UTF-8") from None

@@ -21,7 +21,7 @@ from banet.data.convert.shapes import Shape, convert_shapes, outlined
 from banet.data.images import SUFFIXES, image_size
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, abbreviate, abbreviate_list
-from banet.files.fields import as_number
+from banet.files.fields import as_number, as_numbers
 from banet.files.reading import open_file
 from banet.files.worker import isolated, isolated_items
 from banet.panoptic.categories import Categories, Category
@@ -171,7 +171,7 @@ def _images(sources: list[Path], file: Path, split: str) -> tuple[Path, list[str
             if source.is_dir():
                 paths += [source / name for name in find_image_names(source, f"{file}: {split}")]
             else:
-                paths += _listed(source)
+                paths += map(Path, _listed(source))
         root = Path(os.path.commonpath([path.parent for path in paths])) if paths else file.parent
         names = [path.relative_to(root).as_posix() for path in paths]
     if not names:
@@ -180,8 +180,8 @@ def _images(sources: list[Path], file: Path, split: str) -> tuple[Path, list[str
 
 
 @isolated
-def _listed(file: Path) -> list[Path]:
-    """Return the images that a text file lists; names that begin with ./ are relative to it."""
+def _listed(file: Path) -> list[str]:
+    """Return the images that a text file lists, which must be there; names that begin with ./ are relative to it."""
     with open_file(file) as stream:
         data = stream.read(_LARGEST_LIST + 1)
     try:
@@ -190,8 +190,17 @@ def _listed(file: Path) -> list[Path]:
         raise InputError(f"is not text ({error})", where=file, hint="list one image per line") from None
     if len(data) > _LARGEST_LIST:
         raise InputError(f"is larger than {_LARGEST_LIST >> 20} MB", where=file, hint="split it up")
-    names = [line.strip() for line in lines if Path(line.strip()).suffix.lower() in SUFFIXES]
-    return [Path(os.path.abspath(file.parent / name)) for name in names]
+    paths: dict[str, None] = {}
+    for name in map(str.strip, lines):
+        if os.path.splitext(name)[1].lower() not in SUFFIXES:
+            continue
+        path = os.path.abspath(os.path.join(file.parent, name))
+        if path in paths:
+            raise InputError(f"lists {abbreviate(name)} twice", where=file, hint="keep one")
+        if not os.path.isfile(path):
+            raise InputError(f"{abbreviate(name)} does not exist", where=file, hint="take it out of the list")
+        paths[path] = None
+    return [*paths]
 
 
 def _labels_of(image: Path) -> Path:
@@ -217,17 +226,16 @@ def _shapes(file: Path, size: tuple[int, int], classes: Categories) -> Iterator[
         if len(line) > _LONGEST_LINE:
             what = f"is longer than {_LONGEST_LINE:,} characters"
             raise InputError(what, where=f"{file}: line {number}", hint="draw it with fewer corners")
-        words = line.split()
-        if not words or line.strip() in seen:  # Ultralytics leaves out doubles, too
+        line = line.strip()
+        if not line or line in seen:  # Ultralytics leaves out doubles, too
             continue
-        seen.add(line.strip())
+        seen.add(line)
         where = f"{file}: line {number}"
-        values = [as_number(word.decode("ascii", "replace")) for word in words]
-        numbers = [value for value in values if value is not None]
-        if len(numbers) < len(values):
-            raise InputError(
-                f"holds {abbreviate(words[values.index(None)].decode('ascii', 'replace'))}, not a number", where=where
-            )
+        texts = line.decode("ascii", "replace").split()
+        numbers = as_numbers(texts)
+        if numbers is None:
+            wrong = next((text for text in texts if as_number(text) is None), texts[0])
+            raise InputError(f"holds {abbreviate(wrong)}, not a number", where=where)
         index = numbers.pop(0)
         if index % 1 or int(index) + 1 not in classes:
             raise InputError(f"class {index:g} is not in 'names'", where=where, hint="correct it, or data.yaml")

@@ -35,7 +35,7 @@ from banet.panoptic.coco.annotations import read_categories, read_tables
 from banet.panoptic.coco.classes import coco_categories
 from banet.panoptic.coco.png import read_labels, write_ids
 from banet.panoptic.coco.rle import decode_crop, why_empty
-from banet.panoptic.coco.runs import MOST_DRAWN
+from banet.panoptic.coco.runs import Drawing
 from banet.panoptic.coco.writer import png_names
 from banet.panoptic.defaults import BEST_OVERLAP_THRESHOLD, BEST_RULE
 from banet.panoptic.fusion import fuse_panoptic
@@ -462,16 +462,19 @@ def _decode(
     tight: list[list[int]] = []
     boxes: list[tuple[float, float, float, float]] = []
     kept: list[_Instance] = []
-    drawn = 0
+    drawing = Drawing(times=2)
     for entry in entries:
         try:
             crop = decode_crop(entry.segmentation, size)
         except ValueError as error:
             raise InputError(str(error), where=f"{entry.where}.segmentation") from error
-        drawn += crop.work
-        if drawn > 2 * MOST_DRAWN:  # detectors give several per object
-            what = f"and those before it hold {drawn:,} pixels in their boxes"
-            raise InputError(what, where=entry.where, hint="give fewer instances per image, or smaller images")
+        try:
+            drawing.add(crop)
+        except ValueError as error:
+            what = f"its image {error}"
+            raise InputError(
+                what, where=entry.where, hint="give fewer instances per image, or smaller images"
+            ) from None
         if not crop.pixels.size:
             left_out(why_empty(entry.segmentation, size), entry.where.rpartition(": ")[2])
             continue

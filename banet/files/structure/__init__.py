@@ -1,4 +1,4 @@
-"""The structure of image files, counted before a decoder follows it: pages, tags, tiles, comments, chunks, segments.
+"""The structure of files, counted before a decoder follows it: pages, tags, tiles, comments, chunks, steps of pickles.
 
 What a file of a few megabytes says of itself can make a decoder work for minutes, or repeat one value thousands of
 times in memory. Each check is linear in the file, with a limit far above what programs write.

@@ -18,7 +18,7 @@ from banet.files.names import check_file_name
 from banet.files.reading import MAX_PIXELS, stream_lists
 from banet.files.remote import as_file
 from banet.panoptic.categories import Categories
-from banet.panoptic.id_maps import MAX_SEGMENT_ID
+from banet.panoptic.id_maps import MAX_SEGMENT_ID, MOST_SEGMENTS
 from banet.panoptic.segments import Annotation, ImageInfo, Segment
 from banet.types import ImageId, StrPath
 
@@ -208,6 +208,8 @@ def read_annotation(entry: Any, where: str, categories: Categories | None) -> An
         raise InputError("'segments_info' is missing", where=where, hint="add it")
     if not isinstance(entry["segments_info"], list):
         raise InputError(f"'segments_info' must be a list, not {type(entry['segments_info']).__name__}", where=where)
+    if len(entry["segments_info"]) > MOST_SEGMENTS:
+        raise InputError(f"'segments_info' holds more than {MOST_SEGMENTS:,}", where=where, hint="cut the image up")
     segments: dict[int, Segment] = {}
     for position, info in enumerate(entry["segments_info"]):
         place = f"{where}.segments_info[{position}]"

@@ -22,6 +22,9 @@ _FINE = 5  # outlines are walked on a grid so many times finer
 _MIDDLE = _FINE // 2  # fine column before the middle of a pixel
 _LONGEST_OUTLINE = 1 << 20  # pixels, of one object
 _MOST_POLYGONS = 10_000  # of one object
+_MOST_CORNERS = 1 << 20  # of one object
+_WORK = 1 << 14  # what a polygon takes besides, as many times as a pixel of its box; likewise
+_WORK_OF_STEP = 16  # a corner, or a column that an edge crosses
 _BOTH = np.array([[0.0], [1.0]])
 _AROUND = np.array([[-1.0], [0.0], [1.0]])
 
@@ -41,7 +44,7 @@ def read_polygons(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
     if len(polygons) > _MOST_POLYGONS:
         raise ValueError(f"holds more than {_MOST_POLYGONS:,} polygons")
     outlines = []
-    length = 0.0
+    length, count = 0.0, 0
     for n, polygon in enumerate(polygons):
         if (
             not isinstance(polygon, (list, tuple))
@@ -49,6 +52,9 @@ def read_polygons(polygons: Sequence[Any]) -> list[NDArray[np.float64]]:
             or not {*map(type, polygon)} <= {int, float, np.float64}
         ):
             raise ValueError(f"polygon {n} must be a list of numbers x1, y1, x2, y2, ...")
+        count += len(polygon) // 2
+        if count > _MOST_CORNERS:
+            raise ValueError(f"polygon {n} has more than {_MOST_CORNERS:,} corners, with those before")
         try:
             corners = np.array(polygon, dtype=np.float64).reshape(-1, 2)
         except OverflowError:  # an integer of hundreds of digits
@@ -75,21 +81,22 @@ def fill_polygon(corners: NDArray[np.float64], size: tuple[int, int]) -> Crop:
         size: (H, W) of the image.
     """
     if len(corners) < 3:
-        return Crop.empty()
+        return Crop.empty(_WORK)
     stride = size[0] + 1
     column, low = _crossings(corners, size[1])
+    work = _WORK + _WORK_OF_STEP * (len(corners) + len(column))
     row = np.ceil(np.minimum(np.maximum((low + 0.5) / _FINE - 0.5, 0), size[0]))
     # A closed outline crosses the middle of a column an even number of times: in order, the crossings are pairs of top
     # and bottom.
     ends = np.sort((column * stride + row).astype(np.int64)).reshape(-1, 2)
     ends = ends[ends[:, 0] < ends[:, 1]]
     if not len(ends):
-        return Crop.empty()
+        return Crop.empty(work)
     column, row = np.divmod(ends, stride)
     x1, x2, y1, y2 = int(column[0, 0]), int(column[-1, 0]) + 1, int(row[:, 0].min()), int(row[:, 1].max())
     height, width = y2 - y1, x2 - x1
     flat = fill_runs(((column - x1) * height + (row - y1)).ravel(), height * width)
-    return Crop((x1, y1, x2, y2), flat.reshape(width, height).T)
+    return Crop((x1, y1, x2, y2), flat.reshape(width, height).T, work + height * width)
 
 
 def _crossings(corners: NDArray[np.float64], width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

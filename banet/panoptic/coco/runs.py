@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from banet.panoptic.id_maps import tight_box
 
-__all__ = ["MOST_DRAWN", "Crop", "fill_runs", "union"]
+__all__ = ["MOST_SHAPES", "Crop", "Drawing", "fill_runs", "union"]
 
-MOST_DRAWN = 1 << 29
-"""Pixels in the boxes of all objects of an image and of their parts; a byte each, and a second or two in all."""
+MOST_SHAPES = 25_000  # of an image
+_MOST_PIXELS = 1 << 29  # in the boxes of all objects of an image, a byte each
+_MOST_WORK = 1 << 30  # some seconds
 
 _TOGETHER = 1 << 26  # pixels of parts that are in memory together
 
@@ -24,7 +25,7 @@ class Crop(NamedTuple):
     Attributes:
         box: x1, y1, x2, y2 in pixels, half-open and tight; four zeros for a mask without a pixel.
         pixels: (y2 - y1, x2 - x1) bool.
-        drawn: pixels in the boxes of all parts that it is the union of.
+        drawn: what it took to draw it and all parts that it is the union of, in units of the time that a pixel takes.
     """
 
     box: tuple[int, int, int, int]
@@ -32,17 +33,20 @@ class Crop(NamedTuple):
     drawn: int = 0
 
     @classmethod
-    def empty(cls) -> Crop:
+    def empty(cls, drawn: int = 0) -> Crop:
         """Return a mask without a pixel."""
-        return cls((0, 0, 0, 0), np.zeros((0, 0), dtype=bool))
+        return cls((0, 0, 0, 0), np.zeros((0, 0), dtype=bool), drawn)
 
     @classmethod
-    def of(cls, pixels: NDArray[np.bool_], left: int = 0, top: int = 0) -> Crop:
-        """Cut a mask (h, w), whose first pixel is (left, top), to its box; the pixels are a view."""
+    def of(cls, pixels: NDArray[np.bool_], left: int = 0, top: int = 0, drawn: int = 0) -> Crop:
+        """Cut a mask (h, w), whose first pixel is (left, top), to its box: a view of its pixels, or a copy of few."""
         x1, y1, x2, y2 = tight_box(pixels)
+        drawn = max(drawn, pixels.size)
         if x1 == x2:
-            return cls.empty()
-        return cls((left + x1, top + y1, left + x2, top + y2), pixels[y1:y2, x1:x2])
+            return cls.empty(drawn)
+        cut = pixels[y1:y2, x1:x2]
+        cut = cut.copy() if 2 * cut.size < pixels.size else cut  # so that the rest need not stay in memory
+        return cls((left + x1, top + y1, left + x2, top + y2), cut, drawn)
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -52,7 +56,7 @@ class Crop(NamedTuple):
 
     @property
     def work(self) -> int:
-        """How many pixels were drawn for it."""
+        """What it took to draw it; see `drawn`."""
         return max(self.drawn, self.pixels.size)
 
     def paste(self, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -60,6 +64,34 @@ class Crop(NamedTuple):
         mask = np.zeros(size, dtype=bool, order="F")
         mask[self.window] = self.pixels
         return mask
+
+
+class Drawing:
+    """The masks of one image, as many as are drawn in some seconds and fit into the memory together.
+
+    Args:
+        times: how often as much as objects take; detectors find several per object.
+    """
+
+    def __init__(self, times: int = 1) -> None:
+        self._times = times
+        self._shapes = self._pixels = self._work = 0
+
+    def add(self, crop: Crop) -> None:
+        """Count a mask.
+
+        Raises:
+            ValueError: it is one too many.
+        """
+        self._shapes += 1
+        self._pixels += crop.pixels.size
+        self._work += crop.work
+        if self._shapes > MOST_SHAPES:
+            raise ValueError(f"has more than {MOST_SHAPES:,} shapes")
+        if self._pixels > self._times * _MOST_PIXELS:
+            raise ValueError(f"has shapes whose boxes hold {self._pixels:,} pixels or more")
+        if self._work > self._times * _MOST_WORK:
+            raise ValueError("has shapes whose masks and outlines are too long to draw")
 
 
 def fill_runs(ends: NDArray[np.int64], size: int) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from banet.files.reading import stream_lists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.annotations import PanopticJson
 from banet.panoptic.coco.rle import decode_crop
+from banet.panoptic.coco.runs import Drawing
 from banet.panoptic.id_maps import MAX_SEGMENT_ID, measure_ids, runs
 from banet.panoptic.metrics.quality import Compared, Match, PanopticQuality, compare_folders, percent
 from banet.types import ImageId, Progress, StrPath
@@ -180,16 +181,18 @@ def read_amodal_areas(path: StrPath, truth: PanopticJson) -> dict[ImageId, dict[
         InputError: the file is not of that kind, or a thing of the ground truth (crowd aside) has no mask in it.
     """
     areas: defaultdict[ImageId, dict[int, int]] = defaultdict(dict)
+    drawings: defaultdict[ImageId, Drawing] = defaultdict(Drawing)
     for _, where, one in stream_lists(path, ("annotations",)):
         image_id = read_image_id(read_object(one, where), "image_id", where)
         segment = read_integer(one, "panoptic_id", where, 1, MAX_SEGMENT_ID)
         if image_id in truth.annotations:
             image = truth.images[image_id]
             try:
-                pixels = decode_crop(one.get("segmentation"), (image.height, image.width)).pixels
+                crop = decode_crop(one.get("segmentation"), (image.height, image.width))
+                drawings[image_id].add(crop)
             except ValueError as error:
                 raise InputError(str(error), where=f"{where}.segmentation") from None
-            areas[image_id][segment] = int(np.count_nonzero(pixels))
+            areas[image_id][segment] = int(np.count_nonzero(crop.pixels))
     for image_id, annotation in truth.annotations.items():
         for info in annotation.segments:
             wanted = truth.categories.isthing(info.category_id) and not info.iscrowd

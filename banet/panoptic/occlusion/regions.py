@@ -17,6 +17,7 @@ __all__ = ["Regions", "ranges"]
 
 _PIXELS = 1 << 13  # looked at together: what is computed of them stays in the processor's cache
 _COMBINATIONS = 1 << 20  # of claimants, looked at together: bounds the memory
+_MOST_INTERVALS = 1 << 22  # of all masks of an image along its rows; each takes some 100 bytes
 _MOST_PAIRS = 1 << 18
 """Pairs of objects that overlap in one image; a table of more would take gigabytes and minutes."""
 
@@ -56,6 +57,9 @@ class Regions:
 
         Claimants are told apart by the sum of random numbers of 64 bits, one per object, modulo 2^64: two given sets of
         objects have the same sum once in 10^19. Time: the crops' pixels, plus sorting the runs.
+
+        Raises:
+            InputError: The masks are cut into too many stretches.
         """
         area = masks.size[0] * masks.size[1]
         begin, end, claimant = _intervals(masks)
@@ -269,11 +273,17 @@ def _intervals(masks: MaskCrops) -> tuple[NDArray[np.int64], NDArray[np.int64], 
     Three arrays of one length, int64; sorted by object, then by pixel.
     """
     edges = []
+    total = 0
     for crop in masks.crops:
         height, width = crop.shape
         flat = np.zeros(height * (width + 1) + 1, dtype=bool)  # a gap before each row, and one at the end
         flat[:-1].reshape(height, width + 1)[:, 1:] = crop
-        edges.append(np.flatnonzero(flat[1:] != flat[:-1]))
+        changes = flat[1:] != flat[:-1]
+        total += np.count_nonzero(changes)
+        if total > 2 * _MOST_INTERVALS:
+            what = f"masks have more than {_MOST_INTERVALS:,} stretches along the rows"
+            raise InputError(what, hint="are they masks? Smooth them, or cut the image up")
+        edges.append(np.flatnonzero(changes))
     counts = np.array([len(each) for each in edges], dtype=np.int64)
     left, top, right, _ = np.repeat(masks.boxes.T.reshape(4, -1), counts, axis=1)
     row, column = np.divmod(np.concatenate([*edges, np.zeros(0, dtype=np.int64)]), right - left + 1)
