@@ -386,3 +386,13 @@ def test_values_that_are_shared_many_times() -> None:
 def test_steps_that_use_what_is_not_there(step: bytes) -> None:
     with pytest.raises(ValueError, match="damaged at a step"):
         check_pickle(io.BytesIO(b"\x80\x02" + step + b"."))
+
+
+def test_lengths_in_pickles_are_not_believed():
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            assert size is not None and 0 <= size < 1 << 25
+            return super().read(size)
+
+    with pytest.raises(ValueError, match="only 4 remain"):
+        check_pickle(Stream(b"\x80\x02X\xff\xff\xff\x7fabcd"))

@@ -40,12 +40,27 @@ def check_steps(
     """
     start = stream.tell()
     sizes = _Sizes()
-    for number, (step, argument, position) in enumerate(pickletools.genops(stream)):
+    rest: Any = _Rest(stream, largest)
+    for number, (step, argument, position) in enumerate(pickletools.genops(rest)):
         if number > most or (position or 0) - start > largest:
             return False
         check(step, argument)
         sizes.take(step, argument)
     return True
+
+
+class _Rest:
+    """A file of which no more is read at a time than there may be, whatever length a value is said to have."""
+
+    def __init__(self, stream: BinaryIO, most: int) -> None:
+        self._stream, self._most = stream, most
+        self.tell = stream.tell
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(min(size, self._most + 1))
+
+    def readline(self) -> bytes:
+        return self._stream.readline(self._most + 1)
 
 
 class _Sizes:
