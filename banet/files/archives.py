@@ -90,7 +90,8 @@ def archive_members(path: str, suffixes: Collection[str]) -> Iterator[tuple[str,
             if name.suffix.lower() in suffixes and not name.name.startswith("."):
                 count += 1
                 yield member.name, member.offset_data, member.size
-        if archive.offset >= length:  # an archive ends in blocks of zeros
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a bad header for the end, too
             raise _cut_off(path, count)
 
 

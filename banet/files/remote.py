@@ -124,7 +124,8 @@ def list_remote(url: str) -> Iterator[str]:
         MissingExtraError: See `_system`.
     """
     pattern = PurePosixPath(url).name if any(mark in url for mark in "*?[") else ""
-    folder = url[: len(url) - len(pattern)].rstrip("/")
+    folder = url[: len(url) - len(pattern)]
+    folder = folder if folder.endswith("://") else folder.rstrip("/")
     system, path = _system(folder)
     protocol = url.partition("://")[0]
     try:

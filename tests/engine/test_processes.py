@@ -23,6 +23,7 @@ from banet.engine.sharing.process import this_process
 from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError
 from banet.files.outputs import RECORD, RUN
+from banet.inference.device import pick_device
 
 SCRIPT = Path(__file__).with_name("counting.py")
 
@@ -324,7 +325,10 @@ def test_bad_archives_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     first, second = archive(tmp_path / "a.tar", [0, 1]), archive(tmp_path / "b.tar", [1, 2])
     whole = Path(second).read_bytes()
     end = whole[: whole.rindex(b"a text") + 512]
-    cases = {"cut": whole[:700], "end": end, "head": b"no archive", "gz": b"\x1f\x8b"}
+    header = bytearray(whole)
+    header[whole.index(b"2.png")] ^= 1  # its sum of digits is wrong now
+    cases = {"cut": whole[:700], "end": end, "head": b"no archive", "gz": b"\x1f\x8b", "half": end[:-900],
+             "header": bytes(header)}  # fmt: skip
     for name, data in cases.items():
         (tmp_path / f"{name}.tar").write_bytes(data)
     (tmp_path / "none.tar").write_bytes(bytes(10240))
@@ -332,6 +336,8 @@ def test_bad_archives_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (first, second): r"b\.tar/1\.png: has the id '1', as .*a\.tar/1\.png has; ids must differ",
         (first, str(tmp_path / "cut.tar")): r"cut\.tar: is cut off or damaged after 0 files",
         (str(tmp_path / "end.tar"),): r"end\.tar: is cut off or damaged after 2 files",
+        (str(tmp_path / "half.tar"),): r"half\.tar: is cut off or damaged after 2 files",
+        (str(tmp_path / "header.tar"),): r"header\.tar: is cut off or damaged after 1 files",
         (str(tmp_path / "head.tar"),): r"head\.tar: is not a tar archive, or is cut off",
         (str(tmp_path / "gz.tar"),): r"gz\.tar: is a compressed archive; unpack it",
         (str(tmp_path / "none.tar"),): r"none\.tar: the archive holds no image",
@@ -402,6 +408,69 @@ def test_urls_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_launchers_say_which_process_this_is(told: dict[str, str], expected: tuple[int, int, bool]) -> None:
     process = this_process(told)
     assert (process.rank, process.world, process.restarted) == expected
+
+
+def slurm(rank: int, world: int) -> dict[str, str]:
+    """What `srun` sets for a task, on two machines."""
+    local, job = str(rank % 2), {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2"}
+    return {
+        **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")},
+        **job,
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": local,
+        "SLURM_NODEID": str(rank // 2),
+        "SLURM_NTASKS": str(world),
+        "SLURM_STEP_NUM_TASKS": str(world),
+    }
+
+
+def test_tasks_of_slurm_share_the_images_out(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four tasks of srun, then two of the job that was requeued after all of them were killed."""
+    expected = alone(photos, tmp_path / "one", monkeypatch)
+
+    def tasks(world: int, **more: str) -> list[subprocess.Popen[str]]:
+        command = [sys.executable, str(SCRIPT), *words(photos, tmp_path / "out", "--resume")]
+        piped: dict[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return [
+            subprocess.Popen(command, env={**slurm(rank, world), **more}, text=True, **piped)  # type: ignore[call-overload]
+            for rank in range(world)
+        ]
+
+    killed = tasks(4, COUNTING_SECONDS="0.5")
+    while len(list((tmp_path / "out" / RUN).glob("launch-*/process-*"))) < 4:
+        assert all(process.poll() in (None, 0) for process in killed)
+        time.sleep(0.05)
+    for process in killed:
+        process.kill()
+        process.communicate()
+    assert not (tmp_path / "out" / "panoptic.json").exists()
+    ended = tasks(2, SLURM_RESTART_COUNT="1")
+    told = [process.communicate(timeout=300) for process in ended]
+    assert sorted(process.returncode for process in ended) == [0, 1], told
+    assert files(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "gpus", "expected"),
+    [
+        ({}, 8, "cuda"),
+        ({"LOCAL_RANK": "3"}, 8, "cuda:3"),
+        ({"SLURM_LOCALID": "3"}, 8, "cuda:3"),
+        ({"SLURM_LOCALID": "3"}, 1, "cuda:0"),  # --gpus-per-task 1: each task sees its own
+        ({"LOCAL_RANK": "5"}, 4, "cuda:1"),
+    ],
+)
+def test_processes_take_gpus_of_their_own(
+    told: dict[str, str], gpus: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert str(pick_device("auto")) == expected
 
 
 @pytest.mark.parametrize("count", [1, 7, 4096, 9000])

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from banet.data.images.formats import SUFFIXES
 from banet.data.left_out import LeftOut
 from banet.engine.prediction.sources import Sources
 from banet.engine.sharing.process import this_process
-from banet.engine.sharing.shared_run import SharedRun
+from banet.engine.sharing.shared_run import SharedRun, facts_of_file
 from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError, InputWarning, abbreviate
 from banet.files.archives import InputFolder, StoredFile, place_of
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
 from banet.files.names import forward, safe_join
 from banet.files.outputs import outputs_in
-from banet.files.reading import open_file, stream_lists
+from banet.files.reading import stream_lists
 from banet.files.remote import is_remote
 from banet.files.staging import JsonLists
 from banet.modeling.config import InferenceConfig
@@ -245,8 +245,7 @@ def fuse_files(
 def _told_as(value: Any) -> Any:
     """Return how an argument is compared with that of other processes: a file by name and size."""
     if is_remote(value) or (isinstance(value, (str, Path)) and Path(value).is_file()):
-        with open_file(value) as stream:
-            return f"{PurePath(value).name} of {stream.seek(0, os.SEEK_END)} bytes"
+        return facts_of_file(value)
     return getattr(value, "__name__", value)
 
 

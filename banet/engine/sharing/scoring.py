@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from banet.engine.sharing.process import Process
-from banet.engine.sharing.shared_run import SharedRun
+from banet.engine.sharing.shared_run import SharedRun, facts_of_file
 from banet.engine.sharing.work_list import WorkList
-from banet.files.outputs import RUN, Outputs
+from banet.files.outputs import Outputs
 from banet.panoptic.metrics.quality import FolderPair, PanopticQuality
 from banet.types import Progress
 
@@ -39,7 +39,8 @@ def score_share(
     (output,) = outputs.names
     with WorkList(items) as work:
         classes = pair.truth.categories.to_coco()
-        run = SharedRun(outputs, process, {"categories": classes}, work, resume=resume, name=f"{RUN}-{output}")
+        files = {"gt_json": facts_of_file(pair.truth.path), "pred_json": facts_of_file(pair.predicted.path)}
+        run = SharedRun(outputs, process, {**files, "categories": classes}, work, resume=resume, output=output)
         run.prepare(())
         outputs.folder.mkdir(parents=True, exist_ok=True)
         run.begin()

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from banet.engine.sharing.part import PartLine, RunPart
@@ -16,9 +17,10 @@ from banet.engine.sharing.process import Process
 from banet.engine.sharing.work_list import Numbered, WorkList
 from banet.errors import InputError, abbreviate
 from banet.files.outputs import PART_RECORD, RUN, Outputs, Record
+from banet.files.reading import open_file
 from banet.types import StrPath
 
-__all__ = ["SharedRun"]
+__all__ = ["SharedRun", "facts_of_file"]
 
 _HEAD, _LIST, _BEGUN, _MERGING = "run.json", "list.jsonl", "begun", "merging"
 _DIGITS = 12  # of the number of finished items in the file of a process
@@ -42,7 +44,7 @@ class SharedRun:
         resume: Go on with a run that was stopped.
         group: Items that are computed together.
         block: Items of a block, if that is not for the list to say.
-        name: Of the folder, where several commands write to one folder.
+        output: The one output, where there is no other: several commands may then write to one folder.
 
     Attributes:
         folder: Where the processes meet, in the folder of the outputs.
@@ -63,17 +65,18 @@ class SharedRun:
         resume: bool = False,
         group: int = 1,
         block: int | None = None,
-        name: str = RUN,
+        output: str | None = None,
     ) -> None:
         self.outputs, self.process, self.work = outputs, process, work
-        self.folder, self.place = name, outputs.place
+        self.folder, self.place = RUN if output is None else f"{RUN}-{output}", outputs.place
+        self._where = f"{outputs.option} {outputs.where if output is None else outputs.told(output)}"
         self.group = group
         self.block = block or work.block_size(group, rewritten=self.place.rewrites)
         self.options = {"command": outputs.kind, **json.loads(json.dumps(options, default=str)), "images": len(work)}
         self.fingerprint = hashlib.sha256(json.dumps([self.options, work.digest]).encode()).hexdigest()
         self.resumed = resume or process.restarted
-        self._head, self._list = f"{name}/{_HEAD}", f"{name}/{_LIST}"
-        self._launch = f"{name}/launch-{hashlib.sha256(process.launch.encode()).hexdigest()[:16]}"
+        self._head, self._list = f"{self.folder}/{_HEAD}", f"{self.folder}/{_LIST}"
+        self._launch = f"{self.folder}/launch-{hashlib.sha256(process.launch.encode()).hexdigest()[:16]}"
         self._begun, self._mark = f"{self._launch}/{_BEGUN}", f"{self._launch}/process-{process.rank}"
         self._count = 0
         self._since = self._told = time.monotonic()
@@ -154,7 +157,8 @@ class SharedRun:
                 pairs = itertools.zip_longest(theirs_lines, self.work.lines())
                 place_of, (theirs, mine) = next(each for each in enumerate(pairs, 1) if each[1][0] != each[1][1])
             raise InputError(
-                f"{begun} {_described(theirs)} as number {place_of} of its list, {self.process} has {_described(mine)}",
+                f"{begun} {_described(theirs, mine)} as number {place_of} of its list, "
+                f"{self.process} has {_described(mine, theirs)}",
                 where=place,
                 hint=f"let all see the same inputs, or choose another {self.outputs.option}",
             )
@@ -167,10 +171,6 @@ class SharedRun:
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             where = self.outputs.told(self._head)
             raise InputError("is damaged", where=where, hint="begin anew with --overwrite") from error
-
-    @property
-    def _where(self) -> str:
-        return f"{self.outputs.option} {self.outputs.where}"
 
     def _wait(self, condition: Callable[[], bool], problem: str) -> None:
         """Wait for a sign of other processes.
@@ -342,13 +342,26 @@ class SharedRun:
         self.place.tidy({os.path.dirname(name) for name in self.outputs.record.entries})
 
 
+def facts_of_file(path: StrPath) -> str:
+    """Return what a file is compared by with that of other processes: its name and size.
+
+    Raises:
+        InputError: See `open_file`.
+    """
+    with open_file(path) as stream:
+        return f"{PurePath(path).name} of {stream.seek(0, os.SEEK_END)} bytes"
+
+
 def _name(number: int) -> str:
     return f"{number:08}"
 
 
-def _described(line: bytes | None) -> str:
-    """Return a line of the list as an error quotes it."""
+def _described(line: bytes | None, other: bytes | None) -> str:
+    """Return a line of the list as an error quotes it: by its path, or where the other's is the same, what differs."""
     if line is None:
         return "nothing"
-    item = json.loads(line)
-    return abbreviate(item.get("path") or item.get("file_name") or item)
+    item, others = json.loads(line), {} if other is None else json.loads(other)
+    if item.get("path") != others.get("path"):
+        return abbreviate(item.get("path"))
+    differing = [key for key in {**item, **others} if item.get(key) != others.get(key)]
+    return f"{abbreviate(item.get('path'))} with {', '.join(f'{key} {abbreviate(item.get(key))}' for key in differing)}"
