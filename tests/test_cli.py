@@ -364,6 +364,7 @@ def test_predict_ends_with_1_when_an_image_failed(engine, failed, status):
             "page": None,
             "listed": None,
             "shards": None,
+            "overlays": True,
             "drawing": {"style": "instance", "stuff": "outline", "alpha": 0.5},
             "overwrite": False,
         },

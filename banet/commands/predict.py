@@ -72,6 +72,7 @@ class Predict(
         classes: Keep these classes only, by name or id.
         batch_size: Images that go through the network together.
         gallery: Also write DIR/gallery.html, one page of all images.
+        no_overlays: Write no overlays of images, which are most of the bytes.
         tile: Cut larger images and frames into tiles of this side; objects are joined over the seams.
         overlap: With --tile: what neighbours share at least; default: a quarter of the tile.
         frames: With videos: also write id PNG and JSON of each frame to NAME_frames.
@@ -86,7 +87,7 @@ class Predict(
 
     usage: ClassVar[str] = (
         "INPUT [INPUT ...] --weights WEIGHTS [--list FILE] [--recursive] [--out DIR] [--gallery]\n"
-        "                     [--tile PIXELS [--overlap PIXELS]]\n"
+        "                     [--no-overlays] [--tile PIXELS [--overlap PIXELS]]\n"
         "                     [--style instance|class|contour] [--stuff outline|fill|none] [--alpha FRACTION]\n"
         "                     [--frames | --track] [--page N|all] [--bit-depth auto|BITS] [--json FILE]\n"
         "                     [--classes NAME ...]\n"
@@ -106,6 +107,7 @@ class Predict(
     classes: Names = field(default_factory=list)
     batch_size: Count = 1
     gallery: bool = False
+    no_overlays: bool = False
     tile: Pixels | None = None
     overlap: Pixels | None = None
     frames: bool = False
@@ -165,6 +167,7 @@ class Predict(
             drawing={"style": self.style, "stuff": self.stuff, "alpha": self.alpha},
             listed=self.list,
             shards=self.shards,
+            overlays=not self.no_overlays,
             resume=self.resume,
             overwrite=self.overwrite,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,25 @@ def test_results_keep_the_folders_of_their_images(folders: Path, weights: str, t
     # Two folders that are given: what has one name gets two.
     assert predict_files(weights, [str(folders / "a"), str(folders / "b")], tmp_path / "two", recursive=True) == 0
     assert written(tmp_path / "two") == {"1.png", "1_png.png", "x/2.png"}
+
+
+def test_overlays_may_be_left_out(folders: Path, weights: str, tmp_path: Path) -> None:
+    def files(out: Path) -> dict[str, bytes]:
+        return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    mine = tmp_path / "bare" / "1_overlay.jpg"
+    mine.parent.mkdir()
+    mine.write_bytes(b"of somebody else: nothing here is going to replace it")
+    for out, options in (("whole", {}), ("bare", {"overlays": False}), ("packed", {"overlays": False, "shards": 2})):
+        assert predict_files(weights, [str(folders)], tmp_path / out, recursive=True, **options) == 0  # type: ignore[arg-type]
+    whole, bare = files(tmp_path / "whole"), files(tmp_path / "bare")
+    assert bare.pop("1_overlay.jpg") == mine.read_bytes()
+    left_out = {name for name in whole if name.endswith("_overlay.jpg")}
+    assert len(left_out) == 4 and set(whole) - left_out == set(bare)
+    assert all(whole[name] == content for name, content in bare.items() if not name.startswith("."))
+    with tarfile.open(next((tmp_path / "packed").glob("*.tar"))) as archive:
+        assert sorted(Path(name).suffix for name in archive.getnames()) == [".json", ".json", ".png", ".png"]
+    assert predict_files(weights, [str(folders)], tmp_path / "bare", recursive=True, overlays=False, resume=True) == 0
 
 
 def test_results_inside_the_folder_are_not_segmented_again(

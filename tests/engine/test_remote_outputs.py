@@ -59,7 +59,10 @@ def here(folder: Path) -> dict[str, bytes]:
 OUT = "memory://bucket/out"
 
 
-@pytest.mark.parametrize("options", [{}, {"shards": 2}, {"gallery": True, "batch_size": 2}], ids=str)
+OPTIONS: list[dict[str, Any]] = [{}, {"shards": 2}, {"gallery": True, "batch_size": 2}, {"overlays": False}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_they_are_those_of_a_folder(
     options: dict[str, Any], photos: Path, tmp_path: Path, memory: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

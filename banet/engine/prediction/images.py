@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from banet.data.images import read_image, to_rgb_array
 from banet.data.images.large import CroppableImage, DecodedImage, open_image
-from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
+from banet.engine.prediction.sources import OVERLAY, Item
 from banet.engine.prediction.stores import FolderStore, archive_name
 from banet.engine.sharing.part import RunPart
 from banet.errors import InputError, MissingExtraError, printable
@@ -187,7 +187,7 @@ class ImageRun:
             self._write(item, found)
             self.store.keep(item)
         except OSError as error:
-            for suffix in IMAGE_OUTPUTS:
+            for suffix in self.store.suffixes:
                 with suppress(OSError):
                     (self.store.folder / f"{item.name}{suffix}").unlink(missing_ok=True)
             if error.errno in _FOR_ALL:
@@ -202,9 +202,11 @@ class ImageRun:
         (folder / item.name).parent.mkdir(parents=True, exist_ok=True)
         name = PurePosixPath(forward(item.file_name)).name if item.offset is not None else Path(item.path).name
         found.result.save(folder / f"{item.name}.png", file_name=name, image_id=item.identity)
+        if OVERLAY not in self.store.suffixes:
+            return
         jpeg = io.BytesIO()  # given a file, Pillow would not notice that only a part of it fits on the disk
         found.shown.draw(found.image, legend=True, **self.drawing).save(jpeg, format="JPEG", quality=92)
-        with atomic_path(folder / f"{item.name}_overlay.jpg") as temporary:
+        with atomic_path(folder / f"{item.name}{OVERLAY}") as temporary:
             temporary.write_bytes(jpeg.getbuffer())
 
     def _content(self, part: RunPart, item: Item, found: _Found) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from banet.engine.models import Runtime, describe_model, digest_of_weights, open
 from banet.engine.prediction.images import Group, ImageRun, enough_memory
 from banet.engine.prediction.merge import RESULTS, SEGMENTS, Merged, merge_images
 from banet.engine.prediction.pipeline import Pipeline
-from banet.engine.prediction.sources import IMAGE_OUTPUTS, RESERVED, Item, Sources
+from banet.engine.prediction.sources import IMAGE_OUTPUTS, OVERLAY, RESERVED, Item, Sources
 from banet.engine.prediction.stores import ArchiveStore, open_store
 from banet.engine.prediction.track import TRACK_OUTPUTS, TrackRun
 from banet.engine.prediction.video import is_camera, is_video, load_av, segment_video
@@ -56,6 +56,7 @@ class _Plan:
         frames: Whether frames of videos are kept.
         track: Whether objects of videos keep their ids.
         archives: Whether images go to archives, so that there are no files of each.
+        suffixes: Ends of the names of an image's files.
     """
 
     sources: Sources
@@ -66,6 +67,7 @@ class _Plan:
     frames: bool
     track: bool
     archives: bool
+    suffixes: Sequence[str]
 
     def names(self) -> Iterator[tuple[str, Path | None]]:
         """Yield the names of the outputs, each with what it is made from."""
@@ -75,7 +77,7 @@ class _Plan:
                 yield name, None
         for line in self.work if not self.archives else ():
             item = Item(**line)
-            for suffix in IMAGE_OUTPUTS:
+            for suffix in self.suffixes:
                 yield f"{item.name}{suffix}", item.origin
 
     def inputs(self, others: Sequence[str]) -> Iterator[StrPath]:
@@ -141,6 +143,7 @@ def predict_files(
     drawing: Mapping[str, Any] | None = None,
     listed: str | None = None,
     shards: int | None = None,
+    overlays: bool = True,
     resume: bool = False,
     overwrite: bool = False,
 ) -> int:
@@ -181,6 +184,7 @@ def predict_files(
         drawing: Options of `PanopticSegmentation.draw` for the overlays.
         listed: A text file with a path per line and, behind a tab, an id.
         shards: Write the files of so many images each to a tar archive, in place of files of their own.
+        overlays: Also write `NAME_overlay.jpg` of each image.
         resume: Go on with the run that was stopped in `out`, by as many processes as there are now.
         overwrite: Also replace files that this function did not write, but never an input.
 
@@ -206,8 +210,9 @@ def predict_files(
         names = DistinctNames("_overlay.mp4", "_frames", *TRACK_OUTPUTS)
         if videos and is_remote(without_scheme(out)):
             raise InputError("results of videos go to a folder of this machine", where=f"--out {out}", hint="give one")
+        suffixes = [suffix for suffix in IMAGE_OUTPUTS if overlays or suffix != OVERLAY]
         named = [(video, _video_name(video, Path(without_scheme(out)), names)) for video in videos]
-        plan = _Plan(sources, work, named, out, gallery, frames or track, track, shards is not None)
+        plan = _Plan(sources, work, named, out, gallery, frames or track, track, shards is not None, suffixes)
         _tell(sources, process)
         others = [weights, *(each for each in (json, class_table, listed) if each)]
         outputs = plan.outputs(others, overwrite)
@@ -239,7 +244,7 @@ def predict_files(
         facts |= {"trained on": model.domain} if model.domain else {}
         images = ImageRun(
             model,
-            open_store(outputs, shards is not None),
+            open_store(outputs, suffixes, archives=shards is not None),
             depth,
             rule,
             tile,

@@ -21,9 +21,10 @@ from banet.files.worker import isolated_items
 from banet.panoptic.coco.annotations import ImageInfo, read_tables
 from banet.types import ImageId
 
-__all__ = ["IMAGE_OUTPUTS", "RESERVED", "Item", "Sources"]
+__all__ = ["IMAGE_OUTPUTS", "OVERLAY", "RESERVED", "Item", "Sources"]
 
-IMAGE_OUTPUTS = (".png", ".json", "_overlay.jpg")
+OVERLAY = "_overlay.jpg"
+IMAGE_OUTPUTS = (".png", ".json", OVERLAY)
 """How the names of an image's outputs end."""
 RESERVED = ("segments.csv", "panoptic.json", "gallery.html")
 """Names of outputs of all images."""

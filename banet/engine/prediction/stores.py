@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from banet.engine.prediction.sources import IMAGE_OUTPUTS, Item
+from banet.engine.prediction.sources import Item
 from banet.engine.sharing.part import RunPart
 from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs, RemoteOutputs
@@ -27,18 +27,20 @@ class FolderStore:
 
     Args:
         outputs: The outputs.
+        suffixes: Ends of the names of an image's files.
 
     Attributes:
         folder: Where the files of an image are to be written.
     """
 
-    def __init__(self, outputs: Outputs) -> None:
+    def __init__(self, outputs: Outputs, suffixes: Sequence[str]) -> None:
         self.outputs = outputs
+        self.suffixes = suffixes
         self.folder = outputs.folder
 
     def enter(self, part: RunPart, items: Sequence[Item]) -> None:
         """Tell which images of which part come next."""
-        names = {f"{item.name}{suffix}": item.origin for item in items for suffix in IMAGE_OUTPUTS}
+        names = {f"{item.name}{suffix}": item.origin for item in items for suffix in self.suffixes}
         self.outputs.enter(part.record, names)
 
     def keep(self, item: Item) -> None:
@@ -46,7 +48,7 @@ class FolderStore:
 
     def outputs_of(self, content: dict[str, Any]) -> Sequence[str]:
         """Return the names of an image's outputs, from what a part tells of it."""
-        return [f"{content['name']}{suffix}" for suffix in IMAGE_OUTPUTS]
+        return [f"{content['name']}{suffix}" for suffix in self.suffixes]
 
     def __enter__(self) -> Self:
         return self
@@ -77,15 +79,16 @@ class RemoteStore(_TemporaryStore):
 
     Args:
         outputs: The outputs.
+        suffixes: See `FolderStore`.
     """
 
-    def __init__(self, outputs: RemoteOutputs) -> None:
-        super().__init__(outputs)
+    def __init__(self, outputs: RemoteOutputs, suffixes: Sequence[str]) -> None:
+        super().__init__(outputs, suffixes)
         self._remote = outputs
 
     def keep(self, item: Item) -> None:
         """Move what was written of an image."""
-        files = {f"{item.name}{suffix}": self.folder / f"{item.name}{suffix}" for suffix in IMAGE_OUTPUTS}
+        files = {f"{item.name}{suffix}": self.folder / f"{item.name}{suffix}" for suffix in self.suffixes}
         self._remote.put(files)
         for path in files.values():
             path.unlink()
@@ -98,8 +101,8 @@ class ArchiveStore(_TemporaryStore):
     alone.
     """
 
-    def __init__(self, outputs: Outputs) -> None:
-        super().__init__(outputs)
+    def __init__(self, outputs: Outputs, suffixes: Sequence[str]) -> None:
+        super().__init__(outputs, suffixes)
         self._stack = ExitStack()
         self._part: str | None = None
 
@@ -116,7 +119,7 @@ class ArchiveStore(_TemporaryStore):
 
     def keep(self, item: Item) -> None:
         """Move what was written of an image into the archive."""
-        for suffix in IMAGE_OUTPUTS:
+        for suffix in self.suffixes:
             path = self.folder / f"{item.name}{suffix}"
             member = tarfile.TarInfo(f"{item.name}{suffix.replace('_', '.')}")  # what is behind the first dot is a type
             member.size = path.stat().st_size
@@ -135,11 +138,13 @@ class ArchiveStore(_TemporaryStore):
         super().__exit__(kind, error, trace)
 
 
-def open_store(outputs: Outputs, archives: bool) -> FolderStore:
-    """Return where the files of images go: into archives, or each on its own."""
+def open_store(outputs: Outputs, suffixes: Sequence[str], *, archives: bool) -> FolderStore:
+    """Return where the files of images go, whose names end so: into archives, or each on its own."""
     if archives:
-        return ArchiveStore(outputs)
-    return RemoteStore(outputs) if isinstance(outputs, RemoteOutputs) else FolderStore(outputs)
+        return ArchiveStore(outputs, suffixes)
+    if isinstance(outputs, RemoteOutputs):
+        return RemoteStore(outputs, suffixes)
+    return FolderStore(outputs, suffixes)
 
 
 def archive_name(part: str) -> str:
