@@ -352,7 +352,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     match = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8", errors="replace"), re.S)
-    with contextlib.suppress(yaml.YAMLError):
+    with contextlib.suppress(Exception):  # the constructors of YAML's types raise anything on bad data
         head = yaml.safe_load(match[1]) if match else {}
         return head if isinstance(head, dict) else {}
     return {}

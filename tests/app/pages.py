@@ -91,6 +91,12 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
+    @property
+    def workers(self) -> list[int]:
+        """The processes in which it reads images."""
+        lists = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(each) for threads in lists for each in threads.read_text().split()]
+
     def files(self) -> list[str]:
         return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
 

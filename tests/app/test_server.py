@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
+import os
 import re
+import signal
 import socket
 import sys
 import threading
 import time
 import types
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from pages import ROOT, TwoBoxes, encoded
 from banet.cli import main
 from banet.errors import InputError, MissingExtraError
 from banet.panoptic.defaults import RuleName
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
 
 # ------------------------------------------------------------------------------------------------- without Starlette
 
@@ -265,6 +269,50 @@ def test_fifty_uploads_at_once_are_answered_or_refused_in_flat_memory(server):
         memory.append(server.memory)
     # A round holds 50 bodies of 4.2 MB; were those kept that are answered, two rounds would add 70 MB.
     assert memory[-1] - memory[0] < 40
+    assert server.files() == []
+
+
+def kill_the_workers(server: Any, times: int) -> tuple[int, list[float]]:
+    """Kill what reads images, in turns while it waits and while an upload is under way.
+
+    Returns:
+        How many processes were killed, and how long the answer took after each time.
+    """
+    image = encoded(np.zeros((20, 30, 3), np.uint8))
+    large = encoded(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8))
+    killed, seconds = 0, []
+    for number in range(times):
+        told: list[Any] = []
+        thread = threading.Thread(target=lambda told=told: told.append(server.upload(large)))
+        if number % 2:
+            thread.start()
+            time.sleep(0.05 * (number % 5))
+        for process in server.workers:
+            os.kill(process, signal.SIGKILL)
+            killed += 1
+        if number % 2:
+            thread.join()
+            assert "size" in told[0] or "brought down the process" in told[0], told
+        started = time.monotonic()
+        assert server.upload(image)["size"] == [30, 20]
+        seconds.append(time.monotonic() - started)
+    return killed, seconds
+
+
+@linux
+def test_a_killed_worker_costs_at_most_its_own_image(server):
+    killed, _ = kill_the_workers(server, 4)
+    assert killed and len(server.workers) <= 2
+
+
+@linux
+@pytest.mark.slow
+def test_100_kills_in_a_row(server):
+    """After them the page answers within 2 s, and no process stays behind."""
+    killed, seconds = kill_the_workers(server, 120)
+    print(f"{killed} processes killed; the next answers took {np.median(seconds):.2f}, at most {max(seconds):.2f} s")
+    assert killed >= 100 and seconds[-1] < 2
+    assert len(server.workers) <= 2  # as many as images are read at the same time
     assert server.files() == []
 
 

@@ -137,6 +137,13 @@ def test_a_list_of_images_names_files_that_are_there_once(tmp_path):
             convert_yolo(data, "train", tmp_path / "out")
 
 
+def test_values_of_yaml_that_its_reader_cannot_make(tmp_path):
+    tool_files.yolo(tmp_path, "")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [!!timestamp a]\n")
+    with pytest.raises(InputError, match=r"data\.yaml: is not YAML"):
+        convert_yolo(tmp_path / "data.yaml", "train", tmp_path / "out")
+
+
 def test_voc_lists_name_images_once_and_at_most_255_classes(tmp_path):
     root = tool_files.voc(tmp_path / "voc")
     (root / "ImageSets/Segmentation/train.txt").write_text("2007_000032\n\n2007_000032\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from typing import Any
@@ -129,3 +130,13 @@ def test_a_tile_that_is_larger_than_its_image():
     with pytest.raises(ValueError, match="a strip or tile of 1,073,741,824 bytes"):
         check("TIFF", data)
     check("TIFF", data.replace(struct.pack("<HHII", 323, 4, 1, 1 << 14), struct.pack("<HHII", 323, 4, 1, 16)))
+
+
+@pytest.mark.parametrize("length", [1 << 45, (1 << 63) - 1, (1 << 64) - 1])
+def test_a_box_that_reaches_beyond_any_file(tmp_path, length):
+    head = b"\0\0\0\x0cjP  \r\n\x87\n" + struct.pack(">I4sQ", 1, b"free", length)
+    (tmp_path / "a.jp2").write_bytes(head + bytes(9))
+    with (tmp_path / "a.jp2").open("rb") as stream, contextlib.suppress(ValueError):  # of memory files, too
+        check_structure("JPEG2000", stream)
+    with contextlib.suppress(ValueError):
+        check_structure("JPEG2000", io.BytesIO(head + bytes(9)))

@@ -106,7 +106,7 @@ def read_data_yaml(file: Path, split: str = "") -> tuple[dict[int, str], list[Pa
         if len(text) > _LARGEST_YAML:
             raise ValueError(f"larger than {_LARGEST_YAML >> 10} KB")
         content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # the constructors of YAML's types raise anything on bad data
         raise InputError(f"is not YAML ({' '.join(str(error).split())})", where=file, hint="write it again") from error
     if not isinstance(content, dict):
         raise InputError("must have the fields names and train", where=file, hint="give the data.yaml")

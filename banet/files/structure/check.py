@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -26,13 +27,22 @@ def check_structure(kind: str, stream: BinaryIO) -> None:
         stream: The file.
 
     Raises:
-        ValueError: It has more parts than a decoder should follow; the message says of what.
+        ValueError: It has more parts than a decoder should follow, or one where no file can have it; the message says
+            of what.
     """
     stream.seek(0, 2)
     size = stream.tell()
     stream.seek(0)
-    if kind in _CHECKS:
+    if kind not in _CHECKS:
+        return
+    try:
         _CHECKS[kind](stream, size)
+    except OverflowError as error:
+        raise ValueError("has a part beyond its end") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ValueError("has a part beyond its end") from error
 
 
 def _png(stream: BinaryIO, size: int) -> None:
