@@ -227,6 +227,51 @@ def in_memory(report: Report, truth: Folder, prediction: Folder, repeats: int) -
     compare(report, "in memory, 640 x 427", turns, len(fitting), f"at least {GOAL_MEMORY:.0f}")
 
 
+def beside_vernier(report: Report, truth: Folder, prediction: Folder, repeats: int) -> None:
+    """PQ of id maps in memory, beside vernier (Rust): from the arrays, and of what it has prepared from them."""
+    if importlib.util.find_spec("vernier") is None:
+        report.say("vernier: left out, as it is not installed (extra `bench`)")
+        return
+    import vernier.panoptic as vernier
+
+    (content, truths), (_, predictions) = read(truth), read(prediction)
+    categories = json.dumps([{"id": c.id, "name": c.name, "isthing": int(c.isthing)} for c in content.categories])
+
+    def arrays(maps: dict[int, PanopticSegmentation]) -> tuple[dict[int, NDArray[np.uint32]], bytes]:
+        """Ids and segments as vernier takes them, images counted from 0."""
+        segments = {n: one.to_coco(0, "")["segments_info"] for n, one in enumerate(maps.values())}
+        return {n: one.ids.astype(np.uint32) for n, one in enumerate(maps.values())}, json.dumps(segments).encode()
+
+    true_arrays = arrays(truths)
+    arrays_found = arrays({key: predictions[key] for key in truths})
+
+    def prepared() -> tuple[Any, Any]:
+        return (
+            vernier.Dataset.from_arrays(*true_arrays, categories.encode()),
+            vernier.Predictions.from_arrays(*arrays_found),
+        )
+
+    def evaluated(dataset: Any, found: Any) -> Any:
+        return vernier.Evaluator(parity_mode="strict").evaluate(dataset, found, num_threads=1)
+
+    def ours() -> PanopticQuality:
+        quality = PanopticQuality(content.categories)
+        for key, one in truths.items():
+            quality.update(predictions[key], one)
+        return quality
+
+    ready = prepared()
+    said, expected = evaluated(*ready).pq, ours().compute()["All"]["pq"]
+    if abs(said - expected) > 1e-9:
+        raise SystemExit(f"vernier disagrees: PQ {said}, here {expected}")
+    for title, theirs in (
+        ("in memory, vernier from the arrays", lambda: evaluated(*prepared())),
+        ("in memory, vernier prepared", lambda: evaluated(*ready)),
+    ):
+        turns = take_turns({"vernier": theirs, "update": ours}, repeats)
+        compare(report, title, turns, len(truths), "at most 1")
+
+
 def main() -> None:
     command_line = parser(__doc__, threads=None, repeats=15)
     command_line.add_argument("--data", type=Path, help="COCO panoptic folder; procedural scenes where left out")
@@ -242,6 +287,7 @@ def main() -> None:
         from_disk(report, truth, prediction, options.repeats)
         whole_command(report, truth, prediction, options.repeats)
         in_memory(report, truth, prediction, max(3, options.repeats // 5))
+        beside_vernier(report, truth, prediction, options.repeats)
 
 
 if __name__ == "__main__":
