@@ -238,8 +238,9 @@ def test_ultralytics_results(ultralytics, scene, kind):
     assert new.masks.data.dtype == result.masks.data.dtype
     np.testing.assert_array_equal(np.asarray(new.masks.data), wanted)
     np.testing.assert_allclose(np.asarray(new.boxes.conf), scene.scores[kept])
-    assert len(new.masks.xy) == len(kept)
-    assert new.plot().shape == (HEIGHT, WIDTH, 3)
+    if hasattr(result.masks, "xy"):  # 8.3.0 neither traces nor draws arrays
+        assert len(new.masks.xy) == len(kept)
+        assert new.plot().shape == (HEIGHT, WIDTH, 3)
     assert len(result.masks) == 6
 
 
