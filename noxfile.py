@@ -39,7 +39,11 @@ EXTRAS = {
     "app": ["tests/app"],
     "completion": ["tests/commands/test_completion.py"],
     "video": ["tests/engine/test_video.py", "tests/engine/test_video_tracking.py"],
-    "remote": ["tests/engine/test_processes.py"],
+    "remote": [
+        "tests/engine/test_processes.py",
+        "tests/engine/test_remote_outputs.py",
+        "tests/engine/test_remote_inputs.py",
+    ],
     "ray": ["tests/test_examples.py"],
     "heic": ["tests/data/test_image_formats.py"],
     "large": ["tests/data/test_large.py"],

@@ -4,7 +4,8 @@
 printed is how many times the images per second two do. Counted is from the first result to the last one, without start
 and merge. With `--free` all may use all cores, so that one process reads and writes on the second one. `memory`: the
 resident memory of each of `--processes` over many tiny images, with a stand-in for the network that takes no time, from
-a folder into archives. `start`: a command on one tiny image beside importing its modules and loading its weights.
+a folder into archives. `start`: the command until its first image, and on one tiny
+image, beside importing its modules and loading its weights.
 """
 
 from __future__ import annotations
@@ -159,21 +160,32 @@ def memory(options: Any) -> None:
 
 def start(options: Any) -> None:
     load = f"import banet.commands.predict, banet.engine.prediction.predict, banet; banet.load({options.weights!r})"
+    # The command, ended where the first image would be read.
+    begun = "import os, sys; from banet.engine.prediction.images import ImageRun; from banet.cli import main; "
+    begun += "ImageRun.read = lambda *_: os._exit(0); sys.exit(main(sys.argv[1:]))"
     with tempfile.TemporaryDirectory() as folder, Report(options, __file__) as report:
         image = Path(folder) / "image.png"
         Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(image)
         runs = iter(range(10_000))
 
-        def whole() -> None:
-            words = command(image, "--weights", options.weights, "--out", Path(folder) / f"out{next(runs)}")
+        def words() -> list[str]:
+            return command(image, "--weights", options.weights, "--out", Path(folder) / f"out{next(runs)}")
+
+        def run(*words: str) -> None:
             subprocess.run(words, check=True, capture_output=True)
 
-        def loading() -> None:
-            subprocess.run([sys.executable, "-c", load], check=True, capture_output=True)
-
-        turns = take_turns({"one tiny image": whole, "import and weights": loading}, options.repeats, warm_up=1)
+        turns = take_turns(
+            {
+                "until the first image": lambda: run(sys.executable, "-c", begun, *words()[3:]),
+                "one tiny image": lambda: run(*words()),
+                "import and weights": lambda: run(sys.executable, "-c", load),
+            },
+            options.repeats,
+            warm_up=1,
+        )
         report.turns(options.weights, turns)
-        report.say(f"ratio {turns.ratio_text('one tiny image', 'import and weights')}")
+        for name in ("until the first image", "one tiny image"):
+            report.say(f"{name}: {turns.ratio_text(name, 'import and weights')} of import and weights")
 
 
 def main() -> None:

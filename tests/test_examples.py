@@ -118,7 +118,11 @@ def test_fine_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ray_predict(photo: Path, tmp_path: Path) -> None:
-    """Two workers of a local Ray: some 20 s of a quiet machine, of which all but one are its start."""
+    """Two workers of a local Ray: some 20 s of a quiet machine, of which all but one are its start.
+
+    Installing Ray takes longer than that, so `make test` and `make adapters` do without; the workflow of `make matrix`
+    runs this test every week, in its session of the extra `ray`.
+    """
     pytest.importorskip("ray")
     from pyarrow import parquet
 

@@ -172,6 +172,8 @@ def split(source: object) -> list[str]:
 def test_evaluate_and_analyze_read_urls_and_archives_as_they_read_folders(
     scenes: Path, tmp_path: Path, memory: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name in ("lightning", "faster_coco_eval"):
+        pytest.importorskip(name)
     weights, found = "scenes", []
     for number, source in enumerate((scenes, "memory://b/data", tmp_path / "tars", f"file://{scenes}")):
         out, rows = tmp_path / f"out{number}", tmp_path / f"rows{number}"
