@@ -18,6 +18,7 @@ from banet.engine.sharing.work_list import Numbered, WorkList
 from banet.errors import InputError, abbreviate
 from banet.files.outputs import PART_RECORD, RUN, Outputs, Record
 from banet.files.reading import open_file
+from banet.files.worker import isolated
 from banet.types import StrPath
 
 __all__ = ["SharedRun", "facts_of_file"]
@@ -342,6 +343,7 @@ class SharedRun:
         self.place.tidy({os.path.dirname(name) for name in self.outputs.record.entries})
 
 
+@isolated
 def facts_of_file(path: StrPath) -> str:
     """Return what a file is compared by with that of other processes: its name and size.
 
