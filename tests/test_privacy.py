@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def note(event, arguments):
         what = arguments[-1] if event == "socket.sendto" else arguments[0]
     elif event == "socket.connect" and isinstance(arguments[1], tuple):
         what = arguments[1]
-    elif event == "subprocess.Popen" and os.path.basename(str(arguments[0])) in ("curl", "wget", "ping", "wandb-core"):
+    elif event == "subprocess.Popen" and os.path.basename(str(arguments[0])) in ("curl", "wget", "ping"):
         what = arguments[1]
     else:
         return
@@ -34,8 +35,8 @@ sys.addaudithook(note)
 """As `sitecustomize` it runs in each Python process that a command starts, too."""
 
 
-def run(tmp_path: Path, code: str) -> str:
-    """Run code, in which `banet(...)` is a command that must end well, in an empty home; return its connections."""
+def run(tmp_path: Path, code: str, **environment: str) -> str:
+    """Run code with more variables of the environment, in which `banet(...)` is a command that must end well, in an empty home; return its connections."""
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     log, home = tmp_path / "connections", tmp_path / "home"
     log.touch()
@@ -46,11 +47,21 @@ def run(tmp_path: Path, code: str) -> str:
     )
     unset = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE", "YOLO_OFFLINE", "DO_NOT_TRACK")
     kept = {name: value for name, value in os.environ.items() if name not in unset}
-    paths = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "tests", ROOT / "tests" / "hostile")))
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = os.pathsep.join(
+        map(str, (tmp_path, ROOT, ROOT / "tests", ROOT / "tests" / "hostile", *filter(None, given)))
+    )
     done = subprocess.run(
         [sys.executable, "-c", head + code],
         cwd=tmp_path,
-        env={**kept, "PYTHONPATH": paths, "CONNECTIONS": str(log), "HOME": str(home), "OMP_NUM_THREADS": "1"},
+        env={
+            **kept,
+            "PYTHONPATH": paths,
+            "CONNECTIONS": str(log),
+            "HOME": str(home),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        },
         capture_output=True,
         text=True,
     )
@@ -198,3 +209,21 @@ def test_the_test_sees_a_connection(tmp_path):
     ask = "urllib.request.urlopen('http://192.0.2.1/', timeout=1)"
     code = f"import urllib.request\ntry:\n    {ask}\nexcept OSError:\n    pass\n"
     assert "192.0.2.1" in run(tmp_path, code)
+
+
+@pytest.mark.slow
+def test_a_training_that_logs_to_wandb_offline(tmp_path):
+    """wandb's own process is no Python: whatever it sends would come to this proxy."""
+    pytest.importorskip("lightning")
+    pytest.importorskip("wandb")
+    code = (
+        "banet('train', '--config', 'scenes_small', '--out', 't', '--train.iterations', '2', '--train.val_every', '0',"
+        " '--train.loggers', '[csv, wandb]', '--data.shorter', '64', '--data.longer', '96')\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        assert run(tmp_path, code, WANDB_MODE="offline", HTTP_PROXY=url, HTTPS_PROXY=url, ALL_PROXY=url) == ""
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+    assert list(tmp_path.glob("t/wandb/offline-run-*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import warnings
 from dataclasses import replace
@@ -31,7 +32,7 @@ from banet.engine.report.demo import run_demo
 from banet.engine.training.datasets import InfiniteDataset, tall_images, training_set
 from banet.engine.training.task import TrainingTask, learning_rate_factor
 from banet.engine.training.train import build_for_training, train
-from banet.engine.training.trainer import ProgressBar
+from banet.engine.training.trainer import ProgressBar, _loggers
 from banet.errors import InputError, MissingExtraError
 from banet.files.outputs import RECORD
 from banet.panoptic.metrics.quality import score_folders, to_json
@@ -421,6 +422,18 @@ def test_a_logger_that_is_not_installed_is_named(package: str, tmp_path: Path, m
     monkeypatch.setattr("banet.engine.training.trainer.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}, .*pip install 'banet-panoptic\[{package}\]'"):
         train(with_train(TINY, loggers=("csv", package)), tmp_path, device="cpu")
+
+
+def test_a_run_that_goes_to_wandb_is_reported_to_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("banet.engine.training.trainer.find_spec", lambda name: name)
+    monkeypatch.setattr("banet.engine.training.trainer.WandbLogger", lambda **options: options)
+    recipe = with_train(TINY, loggers=("wandb",))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
+    _loggers(recipe, tmp_path, 0)
+    assert os.environ["WANDB_ERROR_REPORTING"] == "true"  # the user's own choice
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")
+    _loggers(recipe, tmp_path, 0)
+    assert os.environ["WANDB_ERROR_REPORTING"] == "false"
 
 
 # ----------------------------------------------------------------------------------------- measuring and predicting

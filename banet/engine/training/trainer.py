@@ -171,6 +171,8 @@ def _loggers(recipe: Recipe, out: Path, done: int) -> list[Logger]:
         else:
             if not find_spec("wandb"):
                 raise MissingExtraError("wandb", "wandb")
+            # A run that goes to wandb says nothing to anybody else; reports of its errors go elsewhere.
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             # One identity per folder, so a resumed run continues its curve.
             identity = uuid5(NAMESPACE_URL, str(out.resolve())).hex
             loggers.append(WandbLogger(name=out.name, id=identity, project="banet", save_dir=out, resume="allow"))
