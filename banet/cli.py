@@ -103,6 +103,17 @@ def _notes() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _named() -> Iterator[None]:
+    """Say of an error of the system that it was standard output that could not be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where="standard output") from error
+
+
 class _Output:
     """Standard output or error that takes every text: what it cannot print, or would obey, is written as escapes."""
 
@@ -113,8 +124,14 @@ class _Output:
         """Write a text; characters that control the terminal do not reach it."""
         safe = text if text.isprintable() else _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        self._stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
+        with _named():
+            self._stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
+
+    def flush(self) -> None:
+        """Write what is held back; a disk that is full shows here."""
+        with _named():
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -700,3 +701,15 @@ def test_recipes_in_the_readme_are_those_there():
     names = {name for line in table.splitlines() for name in line.split("`")[1::2]}
     full = {f"coco_r50_1x{name}" if name.startswith("_") else name for name in names}
     assert full - {"make demo"} == set(recipe_names())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is full")
+def test_standard_output_on_a_full_disk_is_named(capsys, monkeypatch):
+    full = Path("/dev/full").open("w", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", full)
+    status = main(["models"])
+    monkeypatch.undo()
+    with contextlib.suppress(OSError):
+        full.close()
+    assert status == 2
+    assert capsys.readouterr().err == "banet: error: standard output: cannot be written (No space left on device)\n"

@@ -36,7 +36,7 @@ sys.addaudithook(note)
 
 
 def run(tmp_path: Path, code: str, **environment: str) -> str:
-    """Run code with more variables of the environment, in which `banet(...)` is a command that must end well, in an empty home; return its connections."""
+    """Run code, in which `banet(...)` is a command that must end well, in an empty home; return its connections."""
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     log, home = tmp_path / "connections", tmp_path / "home"
     log.touch()
