@@ -705,11 +705,9 @@ def test_recipes_in_the_readme_are_those_there():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is full")
 def test_standard_output_on_a_full_disk_is_named(capsys, monkeypatch):
-    full = Path("/dev/full").open("w", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdout", full)
-    status = main(["models"])
-    monkeypatch.undo()
-    with contextlib.suppress(OSError):
-        full.close()
+    with contextlib.suppress(OSError), open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        status = main(["models"])
+        monkeypatch.undo()
     assert status == 2
     assert capsys.readouterr().err == "banet: error: standard output: cannot be written (No space left on device)\n"
