@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from banet.data.convert.output import ConvertedImage, find_image_files, write_panoptic
 from banet.data.convert.shapes import (
@@ -444,18 +444,20 @@ def _bitmask(region: _Region, size: tuple[int, int]) -> Crop:
         if not isinstance(text, str):
             raise ValueError("is not a text")
         data = base64.b64decode(text.partition("base64,")[2], validate=True)
-        pixels = _png_pixels(region.where, data, size)
+        mask = _png_mask(region.where, data, size)
     except Exception as error:  # a decoder may raise anything on bad data
         raise InputError(f"imageDataURL: {error}", where=region.where, hint="draw it anew") from error
-    alpha = pixels[..., 3] > 0
-    mask: NDArray[np.bool_] = np.asarray(pixels[..., :3].any(axis=2) if alpha.all() else alpha)
     return Crop.of(mask, drawn=_WORK_OF_BITMASK * mask.size)
 
 
 @isolated
-def _png_pixels(where: str, data: bytes, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the pixels of a PNG of `size` (H, W) as (H, W, 4)."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as mask:
-        if mask.size != size[::-1]:
-            raise ValueError(f"is {mask.width}x{mask.height}, but the image is {size[1]}x{size[0]}")
-        return np.asarray(mask.convert("RGBA"))
+def _png_mask(where: str, data: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the pixels that a PNG of `size` (H, W) marks."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        if image.size != size[::-1]:
+            raise ValueError(f"is {image.width}x{image.height}, but the image is {size[1]}x{size[0]}")
+        red, green, blue, alpha = image.convert("RGBA").split()
+    drawn = np.asarray(alpha) > 0
+    if not drawn.all():
+        return drawn
+    return np.asarray(ImageChops.lighter(ImageChops.lighter(red, green), blue)) > 0
