@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 import banet
 from banet.errors import InputError
+from banet.files.outputs import RECORD
 
 CPU_SECONDS = 5
 WALL_SECONDS = 60
@@ -58,7 +59,10 @@ class Case:
 
 
 class Watch:
-    """Notes which files are opened outside the allowed folders, and whether anything is started or called up."""
+    """Notes which files are opened outside the allowed folders, and whether anything is started or called up.
+
+    Records of outputs are looked for in the folders above, too, so that outputs are not taken for inputs.
+    """
 
     def __init__(self) -> None:
         libraries = {sys.prefix, sys.base_prefix, *sys.path, str(Path(banet.__file__).parent), "/proc", "/sys", "/dev"}
@@ -74,7 +78,7 @@ class Watch:
             return  # a temporary file without a name, which is opened by its folder
         if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.listdir", "os.scandir"):
             path = arguments[0]
-            if isinstance(path, (str, bytes, os.PathLike)):
+            if isinstance(path, (str, bytes, os.PathLike)) and os.path.basename(os.fsdecode(path)) != RECORD:
                 real = os.path.realpath(os.fsdecode(path)) + os.sep
                 if not real.startswith((self.folder, *self.allowed)):
                     self.seen.append(f"{event} {real}")
