@@ -60,7 +60,7 @@ def corners(height: int = 40, width: int = 64) -> np.ndarray:
 def can_write(suffix: str) -> str:
     Image.init()
     name = FORMATS[suffix]
-    if name not in Image.SAVE or name not in Image.OPEN:
+    if name not in Image.SAVE or ("JPEG" if name == "MPO" else name) not in Image.OPEN:  # as Pillow opens MPO
         pytest.skip(f"this Pillow has no {name}")
     return name
 
