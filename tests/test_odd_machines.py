@@ -279,8 +279,7 @@ def guarded(tree: ast.Module) -> set[ast.AST]:
 
 
 ELSEWHERE = {
-    f"files/staging.py fcntl.{name}": "after a return where there is no fcntl"
-    for name in ("flock", "LOCK_EX", "LOCK_NB")
+    f"files/scratch.py fcntl.{name}": "behind a look whether there is fcntl" for name in ("flock", "LOCK_EX", "LOCK_NB")
 }
 """Names that are guarded in another way, and how."""
 

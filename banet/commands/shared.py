@@ -95,8 +95,7 @@ class PrecisionOptions(Command):
     """The option of commands that predict.
 
     Attributes:
-        precision: What the network computes in; bf16 takes about half the time on CPUs with AVX512-BF16 or AMX and on
-            GPUs.
+        precision: What the network computes in; bf16 is twice as fast on CPUs with AVX512-BF16 or AMX.
     """
 
     precision: Precision = "32"

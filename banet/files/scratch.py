@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -29,7 +28,7 @@ def hold(folder: Path) -> IO[str]:
     file = new.open("w")
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX)
-    os.replace(new, folder / LOCK)  # when it is locked: another process could take it in between
+    new.rename(folder / LOCK)  # when it is locked: another process could take it in between
     return file
 
 
