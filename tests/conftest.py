@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +12,10 @@ from hypothesis import settings
 # No example has a time limit: a busy machine is not a fault of the code.
 settings.register_profile("banet", deadline=None)
 settings.load_profile("banet")
+
+# A shell ignores Ctrl-C in what it starts in the background, and tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests that import OpenVINO by themselves send no usage report either (`banet.engine.export.runtime.import_openvino`).
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -124,6 +124,7 @@ def test_old_processors_one_core_4_gb_and_no_home(
 # ------------------------------------------------------------------------------------------------------- Windows
 
 WINDOWS = """
+import asyncio  # which asks for sysconf where sockets have sendmsg, as they have here
 import builtins, os, select, shutil, signal, sys
 for name in ("fcntl", "grp", "posix_ipc", "pwd", "resource", "syslog", "termios"):
     sys.modules[name] = None

@@ -70,7 +70,8 @@ def run_together(arguments: list[str], processes: int, said: Path) -> str:
             member.kill()
             member.join()
     texts = [(said / str(rank)).read_text() for rank in range(processes)]
-    assert [member.exitcode for member in members] == [0] * processes, "\n".join(texts)
+    codes = [member.exitcode for member in members]
+    assert codes == [0] * processes, "\n".join([str(codes), *texts])
     return "".join(texts)
 
 
