@@ -134,8 +134,7 @@ class FusionOptions(Command):
     Attributes:
         score: Instances score above this, from 0 to 1; default: the threshold saved with the weights.
         rule: Occlusion rule; default: the one saved with the weights.
-        overlap_threshold: Overlap, as a fraction of either mask, above which the rule decides; default: saved with the
-            weights.
+        overlap_threshold: Overlap, as a share of either mask, above which the rule decides; default: as saved.
     """
 
     score: Score | None = None

@@ -394,6 +394,7 @@ def _explain_value(problem: str) -> str:
     if choices:
         return f"must be one of {choices.group(1).replace(chr(39), '')}" + (f", not {value.group(1)}" if value else "")
     if kinds and value:
+        kinds.sort(key=lambda kind: kind == "null")  # versions of jsonargparse have it first or last
         return f"must be {' or '.join(kinds)}, not {value.group(1)}"
     return problem[:1].lower() + problem[1:]
 

@@ -74,7 +74,7 @@ def archive_members(path: str, suffixes: Collection[str]) -> Iterator[tuple[str,
         length = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         archive = _archive(path, stream)
-        while True:
+        while archive.offset:  # 0 where there is no member, and Python 3.10 fails to look for the next one
             try:
                 member = archive.next()
             except (tarfile.TarError, OSError) as error:

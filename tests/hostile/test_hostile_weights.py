@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from peak import GIGABYTE, peak
 from readers import TINY, tiny_model
@@ -192,7 +193,10 @@ def test_other_types_of_tensors(tmp_path: Path, model: BANet) -> None:
         return tmp_path / "a.safetensors"
 
     assert BANet.from_pretrained(written(torch.bfloat16)).config == model.config
-    for kind in (torch.float64, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn):
+    kinds = [torch.float64, torch.int64, torch.bool, torch.float8_e4m3fn]
+    if torch.complex64 in safetensors.torch._SIZE:  # the lowest version cannot store it
+        kinds.append(torch.complex64)
+    for kind in kinds:
         with pytest.raises(InputError, match="is of type"):
             BANet.from_pretrained(written(kind))
 
