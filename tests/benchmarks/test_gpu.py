@@ -38,7 +38,8 @@ def command(out: Path, *more: str) -> list[str]:
 
 
 def contents(out: Path) -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    # Hidden ones are not finished yet.
+    return {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("[!.]*.json"))}
 
 
 def numbers(value: Any) -> Iterator[float]:
