@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from detections import fuse_words, write_detections, write_images
+from folders import here, there
 
 from banet.cli import main
 from banet.data.scenes.generate import write_coco
@@ -18,27 +18,8 @@ from banet.engine.evaluation.evaluation_data import open_validation
 from banet.engine.options import load_recipe
 from banet.engine.training.datasets import training_set
 from banet.errors import InputError
-from banet.files.outputs import RECORD
 
 fsspec = pytest.importorskip("fsspec")
-
-
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    yield system
-    system.store.clear()
-
-
-def here(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-def there(system: Any, folder: str) -> dict[str, bytes]:
-    names = {path: path.removeprefix(f"{folder}/") for path in system.find(folder)}
-    return {name: system.cat_file(path) for path, name in names.items() if name != RECORD}
 
 
 def pack(folder: Path, into: Path, archives: int = 2) -> None:

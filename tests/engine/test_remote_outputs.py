@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from counting import Counting, Killed, opened, stop_after
+from folders import here, there
 from PIL import Image
 
 from banet.cli import main
 from banet.engine.prediction import predict
 from banet.engine.prediction.predict import predict_files
 from banet.errors import InputError
-from banet.files.outputs import RECORD, RUN
+from banet.files.outputs import RUN
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -37,25 +37,6 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    yield system
-    system.store.clear()
-
-
-def there(system: Any, folder: str = "/bucket/out") -> dict[str, bytes]:
-    """Return all files of a folder but the record."""
-    names = {path: path.removeprefix(f"{folder}/") for path in system.find(folder)}
-    return {name: system.cat_file(path) for path, name in names.items() if name != RECORD}
-
-
-def here(folder: Path) -> dict[str, bytes]:
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 OUT = "memory://bucket/out"
 
 
@@ -69,20 +50,20 @@ def test_they_are_those_of_a_folder(
     assert predict_files("weights", [str(photos)], tmp_path / "out", **options) == 1
     capsys.readouterr()
     assert predict_files("weights", [str(photos)], OUT, **options) == 1
-    assert there(memory) == here(tmp_path / "out")
+    assert there(memory, "/bucket/out") == here(tmp_path / "out")
     assert f"5 of 6 images segmented (5 cup, 5 book in all): {OUT}; all segments: {OUT}/segments.csv" in (
         capsys.readouterr().out
     )
     for again in ({}, {"overwrite": True}):  # ours may be written again
         assert predict_files("weights", [str(photos)], OUT, **options, **again) == 1
-    assert there(memory) == here(tmp_path / "out")
+    assert there(memory, "/bucket/out") == here(tmp_path / "out")
 
 
 def test_nothing_of_others_is_overwritten(photos: Path, memory: Any) -> None:
     memory.pipe_file("/bucket/out/5.json", b"mine")
     with pytest.raises(InputError, match=r"memory://bucket/out/5\.json: exists already and was not written by"):
         predict_files("weights", [str(photos)], OUT)
-    assert there(memory) == {"5.json": b"mine"}
+    assert there(memory, "/bucket/out") == {"5.json": b"mine"}
     assert predict_files("weights", [str(photos)], OUT, overwrite=True) == 1
     memory.pipe_file("/bucket/out/1.png", b"edited")
     with pytest.raises(InputError, match=r"out/1\.png: exists already and was not written .* or was changed since"):
@@ -184,10 +165,10 @@ def test_a_stopped_run_is_gone_on_with(
     compute = Counting.predict_unfused
     monkeypatch.setattr(Counting, "predict_unfused", lambda self, some: computed.append(1) or compute(self, some))
     assert predict_files("weights", [str(photos)], OUT, shards=shards, resume=True) == 1
-    assert there(memory) == here(tmp_path / "out") and len(computed) < 5
+    assert there(memory, "/bucket/out") == here(tmp_path / "out") and len(computed) < 5
     computed.clear()
     assert predict_files("weights", [str(photos)], OUT, shards=shards, resume=True) == 0  # nothing is left to do
-    assert there(memory) == here(tmp_path / "out") and not computed
+    assert there(memory, "/bucket/out") == here(tmp_path / "out") and not computed
 
 
 def test_a_store_that_fails_ends_the_run_with_one_line(
@@ -204,7 +185,7 @@ def test_a_store_that_fails_ends_the_run_with_one_line(
         patch.setattr(type(memory), "put_file", full)
         with pytest.raises(OSError, match=r"the quota is used up: 'memory://bucket/out/2\.png'"):
             predict_files("weights", [str(photos)], OUT)
-    assert predict_files("weights", [str(photos)], OUT, resume=True) == 1 and "2.png" in there(memory)
+    assert predict_files("weights", [str(photos)], OUT, resume=True) == 1 and "2.png" in there(memory, "/bucket/out")
 
 
 def test_videos_go_to_a_folder(tmp_path: Path) -> None:
