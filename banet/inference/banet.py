@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,8 +62,9 @@ class BANet(Network, Predictor):
             output: Output = self([preprocess(image, self.inference) for image in images])
         return output
 
-    def _arithmetic(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        # Not an autocast that is off: it would end one of the caller's, such as that of a training in bfloat16.
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def _postprocess(self, output: Output, images: Sequence[NDArray[np.uint8]]) -> list[UnfusedPrediction]:
         return [

@@ -38,6 +38,15 @@ def test_layers_compute_in_bfloat16_and_results_are_float32(parts: dict[str, boo
     assert all(kinds == {torch.float32} for kinds in seen.values())
 
 
+def test_a_callers_own_autocast_stays() -> None:
+    model = small_model().eval()
+    seen = set()
+    model.semantic_head[0].register_forward_hook(lambda layer, _, out: seen.add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.predict_for_evaluation([np.zeros((64, 64, 3), dtype=np.uint8)])
+    assert seen == {torch.bfloat16}
+
+
 def test_bundled_weights_find_nearly_the_same() -> None:
     model = banet.load("scenes")
     quality = {precision: PanopticQuality(model.categories) for precision in model.precisions}
