@@ -205,7 +205,7 @@ def _local(option: Field[Any], hint: Any, value: Any) -> Any:
 
 
 def _is_argument(hint: Any) -> bool:
-    return any(isinstance(note, Argument) for note in getattr(hint, "__metadata__", ()))
+    return isinstance(_note(hint), Argument)
 
 
 def _add(parser: ArgumentParser, option: Field[Any], hint: Any, text: str) -> None:
