@@ -81,7 +81,5 @@ def _member(arguments: list[str], rank: int, world: int, port: int, said: Path) 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     rank_zero_only.rank = rank  # which Lightning has read when it was loaded
-    with said.open("w", buffering=1) as file:
-        sys.stdout = sys.stderr = file
-        status = main(arguments)
-    os._exit(status)
+    sys.stdout = sys.stderr = said.open("w", buffering=1)  # open until the end, for the traceback of what is not caught
+    os._exit(main(arguments))
