@@ -103,38 +103,62 @@ def _notes() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _named() -> Iterator[None]:
-    """Say of an error of the system that it was standard output that could not be written."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where="standard output") from error
+class _ReaderEnded(BrokenPipeError):
+    """What read our output, such as `head`, has ended."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
 
 
-class _Output:
-    """Standard output or error that takes every text: what it cannot print, or would obey, is written as escapes."""
+class _Stream:
+    """Standard output or error that tells when its reader has ended from when another pipe breaks."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text; characters that control the terminal do not reach it."""
-        safe = text if text.isprintable() else _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        with _named():
-            self._stream.write(safe.encode(encoding, "backslashreplace").decode(encoding))
+        """Write a text."""
+        with self._faults():
+            self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Write what is held back; a disk that is full shows here."""
-        with _named():
+        with self._faults():
             self._stream.flush()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise _ReaderEnded(self._stream) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _Output(_Stream):
+    """Standard output that takes every text: what it cannot print, or a terminal would obey, is written as escapes."""
+
+    def write(self, text: str) -> int:
+        """Write a text; characters that control the terminal do not reach it."""
+        safe = text if text.isprintable() else _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        super().write(safe.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Say of an error of the system that it was standard output that could not be written."""
+        try:
+            with super()._faults():
+                yield
+        except _ReaderEnded:
+            raise
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror})", where="standard output") from error
 
 
 @contextmanager
@@ -148,7 +172,7 @@ def _output() -> Iterator[None]:
                 stream = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             streams[name] = stream
         before = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = _Output(streams["stdout"]), streams["stderr"]
+        sys.stdout, sys.stderr = _Output(streams["stdout"]), _Stream(streams["stderr"])
         try:
             yield
         finally:
@@ -174,9 +198,9 @@ def _main(arguments: Sequence[str]) -> int:
             status = _dispatch(arguments)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of our output, such as `head`, has ended
+    except _ReaderEnded as end:
         with suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at the end fails too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), end.stream.fileno())  # or the flush at the end fails too
         return 0
     except (InputError, MissingExtraError, OSError) as error:
         print(f"banet: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -423,6 +423,7 @@ def test_demo_passes_its_options(engine):
             "pip install 'banet-panoptic[train]' (in a checkout: '.[train]')\n",
         ),
         (PermissionError(13, "Permission denied", "out/x"), 2, "Permission denied: 'out/x'\n"),
+        (BrokenPipeError(32, "Broken pipe"), 2, "Broken pipe\n"),  # to another program, not of what is printed
         (KeyboardInterrupt(), 130, "banet: interrupted\n"),
         (KeyboardInterrupt("stopped at iteration 7"), 130, "banet: stopped at iteration 7\n"),
     ],

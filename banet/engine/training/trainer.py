@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ try:
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback, LearningRateMonitor, TQDMProgressBar
+    from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
     from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
     from lightning.pytorch.profilers import Profiler, PyTorchProfiler, SimpleProfiler
     from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
@@ -113,6 +116,14 @@ class ProgressBar(TQDMProgressBar):
         super().__init__(refresh_rate=1)
         self.done = done
 
+    def init_train_tqdm(self) -> Tqdm:
+        """Make the bar of training."""
+        return _on_stderr(super().init_train_tqdm)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Make the bar of a measurement, below that of training."""
+        return _on_stderr(super().init_validation_tqdm)
+
     def on_train_start(self, trainer: L.Trainer, *unused: Any) -> None:
         """Start the bar where the run goes on, which Lightning takes for the middle of an epoch."""
         super().on_train_start(trainer, *unused)
@@ -127,6 +138,12 @@ class ProgressBar(TQDMProgressBar):
         bar, passes = self.train_progress_bar, trainer.accumulate_grad_batches
         bar.total, bar.initial, bar.n = trainer.max_steps * passes, self.done * passes, self.done * passes
         bar.refresh()
+
+
+def _on_stderr(make: Callable[[], Tqdm]) -> Tqdm:
+    """Make a bar on standard error, as all others are; Lightning's are on standard output, which is for results."""
+    with redirect_stdout(sys.stderr):
+        return make()
 
 
 def _environment() -> ClusterEnvironment | None:
