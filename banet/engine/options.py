@@ -41,7 +41,9 @@ class HelpFormatter(DefaultHelpFormatter):
     """Help that keeps line breaks of descriptions, shows lists alike, and omits types that choices state already."""
 
     def _format_action_invocation(self, action: Any) -> str:
-        return re.sub(r", --\S+\+ .*", "", super()._format_action_invocation(action))
+        if is_list(action) and action.option_strings:  # without the parser's second option, which adds to the list
+            return f"{action.option_strings[0]} {self._format_args(action, '')}"
+        return super()._format_action_invocation(action)
 
     def _format_args(self, action: Any, default_metavar: str) -> str:
         if not is_list(action):

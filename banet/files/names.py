@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -10,7 +11,7 @@ from banet.errors import InputError, abbreviate
 from banet.files.on_disk import DiskTable
 from banet.types import StrPath
 
-__all__ = ["DistinctNames", "check_file_name", "forward", "name_key", "safe_join"]
+__all__ = ["DistinctNames", "check_file_name", "forward", "name_key", "safe_join", "without_suffix"]
 
 
 def safe_join(folder: StrPath, file_name: str, where: str = "file_name") -> Path:
@@ -36,6 +37,15 @@ def safe_join(folder: StrPath, file_name: str, where: str = "file_name") -> Path
 def forward(file_name: str) -> str:
     """Return a relative file name with `/` between its parts, whatever system it was written on."""
     return file_name.replace("\\", "/")
+
+
+def without_suffix(name: str) -> str:
+    """Return a name with `/` between its parts without the suffix; a dot at its beginning or end starts none.
+
+    `pathlib` disagrees about such names from one Python to the next.
+    """
+    stem, suffix = posixpath.splitext(name)
+    return name if suffix == "." else stem
 
 
 def check_file_name(name: object, where: str) -> str:
@@ -85,7 +95,7 @@ class DistinctNames:
             name: The input's, with `/` or `\\` where it is in a folder that the outputs keep.
         """
         path = PurePosixPath(forward(name))
-        stem = str(path.with_suffix("")) if path.name else name
+        stem = without_suffix(str(path)) if path.name else name
         if self._take(stem):
             return stem
         if self._take(with_suffix := str(path.with_name(path.name.replace(".", "_")))):

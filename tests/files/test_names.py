@@ -20,6 +20,7 @@ from banet.files.names import DistinctNames, name_key
         (["Straße.png", "STRASSE.png"], ["Straße", "STRASSE_png"]),
         (["s/a.png", "t/a.png", "s/a.jpg"], ["s/a", "t/a", "s/a_jpg"]),
         (["a", "a.png", ".a"], ["a", "a_png", ".a"]),
+        (["..2", "...png", "a.", "a.b.", "b/..png"], ["..2", "...png", "a.", "a.b.", "b/..png"]),
         (["a_jpg.png", "a.png", "a.jpg"], ["a_jpg", "a", "a_2"]),
     ],
 )

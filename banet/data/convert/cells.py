@@ -21,6 +21,7 @@ from PIL import Image, TiffImagePlugin
 from banet.data.convert.output import ConvertedImage, same_size, write_panoptic
 from banet.data.images import SUFFIXES
 from banet.errors import InputError, InputWarning
+from banet.files.names import without_suffix
 from banet.files.reading import MAX_PIXELS, open_file
 from banet.files.structure import check_structure
 from banet.files.structure.pickles import check_steps
@@ -105,7 +106,7 @@ def _pairs(root: Path, folder: Path, suffix: str | None, apart: bool) -> tuple[l
     maps: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*") if folder.is_dir() else ()):
         if path.suffix.lower() in _TYPES and path.is_file() and not path.name.startswith("."):
-            maps.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+            maps.setdefault(without_suffix(path.relative_to(folder).as_posix()), []).append(path)
     if not maps:
         raise InputError("holds no label map", where=folder, hint="give the folder of TIFF, PNG or NPY files")
     named = [each for each in suffixes if each]
@@ -113,7 +114,7 @@ def _pairs(root: Path, folder: Path, suffix: str | None, apart: bool) -> tuple[l
     images: dict[str, str] = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root)
-        stem = name.with_suffix("").as_posix()
+        stem = without_suffix(name.as_posix())
         if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
         if any(stem.endswith(end) and stem.removesuffix(end) for end in beside):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from banet.data.convert.output import ConvertedImage, find_image_files, from_classes, same_size, write_panoptic
 from banet.errors import InputError, abbreviate, abbreviate_list
-from banet.files.names import check_file_name
+from banet.files.names import check_file_name, without_suffix
 from banet.files.reading import open_file
 from banet.files.worker import isolated_items
 from banet.panoptic.categories import Categories, Category
@@ -155,7 +155,7 @@ def _stems(base: Path, split: str, class_maps: Path, image_files: Collection[str
     """Return the names without suffix of the images of a split, of which `image_files` must have each."""
     if split == "all":
         maps = sorted(class_maps.rglob("*.png"))
-        stems = [(path.relative_to(class_maps).with_suffix("").as_posix(), path) for path in maps]
+        stems = [(without_suffix(path.relative_to(class_maps).as_posix()), path) for path in maps]
         return _checked(((stem, str(path)) for stem, path in stems), base, image_files)
     lists = base / "ImageSets" / "Segmentation"
     file = lists / f"{split}.txt"

@@ -24,7 +24,7 @@ from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError, InputWarning, abbreviate
 from banet.files.archives import InputFolder, StoredFile, place_of
 from banet.files.fields import is_box, is_number, read_image_id, read_integer
-from banet.files.names import forward, safe_join
+from banet.files.names import forward, safe_join, without_suffix
 from banet.files.outputs import outputs_in
 from banet.files.reading import stream_lists
 from banet.files.remote import is_remote
@@ -361,7 +361,7 @@ def _classes_and_images(
     seen: dict[tuple[str, ImageId], str] = {}
     for info in infos:
         name = info.file_name
-        for key in (("id", info.id), ("name without suffix", str(PurePosixPath(forward(name)).with_suffix("")))):
+        for key in (("id", info.id), ("name without suffix", without_suffix(forward(name)))):
             if seen.setdefault(key, name) != name:
                 raise InputError(f"{seen[key]} and {name} have the same {key[0]}, {key[1]}", where=images)
     return classes, infos

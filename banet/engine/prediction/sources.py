@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from banet.data.images import ImageSearch, StoredImage, page_count, read_shard
 from banet.data.images.formats import readable_suffixes
 from banet.errors import InputError, MissingExtraError, abbreviate
-from banet.files.names import DistinctNames, check_file_name, forward
+from banet.files.names import DistinctNames, check_file_name, forward, without_suffix
 from banet.files.outputs import Record, is_output
 from banet.files.reading import open_file
 from banet.files.remote import is_remote, list_remote, open_remote, without_scheme
@@ -190,7 +190,7 @@ class Sources:
             for path in _matches(text):
                 for stored in read_shard(path):
                     name = check_file_name(stored.name.removeprefix(f"{path}/"), f"{path}: member")
-                    key = str(PurePosixPath(name).with_suffix(""))
+                    key = without_suffix(name)
                     yield Item(path, name, name, image_id=key, offset=stored.offset, size=stored.size)
         for text in self._urls:
             for url in _behind(text):
