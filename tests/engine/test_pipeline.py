@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 import weakref
 from typing import Any, ClassVar
 
@@ -134,3 +136,24 @@ def test_leaving_early_ends_the_threads() -> None:
     assert next(steps) == (0, 0)
     steps.close()  # type: ignore[attr-defined]  # a generator
     assert threading.active_count() == before
+
+
+def test_ctrl_c_while_it_ends_leaves_nothing_half_written() -> None:
+    written: list[int] = []
+
+    def write(item: int, run: int) -> int:
+        if item:
+            ending.wait(WAIT)
+            time.sleep(0.1)  # until the main thread waits for this one
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.3)
+        written.append(item)
+        return item
+
+    ending = threading.Event()
+    steps = Pipeline[int, int, int, int](lambda item: item, lambda item, read: item, write).process(range(2))
+    assert next(steps) == (0, 0)
+    ending.set()
+    with pytest.raises(KeyboardInterrupt):
+        steps.close()
+    assert written == [0, 1]

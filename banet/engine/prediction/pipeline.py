@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Pipeline"]
 
@@ -12,6 +12,25 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 Computed = TypeVar("Computed")
 Done = TypeVar("Done")
+
+
+class _Thread(ThreadPoolExecutor):
+    """A thread that is waited for, whenever Ctrl-C comes."""
+
+    def __enter__(self) -> _Thread:
+        self.submit(bool).result()  # starts it while it has nothing to do: interrupted there, it would be forgotten
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        # By a last task, as a thread whose `join` was interrupted counts as ended up to Python 3.12.
+        last = self.submit(bool)
+        try:
+            last.result()
+        except KeyboardInterrupt:
+            last.result()
+            raise
+        finally:
+            super().__exit__(*error)
 
 
 class Pipeline(Generic[Item, Loaded, Computed, Done]):
@@ -59,7 +78,7 @@ class Pipeline(Generic[Item, Loaded, Computed, Done]):
                 yield item, done
 
     def _overlapping(self, items: Iterable[Item]) -> Generator[tuple[Item, Done | Exception], None, None]:
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        with _Thread(1) as reader, _Thread(1) as writer:
             coming = ((item, reader.submit(self.read, item)) for item in items)
             following = next(coming, None)
             behind: tuple[Item, Future[Done] | Exception] | None = None

@@ -115,14 +115,27 @@ class ProgressBar(TQDMProgressBar):
     def __init__(self, done: int) -> None:
         super().__init__(refresh_rate=1)
         self.done = done
+        self._bars: list[Tqdm] = []
 
     def init_train_tqdm(self) -> Tqdm:
         """Make the bar of training."""
-        return _on_stderr(super().init_train_tqdm)
+        return self._on_stderr(super().init_train_tqdm)
 
     def init_validation_tqdm(self) -> Tqdm:
         """Make the bar of a measurement, below that of training."""
-        return _on_stderr(super().init_validation_tqdm)
+        return self._on_stderr(super().init_validation_tqdm)
+
+    def _on_stderr(self, make: Callable[[], Tqdm]) -> Tqdm:
+        """Make a bar on standard error, as all others are; Lightning's are on standard output, which is for results."""
+        with redirect_stdout(sys.stderr):
+            bar = make()
+        self._bars = [*self._bars[:1], bar]
+        return bar
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """End the lines of the bars, as what happened is said below them."""
+        for bar in reversed(self._bars):
+            bar.close()
 
     def on_train_start(self, trainer: L.Trainer, *unused: Any) -> None:
         """Start the bar where the run goes on, which Lightning takes for the middle of an epoch."""
@@ -138,12 +151,6 @@ class ProgressBar(TQDMProgressBar):
         bar, passes = self.train_progress_bar, trainer.accumulate_grad_batches
         bar.total, bar.initial, bar.n = trainer.max_steps * passes, self.done * passes, self.done * passes
         bar.refresh()
-
-
-def _on_stderr(make: Callable[[], Tqdm]) -> Tqdm:
-    """Make a bar on standard error, as all others are; Lightning's are on standard output, which is for results."""
-    with redirect_stdout(sys.stderr):
-        return make()
 
 
 def _environment() -> ClusterEnvironment | None:
