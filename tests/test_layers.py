@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "banet"
 ROOMS = [
     *("errors", "types", "files", "panoptic", "ops", "data", "modeling", "checkpoint", "inference", "composed"),
-    *("engine", "app", "commands", "cli"),
+    *("engine", "app", "commands", "streams", "cli"),
 ]
 HEAVY = ("torch", "torchvision", "lightning")
 
