@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -239,7 +239,7 @@ def _truths(
         image_path = safe_join(images, info.file_name, f"{file}: images[].file_name")
         size = (info.height, info.width)
         same_size(file, size, image_path)
-        shapes = _shapes(found.of(info.id), file, size, classes)
+        shapes = (_shape(record, file, size, classes) for record in found.of(info.id))
         yield convert_shapes(
             shapes,
             classes,
@@ -252,13 +252,6 @@ def _truths(
             ground=ground(info, image_path),
             image_id=info.id,
         )
-
-
-def _shapes(
-    records: Iterable[Sequence[Any]], file: Path, size: tuple[int, int], categories: Categories
-) -> Iterator[Shape]:
-    for record in records:
-        yield _shape(record, file, size, categories)
 
 
 def _shape(record: Sequence[Any], file: Path, size: tuple[int, int], categories: Categories) -> Shape:

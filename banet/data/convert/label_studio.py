@@ -12,7 +12,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -102,7 +102,7 @@ def convert_label_studio(
         for task in (task for task in _tasks(file) if task.count):
             name = finder.find(_image_of(task.data, f"{task.where}.data"), task.where)
             size = image_size(Path(images) / name)
-            shapes = _shapes(task.regions, size, id_of, ignore)
+            shapes = (_shape(region, size, id_of) for region in task.regions if region.label not in ignore)
             yield convert_shapes(shapes, classes, images, name, size, overlaps, report, file)
 
     with reported(left_out) as report:
@@ -274,14 +274,6 @@ class _Images:
                 what = f"{abbreviate(path)} may be {exact[0]} or {exact[1]}"
                 raise InputError(what, where=where, hint="rename one of the images")
         raise InputError(f"image {abbreviate(name)} is not in {self._root}", where=where, hint="put it there")
-
-
-def _shapes(
-    regions: Sequence[_Region], size: tuple[int, int], id_of: Mapping[str, int], ignore: Collection[str]
-) -> Iterator[Shape]:
-    for region in regions:
-        if region.label not in ignore:
-            yield _shape(region, size, id_of)
 
 
 def _shape(region: _Region, size: tuple[int, int], id_of: Mapping[str, int]) -> Shape:
