@@ -25,9 +25,11 @@ SIZE = (96, 128)
 RAN: set[str] = set()
 
 
-def run(name: str, *arguments: object) -> int:
+def run(name: str, *arguments: object, needs: str | None = None) -> int:
     """Run a script in this process, as Python would; return its exit status."""
     RAN.add(name)
+    if needs is not None:
+        pytest.importorskip(needs)
     before = sys.argv
     sys.argv = [name, *map(str, arguments)]
     try:
@@ -89,7 +91,7 @@ def test_fuse_and_score_without_torch() -> None:
 
 def test_train_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path / "data", seed=5, count=4, size=(64, 64))
-    assert run("train_own_data.py", tmp_path / "data", tmp_path / "run", 1) == 0
+    assert run("train_own_data.py", tmp_path / "data", tmp_path / "run", 1, needs="lightning") == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
     metrics = json.loads((tmp_path / "run" / "val" / "metrics.json").read_text())
     assert {"All", "Things", "Stuff"} <= set(metrics)
@@ -110,7 +112,7 @@ def test_fine_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_coco(tmp_path / "data", seed=4, count=3, size=(48, 64))
     small_model(classes=SCENE_CATEGORIES).save_pretrained(tmp_path / "weights.safetensors")
     out = tmp_path / "run"
-    assert run("fine_tune.py", tmp_path / "data", out, tmp_path / "weights.safetensors", 6) == 0
+    assert run("fine_tune.py", tmp_path / "data", out, tmp_path / "weights.safetensors", 6, needs="lightning") == 0
     said = capsys.readouterr().out
     assert "tensors taken" in said and "going on from 1" in said
     assert (out / "after_1.png").exists() and (out / "after_6.png").exists() and (out / "curves.png").exists()
