@@ -78,7 +78,7 @@ def run(*words: object) -> None:
         assert main([str(word) for word in words]) == 0
 
 
-def test_a_family_goes_everywhere(weights: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_goes_everywhere(weights: str, data: Path, tmp_path: Path) -> None:
     common = ("--weights", weights, "--trust", "--score", "0.05")
     run("predict", data / "images", *common, "--out", tmp_path / "p", "--json", data / "panoptic.json", "--gallery")
     written = json.loads((tmp_path / "p" / "panoptic.json").read_text())
@@ -91,6 +91,10 @@ def test_a_family_goes_everywhere(weights: str, data: Path, tmp_path: Path, caps
     assert "road" in known and "person" in known | {"person"}
     run("predict", data / "images" / "0.png", *common, "--out", tmp_path / "t", "--tile", 96)
     assert read_ids(tmp_path / "t" / "0.png").shape == SIZE
+
+
+def test_a_family_is_measured(weights: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("faster_coco_eval")
     split = ("--images", data / "images", "--panoptic", data / "panoptic", "--json", data / "panoptic.json")
     run("evaluate", weights, "--trust", *split, "--score", 0.05, "--batch", 2, "--out", tmp_path / "e")
     assert 0 <= json.loads((tmp_path / "e" / "metrics.json").read_text())["All"]["pq"] <= 1
