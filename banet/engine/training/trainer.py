@@ -129,7 +129,7 @@ class ProgressBar(TQDMProgressBar):
         """Make a bar on standard error, as all others are; Lightning's are on standard output, which is for results."""
         with redirect_stdout(sys.stderr):
             bar = make()
-        self._bars = [*self._bars[:1], bar]
+        self._bars = [*self._bars[:1], bar]  # that of training, and of the last measurement
         return bar
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
