@@ -419,6 +419,16 @@ def test_the_cost_per_file_does_not_grow(tmp_path: Path, monkeypatch: pytest.Mon
     assert tails._end == (tmp_path / RECORD).stat().st_size  # the second time there was nothing left to read
 
 
+def test_what_another_process_wrote_since_the_record_was_read_is_ours(tmp_path: Path) -> None:
+    run(tmp_path, {"a.txt": "1"})
+    late = Outputs(tmp_path, KIND, checked=False)
+    run(tmp_path, {"a.txt": "2"})
+    late.check([("a.txt", None)])
+    (tmp_path / "a.txt").write_text("3")
+    with pytest.raises(InputError, match="was changed since"):
+        late.check([("a.txt", None)])
+
+
 def _work(folder: Path, owners: tuple[object, ...], start: Any) -> None:
     start.wait()
     run(folder, {f"{owner}_{n}.txt": str(n) for owner in owners for n in range(50)})

@@ -146,11 +146,7 @@ class Outputs:
             InputError: Meanwhile a file got that name that may not be replaced.
         """
         name = self._name(os.path.abspath(target))
-        try:
-            self._check(name)
-        except InputError:  # another process of the same command may have written it, and recorded that
-            self._record.read()
-            self._check(name)
+        self._check_now(name)
         (self._part or self._record).append({name: self._entry(name, temporary, grows)})
         self._give_name(temporary, target, name)
         if self._trees:
@@ -200,11 +196,11 @@ class Outputs:
         sources = self._sources
         for name, source in names:
             self._sources = sources if source is None else {name: self._relative(source)}
-            self._check(name)
+            self._check_now(name)
         self._sources = sources
         for tree in self._trees:
             for name in self._files_in(tree):
-                self._check(name)
+                self._check_now(name)
 
     def part_record(self, name: str) -> Record:
         """Return the record of a part of a run.
@@ -283,8 +279,16 @@ class Outputs:
                     hint="rename one of the inputs",
                 )
 
+    def _check_now(self, name: str) -> None:
+        """Ask that a name may be written to, by what the record says now."""
+        try:
+            self._check(name)
+        except InputError:  # another process of the same command may have written it, and recorded that
+            self._record.read()
+            self._check(name)
+
     def _check(self, name: str) -> None:
-        """Ask that a name may be written to."""
+        """Ask that a name may be written to, by what was read of the record."""
         where, another = self.told(name), f"choose another {self.option}"
         if not self._exists(name):
             return
