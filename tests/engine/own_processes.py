@@ -57,25 +57,35 @@ def run_together(arguments: list[str], processes: int, said: Path) -> str:
 
     torchrun itself loads torch anew in each of them, which takes longer than all the rest; one test does it.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    said.mkdir()
-    members = [start(_member, arguments, rank, processes, port, said / str(rank)) for rank in range(processes)]
-    try:
-        while any(member.is_alive() for member in members) and not any(member.exitcode for member in members):
-            time.sleep(0.05)
-    finally:
-        for member in members:  # where one failed, the others wait for it
-            member.kill()
-            member.join()
-    texts = [(said / str(rank)).read_text() for rank in range(processes)]
-    codes = [member.exitcode for member in members]
+    codes, texts = end_together(member, arguments, processes, said)
     assert codes == [0] * processes, "\n".join([str(codes), *texts])
     return "".join(texts)
 
 
-def _member(arguments: list[str], rank: int, world: int, port: int, said: Path) -> None:
+def end_together(
+    target: Callable[..., None], arguments: list[str], processes: int, said: Path, *, seconds: float = 600
+) -> tuple[list[int | None], list[str]]:
+    """Run what is `member` or calls it until all have ended, or one has failed; return statuses and what they print."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said.mkdir()
+    members = [start(target, arguments, rank, processes, port, said / str(rank)) for rank in range(processes)]
+    last = time.monotonic() + seconds
+    try:
+        while any(each.is_alive() for each in members) and not any(each.exitcode for each in members):
+            time.sleep(0.05)
+            if time.monotonic() > last:
+                break
+    finally:
+        for each in members:  # where one failed, the others wait for it
+            each.kill()
+            each.join()
+    return [each.exitcode for each in members], [(said / str(rank)).read_text() for rank in range(processes)]
+
+
+def member(arguments: list[str], rank: int, world: int, port: int, said: Path) -> None:
+    """One process of `run_together`."""
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
     os.environ.update({name: str(value) for name, value in numbers.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test", OMP_NUM_THREADS="1")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from factories import TINY, with_train
-from own_processes import command, run, run_together
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from own_processes import command, end_together, member, run, run_together
 from safetensors.torch import load_file
 
 from banet import BANet
@@ -157,3 +160,24 @@ def test_parts_of_several_processes_are_joined_whatever_their_ids(tmp_path: Path
     joined = json.loads((tmp_path / "panoptic.json").read_text())
     assert [one["id"] for one in joined["images"]] == [-1, 5, "5", "a", "b"]
     assert [one["image_id"] for one in joined["annotations"]] == [-1, 5, "5", "a", "b"]
+
+
+def _first_ends_early(arguments: list[str], rank: int, world: int, port: int, said: Path) -> None:
+    real = _FitLoop.setup_data
+
+    def end(loop: _FitLoop) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(loop)
+
+    if rank == 0:
+        _FitLoop.setup_data = end  # type: ignore[method-assign]
+    member(arguments, rank, world, port, said)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_before_the_first_iteration_ends_a_run(processes: int, tmp_path: Path) -> None:
+    """The process that got it: not with status 0, and without waiting for the others."""
+    line = command(with_train(ONE_SIZE, iterations=2), tmp_path / "out")[3:]
+    codes, texts = end_together(_first_ends_early, line, processes, tmp_path / "said", seconds=60)
+    assert codes[0] == -signal.SIGTERM, texts
+    assert not (tmp_path / "out" / "model.safetensors").exists()

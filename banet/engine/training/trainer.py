@@ -61,7 +61,7 @@ def build_trainer(
     loggers = _loggers(recipe, out, done)
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[options.precision]
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator="gpu" if gpu else device.type,
             devices=devices,
             num_nodes=nodes,
@@ -88,6 +88,10 @@ def build_trainer(
         raise InputError(
             reason, where="train.devices, train.nodes", hint="leave them 0 to take what there is"
         ) from None
+    # CheckpointCallback answers SIGTERM. Lightning's own answer, from its setup on, waits for the other processes where
+    # these do not wait for it, or ends the run with status 0.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _refuse_without_gpu(options: TrainConfig, device: torch.device) -> None:
