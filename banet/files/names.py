@@ -44,6 +44,7 @@ def without_suffix(name: str) -> str:
 
     `pathlib` disagrees about such names from one Python to the next.
     """
+    name = str(PurePosixPath(name))  # `./a` is `a`
     stem, suffix = posixpath.splitext(name)
     return name if suffix == "." else stem
 
@@ -95,7 +96,7 @@ class DistinctNames:
             name: The input's, with `/` or `\\` where it is in a folder that the outputs keep.
         """
         path = PurePosixPath(forward(name))
-        stem = without_suffix(str(path)) if path.name else name
+        stem = without_suffix(forward(name)) if path.name else name
         if self._take(stem):
             return stem
         if self._take(with_suffix := str(path.with_name(path.name.replace(".", "_")))):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banet.files.names import DistinctNames, name_key
+from banet.files.names import DistinctNames, name_key, without_suffix
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,22 @@ from banet.files.names import DistinctNames, name_key
 def test_names(inputs: list[str], expected: list[str]) -> None:
     names = DistinctNames(".png")
     assert [names.choose(name) for name in inputs] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a/b.png", "a/b"),
+        ("./a.png", "a"),
+        ("a//b.tar.gz", "a/b.tar"),
+        (".png", ".png"),
+        ("..png", "..png"),
+        ("a.b/c", "a.b/c"),
+        ("a.", "a."),
+    ],
+)
+def test_a_name_without_its_suffix(name: str, expected: str) -> None:
+    assert without_suffix(name) == expected
 
 
 def test_no_output_of_a_name_may_be_taken() -> None:
