@@ -69,7 +69,14 @@ class Seen:
     size: tuple[int, int]
 
 
-def _features(model: BANet, output: Output, boxes: Tensor) -> Features:
+def features_of(model: BANet, output: Output, boxes: Tensor) -> Features:
+    """Return what read-outs need of one image.
+
+    Args:
+        model: the network.
+        output: what it made of the image.
+        boxes: (N, 4) in input pixels, whose F_ins is computed.
+    """
     f_ins = model.mask_head.features(output.rois.mask([boxes]))
     return Features([level[0].half() for level in output.semantic], f_ins.half(), boxes)
 
@@ -81,7 +88,7 @@ def training_features(model: BANet, scenes: Scenes) -> list[tuple[Features, Tens
     for index in tqdm(range(len(scenes)), desc="features", unit="scene", mininterval=10):
         sample = scenes[index]
         output = model([sample.image])
-        found.append((_features(model, output, sample.target.boxes), sample.target.semantic))
+        found.append((features_of(model, output, sample.target.boxes), sample.target.semantic))
     return found
 
 
@@ -96,8 +103,8 @@ def validation_features(model: BANet, scenes: Scenes) -> list[Seen]:
         (raw,) = output.images
         found.append(
             Seen(
-                _features(model, output, _selected(model, output, limit)),
-                _features(model, output, scenes[index].target.boxes),
+                features_of(model, output, _selected(model, output, limit)),
+                features_of(model, output, scenes[index].target.boxes),
                 postprocess(raw, image, SCENE_CATEGORIES, model.inference),
                 truth,
                 raw.size,
@@ -107,6 +114,7 @@ def validation_features(model: BANet, scenes: Scenes) -> list[Seen]:
 
 
 def _selected(model: BANet, output: Output, limit: float) -> Tensor:
+    """Return the boxes (N, 4) of one image that RoIInlay gets where they need a score above `limit`."""
     limits = model.inference
     (boxes,), _, _ = select_for_panoptic(
         output.candidates, score=limit, iou=limits.nms_threshold, limit=limits.max_instances
@@ -115,28 +123,36 @@ def _selected(model: BANet, output: Output, limit: float) -> Tensor:
 
 
 def _joined(features: Sequence[Features]) -> tuple[list[Tensor], Tensor]:
+    """Return F_S of a batch, level by level, and F_ins of all its boxes in order."""
     semantic = [torch.stack(levels).float() for levels in zip(*(each.semantic for each in features), strict=True)]
     return semantic, torch.cat([each.f_ins for each in features]).float()
 
 
-def _batches(cache: Sequence[Any], seed: int) -> Iterator[list[int]]:
+def _batches(cache: Sequence[Any], seed: int, learning: TrainConfig) -> Iterator[list[int]]:
     """Yield the rows of each step's batch, epoch by epoch; the same for every arm of a seed."""
-    for epoch in range(LEARNING.iterations):
+    for epoch in range(learning.iterations):
         order = np.random.default_rng([seed, epoch]).permutation(len(cache)).tolist()
-        size = LEARNING.batch_size
+        size = learning.batch_size
         yield from (order[start : start + size] for start in range(0, len(order) - size + 1, size))
 
 
-def learn(module: Any, cache: Sequence[tuple[Features, Tensor]], seed: int) -> float:
-    """Let a read-out learn from the cache; return its mean loss over the last tenth of the steps."""
+def learn(module: Any, cache: Sequence[tuple[Features, Tensor]], seed: int, learning: TrainConfig) -> float:
+    """Let a read-out learn from the cache; return its mean loss over the last tenth of the steps.
+
+    Args:
+        module: the read-out.
+        cache: features and labels of the training scenes.
+        seed: of batches and drawn boxes.
+        learning: how it learns.
+    """
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": LEARNING.weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": learning.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING.lr)
+    optimizer = torch.optim.AdamW(groups, lr=learning.lr)
     losses = []
-    for step, rows in zip(range(LEARNING.iterations), _batches(cache, seed), strict=False):
+    for step, rows in zip(range(learning.iterations), _batches(cache, seed, learning), strict=False):
         features, truth = zip(*(cache[row] for row in rows), strict=True)
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
         starts = np.cumsum([0, *(len(each.boxes) for each in features)])
@@ -152,9 +168,9 @@ def learn(module: Any, cache: Sequence[tuple[Features, Tensor]], seed: int) -> f
         loss = semantic_loss(module(semantic, used, [each[:, :4] for each in drawn], sizes), list(truth))
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, LEARNING.clip)
+        nn.utils.clip_grad_norm_(parameters, learning.clip)
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING.lr * learning_rate_factor(step, LEARNING)
+            group["lr"] = learning.lr * learning_rate_factor(step, learning)
         optimizer.step()
         losses.append(float(loss.detach()))
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))
@@ -186,7 +202,7 @@ def run_arm(
     begin = time.process_time()
     torch.manual_seed(seed)
     module = read_out(arm, recipe, SCENE_CATEGORIES)
-    loss = learn(module, cache, seed)
+    loss = learn(module, cache, seed, LEARNING)
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     for name in ("found", "true"):

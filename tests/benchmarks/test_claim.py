@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import claim
 import claim_read_outs
+import claim_why
 from claim_arms import NETWORKS, READ_OUTS, arm_recipe, load_network, read_out
 from claim_measures import Bootstrap, Counter, Counts, difference, interval, mean_scores, scores
 from claim_report import write_report
@@ -144,22 +145,20 @@ def test_an_emptied_arm_has_the_parameters_of_sim_and_no_instance_reaches_it(tmp
     assert [len(each) for each in made.segmenter.inlay_boxes([torch.rand(5, 4)] * 20)] == [0] * 20
 
 
-def test_read_outs_learn_and_nothing_else_does(model: BANet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_outs_learn_and_nothing_else_does(model: BANet) -> None:
     learning = replace(claim_read_outs.LEARNING, iterations=25, warmup=1, batch_size=2, lr=0.03)
-    monkeypatch.setattr(claim_read_outs, "LEARNING", learning)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     cache = claim_read_outs.training_features(model, Scenes(5, 6, (64, 64)))
     assert {len(features.boxes) for features, _ in cache} != {0}
     for arm in (READ_OUTS[0], READ_OUTS[1], READ_OUTS[-1]):
         torch.manual_seed(0)
         module = read_out(arm, TINY, SCENE_CATEGORIES)
-        first = claim_read_outs.learn(module, cache, 0)
+        first = claim_read_outs.learn(module, cache, 0, learning)
         torch.manual_seed(0)
         again = read_out(arm, TINY, SCENE_CATEGORIES)
-        assert claim_read_outs.learn(again, cache, 0) == first, arm.name
-        monkeypatch.setattr(claim_read_outs, "LEARNING", replace(learning, iterations=1))
-        assert first < 0.8 * claim_read_outs.learn(read_out(arm, TINY, SCENE_CATEGORIES), cache, 0), arm.name
-        monkeypatch.setattr(claim_read_outs, "LEARNING", learning)
+        assert claim_read_outs.learn(again, cache, 0, learning) == first, arm.name
+        one_step = replace(learning, iterations=1)
+        assert first < 0.8 * claim_read_outs.learn(read_out(arm, TINY, SCENE_CATEGORIES), cache, 0, one_step), arm.name
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -195,8 +194,12 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was_and_reports_what_there_is(tmp_path: Path, in_process: list[str]) -> None:
+def test_a_study_goes_on_where_it_was_and_reports_what_there_is(
+    tmp_path: Path, in_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = claim.Study(PLAN, TINY, tmp_path / "out", tmp_path / "lock")
+    study.out.mkdir()
+    study.claim()
     study.step_a()
     assert in_process == ["trunk_context_0", "trunk_control_0"]
     assert len(list(tmp_path.glob("out/a/*/*/seed0/figures.json"))) == 4
@@ -218,6 +221,28 @@ def test_a_study_goes_on_where_it_was_and_reports_what_there_is(tmp_path: Path, 
     assert set(figures) == {"trunk", "a-context", "a-control", "b-context", "b-control"}
     assert "AP" in figures["b-context"]["figures"]["heuristic-218"]["baseline"]
     assert (docs / "images/claim.png").stat().st_size > 1000
+    _check_why(study.out, monkeypatch)
+
+
+def _check_why(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of a study taken apart: each measurement is kept, and none is made twice."""
+    monkeypatch.setattr(claim_why, "SIZE", (64, 64))
+    monkeypatch.setattr(claim_why, "STEPS", (1, 2))
+    monkeypatch.setattr(claim_why, "LEARNING", replace(claim_why.LEARNING, iterations=1, batch_size=2))
+    for name in ("LOGITS_SCENES", "FEATURE_SCENES", "LONGER_SCENES", "READ_OUT_SCENES"):
+        monkeypatch.setattr(claim_why, name, (21, 2))
+    monkeypatch.setattr(claim_why, "GRADIENT_SCENES", (22, 4))
+    kept = claim_why.Kept(study / "why")
+    claim_why.measure(study, kept, [0])
+    content, lines = claim_why.report(kept)
+    assert set(content["logits"]["sim_emptied-0"]) == {"first", "final"}
+    assert content["gradients"]["baseline-0"]["semantic"] > 0 == content["gradients"]["baseline-0"]["instance"]
+    assert set(content["features"]) == {"baseline-0-first", "baseline-0-linear"}
+    assert len(content["longer"]) == 2 * len(claim_why.READ_OUTS)
+    assert sum(line.startswith("|") for line in lines) == 2 * 4 + 2 + 1 + 2 + 2 * len(claim_why.READ_OUTS)
+    monkeypatch.setattr(claim_why, "read_out_part", None)
+    monkeypatch.setattr(claim_why, "logits_part", None)
+    claim_why.measure(study, kept, [0])
 
 
 def test_a_study_does_not_go_on_with_another_recipe(tmp_path: Path) -> None:
