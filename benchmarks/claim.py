@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claim_arms import NETWORKS, READ_OUTS, Arm, arm_recipe, load_network
+from claim_arms import Arm, arm_recipe, load_network, starting_network
 from claim_measures import Counter, scores
-from claim_read_outs import run_arm, training_features, validation_features
+from claim_plans import BASELINE, KINDS, PLANS, Plan
+from claim_read_outs import READ_OUT, run_arm, training_features, validation_features
 from claim_report import write_report
 from harness import Report, parser, use_threads
+from safetensors.torch import load_file
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
@@ -43,41 +45,6 @@ from banet.files.atomic import atomic_path, write_json
 
 SLICE = 15 * 60
 """Seconds after which a training gives up the lock for a moment."""
-KINDS = {"context": True, "control": False}
-BASELINE = NETWORKS[0]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The numbers of a study, as its plan in the docs states them.
-
-    Attributes:
-        trunk_iterations: of the baseline that every arm starts from.
-        trunk_seed: of its weights and draws.
-        found_wanted: fraction of the true boxes that the trunk must find.
-        more_iterations: by which it is trained on until it does.
-        more_times: at most.
-        arm_iterations: of each arm after that.
-        read_out_seeds: of step A.
-        arm_seeds: of step B.
-        gate_scenes: seed and number of the scenes that decide whether the trunk is good enough.
-        feature_scenes: of those whose features are cached in step A.
-        read_out_scenes: of those that step A is measured on.
-        arm_scenes: of those that step B is measured on.
-    """
-
-    trunk_iterations: int = 6000
-    trunk_seed: int = 100
-    found_wanted: float = 0.6
-    more_iterations: int = 2000
-    more_times: int = 3
-    arm_iterations: int = 1500
-    read_out_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    arm_seeds: tuple[int, ...] = (0, 1, 2)
-    gate_scenes: tuple[int, int] = (7101, 200)
-    feature_scenes: tuple[int, int] = (7111, 2000)
-    read_out_scenes: tuple[int, int] = (7112, 500)
-    arm_scenes: tuple[int, int] = (7121, 1000)
 
 
 @dataclass(frozen=True)
@@ -160,7 +127,7 @@ class Study:
             jobs = [
                 (seed, arm, self.out / "a" / kind / arm.name / f"seed{seed}")
                 for seed in self.plan.read_out_seeds
-                for arm in READ_OUTS
+                for arm in self.plan.read_outs
             ]
             jobs = [job for job in jobs if not (job[2] / "figures.json").is_file()]
             if not jobs:
@@ -171,27 +138,32 @@ class Study:
                 validation = validation_features(model, self.scenes(self.plan.read_out_scenes, context=context))
             for seed, arm, folder in tqdm(jobs, desc=kind, unit="read-out", mininterval=10):
                 with turn(self.lock):
-                    run_arm(arm, seed, self.recipe, cache, validation, folder)
+                    run_arm(arm, seed, self.recipe, self.plan.learning, cache, validation, folder)
 
     def step_b(self) -> None:
-        """Train and measure every arm from the trunk, seed by seed."""
-        for seed in self.plan.arm_seeds:
-            for kind, context in KINDS.items():
-                for arm in NETWORKS:
-                    folder = self.out / "b" / kind / arm.name / f"seed{seed}"
-                    if (context or arm.control) and not (folder / "figures.json").is_file():
-                        self.run_network(arm, seed, kind, folder)
+        """Train and measure every arm from the trunk, in the order of the plan."""
+        for arm, kind, seed in self.plan.runs():
+            folder = self.out / "b" / kind / arm.name / f"seed{seed}"
+            if not (folder / "figures.json").is_file():
+                self.run_network(arm, seed, kind, folder)
 
     def run_network(self, arm: Arm, seed: int, kind: str, folder: Path) -> None:
         """Train and measure one arm; its JSON comes last, and says that all is there."""
         context, weights = KINDS[kind], self.trunk(kind)
-        recipe = arm_recipe(
-            self.recipe, arm, context=context, seed=seed, iterations=self.plan.arm_iterations, init=str(weights)
-        )
+        changes: dict[str, Any] = {"iterations": self.plan.arm_iterations, "init": str(weights)}
+        recipe = arm_recipe(self.recipe, arm, context=context, seed=seed, **changes)
+        if arm.start:
+            start = folder / "start.safetensors"
+            if not start.is_file():
+                logits = load_file(self.out / "a" / kind / arm.start / f"seed{seed}" / READ_OUT)
+                folder.mkdir(parents=True, exist_ok=True)
+                starting_network(arm, recipe, BANet.from_pretrained(weights), logits).save_pretrained(start)
+            recipe = replace(recipe, train=replace(recipe.train, init=str(start)))
         trained = self.train(recipe, folder)
         with turn(self.lock):
             measure(load_network(arm, trained), self.scenes(self.plan.arm_scenes, context=context), folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        (folder / "start.safetensors").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -274,6 +246,7 @@ def _stop(number: int, frame: object) -> None:
 def main() -> None:
     command_line = parser(__doc__, threads=1)
     command_line.add_argument("--step", choices=("a", "b", "report", "train"), required=True)
+    command_line.add_argument("--study", type=int, choices=tuple(PLANS), default=max(PLANS), help="which plan")
     command_line.add_argument("--out", type=Path, required=True, help="folder of the study")
     command_line.add_argument("--lock", type=Path, help="file that trainings of this machine wait for")
     command_line.add_argument("--docs", type=Path, default=Path("docs"), help="with report: where the docs are")
@@ -284,11 +257,11 @@ def main() -> None:
     if options.step == "train":
         raise SystemExit(train_here(options.recipe, options.out))
     if options.step == "report":
-        write_report(options.out, options.docs, (len(Plan().read_out_seeds), len(Plan().arm_seeds)))
+        write_report(PLANS[options.study], options.out, options.docs)
         return
     signal.signal(signal.SIGTERM, _stop)
     options.out.mkdir(parents=True, exist_ok=True)
-    study = Study(Plan(), load_recipe("scenes_small"), options.out.resolve(), options.lock)
+    study = Study(PLANS[options.study], load_recipe("scenes_small"), options.out.resolve(), options.lock)
     study.claim()
     with Report(options, __file__):
         study.step_a() if options.step == "a" else study.step_b()

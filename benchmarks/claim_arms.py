@@ -1,4 +1,4 @@
-"""The arms of the studies of aggregation: which composition each is, and how a recipe becomes it.
+"""An arm of a study of aggregation: which composition it is, how a recipe becomes it, and what it starts from.
 
 An arm is another composition of the network, or other weights of its losses; `forward` has no flag for any of them.
 `Emptied` is the one part that the package itself does not have.
@@ -14,9 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from banet import BANet
+from banet.data.scenes.generate import SCENE_CATEGORIES
 from banet.engine.recipe import Recipe
 from banet.modeling.composition import build_segmenter
 from banet.modeling.config import InferenceConfig, LossConfig, ModelConfig
+from banet.modeling.s2i import S2IRoIs
 from banet.modeling.segmenters import AggregatedLogits, DirectLogits
 from banet.panoptic.categories import Categories
 
@@ -35,6 +37,7 @@ class Arm:
         loss: options of the losses that differ from the recipe's.
         control: also on the control data.
         emptied: RoIInlay gets no box, in training and after it.
+        start: read-out of step A that its semantic logits start from; without, they start from random weights.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Arm:
     loss: Mapping[str, Any] = field(default_factory=dict)
     control: bool = False
     emptied: bool = False
+    start: str = ""
 
     def model_config(self, recipe: Recipe) -> ModelConfig:
         """Return what its network is made of."""
@@ -51,37 +55,6 @@ class Arm:
     def loss_config(self, recipe: Recipe) -> LossConfig:
         """Return how its losses are weighted."""
         return replace(recipe.loss, **{**self.loss, **(NO_BOX if self.emptied else {})})
-
-
-NETWORKS = (
-    Arm("baseline", "baseline, continued", control=True),
-    Arm("sim", "SIM", {"sim": True}, control=True),
-    Arm("sim_emptied", "SIM, F_inlay empty", {"sim": True}, emptied=True),
-    Arm("sim_ocm", "SIM + OCM", {"sim": True, "ocm": True}, control=True),
-    Arm("s2i", "S2I", {"s2i": True}),
-    Arm("whole", "SIM + OCM + S2I", {"sim": True, "ocm": True, "s2i": True}),
-    Arm("baseline_dfm", "baseline + DFM", {"deformable": True}),
-    Arm("whole_dfm", "SIM + OCM + S2I + DFM", {"sim": True, "ocm": True, "s2i": True, "deformable": True}),
-    Arm("baseline_0.3", "baseline, λ 0.3", loss={"seg_weight": 0.3}),
-    Arm("baseline_1.0", "baseline, λ 1.0", loss={"seg_weight": 1.0}),
-)
-"""Step B: trained on from one checkpoint."""
-
-_READ_OUTS = (
-    ("sim", "SIM", {"sim": True}),
-    ("sim_ocm_linear", "SIM + OCM without ReLU", {"sim": True, "ocm": True, "ocm_relu": False}),
-    ("sim_ocm", "SIM + OCM", {"sim": True, "ocm": True}),
-)
-READ_OUTS = (
-    Arm("first", "first logits", control=True),
-    Arm("sim_emptied", "SIM, F_inlay empty", {"sim": True}, control=True, emptied=True),
-    *(
-        Arm(f"{name}_{low}", f"{title}, share {low}–1", model, {"inlay_share": (low, 1.0)}, control=True)
-        for low in (0.6, 0.0)
-        for name, title, model in _READ_OUTS
-    ),
-)
-"""Step A: read-outs of one frozen trunk."""
 
 
 class Emptied(nn.Module):
@@ -144,3 +117,24 @@ def arm_recipe(recipe: Recipe, arm: Arm, *, context: bool, seed: int, **train: A
         data=replace(recipe.data, scene_context=context),
         train=replace(recipe.train, seed=seed, **train),
     )
+
+
+def starting_network(arm: Arm, recipe: Recipe, trunk: BANet, logits: Mapping[str, Tensor]) -> BANet:
+    """Return the network of an arm before it is trained: it predicts what the trunk with a read-out predicts.
+
+    What the trunk has is the trunk's; the semantic logits are a read-out's that was fitted on the frozen trunk; S2I's
+    convolution, the only other part of an arm with weights of its own, is zero, and so are deformable offsets.
+
+    Args:
+        arm: the arm.
+        recipe: of its run.
+        trunk: the baseline that all arms start from.
+        logits: state dict of the read-out.
+    """
+    made = BANet(SCENE_CATEGORIES, recipe.model, recipe.inference, recipe.loss)
+    made.load_state_dict({**made.state_dict(), **trunk.state_dict()})
+    made.segmenter.load_state_dict({**made.segmenter.state_dict(), **logits})
+    if isinstance(made.roi_features, S2IRoIs):
+        nn.init.zeros_(made.roi_features.phi.weight)
+        nn.init.zeros_(made.roi_features.phi.bias)  # type: ignore[arg-type]
+    return made

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from claim_arms import Arm, read_out
+from claim_arms import Arm, Emptied, read_out
 from claim_measures import Counter, scores
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from banet import BANet
 from banet.data.scenes.generate import SCENE_CATEGORIES, Scenes
 from banet.engine.recipe import Recipe, TrainConfig
 from banet.engine.training.task import learning_rate_factor
-from banet.files.atomic import write_json
+from banet.files.atomic import atomic_path, write_json
 from banet.inference.postprocess import UnfusedPrediction, postprocess, semantic_argmax
 from banet.inference.preprocess import preprocess
 from banet.modeling.config import InferenceConfig
@@ -28,11 +29,8 @@ from banet.modeling.outputs import Output
 from banet.modeling.semantic_loss import semantic_loss
 from banet.panoptic import PanopticSegmentation
 
-LEARNING = TrainConfig(
-    init="random", iterations=800, batch_size=8, optimizer="adamw", lr=0.002, weight_decay=0.02, warmup=50,
-    warmup_factor=0.01, schedule="cosine", milestones=(), clip=10.0,
-)  # fmt: skip
-"""How a read-out learns."""
+READ_OUT = "read_out.safetensors"
+"""Name of the file of a fitted read-out, in its folder."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +192,7 @@ def run_arm(
     arm: Arm,
     seed: int,
     recipe: Recipe,
+    learning: TrainConfig,
     cache: Sequence[tuple[Features, Tensor]],
     validation: Sequence[Seen],
     folder: Path,
@@ -202,8 +201,11 @@ def run_arm(
     begin = time.process_time()
     torch.manual_seed(seed)
     module = read_out(arm, recipe, SCENE_CATEGORIES)
-    loss = learn(module, cache, seed, LEARNING)
+    loss = learn(module, cache, seed, learning)
     folder.mkdir(parents=True, exist_ok=True)
+    fitted = module.segmenter if isinstance(module, Emptied) else module
+    with atomic_path(folder / READ_OUT) as temporary:
+        save_file(fitted.state_dict(), temporary)
     figures = {}
     for name in ("found", "true"):
         counts = count(module, validation, recipe.inference, true_boxes=name == "true").counts()

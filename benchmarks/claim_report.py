@@ -10,31 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from claim_arms import NETWORKS, READ_OUTS, Arm
+from claim_arms import Arm
 from claim_measures import SCORES, Counts, compare, difference
+from claim_plans import KINDS, Plan
 
 from banet.files.atomic import atomic_path, write_json
 
 Figures = dict[str, dict[str, float]]
-HEAD = """# Study 1: what it found
+HEAD = """# Study {number}: what it found
 
-`python benchmarks/claim.py --step report` writes this page from the runs. The plan is [here](plan_1.md).
+`python benchmarks/claim.py --study {number} --step report` writes this page from the runs. The plan is
+[here](plan_{number}.md).
 
 Means over the seeds; in brackets 95 % intervals, after ± standard errors, of 2,000 paired resamples of scenes and
 seeds. *false*: false positives of stuff per 100 scenes. *missed*: share of the pixels of missed things that the result
 calls stuff. *pairs*: right pixels of look-alike stuff. All else in per cent.
-""".splitlines()
+"""
 WAY, OH = "heuristic-218", "appearance-218"
-QUESTIONS = (
-    ("sim_0.0", "sim_emptied"), ("sim_ocm_0.0", "sim_0.0"), ("sim_ocm_0.0", "sim_ocm_linear_0.0"),
-    ("sim_0.0", "sim_0.6"), ("sim_ocm_linear_0.0", "sim_ocm_linear_0.6"), ("sim_ocm_0.0", "sim_ocm_0.6"),
-)  # fmt: skip
-"""Of step A: the first arm less the second."""
-COMPARISONS = (
-    ("sim", "baseline"), ("sim", "sim_emptied"), ("sim_ocm", "sim"), ("s2i", "baseline"), ("whole", "baseline"),
-    ("whole_dfm", "baseline_dfm"), ("baseline_0.3", "baseline"), ("baseline_1.0", "baseline"),
-)  # fmt: skip
-"""Of step B."""
 
 
 @dataclass(frozen=True)
@@ -128,41 +120,36 @@ def _pairs(measured: Measured, which: Sequence[tuple[str, str]], way: str, other
     return {name: figures for name, figures in found.items() if figures is not None}
 
 
-def build(out: Path, plan_seeds: tuple[int, int]) -> tuple[dict[str, Any], list[str]]:
-    """Return all figures of a study, and its page.
-
-    Args:
-        out: folder of the study.
-        plan_seeds: number of seeds of step A and of step B.
-    """
+def build(plan: Plan, out: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return all figures of the study in the folder `out`, and its page."""
     content: dict[str, Any] = {}
     page: list[str] = []
-    for kind in ("context", "control"):
-        step_a(out / "a" / kind, kind, plan_seeds[0], content, page)
-    for kind in ("context", "control"):
-        step_b(out / "b" / kind, kind, plan_seeds[1], content, page)
+    for kind in KINDS:
+        step_a(plan, out / "a" / kind, kind, content, page)
+    for kind in KINDS:
+        step_b(plan, out / "b" / kind, kind, content, page)
     return content, page
 
 
-def step_a(folder: Path, kind: str, seeds: int, content: dict[str, Any], page: list[str]) -> None:
+def step_a(plan: Plan, folder: Path, kind: str, content: dict[str, Any], page: list[str]) -> None:
     """Add the read-outs on one kind of data to the figures and the page of a study."""
-    found, true = (read_step(folder, READ_OUTS, f"{name}.npz") for name in ("found", "true"))
-    page += [f"\n## Step A, {kind}: {found.done} of {len(READ_OUTS) * seeds} read-outs\n"]
+    found, true = (read_step(folder, plan.read_outs, f"{name}.npz") for name in ("found", "true"))
+    page += [f"\n## Step A, {kind}: {found.done} of {len(plan.read_outs) * len(plan.read_out_seeds)} read-outs\n"]
     if not found.done:
         return
     summary, bound = (summarise(each, [WAY, "heuristic-64"]) for each in (found, true))
-    pairs = _pairs(found, QUESTIONS, WAY)
+    pairs = _pairs(found, plan.questions, WAY)
     content[f"a-{kind}"] = {"found": summary, "true": bound, "differences": pairs}
     columns = ("PQ^St", "mIoU^St", "false", "missed", "pairs")
     page += [*table(found, summary[WAY], columns), "", *_difference_rows(pairs, columns), ""]
     page += ["With the true boxes (a bound):", "", *table(true, bound[WAY], columns)]
 
 
-def step_b(folder: Path, kind: str, seeds: int, content: dict[str, Any], page: list[str]) -> None:
+def step_b(plan: Plan, folder: Path, kind: str, content: dict[str, Any], page: list[str]) -> None:
     """Add the networks on one kind of data to the figures and the page of a study."""
-    arms = [arm for arm in NETWORKS if kind == "context" or arm.control]
+    arms = [arm for arm in plan.networks if KINDS[kind] or arm.control]
     found = read_step(folder, arms, "counts.npz")
-    page += [f"\n## Step B, {kind}: {found.done} of {len(arms) * seeds} runs\n"]
+    page += [f"\n## Step B, {kind}: {found.done} of {len(arms) * len(plan.arm_seeds)} runs\n"]
     if not found.done:
         return
     titles = {
@@ -170,7 +157,7 @@ def step_b(folder: Path, kind: str, seeds: int, content: dict[str, Any], page: l
         "heuristic-64": "Heuristic fusion, from 64", "appearance-64": "With OH, from 64",
     }  # fmt: skip
     summary = summarise(found, list(titles))
-    pairs, handled = _pairs(found, COMPARISONS, WAY), _pairs(found, (("whole", "baseline"),), OH, WAY)
+    pairs, handled = _pairs(found, plan.comparisons, WAY), _pairs(found, (("whole", "baseline"),), OH, WAY)
     content[f"b-{kind}"] = {"figures": summary, "differences": pairs, "with OH": handled}
     columns = ("PQ", "PQ^Th", "PQ^St", "AP", *SCORES[3:])
     for way, title in titles.items():
@@ -180,26 +167,27 @@ def step_b(folder: Path, kind: str, seeds: int, content: dict[str, Any], page: l
         page += ["", "With OH, less the baseline without:", "", *_difference_rows(handled, SCORES[:3])]
 
 
-def write_report(out: Path, docs: Path, plan_seeds: tuple[int, int]) -> None:
-    """Write `study_1.json` and `study_1.md` to the docs' `studies/claim`, and the figure to `images/claim.png`."""
-    content, page = build(out, plan_seeds)
+def write_report(plan: Plan, out: Path, docs: Path) -> None:
+    """Write `study_N.json` and `study_N.md` to the docs' `studies/claim`, and the figure to `images/claim_N.png`."""
+    content, page = build(plan, out)
     trunks = {
         str(path.parent.relative_to(out / "trunk")): json.loads(path.read_text(encoding="utf-8"))["found"]
         for path in sorted((out / "trunk").glob("*/part*/found.json"))
     }
     found = ", ".join(f"{name} {100 * share:.1f} %" for name, share in trunks.items()) or "not measured yet"
-    head = [*HEAD, f"True boxes that the trunk finds: {found}."]
-    folder = docs / "studies" / "claim"
-    write_json(folder / "study_1.json", {"trunk": trunks, **content})
+    head = [*HEAD.format(number=plan.number).splitlines(), f"True boxes that the trunk finds: {found}."]
+    folder, name = docs / "studies" / "claim", f"study_{plan.number}"
+    write_json(folder / f"{name}.json", {"trunk": trunks, **content})
     text = re.sub(r"\^(Th|St)", r"<sup>\1</sup>", "\n".join([*head, *page]).rstrip()) + "\n"
-    with atomic_path(folder / "study_1.md") as temporary:
+    with atomic_path(folder / f"{name}.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
+    image = docs / "images" / f"claim_{plan.number}.png"
     if content:
-        draw(content, docs / "images" / "claim.png")
-    print(f"written: {folder}/study_1.json, study_1.md" + (f", {docs}/images/claim.png" if content else ""))
+        draw(plan, content, image)
+    print(f"written: {folder}/{name}.json, {name}.md" + (f", {image}" if content else ""))
 
 
-def draw(content: Mapping[str, Any], path: Path) -> None:
+def draw(plan: Plan, content: Mapping[str, Any], path: Path) -> None:
     """Draw PQ^St of the read-outs, and things against stuff of the networks, each with its 95 % interval."""
     import matplotlib
 
@@ -209,16 +197,16 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for offset, (kind, color) in enumerate((("context", "tab:blue"), ("control", "tab:gray"))):
         if (step := content.get(f"a-{kind}")) is not None:
-            arms = [arm for arm in READ_OUTS if arm.name in step["found"][WAY]]
-            rows = [READ_OUTS.index(arm) + 0.2 * offset for arm in arms]
+            arms = [arm for arm in plan.read_outs if arm.name in step["found"][WAY]]
+            rows = [plan.read_outs.index(arm) + 0.2 * offset for arm in arms]
             _bars(left, [step["found"][WAY][arm.name]["PQ^St"] for arm in arms], rows, color, kind)
-    left.set_yticks(range(len(READ_OUTS)), [arm.title for arm in READ_OUTS])
+    left.set_yticks(range(len(plan.read_outs)), [arm.title for arm in plan.read_outs])
     left.invert_yaxis()
     left.set(xlabel="PQ^St", title="Step A: read-outs of a frozen trunk")
     left.legend()
     if (step := content.get("b-context")) is not None:
         figures = step["figures"][WAY]
-        for arm in NETWORKS:
+        for arm in plan.networks:
             if arm.name in figures:
                 x, y = figures[arm.name]["PQ^Th"], figures[arm.name]["PQ^St"]
                 spread = [[[f["value"] - f["low"]], [f["high"] - f["value"]]] for f in (x, y)]

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claim_arms import NETWORKS, Arm, Emptied, load_network, read_out
+from claim_arms import Arm, Emptied, load_network, read_out
 from claim_measures import Counter, scores
+from claim_plans import LEARNING, PLANS
 from claim_read_outs import (
-    LEARNING,
     Features,
     Seen,
     count,
@@ -220,7 +220,7 @@ def measure(study: Path, kept: Kept, seeds: Sequence[int]) -> None:
 
 def networks(study: Path, seeds: Sequence[int]) -> Iterator[tuple[Arm, int, Path]]:
     """Yield the trained networks on context data: arm, seed, weights."""
-    for arm in NETWORKS:
+    for arm in PLANS[1].networks:
         for seed in seeds:
             weights = study / "b" / "context" / arm.name / f"seed{seed}" / "model.safetensors"
             if weights.with_name("figures.json").is_file():
@@ -229,7 +229,7 @@ def networks(study: Path, seeds: Sequence[int]) -> Iterator[tuple[Arm, int, Path
 
 def report(kept: Kept) -> tuple[dict[str, Any], list[str]]:
     """Return all figures, and the tables: means over the seeds that there are."""
-    titles = {arm.name: arm.title for arm in NETWORKS}
+    titles = {arm.name: arm.title for arm in PLANS[1].networks}
     content: dict[str, Any] = {part: dict(kept.rows(part)) for part in ("logits", "gradients", "features", "longer")}
     lines = ["## First and final logits of one network", ""]
     lines += _head("network", "logits", *COLUMNS)
@@ -261,7 +261,7 @@ def report(kept: Kept) -> tuple[dict[str, Any], list[str]]:
 
 def _by_arm(rows: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Group rows named `arm-seed` by arm, in the order of the study."""
-    order = [arm.name for arm in NETWORKS]
+    order = [arm.name for arm in PLANS[1].networks]
     names = sorted({name.rpartition("-")[0] for name in rows}, key=order.index)
     return {arm: [row for name, row in rows.items() if name.rpartition("-")[0] == arm] for arm in names}
 

@@ -1,6 +1,6 @@
 """The last stages of `gpu.py`: trainings that take what time there is, and go on where they were.
 
-First the study of `claim.py`, step B, on 256 × 256 scenes: the trunks, then its arms as parallel processes on one GPU,
+First study 1 of `claim.py`, step B, on 256 × 256 scenes: the trunks, then its arms as parallel processes on one GPU,
 each with data workers of its own. Then the weights that come with the package.
 """
 
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import claim
 import torch
-from claim_arms import NETWORKS, Arm, arm_recipe, load_network
+from claim_arms import Arm, arm_recipe, load_network
+from claim_plans import BASELINE, KINDS, PLANS, Plan
 from gpu_items import SAVING, Figures, Item, Setup, Unfinished
 
 from banet import BANet
@@ -34,9 +35,9 @@ from banet.engine.training.train import build_for_training, train
 from banet.modeling.config import ModelConfig
 from banet.panoptic.metrics.quality import to_json
 
-PLAN = claim.Plan()
-TINY = claim.Plan(
-    trunk_iterations=2, arm_iterations=1, arm_seeds=(0,), gate_scenes=(7101, 1), arm_scenes=(7121, 1)
+PLAN = PLANS[1]
+TINY = replace(
+    PLAN, trunk_iterations=2, arm_iterations=1, arm_seeds=(0,), gate_scenes=(7101, 1), arm_scenes=(7121, 1)
 )  # fmt: skip
 WEIGHTS = ("scenes", "nuclei")
 ITERATIONS = 20_000
@@ -46,18 +47,14 @@ def trunks() -> list[Item]:
     """Return the rate at which scenes are drawn, and the trunk of either kind of data."""
     return [
         Item("scenes per second", scene_rate, 30),
-        *(Item(f"trunk {kind}", partial(trunk, kind), 400) for kind in claim.KINDS),
+        *(Item(f"trunk {kind}", partial(trunk, kind), 400) for kind in KINDS),
     ]
 
 
 def arms(rehearse: bool) -> list[Item]:
     """Return the arms, seed by seed, in the plan's order; three of them for a rehearsal."""
     every = [
-        Item(f"{arm.name} {kind} {seed}", partial(run_arm, arm, kind, seed), 400)
-        for seed in PLAN.arm_seeds
-        for kind, context in claim.KINDS.items()
-        for arm in NETWORKS
-        if context or arm.control
+        Item(f"{arm.name} {kind} {seed}", partial(run_arm, arm, kind, seed), 400) for arm, kind, seed in PLAN.runs()
     ]
     return every[:3] if rehearse else every
 
@@ -67,7 +64,7 @@ def weights() -> list[Item]:
     return [Item(name, partial(run_weights, name), 700) for name in WEIGHTS]
 
 
-def plan_of(setup: Setup) -> claim.Plan:
+def plan_of(setup: Setup) -> Plan:
     return TINY if setup.rehearse else PLAN
 
 
@@ -152,9 +149,9 @@ def trunk_weights(kind: str, setup: Setup) -> Path:
 
 def trunk(kind: str, setup: Setup) -> Figures:
     """The baseline that every arm starts from, and how many of the true boxes it finds."""
-    plan, context = plan_of(setup), claim.KINDS[kind]
+    plan, context = plan_of(setup), KINDS[kind]
     recipe = arm_recipe(
-        recipe_of("scenes_small", setup), claim.BASELINE, context=context, seed=plan.trunk_seed,
+        recipe_of("scenes_small", setup), BASELINE, context=context, seed=plan.trunk_seed,
         iterations=plan.trunk_iterations,
     )  # fmt: skip
     begin = time.time()
@@ -170,11 +167,11 @@ def trunk(kind: str, setup: Setup) -> Figures:
 
 
 def run_arm(arm: Arm, kind: str, seed: int, setup: Setup) -> Figures:
-    """One arm of the study, trained and measured; its counts lie in the folder of work for `claim.py --step report`."""
+    """One arm, trained and measured; its counts lie in the folder of work for `claim.py --study 1 --step report`."""
     start = trunk_weights(kind, setup)
     if not start.is_file():
         raise Unfinished({"iterations": 0, "of": plan_of(setup).arm_iterations})
-    plan, context = plan_of(setup), claim.KINDS[kind]
+    plan, context = plan_of(setup), KINDS[kind]
     recipe = arm_recipe(
         recipe_of("scenes_small", setup), arm, context=context, seed=seed, iterations=plan.arm_iterations,
         init=str(start),

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from factories import TINY
+from safetensors.torch import load_file
 
 from banet import BANet
 from banet.data.scenes.generate import SCENE_CATEGORIES, Scenes
@@ -27,19 +29,39 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import claim
 import claim_read_outs
 import claim_why
-from claim_arms import NETWORKS, READ_OUTS, arm_recipe, load_network, read_out
+from claim_arms import Arm, arm_recipe, load_network, read_out, starting_network
 from claim_measures import Bootstrap, Counter, Counts, difference, interval, mean_scores, scores
+from claim_plans import LEARNING, PLANS, Plan
 from claim_report import write_report
 
-ARMS = {arm.name: arm for arm in NETWORKS}
+FIRST = PLANS[1]
+ARMS = {arm.name: arm for arm in FIRST.networks}
 COMPOSITIONS = {
     "baseline": "", "sim": "sim", "sim_emptied": "sim", "sim_ocm": "sim ocm", "s2i": "s2i", "whole": "sim ocm s2i",
     "baseline_dfm": "dfm", "whole_dfm": "sim ocm s2i dfm", "baseline_0.3": "", "baseline_1.0": "",
+    "baseline_0.5": "", "baseline_2.0": "",
 }  # fmt: skip
-PLAN = claim.Plan(
-    trunk_iterations=2, more_iterations=1, more_times=0, arm_iterations=1, read_out_seeds=(0,), arm_seeds=(0,),
-    gate_scenes=(11, 2), feature_scenes=(12, 8), read_out_scenes=(13, 2), arm_scenes=(14, 2),
-)  # fmt: skip
+SMALL: dict[str, Any] = {
+    "trunk_iterations": 2, "more_iterations": 1, "more_times": 0, "arm_iterations": 1, "gate_scenes": (11, 2),
+    "feature_scenes": (12, 8), "read_out_scenes": (13, 2), "arm_scenes": (14, 2),
+    "learning": replace(LEARNING, iterations=1, batch_size=2),
+}  # fmt: skip
+
+
+def _small(number: int, networks: tuple[str, ...], read_outs: tuple[str, ...]) -> Plan:
+    """A study with its first seed and few arms, of a size for tests."""
+    plan = PLANS[number]
+    return replace(
+        plan,
+        networks=tuple(arm for arm in plan.networks if arm.name in networks),
+        read_outs=tuple(arm for arm in plan.read_outs if arm.name in read_outs),
+        read_out_seeds=plan.read_out_seeds[:1],
+        arm_seeds=plan.arm_seeds[:1],
+        **SMALL,
+    )
+
+
+PLAN = _small(1, ("baseline", "sim_emptied"), ("first", "sim_0.0"))
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +137,65 @@ def test_paired_differences_are_narrower_than_figures_of_their_own() -> None:
     assert all(figure["value"] == figure["error"] == 0 for figure in same.values())
 
 
-@pytest.mark.parametrize("name", ARMS)
-def test_arms_are_what_the_plan_says(name: str) -> None:
-    arm = ARMS[name]
+@pytest.mark.parametrize(("number", "name"), [(n, arm.name) for n, plan in PLANS.items() for arm in plan.networks])
+def test_arms_are_what_the_plan_says(number: int, name: str) -> None:
+    (arm,) = (arm for arm in PLANS[number].networks if arm.name == name)
     recipe = arm_recipe(load_recipe("scenes_small"), arm, context=True, seed=1)
     model, loss = recipe.model, recipe.loss
     parts = {"sim": model.sim, "ocm": model.ocm, "s2i": model.s2i, "dfm": model.deformable}
     assert " ".join(part for part, there in parts.items() if there) == COMPOSITIONS[name]
-    weights = {"baseline_0.3": 0.3, "baseline_1.0": 1.0, "baseline_dfm": 0.3, "whole_dfm": 0.3}
-    assert sum(loss.semantic_weights(model)) == pytest.approx(weights.get(name, 0.5))
-    assert loss.inlay_share == ((0, 0) if arm.emptied else (0, 1))
+    weights = {"baseline_0.3": 0.3, "baseline_0.5": 0.5, "baseline_1.0": 1.0, "baseline_2.0": 2.0}
+    if number == 1:
+        weights |= {"baseline_dfm": 0.3, "whole_dfm": 0.3}
+    assert sum(loss.semantic_weights(model)) == pytest.approx(weights.get(name, 0.5 if number == 1 else 1.0))
+    if model.sim:
+        share = (0, 1) if number == 1 else (0.6, 1)
+        assert loss.inlay_share == ((0, 0) if arm.emptied else share)
+        assert model.ocm_relu == (number == 1 or not model.ocm)
     assert recipe.data.scene_context and recipe.train.seed == 1
+    starts = {read.name: read.model_config(recipe) for read in PLANS[number].read_outs}
+    if arm.start:
+        start = starts[arm.start]
+        assert (start.sim, start.ocm) == (model.sim, model.ocm) and (start.ocm_relu == model.ocm_relu or not model.ocm)
+
+
+def test_the_studies_share_no_seed_and_no_scene() -> None:
+    names = ("gate_scenes", "feature_scenes", "read_out_scenes", "arm_scenes")
+    seeds = [[*plan.arm_seeds, plan.trunk_seed, *(getattr(plan, name)[0] for name in names)] for plan in PLANS.values()]
+    every = [seed for each in seeds for seed in each]
+    assert len(set(every)) == len(every)
+
+
+@pytest.mark.parametrize(("number", "first"), [(1, [0, 0, 0]), (2, [10, 11, 12])])
+def test_runs_come_in_the_order_of_the_plan(number: int, first: list[int]) -> None:
+    plan = PLANS[number]
+    runs = list(plan.runs())
+    assert [seed for _, _, seed in runs[:3]] == first
+    assert len({(arm.name, kind, seed) for arm, kind, seed in runs}) == len(runs)
+    controls = sum(arm.control for arm in plan.networks)
+    assert controls == 3 and len(runs) == 3 * (len(plan.networks) + controls)
+    assert all(kind == "context" or arm.control for arm, kind, _ in runs)
+
+
+@pytest.mark.parametrize("arm", PLANS[2].networks, ids=lambda arm: arm.name)
+def test_an_arm_starts_as_the_trunk_with_a_read_out(arm: Arm, tmp_path: Path) -> None:
+    recipe = arm_recipe(TINY, arm, context=True, seed=0)
+    torch.manual_seed(3)
+    plain = replace(recipe, model=replace(recipe.model, sim=False, ocm=False, s2i=False, deformable=False))
+    trunk = BANet(SCENE_CATEGORIES, plain.model, plain.inference).eval()
+    logits = read_out(arm, recipe, SCENE_CATEGORIES)
+    fitted = logits.segmenter if arm.emptied else logits
+    starting_network(arm, recipe, trunk, fitted.state_dict()).save_pretrained(tmp_path)
+    started = load_network(arm, tmp_path).eval()
+    boxes = [torch.tensor([[8.0, 8, 40, 40], [20, 4, 60, 50]])]
+    image = preprocess(Scenes(4, 1, (64, 64)).read(0)[0], trunk.inference)
+    with torch.no_grad():
+        mine, theirs = started([image]), trunk([image])
+        expected = logits(theirs.semantic, trunk.mask_head.features(theirs.rois.mask(boxes)), boxes, theirs.sizes)
+        found = started.segmenter(mine.semantic, started.mask_head.features(mine.rois.mask(boxes)), boxes, mine.sizes)
+    assert torch.allclose(mine.candidates[0].boxes, theirs.candidates[0].boxes)
+    assert torch.allclose(mine.candidates[0].scores, theirs.candidates[0].scores)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_an_emptied_arm_has_the_parameters_of_sim_and_no_instance_reaches_it(tmp_path: Path) -> None:
@@ -146,11 +216,11 @@ def test_an_emptied_arm_has_the_parameters_of_sim_and_no_instance_reaches_it(tmp
 
 
 def test_read_outs_learn_and_nothing_else_does(model: BANet) -> None:
-    learning = replace(claim_read_outs.LEARNING, iterations=25, warmup=1, batch_size=2, lr=0.03)
+    learning = replace(LEARNING, iterations=25, warmup=1, batch_size=2, lr=0.03)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     cache = claim_read_outs.training_features(model, Scenes(5, 6, (64, 64)))
     assert {len(features.boxes) for features, _ in cache} != {0}
-    for arm in (READ_OUTS[0], READ_OUTS[1], READ_OUTS[-1]):
+    for arm in (FIRST.read_outs[0], FIRST.read_outs[1], FIRST.read_outs[-1]):
         torch.manual_seed(0)
         module = read_out(arm, TINY, SCENE_CATEGORIES)
         first = claim_read_outs.learn(module, cache, 0, learning)
@@ -186,10 +256,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return claim.train_here(Path(command[-1]), Path(command[-2]))
 
     monkeypatch.setattr(claim, "run_slice", run)
-    monkeypatch.setattr(claim_read_outs, "LEARNING", replace(claim_read_outs.LEARNING, iterations=1, batch_size=2))
-    few = [arm for arm in NETWORKS if arm.name in ("baseline", "sim_emptied")]
-    monkeypatch.setattr(claim, "NETWORKS", few)
-    monkeypatch.setattr(claim, "READ_OUTS", [arm for arm in READ_OUTS if arm.name in ("first", "sim_0.0")])
     yield trained
 
 
@@ -214,13 +280,13 @@ def test_a_study_goes_on_where_it_was_and_reports_what_there_is(
     docs = tmp_path / "docs"
     (docs / "studies" / "claim").mkdir(parents=True)
     (docs / "images").mkdir()
-    write_report(study.out, docs, (1, 1))
+    write_report(PLAN, study.out, docs)
     page = (docs / "studies/claim/study_1.md").read_text()
-    assert "Step A, context: 2 of 8 read-outs" in page and "Step B, context: 2 of 10 runs" in page
+    assert "Step A, context: 2 of 2 read-outs" in page and "Step B, context: 2 of 2 runs" in page
     figures = json.loads((docs / "studies/claim/study_1.json").read_text())
     assert set(figures) == {"trunk", "a-context", "a-control", "b-context", "b-control"}
     assert "AP" in figures["b-context"]["figures"]["heuristic-218"]["baseline"]
-    assert (docs / "images/claim.png").stat().st_size > 1000
+    assert (docs / "images/claim_1.png").stat().st_size > 1000
     _check_why(study.out, monkeypatch)
 
 
@@ -243,6 +309,22 @@ def _check_why(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claim_why, "read_out_part", None)
     monkeypatch.setattr(claim_why, "logits_part", None)
     claim_why.measure(study, kept, [0])
+
+
+@pytest.mark.slow
+def test_networks_of_the_second_study_start_from_its_read_outs(tmp_path: Path, in_process: list[str]) -> None:
+    plan = _small(2, ("whole", "sim_emptied"), ("sim_ocm", "sim_emptied"))
+    study = claim.Study(plan, TINY, tmp_path / "out", None)
+    study.step_a()
+    study.step_b()
+    assert in_process[2:] == ["whole_context_10", "sim_emptied_context_10"]
+    fitted = load_file(study.out / "a/context/sim_ocm/seed10/read_out.safetensors")
+    trained = BANet.from_pretrained(study.out / "b/context/whole/seed10/model.safetensors").segmenter.state_dict()
+    # One step of a warm-up moves it hardly; random weights would be elsewhere.
+    assert all(
+        torch.allclose(trained[name], tensor, atol=1e-3) for name, tensor in fitted.items() if "first" not in name
+    )
+    assert not list(study.out.rglob("start.safetensors"))
 
 
 def test_a_study_does_not_go_on_with_another_recipe(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NOT_MEASURING = {
     *("harness.py", "occlusion_pairs.py", "coco_public_weights.py"),
-    *("claim_arms.py", "claim_measures.py", "claim_read_outs.py", "claim_report.py"),
+    *("claim_arms.py", "claim_measures.py", "claim_plans.py", "claim_read_outs.py", "claim_report.py"),
     *("gpu_items.py", "gpu_report.py", "gpu_runs.py", "gpu_speed.py", "gpu_tests.py", "gpu_wheels.py"),
 }
 OWN_REPORT = "gpu.py"  # it may be killed at any time, so it writes each figure at once
