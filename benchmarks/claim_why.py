@@ -4,8 +4,7 @@ It takes the trained networks of the study apart, on context scenes that the stu
 
 - `logits`: in one network, the final logits beside its first ones, with the boxes found, the true ones and none;
 - `gradients`: how large the gradients of instance losses and semantic losses are at F_S, and the angle between them;
-- `features`: read-outs that are fitted anew on F_S of each network, when it does not change any more;
-- `longer`: read-outs on the frozen trunk that learn four times as long, or are four times as wide.
+- `longer`: read-outs on the frozen trunk that learn four times as long.
 
 Each part keeps what it measured in the folder of the study, and is not measured again. The page and its JSON go to
 ``studies/claim`` of the docs.
@@ -48,11 +47,10 @@ from banet.modeling.segmenters import AggregatedLogits
 
 SIZE = (128, 128)
 LOGITS_SCENES = (7131, 250)
-FEATURE_SCENES = (7133, 2000)
 LONGER_SCENES = (7133, 5000)
 READ_OUT_SCENES = (7134, 400)
 GRADIENT_SCENES = (7135, 160)
-"""Seed and number of the scenes of each part; `LONGER_SCENES` begin with `FEATURE_SCENES`."""
+"""Seed and number of the scenes of each part."""
 HEAD = """# Study 1: why
 
 `python benchmarks/claim_why.py` writes this page from the networks of [study 1](study_1.md). Context scenes that the
@@ -65,22 +63,7 @@ BATCH = 4
 STEPS = (LEARNING.iterations, 4 * LEARNING.iterations)
 """Of `longer`."""
 
-_OCM: dict[str, Any] = {"sim": True, "ocm": True}
-_LINEAR: dict[str, Any] = {**_OCM, "ocm_relu": False}
-_SHARE: dict[str, Any] = {"inlay_share": (0.6, 1.0)}
-_WIDE: dict[str, Any] = {"i2s_channels": 128}
-FIRST = Arm("first", "first logits")
-LINEAR = Arm("linear", "SIM + OCM without ReLU", _LINEAR, _SHARE)
-READ_OUTS = (
-    FIRST,
-    Arm("empty", "SIM, F_inlay empty", {"sim": True}, emptied=True),
-    Arm("sim", "SIM", {"sim": True}, _SHARE),
-    Arm("ocm", "SIM + OCM", _OCM, _SHARE),
-    LINEAR,
-    Arm("wide_empty", "SIM of 128 channels, F_inlay empty", {"sim": True, **_WIDE}, emptied=True),
-    Arm("wide_sim", "SIM of 128 channels", {"sim": True, **_WIDE}, _SHARE),
-    Arm("wide_linear", "SIM + OCM without ReLU, of 128 channels", {**_LINEAR, **_WIDE}, _SHARE),
-)
+READ_OUTS = PLANS[2].read_outs
 """Of `longer`; the true boxes' share in training is 0.6 to 1."""
 
 
@@ -200,13 +183,6 @@ def measure(study: Path, kept: Kept, seeds: Sequence[int]) -> None:
             kept[name] = logits_part(load_network(arm, weights), scenes(LOGITS_SCENES))
         if not arm.emptied and (name := f"gradients/{arm.name}-{seed}") not in kept:
             kept[name] = gradients_part(load_network(arm, weights), scenes(GRADIENT_SCENES))
-        jobs = [(each, f"features/{arm.name}-{seed}-{each.name}") for each in (FIRST, LINEAR)]
-        if not arm.emptied and any(name not in kept for _, name in jobs):
-            model = load_network(arm, weights)
-            cache = training_features(model, scenes(FEATURE_SCENES))
-            validation = validation_features(model, scenes(READ_OUT_SCENES))
-            for each, name in jobs:
-                kept[name] = read_out_part(each, LEARNING.iterations, 0, recipe, cache, validation)
     wanted = [(each, steps, seed) for seed in seeds for steps in STEPS for each in READ_OUTS]
     if all(f"longer/{each.name}-{steps}-{seed}" in kept for each, steps, seed in wanted):
         return
@@ -230,7 +206,7 @@ def networks(study: Path, seeds: Sequence[int]) -> Iterator[tuple[Arm, int, Path
 def report(kept: Kept) -> tuple[dict[str, Any], list[str]]:
     """Return all figures, and the tables: means over the seeds that there are."""
     titles = {arm.name: arm.title for arm in PLANS[1].networks}
-    content: dict[str, Any] = {part: dict(kept.rows(part)) for part in ("logits", "gradients", "features", "longer")}
+    content: dict[str, Any] = {part: dict(kept.rows(part)) for part in ("logits", "gradients", "longer")}
     lines = ["## First and final logits of one network", ""]
     lines += _head("network", "logits", *COLUMNS)
     grouped = _by_arm(content["logits"])
@@ -241,15 +217,6 @@ def report(kept: Kept) -> tuple[dict[str, Any], list[str]]:
     lines += ["", "## Gradients at F_S", "", *_head("network", *columns)]
     for arm, found in _by_arm(content["gradients"]).items():
         lines.append(_row([titles[arm]], found, columns))
-    lines += ["", "## Read-outs fitted anew on each network's F_S", "", *_head("network", "read-out", "loss", *COLUMNS)]
-    for read in (FIRST, LINEAR):
-        rows = {
-            name.removesuffix(f"-{read.name}"): row
-            for name, row in content["features"].items()
-            if name.endswith(read.name)
-        }
-        for arm, found in _by_arm(rows).items():
-            lines.append(_row([titles[arm], read.title], found, ("loss", *COLUMNS)))
     lines += ["", "## Read-outs on the frozen trunk", "", *_head("read-out", "steps", "loss", *COLUMNS)]
     for read in READ_OUTS:
         for steps in STEPS:
