@@ -56,12 +56,16 @@ class Study:
         recipe: what all networks have in common.
         out: the folder.
         lock: the file that trainings wait for, if any.
+        threads: of a training.
+        workers: processes that draw its scenes.
     """
 
     plan: Plan
     recipe: Recipe
     out: Path
     lock: Path | None
+    threads: int = 1
+    workers: int = 0
 
     def scenes(self, which: tuple[int, int], *, context: bool) -> Scenes:
         """Return the scenes of a seed and number."""
@@ -83,6 +87,7 @@ class Study:
 
     def train(self, recipe: Recipe, folder: Path) -> Path:
         """Train a network in a process of its own, unless it is trained; return its weights."""
+        recipe = replace(recipe, data=replace(recipe.data, workers=self.workers))
         path = self.out / "recipes" / f"{recipe.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
@@ -90,7 +95,10 @@ class Study:
         done = folder / "trained"
         while not done.is_file():
             with turn(self.lock):
-                status = run_slice([sys.executable, __file__, "--step", "train", "--out", str(folder), str(path)])
+                threads = ["--threads", str(self.threads)]
+                status = run_slice(
+                    [sys.executable, __file__, *threads, "--step", "train", "--out", str(folder), str(path)]
+                )
             if status == 0:
                 done.touch()
             elif status != 130:  # not interrupted: an error, which its own output tells
@@ -128,6 +136,7 @@ class Study:
                 (seed, arm, self.out / "a" / kind / arm.name / f"seed{seed}")
                 for seed in self.plan.read_out_seeds
                 for arm in self.plan.read_outs
+                if context or arm.control
             ]
             jobs = [job for job in jobs if not (job[2] / "figures.json").is_file()]
             if not jobs:
@@ -249,6 +258,7 @@ def main() -> None:
     command_line.add_argument("--study", type=int, choices=tuple(PLANS), default=max(PLANS), help="which plan")
     command_line.add_argument("--out", type=Path, required=True, help="folder of the study")
     command_line.add_argument("--lock", type=Path, help="file that trainings of this machine wait for")
+    command_line.add_argument("--workers", type=int, default=0, help="processes that draw scenes for a training")
     command_line.add_argument("--docs", type=Path, default=Path("docs"), help="with report: where the docs are")
     command_line.add_argument("recipe", type=Path, nargs="?", help=argparse.SUPPRESS)
     options = command_line.parse_args()
@@ -261,7 +271,10 @@ def main() -> None:
         return
     signal.signal(signal.SIGTERM, _stop)
     options.out.mkdir(parents=True, exist_ok=True)
-    study = Study(PLANS[options.study], load_recipe("scenes_small"), options.out.resolve(), options.lock)
+    study = Study(
+        PLANS[options.study], load_recipe("scenes_small"), options.out.resolve(), options.lock, options.threads,
+        options.workers,
+    )  # fmt: skip
     study.claim()
     with Report(options, __file__):
         study.step_a() if options.step == "a" else study.step_b()

@@ -144,10 +144,10 @@ def _study_2() -> Plan:
     deformable = {"deformable": True}
     read_outs = (
         Arm("first", "first logits", control=True),
-        Arm("sim_emptied", "SIM, F_inlay empty", _SIM, control=True, emptied=True),
+        Arm("sim_emptied", "SIM, F_inlay empty", _SIM, emptied=True),
         Arm("sim", "SIM", _SIM, share, control=True),
         Arm("sim_ocm", "SIM + OCM without ReLU", {**_OCM, **linear}, share, control=True),
-        Arm("sim_ocm_relu", "SIM + OCM with ReLU", _OCM, share, control=True),
+        Arm("sim_ocm_relu", "SIM + OCM with ReLU", _OCM, share),
     )
     networks = (
         replace(BASELINE, loss=semantic, start="first"),

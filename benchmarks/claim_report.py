@@ -133,8 +133,9 @@ def build(plan: Plan, out: Path) -> tuple[dict[str, Any], list[str]]:
 
 def step_a(plan: Plan, folder: Path, kind: str, content: dict[str, Any], page: list[str]) -> None:
     """Add the read-outs on one kind of data to the figures and the page of a study."""
-    found, true = (read_step(folder, plan.read_outs, f"{name}.npz") for name in ("found", "true"))
-    page += [f"\n## Step A, {kind}: {found.done} of {len(plan.read_outs) * len(plan.read_out_seeds)} read-outs\n"]
+    arms = [arm for arm in plan.read_outs if KINDS[kind] or arm.control]
+    found, true = (read_step(folder, arms, f"{name}.npz") for name in ("found", "true"))
+    page += [f"\n## Step A, {kind}: {found.done} of {len(arms) * len(plan.read_out_seeds)} read-outs\n"]
     if not found.done:
         return
     summary, bound = (summarise(each, [WAY, "heuristic-64"]) for each in (found, true))

@@ -317,6 +317,8 @@ def test_networks_of_the_second_study_start_from_its_read_outs(tmp_path: Path, i
     study.step_a()
     study.step_b()
     assert in_process[2:] == ["whole_context_10", "sim_emptied_context_10"]
+    assert len(list(study.out.glob("a/context/*/*/figures.json"))) == 2  # SIM without boxes: on context data only
+    assert len(list(study.out.glob("a/control/*/*/figures.json"))) == 1
     fitted = load_file(study.out / "a/context/sim_ocm/seed10/read_out.safetensors")
     trained = BANet.from_pretrained(study.out / "b/context/whole/seed10/model.safetensors").segmenter.state_dict()
     # One step of a warm-up moves it hardly; random weights would be elsewhere.
