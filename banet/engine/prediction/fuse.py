@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -382,7 +383,7 @@ def _ids_are_texts(file: StrPath) -> bool:
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    return posixpath.basename(without_suffix(name))
 
 
 def _number(name: str) -> int:
@@ -528,7 +529,7 @@ def _labels(path: Path | StoredFile, size: tuple[int, int], classes: Categories)
 
 
 def _label_map(file_name: str) -> str:
-    return str(PurePosixPath(file_name).with_suffix(".png"))
+    return without_suffix(file_name) + ".png"
 
 
 def _words(size: tuple[int, int]) -> str:

@@ -79,7 +79,7 @@ class RemoteOutputs(Outputs):
             OSError: They cannot be written.
         """
         for name in files:
-            self._check(name)
+            self._check_now(name)
         (self._part or self._record).append({name: self._entry(name, file) for name, file in files.items()})
         self._remote.put(files)
 
