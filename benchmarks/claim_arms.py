@@ -122,8 +122,9 @@ def arm_recipe(recipe: Recipe, arm: Arm, *, context: bool, seed: int, **train: A
 def starting_network(arm: Arm, recipe: Recipe, trunk: BANet, logits: Mapping[str, Tensor]) -> BANet:
     """Return the network of an arm before it is trained: it predicts what the trunk with a read-out predicts.
 
-    What the trunk has is the trunk's; the semantic logits are a read-out's that was fitted on the frozen trunk; S2I's
-    convolution, the only other part of an arm with weights of its own, is zero, and so are deformable offsets.
+    What the trunk has is the trunk's; the final logits are a read-out's that was fitted on the frozen trunk; S2I's
+    convolution, the only other part of an arm with weights of its own, is zero, and so are deformable offsets. The
+    first logits of an arm with SIM only serve a loss; no read-out with SIM has fitted them, so they are the trunk's.
 
     Args:
         arm: the arm.
@@ -133,6 +134,8 @@ def starting_network(arm: Arm, recipe: Recipe, trunk: BANet, logits: Mapping[str
     """
     made = BANet(SCENE_CATEGORIES, recipe.model, recipe.inference, recipe.loss)
     made.load_state_dict({**made.state_dict(), **trunk.state_dict()})
+    if isinstance(made.segmenter, AggregatedLogits):
+        logits = {name: tensor for name, tensor in logits.items() if not name.startswith("first.")}
     made.segmenter.load_state_dict({**made.segmenter.state_dict(), **logits})
     if isinstance(made.roi_features, S2IRoIs):
         nn.init.zeros_(made.roi_features.phi.weight)

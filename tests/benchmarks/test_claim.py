@@ -185,7 +185,9 @@ def test_an_arm_starts_as_the_trunk_with_a_read_out(arm: Arm, tmp_path: Path) ->
     trunk = BANet(SCENE_CATEGORIES, plain.model, plain.inference).eval()
     logits = read_out(arm, recipe, SCENE_CATEGORIES)
     fitted = logits.segmenter if arm.emptied else logits
-    starting_network(arm, recipe, trunk, fitted.state_dict()).save_pretrained(tmp_path)
+    made = starting_network(arm, recipe, trunk, fitted.state_dict())
+    assert torch.equal(made.segmenter.first.weight, trunk.segmenter.first.weight) == recipe.model.sim
+    made.save_pretrained(tmp_path)
     started = load_network(arm, tmp_path).eval()
     boxes = [torch.tensor([[8.0, 8, 40, 40], [20, 4, 60, 50]])]
     image = preprocess(Scenes(4, 1, (64, 64)).read(0)[0], trunk.inference)
