@@ -31,7 +31,7 @@ from claim_read_outs import (
     learn,
     training_features,
     validation_features,
-)  # fmt: skip
+)
 from harness import Report, parser, use_threads
 from torch import Tensor
 from tqdm import tqdm
@@ -62,7 +62,6 @@ COLUMNS = ("PQ^Th", "PQ^St", "mIoU^St", "false", "missed", "pairs")
 BATCH = 4
 STEPS = (LEARNING.iterations, 4 * LEARNING.iterations)
 """Of `longer`."""
-
 READ_OUTS = PLANS[2].read_outs
 """Of `longer`; the true boxes' share in training is 0.6 to 1."""
 
@@ -74,20 +73,22 @@ def scenes(which: tuple[int, int]) -> Scenes:
 
 @torch.no_grad()
 def logits_part(model: BANet, data: Scenes) -> dict[str, Any]:
-    """Measure the first logits of one network, and the final ones with the boxes found, the true ones and none."""
-    segmenter = model.segmenter.segmenter if isinstance(model.segmenter, Emptied) else model.segmenter
+    """Measure the first logits of one network; with SIM the final ones, with the boxes found, the true ones and none."""
+    aggregated = model.segmenter.segmenter if isinstance(model.segmenter, Emptied) else model.segmenter
     counters: dict[str, Counter] = {}
     for index in tqdm(range(len(data)), desc="logits", unit="scene", mininterval=10):
         image, truth = data.read(index)
         output = model([preprocess(image, model.inference)])
         (raw,) = output.images
         unfused = postprocess(raw, image, SCENE_CATEGORIES, model.inference)
-        maps = {"first": segmenter.first(output.semantic), "final": output.logits}
-        if isinstance(model.segmenter, AggregatedLogits):
+        maps = {"first": aggregated.first(output.semantic)}
+        if isinstance(aggregated, AggregatedLogits):
+            maps["final"] = output.logits
+        if aggregated is model.segmenter and len(maps) > 1:
             true = data[index].target.boxes
             f_ins = features_of(model, output, true).f_ins.float()
-            maps["true boxes"] = segmenter(output.semantic, f_ins, [true], [raw.size])
-            maps["no box"] = segmenter(output.semantic, f_ins[:0], [true[:0]], [raw.size])
+            maps["true boxes"] = aggregated(output.semantic, f_ins, [true], [raw.size])
+            maps["no box"] = aggregated(output.semantic, f_ins[:0], [true[:0]], [raw.size])
         for name, logits in maps.items():
             best = semantic_argmax(logits[0], raw.size, (image.shape[0], image.shape[1]))
             counter = counters.setdefault(name, Counter(rules=("heuristic",), limits=(218,)))
@@ -179,7 +180,7 @@ def measure(study: Path, kept: Kept, seeds: Sequence[int]) -> None:
     """
     recipe = load_recipe(str(study / "recipe.yaml"))
     for arm, seed, weights in networks(study, seeds):
-        if arm.model.get("sim") and (name := f"logits/{arm.name}-{seed}") not in kept:
+        if (name := f"logits/{arm.name}-{seed}") not in kept:
             kept[name] = logits_part(load_network(arm, weights), scenes(LOGITS_SCENES))
         if not arm.emptied and (name := f"gradients/{arm.name}-{seed}") not in kept:
             kept[name] = gradients_part(load_network(arm, weights), scenes(GRADIENT_SCENES))
@@ -209,8 +210,7 @@ def report(kept: Kept) -> tuple[dict[str, Any], list[str]]:
     content: dict[str, Any] = {part: dict(kept.rows(part)) for part in ("logits", "gradients", "longer")}
     lines = ["## First and final logits of one network", ""]
     lines += _head("network", "logits", *COLUMNS)
-    grouped = _by_arm(content["logits"])
-    for arm, found in grouped.items():
+    for arm, found in _by_arm(content["logits"]).items():
         for logits in found[0]:
             lines.append(_row([titles[arm], logits], [each[logits] for each in found], COLUMNS))
     columns = ("instance", "semantic", "cosine")

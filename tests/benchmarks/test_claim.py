@@ -304,9 +304,10 @@ def _check_why(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     claim_why.measure(study, kept, [0])
     content, lines = claim_why.report(kept)
     assert set(content["logits"]["sim_emptied-0"]) == {"first", "final"}
+    assert set(content["logits"]["baseline-0"]) == {"first"}
     assert content["gradients"]["baseline-0"]["semantic"] > 0 == content["gradients"]["baseline-0"]["instance"]
     assert len(content["longer"]) == 2 * len(claim_why.READ_OUTS)
-    assert sum(line.startswith("|") for line in lines) == 2 * 3 + 2 + 1 + 2 * len(claim_why.READ_OUTS)
+    assert sum(line.startswith("|") for line in lines) == 2 * 3 + 3 + 1 + 2 * len(claim_why.READ_OUTS)
     monkeypatch.setattr(claim_why, "read_out_part", None)
     monkeypatch.setattr(claim_why, "logits_part", None)
     claim_why.measure(study, kept, [0])
