@@ -73,7 +73,7 @@ def scenes(which: tuple[int, int]) -> Scenes:
 
 @torch.no_grad()
 def logits_part(model: BANet, data: Scenes) -> dict[str, Any]:
-    """Measure the first logits of one network; with SIM the final ones, with the boxes found, the true ones and none."""
+    """Measure the first logits of a network; with SIM the final ones, with the boxes found, the true ones and none."""
     aggregated = model.segmenter.segmenter if isinstance(model.segmenter, Emptied) else model.segmenter
     counters: dict[str, Counter] = {}
     for index in tqdm(range(len(data)), desc="logits", unit="scene", mininterval=10):
