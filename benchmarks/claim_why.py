@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claim_arms import Arm, Emptied, load_network, read_out
+from claim_arms import Arm, Emptied, arm_recipe, load_network, read_out
 from claim_measures import Counter, scores
 from claim_plans import LEARNING, PLANS
 from claim_read_outs import (
@@ -97,7 +97,12 @@ def logits_part(model: BANet, data: Scenes) -> dict[str, Any]:
 
 
 def gradients_part(model: BANet, data: Scenes) -> dict[str, float]:
-    """Measure the gradients at F_S of instance and of semantic losses: norms and cosine, means over the batches."""
+    """Measure the gradients at F_S of instance and of semantic losses: norms and cosine, means over the batches.
+
+    Args:
+        model: a network with the losses that it was trained with.
+        data: scenes.
+    """
     levels: list[list[Tensor]] = []
     model.semantic_head.register_forward_hook(lambda module, given, made: levels.append(made))
     torch.manual_seed(0)
@@ -183,7 +188,10 @@ def measure(study: Path, kept: Kept, seeds: Sequence[int]) -> None:
         if (name := f"logits/{arm.name}-{seed}") not in kept:
             kept[name] = logits_part(load_network(arm, weights), scenes(LOGITS_SCENES))
         if not arm.emptied and (name := f"gradients/{arm.name}-{seed}") not in kept:
-            kept[name] = gradients_part(load_network(arm, weights), scenes(GRADIENT_SCENES))
+            trained = arm_recipe(recipe, arm, context=True, seed=seed)
+            model = BANet(SCENE_CATEGORIES, trained.model, trained.inference, trained.loss)
+            model.load_state_dict(BANet.from_pretrained(weights).state_dict())
+            kept[name] = gradients_part(model, scenes(GRADIENT_SCENES))
     wanted = [(each, steps, seed) for seed in seeds for steps in STEPS for each in READ_OUTS]
     if all(f"longer/{each.name}-{steps}-{seed}" in kept for each, steps, seed in wanted):
         return
