@@ -216,8 +216,7 @@ def report(kept: Kept) -> tuple[dict[str, Any], list[str]]:
     """Return all figures, and the tables: means over the seeds that there are."""
     titles = {arm.name: arm.title for arm in PLANS[1].networks}
     content: dict[str, Any] = {part: dict(kept.rows(part)) for part in ("logits", "gradients", "longer")}
-    lines = ["## First and final logits of one network", ""]
-    lines += _head("network", "logits", *COLUMNS)
+    lines = ["", "## First and final logits of one network", "", *_head("network", "logits", *COLUMNS)]
     for arm, found in _by_arm(content["logits"]).items():
         for logits in found[0]:
             lines.append(_row([titles[arm], logits], [each[logits] for each in found], COLUMNS))
