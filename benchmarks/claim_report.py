@@ -113,6 +113,12 @@ def _difference_rows(pairs: Mapping[str, Figures], columns: Sequence[str]) -> li
     return lines
 
 
+def _over(measured: Measured, other: str) -> dict[str, Figures]:
+    """Return the paired difference of each arm and one of them, by arm."""
+    pairs = {arm: measured.pair(arm, other, WAY, WAY) for arm in measured.counts if arm != other}
+    return {arm: figures for arm, figures in pairs.items() if figures is not None}
+
+
 def _pairs(measured: Measured, which: Sequence[tuple[str, str]], way: str, other_way: str | None = None) -> Any:
     title = {arm.name: arm.title for arm in measured.arms}
     there = [(a, b) for a, b in which if a in measured.counts and b in measured.counts]
@@ -140,7 +146,8 @@ def step_a(plan: Plan, folder: Path, kind: str, content: dict[str, Any], page: l
         return
     summary, bound = (summarise(each, [WAY, "heuristic-64"]) for each in (found, true))
     pairs = _pairs(found, plan.questions, WAY)
-    content[f"a-{kind}"] = {"found": summary, "true": bound, "differences": pairs}
+    over = _over(found, plan.read_outs[0].name)
+    content[f"a-{kind}"] = {"found": summary, "true": bound, "differences": pairs, "over the first": over}
     columns = ("PQ^St", "mIoU^St", "false", "missed", "pairs")
     page += [*table(found, summary[WAY], columns), "", *_difference_rows(pairs, columns), ""]
     page += ["With the true boxes (a bound):", "", *table(true, bound[WAY], columns)]
@@ -159,7 +166,8 @@ def step_b(plan: Plan, folder: Path, kind: str, content: dict[str, Any], page: l
     }  # fmt: skip
     summary = summarise(found, list(titles))
     pairs, handled = _pairs(found, plan.comparisons, WAY), _pairs(found, (("whole", "baseline"),), OH, WAY)
-    content[f"b-{kind}"] = {"figures": summary, "differences": pairs, "with OH": handled}
+    over = _over(found, plan.networks[0].name)
+    content[f"b-{kind}"] = {"figures": summary, "differences": pairs, "with OH": handled, "over the first": over}
     columns = ("PQ", "PQ^Th", "PQ^St", "AP", *SCORES[3:])
     for way, title in titles.items():
         page += [f"{title}:", "", *table(found, summary[way], columns), ""]
@@ -189,37 +197,41 @@ def write_report(plan: Plan, out: Path, docs: Path) -> None:
 
 
 def draw(plan: Plan, content: Mapping[str, Any], path: Path) -> None:
-    """Draw PQ^St of the read-outs, and things against stuff of the networks, each with its 95 % interval."""
+    """Draw the difference of each arm from the first one, with 95 % intervals: read-outs left, networks right."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    for offset, (kind, color) in enumerate((("context", "tab:blue"), ("control", "tab:gray"))):
-        if (step := content.get(f"a-{kind}")) is not None:
-            arms = [arm for arm in plan.read_outs if arm.name in step["found"][WAY]]
-            rows = [plan.read_outs.index(arm) + 0.2 * offset for arm in arms]
-            _bars(left, [step["found"][WAY][arm.name]["PQ^St"] for arm in arms], rows, color, kind)
-    left.set_yticks(range(len(plan.read_outs)), [arm.title for arm in plan.read_outs])
-    left.invert_yaxis()
-    left.set(xlabel="PQ^St", title="Step A: read-outs of a frozen trunk")
-    left.legend()
-    if (step := content.get("b-context")) is not None:
-        figures = step["figures"][WAY]
-        for arm in plan.networks:
-            if arm.name in figures:
-                x, y = figures[arm.name]["PQ^Th"], figures[arm.name]["PQ^St"]
-                spread = [[[f["value"] - f["low"]], [f["high"] - f["value"]]] for f in (x, y)]
-                right.errorbar(x["value"], y["value"], yerr=spread[1], xerr=spread[0], fmt="o", label=arm.title)
-        right.legend(fontsize=7)
-    right.set(xlabel="PQ^Th", ylabel="PQ^St", title="Step B: networks, context data")
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    series = (
+        (("a-context", "PQ^St", "tab:blue", "stuff, with context"), ("a-control", "PQ^St", "tab:gray", "without")),
+        (
+            ("b-context", "PQ^St", "tab:blue", "stuff, with context"),
+            ("b-context", "PQ^Th", "tab:orange", "things, with context"),
+            ("b-control", "PQ^St", "tab:gray", "stuff, without"),
+        ),
+    )
+    titles = ("Step A: read-outs of a frozen trunk", "Step B: whole networks")
+    for panel, title, arms, drawn in zip(panels, titles, (plan.read_outs, plan.networks), series, strict=True):
+        others = arms[1:]
+        for offset, (step, score, color, label) in enumerate(drawn):
+            over = content.get(step, {}).get("over the first", {})
+            figures = [over[arm.name][score] for arm in others if arm.name in over]
+            rows = [row + 0.2 * (offset - 1) for row, arm in enumerate(others) if arm.name in over]
+            if figures:
+                values = [each["value"] for each in figures]
+                spread = [
+                    [each["value"] - each["low"] for each in figures],
+                    [each["high"] - each["value"] for each in figures],
+                ]
+                panel.errorbar(values, rows, xerr=spread, fmt="o", markersize=4, color=color, label=label)
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.set_yticks(range(len(others)), [arm.title for arm in others])
+        panel.invert_yaxis()
+        panel.set(xlabel=f"difference in PQ from: {arms[0].title}", title=title)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     plt.close(figure)
-
-
-def _bars(panel: Any, figures: Sequence[Mapping[str, float]], rows: Sequence[float], color: str, label: str) -> None:
-    values = [f["value"] for f in figures]
-    spread = [[f["value"] - f["low"] for f in figures], [f["high"] - f["value"] for f in figures]]
-    panel.errorbar(values, rows, xerr=spread, fmt="o", color=color, label=label)
