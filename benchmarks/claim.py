@@ -164,7 +164,10 @@ class Study:
         if arm.start:
             start = folder / "start.safetensors"
             if not start.is_file():
-                logits = load_file(self.out / "a" / kind / arm.start / f"seed{seed}" / READ_OUT)
+                fitted = self.out / "a" / kind / arm.start / f"seed{seed}" / READ_OUT
+                if not fitted.is_file():
+                    raise SystemExit(f"--step b: {fitted} is missing; run --step a first")
+                logits = load_file(fitted)
                 folder.mkdir(parents=True, exist_ok=True)
                 starting_network(arm, recipe, BANet.from_pretrained(weights), logits).save_pretrained(start)
             recipe = replace(recipe, train=replace(recipe.train, init=str(start)))

@@ -317,9 +317,11 @@ def _check_why(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_networks_of_the_second_study_start_from_its_read_outs(tmp_path: Path, in_process: list[str]) -> None:
     plan = _small(2, ("whole", "sim_emptied"), ("sim_ocm", "sim_emptied"))
     study = claim.Study(plan, TINY, tmp_path / "out", None)
+    with pytest.raises(SystemExit, match="is missing; run --step a first"):
+        study.step_b()
     study.step_a()
     study.step_b()
-    assert in_process[2:] == ["whole_context_10", "sim_emptied_context_10"]
+    assert in_process == ["trunk_context_0", "trunk_control_0", "whole_context_10", "sim_emptied_context_10"]
     assert len(list(study.out.glob("a/context/*/*/figures.json"))) == 2  # SIM without boxes: on context data only
     assert len(list(study.out.glob("a/control/*/*/figures.json"))) == 1
     fitted = load_file(study.out / "a/context/sim_ocm/seed10/read_out.safetensors")
