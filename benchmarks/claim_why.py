@@ -255,7 +255,7 @@ def main() -> None:
     command_line = parser(__doc__, threads=1)
     command_line.add_argument("--study", type=Path, required=True, help="folder of the study")
     command_line.add_argument("--docs", type=Path, default=Path("docs"), help="where the docs are")
-    command_line.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of networks and read-outs")
+    command_line.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of networks and read-outs")
     options = command_line.parse_args()
     use_threads(options.threads)
     torch.set_num_threads(options.threads)
