@@ -1,4 +1,4 @@
-"""Does aggregation help? The studies of docs/studies/claim: ``python benchmarks/claim.py --study 2 --step a --out DIR``.
+"""Does aggregation help? The studies of docs/studies/claim: ``python benchmarks/claim.py --step a --out DIR``.
 
 `--step a` trains the trunks and the read-outs on top of them, `--step b` every arm from the trunk's weights, and
 `--step report` writes what has been measured so far as JSON and Markdown, with the figure, to `--docs`. Killed and
