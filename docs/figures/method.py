@@ -279,13 +279,14 @@ def ocm(studies: list[Study]) -> Figure:
 def occlusion(study: Study) -> Figure:
     """The occluded pair with the clearest margin: similarity to either object in the overlap, owners by two rules."""
     image = study.scene.image
-    instances = paste_instances(study.output.images[0], (image.shape[0], image.shape[1]), study.model.categories)
+    instances = paste_instances(study.output.images[0], (image.shape[0], image.shape[1]))
+    every = instances.masks.to_masks()
     pairs = Pairs.of(instances.masks, instances.scores, image)
     pairs = pairs.where(pairs.occluded(0.2))
     margins = appearance(pairs)
     pair = int(np.abs(margins).argmax())
     front, back = (int(pairs.i[pair]), int(pairs.j[pair]))[:: 1 if margins[pair] > 0 else -1]
-    masks = {n: instances.masks[n] for n in (front, back)}
+    masks = {n: every[n] for n in (front, back)}
     rgb = image.astype(float)
     unit = rgb / np.maximum(np.linalg.norm(rgb, axis=2, keepdims=True), 1e-12)
     overlap = masks[front] & masks[back]
@@ -300,7 +301,7 @@ def occlusion(study: Study) -> Figure:
     centre, half = (ys.min() + ys.max()) // 2, (np.ptp(ys) + 1) // 2 + 8
     middle = (xs.min() + xs.max()) // 2
     window = (slice(max(centre - half, 0), centre + half), slice(max(middle - half, 0), middle + half))
-    name = {n: study.model.categories.by_id(int(instances.labels[n])).name for n in masks}
+    name = {n: study.model.categories[int(instances.labels[n])].name for n in masks}
     both = np.stack([masks[front], masks[back]])
     scores = instances.scores[[front, back]]
     figure, axes = panels(1, 6)
