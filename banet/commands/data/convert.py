@@ -114,9 +114,11 @@ class _Overlapping(_Objects):
     Attributes:
         overlaps: Which object is in front where two overlap: the occlusion rule that decides; `fail` refuses. Overlaps
             are counted and reported.
+        background: Name of the stuff that pixels of no object are; void by default.
     """
 
     overlaps: Overlaps = BEST_RULE
+    background: Name = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,8 @@ class Coco(_Overlapping):
 
     usage: ClassVar[str] = (
         "--images DIR --instances FILE --out DIR [--stuff DIR|FILE] [--categories FILE] [--void ID ...]\n"
-        "                               [--label-offset N] [--overlaps fail|RULE] [--strict] [--dry-run] [--overwrite]"
+        "                               [--label-offset N] [--overlaps fail|RULE] [--background NAME] [--strict]\n"
+        "                               [--dry-run] [--overwrite]"
     )
     function: ClassVar[str] = "coco.convert_coco"
 
@@ -254,8 +257,8 @@ class Labelme(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations DIR --out DIR [--images DIR] [--stuff NAME ... | --categories FILE]\n"
-        "                                  [--ignore NAME ...] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
-        "                                  [--overwrite]"
+        "                                  [--ignore NAME ...] [--overlaps fail|RULE] [--background NAME]\n"
+        "                                  [--strict] [--dry-run] [--overwrite]"
     )
     function: ClassVar[str] = "labelme.convert_labelme"
 
@@ -276,8 +279,8 @@ class Cvat(_Shapes):
 
     usage: ClassVar[str] = (
         "--annotations FILE --images DIR --out DIR [--stuff NAME ... | --categories FILE]\n"
-        "                               [--ignore NAME ...] [--overlaps fail|RULE] [--strict] [--dry-run]\n"
-        "                               [--overwrite]"
+        "                               [--ignore NAME ...] [--overlaps fail|RULE] [--background NAME]\n"
+        "                               [--strict] [--dry-run] [--overwrite]"
     )
     function: ClassVar[str] = "cvat.convert_cvat"
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.convert.output import ConvertedImage, from_classes, name_in, same_size, write_panoptic
-from banet.data.convert.shapes import Shape, convert_shapes, outlined
+from banet.data.convert.shapes import Shape, convert_shapes, everywhere, outlined, with_background
 from banet.data.left_out import LeftOut, reported
 from banet.data.panoptic_stream import PanopticStream, StoredImages
 from banet.errors import InputError, InputWarning, abbreviate, abbreviate_list
@@ -41,12 +41,13 @@ def convert_coco(
     stuff: StrPath | None = None,
     categories: StrPath | None = None,
     overlaps: str = BEST_RULE,
+    background: str = "",
     void: Sequence[int] = (),
     label_offset: int = 0,
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Convert an instances JSON. Pixels of no instance are stuff, or void.
+    """Convert an instances JSON. Pixels of no instance are stuff, or `background`, or void.
 
     Args:
         images: the folder of images.
@@ -60,6 +61,7 @@ def convert_coco(
         void: labels of `stuff` that are void; 0 is, unless it is a category's id.
         label_offset: what is added to the labels of `stuff` maps to make them category ids: 1 for COCO-Stuff's
             stuffthingmaps, whose 255 is void then.
+        background: name of the stuff that pixels of no object are; void where it is empty.
         left_out: counts objects and names those without a pixel, or refuses them; by default they are a warning.
         progress: see `write_panoptic`.
 
@@ -74,6 +76,8 @@ def convert_coco(
         raise InputError(
             "missing", where="--categories", hint="with --stuff DIR, give a JSON with all classes, things and stuff"
         )
+    if maps is not None and background:
+        raise InputError("does not go with --stuff DIR, whose maps say what each pixel is", where="--background")
     found = _Annotations()
     with reported(left_out) as report:
         found.read(file)
@@ -84,10 +88,11 @@ def convert_coco(
             classes = read_categories(categories)
         else:
             classes = _things_and_stuff(things, file, found.categories[len(things) :], stuff)
+        classes = with_background(classes, background)
 
         def ground(info: ImageInfo, image_path: Path) -> tuple[NDArray[np.int32], dict[int, Segment]] | None:
             if maps is None:
-                return None
+                return everywhere(classes, background, (info.height, info.width))
             path = safe_join(maps, str(Path(info.file_name).with_suffix(".png")))
             labels, _ = read_labels(path)
             same_size(path, labels.shape, image_path)
@@ -113,6 +118,7 @@ def convert_datumaro(
     categories: StrPath | None = None,
     no_crowd: bool = False,
     overlaps: str = BEST_RULE,
+    background: str = "",
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -127,6 +133,7 @@ def convert_datumaro(
         categories: JSON of the classes, in place of `stuff`; ids must be those of the annotations.
         no_crowd: take every object as a single one, since datumaro sets `iscrowd` for whatever is a mask.
         overlaps: `FAIL` or an occlusion rule.
+        background: name of the stuff that pixels of no object are; void where it is empty.
         left_out: see `convert_coco`.
         progress: see `write_panoptic`.
 
@@ -143,6 +150,10 @@ def convert_datumaro(
     images = next((folder for folder in folders if folder.is_dir()), folders[0])
     given = None if categories is None else read_categories(categories)
     if chosen == "panoptic":
+        if background:
+            raise InputError(
+                "is for --task instances and stuff: a panoptic JSON says what is void", where="--background"
+            )
         stream = PanopticStream(file, base / "annotations" / f"panoptic_{split}")
         stream.categories = given or _told_apart(stream.categories, stuff, file)
         with reported(left_out) as report:
@@ -154,7 +165,7 @@ def convert_datumaro(
         isthing = {entry["name"]: entry["name"] not in stuff for entry in map(_named, found.categories)}
         _known(stuff, isthing, file)
         listed = [{**entry, "isthing": isthing[entry["name"]]} for entry in found.categories]
-        classes = given or Categories.from_coco(listed, str(file))
+        classes = with_background(given or Categories.from_coco(listed, str(file)), background)
         if found.crowds and not no_crowd:
             warnings.warn(
                 InputWarning(
@@ -163,7 +174,11 @@ def convert_datumaro(
                 ),
                 stacklevel=2,
             )
-        truths = _truths(found, images, file, classes, overlaps, report, lambda *_: None)
+
+        def ground(info: ImageInfo, _: Path) -> _Ground | None:
+            return everywhere(classes, background, (info.height, info.width))
+
+        truths = _truths(found, images, file, classes, overlaps, report, ground)
         return write_panoptic(out, truths, classes, len(found.infos), progress)
 
 

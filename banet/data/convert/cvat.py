@@ -19,9 +19,11 @@ from banet.data.convert.shapes import (
     choose_categories,
     convert_shapes,
     ellipse,
+    everywhere,
     joined,
     outlined,
     turned,
+    with_background,
 )
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, abbreviate
@@ -53,6 +55,7 @@ def convert_cvat(
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
     overlaps: str = BEST_RULE,
+    background: str = "",
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -68,6 +71,7 @@ def convert_cvat(
         ignore: labels that are left out.
         overlaps: `FAIL` or an occlusion rule, for objects that overlap in one layer. The higher z_order lies in front;
             within a layer things lie in front of stuff.
+        background: name of the stuff that pixels of no object are; void where it is empty.
         left_out: counts objects and names those without a pixel, or refuses them; by default they are a warning.
         progress: see `write_panoptic`.
 
@@ -81,7 +85,7 @@ def convert_cvat(
     if not Path(images).is_dir():
         raise InputError("is not a folder", where=f"--images {images}", hint="give the folder of images")
     total, labels = _labels(file)
-    classes = choose_categories(categories, labels, ignore, stuff, file)
+    classes = with_background(choose_categories(categories, labels, ignore, stuff, file), background)
     id_of = {category.name: category.id for category in classes}
 
     def truths() -> Iterator[ConvertedImage]:
@@ -93,7 +97,8 @@ def convert_cvat(
             same_size(file, size, path)
             marks = [mark for mark in image if mark.tag in _SHAPES]
             shapes = _shapes(marks, size, where, id_of, ignore)
-            yield convert_shapes(shapes, classes, images, name_in(images, path), size, overlaps, report, file)
+            ground, file_name = everywhere(classes, background, size), name_in(images, path)
+            yield convert_shapes(shapes, classes, images, file_name, size, overlaps, report, file, ground=ground)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, total, progress)

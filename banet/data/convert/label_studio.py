@@ -29,7 +29,9 @@ from banet.data.convert.shapes import (
     choose_categories,
     convert_shapes,
     ellipse,
+    everywhere,
     outlined,
+    with_background,
 )
 from banet.data.images import image_size
 from banet.data.left_out import LeftOut, reported
@@ -58,6 +60,7 @@ def convert_label_studio(
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
     overlaps: str = BEST_RULE,
+    background: str = "",
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -75,6 +78,7 @@ def convert_label_studio(
             second split of a data set the classes of the first.
         ignore: labels that are left out.
         overlaps: `FAIL` or an occlusion rule. Things lie in front of stuff.
+        background: name of the stuff that pixels of no object are; void where it is empty.
         left_out: counts objects and names those without a pixel, or refuses them; by default they are a warning.
         progress: see `write_panoptic`.
 
@@ -91,7 +95,7 @@ def convert_label_studio(
     for task in _tasks(file):
         total, skipped, several = total + 1, skipped + (task.count == 0), several + (task.count > 1)
         add_names(labels, (region.label for region in task.regions if region.label), file)
-    classes = choose_categories(categories, labels, ignore, stuff, file)
+    classes = with_background(choose_categories(categories, labels, ignore, stuff, file), background)
     if skipped or several:
         told = [f"{skipped:,} of {total:,} tasks without an annotation are left out"] if skipped else []
         told += [f"of {several:,} tasks with several annotations one counts"] if several else []
@@ -103,7 +107,8 @@ def convert_label_studio(
             name = finder.find(_image_of(task.data, f"{task.where}.data"), task.where)
             size = image_size(Path(images) / name)
             shapes = (_shape(region, size, id_of) for region in task.regions if region.label not in ignore)
-            yield convert_shapes(shapes, classes, images, name, size, overlaps, report, file)
+            ground = everywhere(classes, background, size)
+            yield convert_shapes(shapes, classes, images, name, size, overlaps, report, file, ground=ground)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, total - skipped, progress)

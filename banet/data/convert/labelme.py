@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from banet.data.convert.output import ConvertedImage, write_panoptic
-from banet.data.convert.shapes import Shape, choose_categories, convert_shapes, ellipse, joined, outlined
+from banet.data.convert.shapes import (
+    Shape,
+    choose_categories,
+    convert_shapes,
+    ellipse,
+    everywhere,
+    joined,
+    outlined,
+    with_background,
+)
 from banet.data.images import decode_image, image_size
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, abbreviate
@@ -48,6 +57,7 @@ def convert_labelme(
     categories: StrPath | None = None,
     ignore: Collection[str] = (),
     overlaps: str = BEST_RULE,
+    background: str = "",
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -62,6 +72,7 @@ def convert_labelme(
             second split of a data set the classes of the first.
         ignore: labels that are left out.
         overlaps: `FAIL` or an occlusion rule, for objects that overlap. Things lie in front of stuff.
+        background: name of the stuff that pixels of no object are; void where it is empty.
         left_out: counts objects and names those without a pixel, or refuses them; by default they are a warning.
         progress: see `write_panoptic`.
 
@@ -79,7 +90,7 @@ def convert_labelme(
         raise InputError("holds no JSON", where=f"--annotations {root}", hint="give the folder of Labelme's JSONs")
     image_root = root if images is None else Path(images)
     names = (shape.label for path in files for shape in _read(path)[1])
-    classes = choose_categories(categories, names, ignore, stuff, root)
+    classes = with_background(choose_categories(categories, names, ignore, stuff, root), background)
     id_of = {category.name: category.id for category in classes}
 
     def truths() -> Iterator[ConvertedImage]:
@@ -95,7 +106,8 @@ def convert_labelme(
                         hint="was it resized after it was labelled? Put the old one back",
                     )
             shapes = _shapes(path, [mark for mark in marks if mark.label not in ignore], size, id_of)
-            yield convert_shapes(shapes, classes, image_root, file_name, size, overlaps, report, path)
+            ground = everywhere(classes, background, size)
+            yield convert_shapes(shapes, classes, image_root, file_name, size, overlaps, report, path, ground=ground)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, len(files), progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from banet.data.images import to_rgb_array
 from banet.data.left_out import COVERED, LeftOut
 from banet.errors import InputError, abbreviate, abbreviate_list
 from banet.files.reading import MOST_CATEGORIES
-from banet.panoptic.categories import Categories
+from banet.panoptic.categories import MAX_CATEGORY_ID, Categories, Category
 from banet.panoptic.coco.annotations import read_categories
 from banet.panoptic.coco.rle import decode_crop, why_empty
 from banet.panoptic.coco.runs import Crop, Drawing, union
@@ -39,10 +39,12 @@ __all__ = [
     "choose_categories",
     "convert_shapes",
     "ellipse",
+    "everywhere",
     "joined",
     "layer_shapes",
     "outlined",
     "turned",
+    "with_background",
 ]
 
 FAIL = "fail"
@@ -278,6 +280,35 @@ def _owners_alone(
             )
         window[shape.crop.pixels] = row
     return owner
+
+
+def everywhere(
+    categories: Categories, background: str, size: tuple[int, int]
+) -> tuple[NDArray[np.int32], Mapping[int, Segment]] | None:
+    """Return a ground (see `layer_shapes`) that is the stuff `background` in all of `size` (H, W); none where it is
+    empty."""
+    if not background:
+        return None
+    category_id = next(category.id for category in categories if category.name == background)
+    return np.ones(size, np.int32), {1: Segment(1, category_id, isthing=False)}
+
+
+def with_background(categories: Categories, background: str) -> Categories:
+    """Return the classes with the stuff `background`, unless it is empty or there already.
+
+    Raises:
+        InputError: a thing has this name.
+    """
+    same = [category for category in categories if category.name == background]
+    if any(category.isthing for category in same):
+        raise InputError(
+            "is a thing", where=f"--background {background}", hint="choose another name, or declare it stuff"
+        )
+    if same or not background:
+        return categories
+    following = max(category.id for category in categories) + 1
+    free = following if following <= MAX_CATEGORY_ID else next(i for i in count(1) if i not in categories)
+    return Categories([*categories, Category(free, background, False)])
 
 
 def choose_categories(

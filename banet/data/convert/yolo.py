@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from banet.data.convert.output import ConvertedImage, find_image_names, write_panoptic
-from banet.data.convert.shapes import Shape, convert_shapes, outlined
+from banet.data.convert.shapes import Shape, convert_shapes, everywhere, outlined, with_background
 from banet.data.images import SUFFIXES, image_size
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, abbreviate, abbreviate_list
@@ -45,6 +45,7 @@ def convert_yolo(
     *,
     stuff: Collection[str] = (),
     overlaps: str = BEST_RULE,
+    background: str = "",
     left_out: LeftOut | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -57,6 +58,7 @@ def convert_yolo(
             a list, to the folder that all images are in.
         stuff: names of classes that are stuff.
         overlaps: `FAIL` or an occlusion rule.
+        background: name of the stuff that pixels of no object are; void where it is empty.
         left_out: counts objects and names those without a pixel, or refuses them; by default they are a warning.
         progress: see `write_panoptic`.
 
@@ -79,7 +81,8 @@ def convert_yolo(
             where=f"--stuff {strange[0]}",
             hint=f"it has {abbreviate_list([*names.values()])}",
         )
-    classes = Categories(Category(index + 1, name, name not in stuff) for index, name in names.items())
+    known = Categories(Category(index + 1, name, name not in stuff) for index, name in names.items())
+    classes = with_background(known, background)
     root, images = _images(sources, file, split)
 
     def truths() -> Iterator[ConvertedImage]:
@@ -87,7 +90,8 @@ def convert_yolo(
             path = root / name
             labels, size = _labels_of(path), image_size(path)
             shapes = _shapes(labels, size, classes) if labels.is_file() else ()
-            yield convert_shapes(shapes, classes, root, name, size, overlaps, report, labels)
+            ground = everywhere(classes, background, size)
+            yield convert_shapes(shapes, classes, root, name, size, overlaps, report, labels, ground=ground)
 
     with reported(left_out) as report:
         return write_panoptic(out, truths(), classes, len(images), progress)
