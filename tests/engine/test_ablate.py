@@ -7,6 +7,7 @@ import csv
 import json
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -249,13 +250,11 @@ def test_mean_and_spread() -> None:
 @pytest.mark.slow
 def test_a_study_that_is_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     recipe = with_train(STUDY, iterations=8, checkpoint_every=1)
-    file, out = tmp_path / "recipe.yaml", tmp_path / "killed"
+    file = tmp_path / "recipe.yaml"
     file.write_text(to_yaml(recipe))
-    command = [sys.executable, "-m", "banet", "ablate", "--config", str(file), "--out", str(out), "--device", "cpu"]
-    command += ["--seeds", "[4]"]
-    ablate(recipe, tmp_path / "whole", seeds=[4], device="cpu")
+    command = [sys.executable, "-m", "banet", "ablate", "--config", str(file), "--device", "cpu", "--seeds", "[4]"]
 
-    def written() -> dict[Path, int]:
+    def written(out: Path) -> dict[Path, int]:
         """What is there, and since when."""
         found = {}
         for path in out.rglob("*"):
@@ -263,21 +262,34 @@ def test_a_study_that_is_killed_at_any_moment_ends_as_an_undisturbed_one(tmp_pat
                 found[path] = path.stat().st_mtime_ns
         return found
 
-    moment, kills = random.Random(0), 0
-    for wait in (moment.uniform(0, 6) for _ in range(4)):
-        before = written()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while written() == before and process.poll() is None:
-            time.sleep(0.02)  # starting takes an unknown time, so count from what it writes first
-        time.sleep(wait)
+    def begin(out: Path) -> subprocess.Popen[bytes]:
+        """A process that has written something: starting takes an unknown time."""
+        before = written(out)
+        process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while written(out) == before and process.poll() is None:
+            time.sleep(0.02)
+        return process
+
+    process, began = begin(tmp_path / "whole"), time.monotonic()
+    assert process.wait() == 0
+    duration = time.monotonic() - began
+
+    moment, kills, runs = random.Random(0), 0, 1
+    while kills < 4:
+        out = tmp_path / f"killed{runs}"
+        process = begin(out)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment.uniform(0, duration / 3))
         if process.poll() is None:
             process.kill()
             kills += 1
-        process.wait()
-    done = subprocess.run(command, capture_output=True, text=True)
+        assert process.wait() in (0, -signal.SIGKILL)
+        runs += process.returncode == 0
+    done = subprocess.run([*command, "--out", str(tmp_path / f"killed{runs}")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert kills >= 3
-    ours, wanted = (collect(recipe, folder, TWO, [4]) for folder in (out, tmp_path / "whole"))
-    for row in TWO:
-        for column in COLUMNS:
-            assert ours[row.name][column] == pytest.approx(wanted[row.name][column], abs=0.05, nan_ok=True)
+    wanted = collect(recipe, tmp_path / "whole", TWO, [4])
+    for run in range(1, runs + 1):
+        ours = collect(recipe, tmp_path / f"killed{run}", TWO, [4])
+        for row in TWO:
+            for column in COLUMNS:
+                assert ours[row.name][column] == pytest.approx(wanted[row.name][column], abs=0.05, nan_ok=True)
