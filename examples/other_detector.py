@@ -1,4 +1,4 @@
-"""Make the overlapping masks of another detector disjoint: which object owns a pixel decides an occlusion rule.
+"""Make the overlapping masks of another detector disjoint: an occlusion rule decides which object owns each pixel.
 
     python examples/other_detector.py photo.jpg detections.pt [RULE]
 

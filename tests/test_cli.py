@@ -520,7 +520,7 @@ def test_pq_in_detail(scenes, tmp_path, capsys):
     assert set(more["by_size"]) == {"small", "medium", "large"}
 
     assert pq(scenes, scenes, "--amodal", str(scenes / "instances_amodal.json")) == 0
-    assert "things by hidden share" in capsys.readouterr().out
+    assert "things by hidden fraction" in capsys.readouterr().out
     assert pq(scenes, scenes, "--amodal", "no.json") == 2
     assert capsys.readouterr().err == "banet: error: no.json: does not exist; check the path\n"
 

@@ -37,7 +37,7 @@ class Fuse(ProcessOptions, OverwriteOptions, UntrustedOptions, Command):
     grey (8 or 16 bits) or palette; 0, and 255 or 65535, are void unless a category has that id. Without --json
     the number in an image's name is its id, or the name without suffix where the results have texts for ids.
     Files and folders may be URLs. The defaults are the best for anybody's detector; the paper's are --rule
-    appearance --overlap-threshold 0.2 --nms 0.5.
+    appearance --overlap-threshold 0.2 --nms 0.5 --no-clean.
 
     example:
       banet fuse --instances results.json --semantic labels --images val2017 --json panoptic_val2017.json \

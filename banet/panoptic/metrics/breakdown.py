@@ -36,7 +36,7 @@ FRACTIONS = {"below 10 %": 0.0, "10 to 25 %": 0.1, "25 to 50 %": 0.25, "50 % and
 Measure = Literal["hidden", "crowding"]
 
 _TITLES: dict[Measure, str] = {
-    "hidden": "by hidden share (1 - visible / whole area)",
+    "hidden": "by hidden fraction (1 - visible / whole area)",
     "crowding": "by crowding (share of its box that other things own)",
 }
 _CONFUSIONS_SHOWN = 20

@@ -122,7 +122,7 @@ def make_disjoint(
     """Return what another library found in one image with disjoint masks, in the library's own type.
 
     Every overlap goes by the rule that finds the owner most often on real detections. The paper's are
-    `rule="appearance", overlap_threshold=0.2`.
+    `rule="appearance", overlap_threshold=0.2, clean=False`.
 
     Objects that own no pixel are left out: duplicates and merged blobs, those of which others hide too much, and empty
     masks. All others keep their boxes (which are not refitted), scores, classes and whatever else the result says of
@@ -133,7 +133,7 @@ def make_disjoint(
             `DetDataSample`, Ultralytics `Results`, the dict of a Hugging Face instance or panoptic post-processing,
             SAM's list of dicts, or `supervision.Detections`. It is recognised by its whole shape, and not changed.
         image: as for `resolve_occlusions`; Ultralytics' results come with theirs.
-        scores: (N,), in rank of the result's own.
+        scores: (N,), in place of the result's own.
         rule: as for `resolve_occlusions`; by default the best one.
         overlap_threshold: as for `resolve_occlusions`; by default every overlap goes by the rule.
         removal_threshold: as for `resolve_occlusions`.
