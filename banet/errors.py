@@ -14,6 +14,7 @@ __all__ = [
     "abbreviate",
     "abbreviate_list",
     "errors_only",
+    "first_line",
     "printable",
 ]
 
@@ -90,6 +91,11 @@ def abbreviate(value: object) -> str:
 def abbreviate_list(values: Sequence[object], limit: int = 20) -> str:
     """Return values as an error quotes them: the first `limit`, and of more how many there are."""
     return ", ".join(map(abbreviate, values[:limit])) + (f", ... ({len(values)} in all)" if len(values) > limit else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library's error says, or its type's name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BitDepth",
     "Box",
+    "ClassesLike",
     "ImageId",
     "ImageLike",
     "Precision",
@@ -36,6 +37,9 @@ Size: TypeAlias = tuple[int, int]
 
 BitDepth: TypeAlias = int | Literal["auto"]
 """Bits that each sample of a 16-bit image uses, 8 to 16; `auto` finds out (see `banet.panoptic.sample_depth`)."""
+
+ClassesLike: TypeAlias = Iterable[str | int] | str | int
+"""Classes of a data set by name or id: one, or several."""
 
 Precision: TypeAlias = Literal["32", "bf16"]
 """What a network computes in: float32, or bfloat16 where that is safe (`torch.autocast`)."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from banet.checkpoint.bundled import BUNDLED
-from banet.errors import InputError, MissingExtraError, abbreviate, errors_only
+from banet.errors import InputError, MissingExtraError, abbreviate, errors_only, first_line
 from banet.files.atomic import atomic_path
 from banet.files.reading import open_file
 from banet.files.worker import isolated
@@ -206,7 +206,7 @@ def _download(repository: str) -> Path:
         with errors_only("huggingface_hub"):  # not a line per attempt to connect
             return Path(hf_hub_download(repository, FILE_NAME))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"no such file or folder, and could not be downloaded from the hub: {reason}",
             where=repository,

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from banet.checkpoint.checkpoint import Checkpoint
-from banet.errors import InputError
+from banet.errors import InputError, first_line
 from banet.modeling.aggregation import current_name
 from banet.modeling.network import Network
 
@@ -52,7 +52,7 @@ def check_fit(checkpoint: Checkpoint) -> None:
         with torch.device("meta"), WithoutRandomWeights():
             network = Network(checkpoint.categories, checkpoint.config)
     except Exception as error:  # whatever torch says of numbers that are too large or do not go together
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"no network can be made as its header says ({reason})", where=path, hint="it is damaged"
         ) from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from banet._renamed import accept_old_names
 from banet.checkpoint.checkpoint import FILE_NAME, read_checkpoint
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, first_line
 from banet.files.outputs import RECORD, Entry, Record, digest_of
 
 __all__ = ["model_card", "push_to_hub"]
@@ -105,7 +105,7 @@ def push_to_hub(
     except InputError:
         raise
     except Exception as error:  # the library that connects, and with it its errors, differ between versions
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         answered = isinstance(error, (OSError, ValueError, HfHubHTTPError))
         hint = "see `hf auth login`" if answered else "check the connection and try again"
         raise InputError(f"the hub did not take the weights: {reason}", where=repository, hint=hint) from None

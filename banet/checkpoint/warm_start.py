@@ -18,7 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from banet.checkpoint.checkpoint import Checkpoint, is_body_file, load_tensors, read_checkpoint
 from banet.checkpoint.fit import check_fit
 from banet.checkpoint.pickles import check_pickle
-from banet.errors import InputError, InputWarning
+from banet.errors import InputError, InputWarning, first_line
 from banet.files.reading import open_file
 from banet.files.worker import isolated
 from banet.modeling.aggregation import current_name
@@ -170,11 +170,16 @@ def _coco_file() -> str:
 def _with_own_eps(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return weights whose frozen batch norms add nothing to the variance, for norms that add torchvision's default.
 
-    torchvision sets the eps of its published COCO detectors to 0, as they were trained with that. Less variance here
-    makes up for the eps there, and is saved with the weights.
+    torchvision sets the eps of its published COCO detectors to 0, as they were trained with that. A larger factor here
+    makes up for the eps there, and is saved with the weights. (Less variance would, too, but not in half precision.)
     """
     eps = FrozenBatchNorm2d(1).eps
-    return {name: tensor - eps if name.endswith("running_var") else tensor for name, tensor in state.items()}
+    factors = {
+        name.removesuffix("running_var") + "weight": ((variance + eps) / variance).sqrt()
+        for name, variance in state.items()
+        if name.endswith("running_var")
+    }
+    return {name: tensor * factors[name] if name in factors else tensor for name, tensor in state.items()}
 
 
 def _read_weights(network: Network, init: str) -> Checkpoint:
@@ -214,7 +219,7 @@ def load_pickle(path: Path) -> dict[str, Tensor]:
     except InputError:
         raise
     except Exception as error:  # a decoder may raise anything on bad data
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path}: cannot be read as a checkpoint ({reason})") from None
     state = state.get("model", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in state.items()):

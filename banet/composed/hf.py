@@ -22,7 +22,7 @@ from banet.composed.classes import ModelClasses
 from banet.composed.hub import HubOptions, download_repository
 from banet.composed.names import ModelName
 from banet.composed.queries import Enlargement
-from banet.errors import InputError, MissingExtraError, abbreviate
+from banet.errors import InputError, MissingExtraError, abbreviate, first_line
 from banet.files.reading import read_json
 from banet.types import Size
 
@@ -157,7 +157,7 @@ class HfModel:
             found = self.processor(images=[image], **options)
         except (RuntimeError, ValueError, ZeroDivisionError) as error:  # such as a side that would shrink to nothing
             height, width = image.shape[:2]
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"its image processor does not take an image of {width}x{height} ({reason})",
                 where=self.name,

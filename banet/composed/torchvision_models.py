@@ -16,7 +16,7 @@ from banet.checkpoint.warm_start import load_pickle
 from banet.composed.classes import ModelClasses
 from banet.composed.names import ModelName
 from banet.composed.parts import Detector, SemanticSegmenter, argmax_of_logits
-from banet.errors import InputError, abbreviate
+from banet.errors import InputError, abbreviate, first_line
 from banet.files.reading import read_json
 from banet.inference.postprocess import Instances
 from banet.panoptic import MaskCrops
@@ -179,7 +179,7 @@ def _read_weights(name: ModelName) -> tuple[dict[str, Tensor] | None, list[str] 
         try:
             state = load_file(path)
         except Exception as error:  # a decoder may raise anything on bad data
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"{path}: is not a state dict ({reason}); save model.state_dict()") from None
     else:
         state = load_pickle(path)
@@ -221,7 +221,7 @@ def _build(name: ModelName, state: dict[str, Tensor] | None, options: dict[str, 
             file = weights.url.rpartition("/")[2]
             folder = Path(torch.hub.get_dir()) / "checkpoints"
             raise InputError(
-                f"{name}: the weights could not be downloaded ({str(error).splitlines()[0]}); where there is internet "
+                f"{name}: the weights could not be downloaded ({first_line(error)}); where there is internet "
                 f"fetch {weights.url} and copy it here as {folder / file}"
             ) from None
     model = get_model(name.name, weights=None, weights_backbone=None, **options)

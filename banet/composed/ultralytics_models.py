@@ -17,7 +17,7 @@ from PIL import Image
 from banet.composed.classes import ModelClasses
 from banet.composed.names import ModelName
 from banet.composed.parts import Detector
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, first_line
 from banet.inference.postprocess import Instances
 from banet.panoptic import MaskCrops
 from banet.types import Size
@@ -61,7 +61,7 @@ class UltralyticsDetector(Detector):
         try:
             self.model: Any = library.YOLO(file, verbose=False)
         except Exception as error:  # it raises of all kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"{name}: cannot be loaded ({reason}); give a .pt file that is there, such as one from "
                 "github.com/ultralytics/assets"

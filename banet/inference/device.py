@@ -38,7 +38,7 @@ def pick_device(name: str | torch.device, option: str = "--device") -> torch.dev
         torch.device(name)
     except RuntimeError:  # another word
         raise InputError("choose auto, cpu, cuda or mps", where=f"{option} {name}") from None
-    if not there.get(kind, True) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+    if not there.get(kind, False) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
         raise InputError("torch sees no such device here", where=f"{option} {name}", hint="choose auto or cpu")
     local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
     if name != "cuda" or local_rank is None:

@@ -7,7 +7,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsInt, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from banet.modeling.config import InferenceConfig, change_options
 from banet.panoptic import Categories, PanopticSegmentation
 from banet.panoptic.sample_depth import SampleDepth
 from banet.panoptic.tiles import segment_tiles
-from banet.types import BitDepth, Box, ImageLike, Precision, RuleLike
+from banet.types import BitDepth, Box, ClassesLike, ImageLike, Precision, RuleLike
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,7 +63,7 @@ class Predictor(ABC):
         self,
         *,
         score: float | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: ClassesLike | None = None,
         overlap_threshold: float | None = None,
         precision: Precision | None = None,
     ) -> Self:
@@ -83,7 +83,8 @@ class Predictor(ABC):
         if changes:
             other.inference = change_options(self.inference, changes)
         if classes is not None:
-            other.classes = frozenset(_class_id(given, self.categories) for given in classes)
+            wanted: Iterable[Any] = [classes] if isinstance(classes, (str, int, np.integer)) else classes
+            other.classes = frozenset(_class_id(given, self.categories) for given in wanted)
         return other
 
     def fuse(
@@ -111,7 +112,7 @@ class Predictor(ABC):
         *,
         rule: RuleLike | None = None,
         score: float | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: ClassesLike | None = None,
         overlap_threshold: float | None = None,
         precision: Precision | None = None,
         batch_size: int = 1,
@@ -128,7 +129,7 @@ class Predictor(ABC):
         *,
         rule: RuleLike | None = None,
         score: float | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: ClassesLike | None = None,
         overlap_threshold: float | None = None,
         precision: Precision | None = None,
         batch_size: int = 1,
@@ -144,7 +145,7 @@ class Predictor(ABC):
         *,
         rule: RuleLike | None = None,
         score: float | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: ClassesLike | None = None,
         overlap_threshold: float | None = None,
         precision: Precision | None = None,
         batch_size: int = 1,
@@ -178,7 +179,8 @@ class Predictor(ABC):
             A `banet.panoptic.PanopticSegmentation`, or a list of them for a list.
 
         Raises:
-            InputError: A file is not an image, samples do not fit into `bit_depth`, or see `configured`.
+            InputError: A file is not an image, samples do not fit into `bit_depth`, `batch_size` is less than 1, or see
+                `configured`.
             ValueError: An array has another shape or range, or `overlap` is not in 1 .. `tile` - 1.
         """
         if (score, classes, overlap_threshold, precision) != (None, None, None, None):
@@ -194,6 +196,8 @@ class Predictor(ABC):
                 progress=progress,
                 bit_depth=bit_depth,
             )
+        if batch_size < 1:
+            raise InputError(f"must be at least 1, not {batch_size}", where="batch_size")
         many = isinstance(image, (list, tuple))
         images: list[Any] = list(image) if many else [image]  # type: ignore[arg-type]
         depth = SampleDepth.of(bit_depth or self.inference.bit_depth)
@@ -238,7 +242,7 @@ class Predictor(ABC):
         return self._finish(result)
 
 
-def _class_id(given: str | int, categories: Categories) -> int:
+def _class_id(given: str | SupportsInt, categories: Categories) -> int:
     """Return the id of a category that is given by name or id.
 
     Raises:
@@ -247,7 +251,7 @@ def _class_id(given: str | int, categories: Categories) -> int:
     by_name = {category.name.casefold(): category.id for category in categories}
     if isinstance(given, str) and given.casefold() in by_name:
         return by_name[given.casefold()]
-    number = int(given) if isinstance(given, int) or given.isdecimal() else None
+    number = int(given) if not isinstance(given, str) or given.isdecimal() else None
     if number is not None and number in categories:
         return number
     near = difflib.get_close_matches(str(given).casefold(), by_name, n=3)

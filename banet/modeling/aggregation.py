@@ -142,9 +142,10 @@ class InstanceToSemanticWithContext(nn.Module):
 
 def _max_pool(x: Tensor, cells: int) -> Tensor:
     """Adaptive max-pooling of (C, h, w) to (C, cells, cells)."""
-    if not torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting() and x.device.type != "mps":
         return F.adaptive_max_pool2d(x, cells)
-    # In a graph of any size no standard operator does it: one axis after the other, all but a cell's pixels left out.
+    # In a graph of any size no standard operator does it, and Metal pools other cells (pytorch#190064): one axis after
+    # the other, all but a cell's pixels left out.
     for _ in range(2):
         length = x.shape[1]
         pixel = torch.arange(length, device=x.device)

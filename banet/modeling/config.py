@@ -272,6 +272,12 @@ class LossConfig:
         for name in ("rpn_samples", "proposals_per_level", "proposals", "roi_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"loss.{name}: must be at least 1, not {getattr(self, name)}")
+        for name in ("rpn_positive_iou", "rpn_negative_iou", "roi_positive_share", "roi_iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"loss.{name}: must lie in 0..1, not {getattr(self, name)}")
+        if self.rpn_negative_iou > self.rpn_positive_iou:
+            low, high = self.rpn_negative_iou, self.rpn_positive_iou
+            raise ValueError(f"loss.rpn_negative_iou: {low} is more than loss.rpn_positive_iou, {high}")
         if self.box_beta < 0:
             raise ValueError(f"loss.box_beta: must not be negative, not {self.box_beta}")
         low, high = self.inlay_share

@@ -88,6 +88,7 @@ class Network(nn.Module):
                 f"the network takes a list of tensors (3, h, w), not {given}; to segment an image call "
                 "model.predict(IMAGE), with a path, a PIL image, an array or a tensor"
             )
+        images = list(images)
         if not images or any(image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape for image in images):
             raise ValueError(f"images must be a non-empty list of (3, h, w), not {[tuple(i.shape) for i in images]}")
         sizes = [(image.shape[1], image.shape[2]) for image in images]

@@ -11,6 +11,7 @@ from banet.modeling.aggregation import InstanceToSemantic, InstanceToSemanticWit
 from banet.modeling.config import InferenceConfig
 from banet.modeling.semantic_head import PyramidConv1x1
 from banet.modeling.semantic_loss import semantic_loss
+from banet.ops.host import to_device
 
 __all__ = ["AggregatedLogits", "DirectLogits"]
 
@@ -126,7 +127,7 @@ class AggregatedLogits(nn.Module):
         wanted = (low + (high - low) * torch.rand(())) * len(boxes)
         count = max(int(wanted.ceil()), min(len(boxes), 1)) if low else int(wanted.round())
         index = torch.randperm(len(boxes))[:count].sort().values
-        return boxes[index.to(boxes.device, non_blocking=True)]
+        return boxes[to_device(index, boxes.device)]
 
     def losses(
         self,

@@ -57,18 +57,21 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
         offset = self.offset(x)
         # Offsets are positions in pixels: half precision would move taps far from the corner by whole pixels.
         with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.promote_types(x.dtype, self.weight.dtype)
+            dtype = torch.promote_types(torch.promote_types(x.dtype, self.weight.dtype), torch.float32)
+            weight, bias = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
             # torchvision reads at whatever place in memory a NaN becomes; far outside the map it reads zero.
             offset_wide = offset.to(dtype).nan_to_num(nan=_FAR)
             if x.device.type == "cpu" and not torch.compiler.is_exporting():
-                result: Tensor = self._by_rows(x.to(dtype), offset_wide)
+                result: Tensor = self._by_rows(x.to(dtype), offset_wide, weight, bias)
             else:
-                result = super().forward(x.to(dtype), offset_wide)
+                result = torchvision.ops.deform_conv2d(
+                    x.to(dtype), offset_wide, weight, bias, self.stride, self.padding, self.dilation
+                )
         return result.to(offset.dtype)
 
     # Its strips would be written out one by one, and anew for each size of image.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _by_rows(self, x: Tensor, offset: Tensor) -> Tensor:
+    def _by_rows(self, x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What torchvision's operator computes, as weighted sums of rows of channels: several times faster on CPUs.
 
         Each tap lies between four pixels. Channels-last input is not copied.
@@ -88,17 +91,17 @@ class DeformableConv2d(torchvision.ops.DeformConv2d):  # type: ignore[misc]
         row = row + height * image[:, None, None]
         table = x.permute(0, 2, 3, 1).reshape(-1, channels)
         # (O, C / groups, k, k) to (groups, O / groups, k k C / groups), in the order of the gathered patches.
-        weight = self.weight.permute(0, 2, 3, 1).reshape(self.groups, self.out_channels // self.groups, -1)
+        weight = weight.permute(0, 2, 3, 1).reshape(self.groups, self.out_channels // self.groups, -1)
 
         def strip(row: Tensor, column: Tensor, row_weight: Tensor, column_weight: Tensor) -> Tensor:
             index = row[..., :, None] * width + column[..., None, :]
             share = row_weight[..., :, None] * column_weight[..., None, :]
             patches = F.embedding_bag(index.view(-1, 4), table, per_sample_weights=share.view(-1, 4), mode="sum")
             if self.groups == 1:
-                return F.linear(patches.view(len(row), weight.shape[2]), weight[0], self.bias)
+                return F.linear(patches.view(len(row), weight.shape[2]), weight[0], bias)
             parts = patches.view(len(row), len(tap), self.groups, channels // self.groups).transpose(1, 2).flatten(2)
             result = torch.einsum("ngi,goi->ngo", parts, weight).flatten(1)
-            return result if self.bias is None else result + self.bias
+            return result if bias is None else result + bias
 
         places = (row, column, row_weight, column_weight)
         length = max(1, _STRIP // (len(tap) * channels))

@@ -1,4 +1,4 @@
-"""What the host must know of tensors on a device: each call waits for the device once, whatever it asks."""
+"""What goes between host and device: copies that nobody waits for, and what the host must know, in one wait a call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["to_host", "true_rows"]
+__all__ = ["to_device", "to_host", "true_rows"]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device, without waiting for it; the tensor may be freed at once.
+
+    Metal reads it after such a copy has returned, so there the copy is waited for.
+    """
+    return tensor.to(device, non_blocking=device.type != "mps")
 
 
 def true_rows(masks: Sequence[Tensor]) -> list[Tensor]:

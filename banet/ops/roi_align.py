@@ -56,7 +56,7 @@ def box_levels(
     coordinates = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))
     area = (coordinates[:, 2] - coordinates[:, 0]).clamp(min=0) * (coordinates[:, 3] - coordinates[:, 1]).clamp(min=0)
     # The small term keeps a box of exactly the canonical size on its level whatever the rounding of the logarithm.
-    level = torch.floor(canonical_level + torch.log2(area.sqrt() / canonical_size + 1e-6))
+    level = torch.floor(canonical_level + torch.log2(area.nan_to_num().sqrt() / canonical_size + 1e-6))
     return level.clamp(min=lowest, max=highest).to(torch.int64)
 
 

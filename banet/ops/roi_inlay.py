@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from banet.ops.bilinear import linear_taps, linear_weights
+from banet.ops.host import to_device
 from banet.panoptic.resampling import sample_positions
 
 __all__ = ["RoIInlay", "roi_inlay", "roi_upsample"]
@@ -145,7 +146,7 @@ class _Axis(NamedTuple):
 
     def to(self, device: torch.device) -> _Axis:
         """Return the same on a device, which the host does not wait for."""
-        return _Axis(*(part.to(device, non_blocking=True) for part in self))
+        return _Axis(*(to_device(part, device) for part in self))
 
 
 def _axes(coordinates: Tensor, bins: tuple[int, int], size: tuple[int, int]) -> tuple[_Axis, _Axis]:
@@ -184,7 +185,7 @@ def _ragged(counts: Tensor, total: int) -> tuple[Tensor, Tensor]:
 def _image_of_box(sizes: Sequence[int], device: torch.device) -> Tensor:
     """``(K,)`` index of each box's image."""
     image = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
-    return torch.from_numpy(image).to(device, non_blocking=True)
+    return to_device(torch.from_numpy(image), device)
 
 
 def _integer(*largest: int) -> torch.dtype:
@@ -364,7 +365,7 @@ def _inlay_backward_op(gradient: Tensor, coordinates: Tensor, sizes: Sequence[in
     integer = _integer(images * height * width, *sums, boxes * bins_y * bins_x)
     rows, columns, image = rows.to(device), columns.to(device), _image_of_box(sizes, device)
     near_row, near_rows, near_column, near_columns, strips = (
-        part.to(device, non_blocking=True) for part in (near_row, near_rows, near_column, near_columns, strips)
+        to_device(part, device) for part in (near_row, near_rows, near_column, near_columns, strips)
     )
 
     # First along the rows: a bag for each box, row of bins and column of pixels.

@@ -129,6 +129,11 @@ def test_options_and_classes(model, monkeypatch):
     assert [s.label for s in only.segments] == ["car"]
     np.testing.assert_array_equal(only.ids > 0, everything.semantic == 3)
     assert model.predict(picture(), score=0.99999999).segments == []
+    car = model.categories.by_id(only.segments[0].category_id).id
+    for same in ("car", car, np.int64(car), np.array([car]), {"car"}):
+        np.testing.assert_array_equal(model.predict(picture(), classes=same).ids, only.ids)
+    with pytest.raises(banet.InputError, match="batch_size: must be at least 1"):
+        model.predict([picture()], batch_size=0)
     with pytest.raises(banet.InputError, match="is not a class of these weights; perhaps car"):
         model.predict(picture(), classes=["cars"])
 

@@ -104,6 +104,7 @@ WRONG = {
     "masks of NaN": {"masks": np.full((1, 28, 28), np.nan, np.float32)},
     "logits of other classes": {"logits": np.zeros((1, 3, 16, 16), np.float32)},
     "logits of two images": {"logits": np.zeros((2, len(SCENE_CATEGORIES), 16, 16), np.float32)},
+    "logits of a far larger image": {"logits": np.zeros((1, len(SCENE_CATEGORIES), 16, 400), np.float32)},
     "logits of one pixel": {"logits": np.zeros((1, len(SCENE_CATEGORIES), 1, 1), np.float32)},
     "logits without a place": {"logits": np.zeros(3, np.float32)},
     "text": {"scores": np.array(["a"])},
@@ -120,6 +121,9 @@ def test_outputs_that_do_not_fit_are_one_line(name):
 def test_outputs_that_fit_are_taken():
     result = network(lambda pixels: outputs()).predict(np.zeros((40, 56, 3), np.uint8))
     assert sum(segment.isthing for segment in result.segments) == 1
+    padded = np.zeros((1, len(SCENE_CATEGORIES), 56, 56), np.float32)  # of a backbone that takes multiples of 224
+    again = network(lambda pixels: outputs(logits=padded)).predict(np.zeros((40, 56, 3), np.uint8))
+    assert np.array_equal(again.ids, result.ids)
     none = {"boxes": np.zeros((0, 4), np.float32), "scores": np.zeros(0, np.float32), "labels": np.zeros(0, np.int64)}
     empty = network(lambda pixels: outputs(**none, masks=np.zeros((0, 28, 28), np.float32)))
     assert not [s for s in empty.predict(np.zeros((40, 56, 3), np.uint8)).segments if s.isthing]

@@ -135,6 +135,9 @@ def test_float_and_uint8_images_are_the_same_and_bad_ones_refused(images: list[t
         model([])
     with pytest.raises(ValueError, match="non-empty list"):
         model([images[0][:1]])
+    with pytest.raises(ValueError, match="non-empty list"):
+        model(images[0])
+    assert len(model(images[0][None]).detections) == 1
     with pytest.raises(ValueError, match="smaller"):
         model(images, pad_to=(64, 64))
 
@@ -147,7 +150,7 @@ def test_calling_the_network_on_an_image_says_what_to_call(images: object) -> No
         small_model()(images)
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda"), "mps", "gpu"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda"), "mps", "meta", "gpu"])
 def test_a_device_that_is_not_there_is_one_line(device: str | torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
+from banet.modeling.config import LossConfig
 from banet.modeling.sampling import BalancedSampler
 from banet.ops.boxes import BELOW, BETWEEN
 
@@ -27,3 +29,12 @@ def test_the_draws_are_torchvisions(seed: int, lengths: list[int], samples: int,
         assert torch.equal(positive, one.nonzero()[:, 0])
         assert (match[positive] >= 0).all() and (match[rows] != BETWEEN).all()
         assert (match[rows] == BELOW).sum() == len(rows) - len(positive)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("roi_positive_share", 25.0), ("roi_positive_share", -0.25), ("roi_iou", 50.0), ("rpn_negative_iou", 0.8)],
+)
+def test_options_of_sampling_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"loss.{name}"):
+        LossConfig(**{name: value})

@@ -19,8 +19,10 @@ from factories import small_model
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors.torch import save_file
+from torchvision.ops import FrozenBatchNorm2d
 
 from banet import BANet
+from banet.checkpoint import warm_start
 from banet.checkpoint.warm_start import initialize
 from banet.cli import main
 from banet.engine.options import load_recipe
@@ -169,6 +171,15 @@ def test_init_coco_keeps_the_eps_that_torchvision_gives_its_published_weights(
             assert distance(pyramid(init), wanted) < 1e-3
         assert distance(pyramid(str(tmp_path / "other.pth")), as_given) < 1e-3
         assert distance(as_given, wanted) > 0.1
+
+
+def test_small_variances_of_published_weights_survive_half_precision() -> None:
+    """torchvision's detectors have variances that half precision rounds to zero."""
+    variance = torch.tensor([1e-12, 1e-9, 1e-8, 3e-8, 1e-5, 1.0])
+    theirs = {"n.running_var": variance, "n.weight": variance.sqrt(), "n.running_mean": torch.zeros(6)}
+    ours = {name: tensor.half().float() for name, tensor in warm_start._with_own_eps(theirs).items()}
+    scale = ours["n.weight"] / (ours["n.running_var"] + FrozenBatchNorm2d(1).eps).sqrt()
+    torch.testing.assert_close(scale, torch.ones(6), rtol=0.02, atol=0)
 
 
 def test_old_names_of_torchvision_are_understood(tmp_path: Path, mask_rcnn: torch.nn.Module) -> None:

@@ -153,3 +153,14 @@ def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(*gradients)
         counts.append(len(graphs))
     assert 0 < counts[0] == counts[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_move_no_tap(dtype: torch.dtype) -> None:
+    """In half precision itself, the last columns of a wide map are no numbers."""
+    conv = DeformableConv2d(4, 3, 3, padding=1).to(dtype)
+    x = torch.randn(1, 4, 3, 400, generator=torch.Generator().manual_seed(0)).to(dtype)
+    result = conv(x)
+    assert result.dtype == dtype
+    plain = torch.nn.functional.conv2d(x.float(), conv.weight.float(), conv.bias.float(), padding=1)
+    torch.testing.assert_close(result.float(), plain, atol=0.01, rtol=0.01)

@@ -29,6 +29,15 @@ def test_levels_by_size() -> None:
     assert box_levels(torch.tensor([[9.0, 9.0, 3.0, 3.0]])).tolist() == [2]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_box_that_is_none_keeps_its_row(value: float) -> None:
+    maps = [torch.ones(1, 2, 64 // stride, 64 // stride) for stride in (4, 8, 16, 32)]
+    boxes = torch.tensor([[0.0, 0, 32, 32], [0, 0, value, 8], [8, 8, 40, 40]])
+    pooled = PyramidRoIAlign(2)(maps, [boxes])
+    assert pooled.shape == (3, 2, 2, 2)
+    assert (pooled[[0, 2]] == 1).all()
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_torchvision_aligned_with_two_samples_a_side(layout: torch.memory_format, dtype: torch.dtype) -> None:

@@ -90,7 +90,7 @@ def convert_coco(
             classes = _things_and_stuff(things, file, found.categories[len(things) :], stuff)
         classes = with_background(classes, background)
 
-        def ground(info: ImageInfo, image_path: Path) -> tuple[NDArray[np.int32], dict[int, Segment]] | None:
+        def ground(info: ImageInfo, image_path: Path) -> _Ground | None:
             if maps is None:
                 return everywhere(classes, background, (info.height, info.width))
             path = safe_join(maps, str(Path(info.file_name).with_suffix(".png")))
@@ -238,7 +238,7 @@ class _Annotations:
         return self._records.of(image_id)
 
 
-_Ground = tuple[NDArray[np.int32], dict[int, Segment]]
+_Ground = tuple[NDArray[np.int32], Mapping[int, Segment]]
 
 
 def _truths(

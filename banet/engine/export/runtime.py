@@ -23,7 +23,7 @@ from banet.inference.preprocess import preprocess_array
 from banet.modeling.config import InferenceConfig, read_options
 from banet.modeling.outputs import ImageOutput
 from banet.panoptic import Categories
-from banet.types import Precision
+from banet.types import ClassesLike, Precision
 
 __all__ = [
     "HEADER",
@@ -67,6 +67,8 @@ class NetworkOutput(NamedTuple):
 Run = Callable[[NDArray[np.uint8]], "list[NDArray[Any]]"]
 
 _MOST_INSTANCES = 10_000
+_MOST_PADDING = 128
+"""Rows of logits, of four pixels each: backbones pad images to multiples of at most 512 pixels."""
 _UNTRUSTED = Budget(memory=4 << 30, seconds=600)
 """What a network of a stranger may take for an image. It is a program: it may go on for ever, or fill the memory."""
 
@@ -160,7 +162,7 @@ class ExportedModel(Predictor):
         self,
         *,
         score: float | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: ClassesLike | None = None,
         overlap_threshold: float | None = None,
         precision: Precision | None = None,
     ) -> ExportedModel:
@@ -208,7 +210,8 @@ def _checked(
         wrong.append("masks")
     classes = len(categories)
     rows, columns = logits.shape[2:] if logits.ndim == 4 else (0, 0)
-    fits = -(-height // 4) <= rows <= -(-height // 32) * 8 and -(-width // 4) <= columns <= -(-width // 32) * 8
+    needed = -(-height // 4), -(-width // 4)
+    fits = 0 <= rows - needed[0] < _MOST_PADDING and 0 <= columns - needed[1] < _MOST_PADDING
     if not fits or logits.shape[:2] != (1, classes):
         wrong.append("logits")
     kinds = {"boxes": boxes, "scores": scores, "masks": masks, "logits": logits}

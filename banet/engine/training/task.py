@@ -194,7 +194,8 @@ class TrainingTask(L.LightningModule):
             InputError: One of them could not be read.
         """
         raise_if_bad(batch)
-        return [item.to(device, non_blocking=True) if isinstance(item, Sample) else item for item in batch]
+        free = device.type != "mps"  # see `to_device`
+        return [item.to(device, non_blocking=free) if isinstance(item, Sample) else item for item in batch]
 
 
 _SUBSETS = {"pq": "All", "pq_th": "Things", "pq_st": "Stuff"}

@@ -43,7 +43,7 @@ from banet.engine.training.datasets import (
 from banet.engine.training.run_folder import LAST, RECIPE, claim_run, is_written
 from banet.engine.training.task import MemoryCheck, TrainingTask
 from banet.engine.training.trainer import build_trainer
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, first_line
 from banet.files.atomic import atomic_path
 from banet.inference.banet import BANet
 from banet.inference.device import pick_device
@@ -319,7 +319,7 @@ def _steps_done(checkpoint: Path | None, model: BANet) -> int:
             content[name]
         content["loops"]["fit_loop"]
     except Exception as error:  # a decoder may raise anything on bad data
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"not a checkpoint of a run ({reason})", where=checkpoint, hint="give another, or start afresh"
         ) from None

@@ -17,7 +17,7 @@ from banet.engine.recipe import Recipe, TrainConfig
 from banet.engine.training.checkpointing import AtomicCheckpoints
 from banet.engine.training.csv_log import CsvLog
 from banet.engine.training.run_folder import LOG
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, MissingExtraError, first_line
 
 try:
     import lightning as L
@@ -84,7 +84,7 @@ def build_trainer(
             enable_model_summary=False,
         )
     except (ValueError, RuntimeError, MisconfigurationException) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             reason, where="train.devices, train.nodes", hint="leave them 0 to take what there is"
         ) from None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from banet.errors import InputError, errors_only
+from banet.errors import InputError, errors_only, first_line
 from banet.modeling.backbones.body import Body, ChannelsFirst, group_norm, layers_of, replace_modules
 from banet.modeling.backbones.plain_vit import PlainViT
 
@@ -72,7 +72,7 @@ def timm_weights(name: str, state: Mapping[str, Tensor] | None = None) -> dict[s
         with errors_only("timm.models._builder"):  # not that the layers behind the features are left out
             network = _create(name, kind, pretrained=True, **overlay)
     except (RuntimeError, KeyError, AttributeError) as error:
-        raise InputError(f"timm:{name}: the weights do not fit it ({_first_line(error)})") from None
+        raise InputError(f"timm:{name}: the weights do not fit it ({first_line(error)})") from None
     return {kind.prefix + key: tensor for key, tensor in network.state_dict().items()}
 
 
@@ -112,7 +112,7 @@ def _kind_of(name: str) -> _Kind:
         try:
             strides = timm.create_model(name, features_only=True).feature_info.reduction()
         except Exception as error:  # models without features raise various errors
-            reason = f"gives no features of its stages ({_first_line(error)})"
+            reason = f"gives no features of its stages ({first_line(error)})"
             raise InputError(f"model.backbone: timm:{name} {reason}") from None
         if len(set(strides)) == 1 and strides[0] <= 16:
             return _plain_kind(name, strides[0])
@@ -145,7 +145,7 @@ def _staged_kind(name: str, options: dict[str, Any]) -> _Kind:
         try:
             features = network(torch.zeros(1, 3, divisor, 2 * divisor))
         except Exception as error:  # of many kinds, from shapes that do not go together
-            reason = _first_line(error)
+            reason = first_line(error)
             continue
         heights = [divisor // stride for stride in _STRIDES]
         for channels_last in (False, True):
@@ -202,7 +202,3 @@ def _from_efficientnet_lite(name: str, state: Mapping[str, Tensor]) -> dict[str,
     if shapes != [tuple(tensor.shape) for tensor in state.values()]:
         raise InputError(f"timm:{name}: the weights do not fit it; are they of the same EfficientNet-Lite?")
     return dict(zip(ours, state.values(), strict=True))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
