@@ -30,7 +30,8 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
     """Yield a folder to write to, which gets the place of the outputs where the body ends without an error.
 
     Where their folder is empty or missing, it is renamed. Otherwise its files replace those of an earlier run one by
-    one. Where the body fails nothing is left of it; what a killed process left is removed by the next one.
+    one; so they do in a folder that cannot be replaced, such as the mounted one of a container. Where the body fails
+    nothing is left of it; what a killed process left is removed by the next one.
 
     Args:
         outputs: the folder, and what may be replaced there.
@@ -38,21 +39,23 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
         prune: folders in it of which only new files stay, of those that earlier runs wrote.
     """
     folder = outputs.folder
-    whole = Path(os.path.abspath(folder))
-    temporary = whole.with_name(f".{whole.name[:32]}.{os.getpid()}.tmp")
-    remove_abandoned(_earlier(whole))
+    whole = Path(os.path.realpath(folder))  # of a link the folder that it leads to, on whose disk there is room
+    fixed = whole.is_dir() and (os.path.ismount(whole) or not os.access(whole.parent, os.W_OK))
+    place = whole if fixed else whole.parent
+    temporary = place / f".{whole.name[:32]}.{os.getpid()}.tmp"
+    remove_abandoned(_earlier(place, whole.name))
     try:
         temporary.mkdir(parents=True)
         with _held(temporary), NewFolder(temporary, outputs.kind):
             yield temporary
-        if folder.exists() and any(folder.iterdir()):
+        if fixed or (whole.exists() and any(whole.iterdir())):
             _replace_files(temporary, outputs, tuple(last))
             for tree in prune:
                 outputs.prune(tree)
         else:
-            if folder.exists():
-                folder.rmdir()
-            os.replace(temporary, folder)
+            if whole.exists():
+                whole.rmdir()
+            os.replace(temporary, whole)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -67,9 +70,9 @@ def _held(folder: Path) -> Iterator[None]:
             (folder / LOCK).unlink(missing_ok=True)
 
 
-def _earlier(whole: Path) -> Iterator[Path]:
-    """Yield the folders in which processes write or wrote what is to get the place of a folder."""
-    for left in whole.parent.glob(f".{glob.escape(whole.name[:32])}.*.tmp"):
+def _earlier(place: Path, name: str) -> Iterator[Path]:
+    """Yield the folders in which processes write or wrote what is to get the place of a folder of this name."""
+    for left in place.glob(f".{glob.escape(name[:32])}.*.tmp"):
         if re.fullmatch(r"\d+", left.name.removesuffix(".tmp").rpartition(".")[2]) and not left.is_symlink():
             yield left
 

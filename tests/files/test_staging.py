@@ -1,0 +1,61 @@
+"""A folder of outputs gets its place whatever stands there: nothing, an empty folder, a link, a mounted folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from banet.files.atomic import atomic_path
+from banet.files.outputs import RECORD, Outputs
+from banet.files.staging import staged
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+def empty(root: Path) -> None:
+    (root / "out").mkdir()
+
+
+def link(root: Path) -> None:
+    (root / "disk").mkdir()
+    (root / "out").symlink_to(root / "disk")
+
+
+def link_to_nothing(root: Path) -> None:
+    (root / "out").symlink_to(root / "disk")
+
+
+def earlier_run(root: Path) -> None:
+    write(root / "out")
+
+
+def write(out: Path, text: str = "before") -> None:
+    with staged(Outputs(out, "test", ["whole.json"], trees=["parts"]), last=["whole.json"], prune=["parts"]) as folder:
+        (folder / "parts").mkdir()
+        for name in (f"parts/{text}.txt", "whole.json"):
+            with atomic_path(folder / name) as temporary:
+                temporary.write_text(text)
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+@pytest.mark.parametrize("before", [nothing, empty, link, link_to_nothing, earlier_run])
+def test_the_outputs_get_their_place(
+    before: Callable[[Path], None], mounted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before(tmp_path)
+    if mounted:  # it can be neither renamed nor removed
+        monkeypatch.setattr("os.path.ismount", lambda path: Path(path).is_dir())
+        monkeypatch.setattr(Path, "rmdir", lambda self: pytest.fail("removes what is mounted"))
+    was_link = (tmp_path / "out").is_symlink()
+    write(tmp_path / "out", "now")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([RECORD, "parts", "whole.json"])
+    assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["now.txt"]
+    assert (tmp_path / "out" / "whole.json").read_text() == "now"
+    assert (tmp_path / "out").is_symlink() == was_link
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", "disk"}
+    write(tmp_path / "out", "again")
+    assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["again.txt"]
