@@ -30,7 +30,7 @@ class UltralyticsDetector(Detector):
 
     Args:
         name: `ultralytics:FILE.pt`.
-        trust: Whether its file may run code, as .pt files do.
+        trust: Whether its file may run code, as it does when it is loaded.
         device: Where it computes.
 
     Raises:
@@ -43,9 +43,9 @@ class UltralyticsDetector(Detector):
     def __init__(self, name: ModelName, *, trust: bool, device: torch.device | str = "cpu") -> None:
         self.name = str(name)
         file = name.name + (f"@{name.after}" if name.after else "")
-        if Path(file).suffix in ("", ".pt", ".pth") and not trust:
+        if not trust:  # whatever the suffix: Ultralytics strips the name, and compares it without case
             raise InputError(
-                f"{name}: .pt files of Ultralytics run code when they are loaded; add --trust if you know who made it"
+                f"{name}: files of Ultralytics run code when they are loaded; add --trust if you know who made it"
             )
         os.environ.setdefault("YOLO_VERBOSE", "false")
         if Path(file).is_file():  # else it looks for updates and waits for a connection

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -42,17 +43,19 @@ def staged(outputs: Outputs, *, last: Iterable[str] = (), prune: Iterable[str] =
     whole = Path(os.path.realpath(folder))  # of a link the folder that it leads to, on whose disk there is room
     fixed = whole.is_dir() and (os.path.ismount(whole) or not os.access(whole.parent, os.W_OK))
     place = whole if fixed else whole.parent
-    temporary = place / f".{whole.name[:32]}.{os.getpid()}.tmp"
+    temporary = place / f".{whole.name[:32]}.{os.getpid()}-{token_hex(4)}.tmp"
     remove_abandoned(_earlier(place, whole.name))
+    temporary.mkdir(parents=True)
     try:
-        temporary.mkdir(parents=True)
-        with _held(temporary), NewFolder(temporary, outputs.kind):
-            yield temporary
-        if fixed or (whole.exists() and any(whole.iterdir())):
-            _replace_files(temporary, outputs, tuple(last))
-            for tree in prune:
-                outputs.prune(tree)
-        else:
+        with _held(temporary):
+            with NewFolder(temporary, outputs.kind):
+                yield temporary
+            into = fixed or (whole.exists() and any(whole.iterdir()))
+            if into:
+                _replace_files(temporary, outputs, tuple(last))
+                for tree in prune:
+                    outputs.prune(tree)
+        if not into:
             if whole.exists():
                 whole.rmdir()
             os.replace(temporary, whole)
@@ -73,14 +76,17 @@ def _held(folder: Path) -> Iterator[None]:
 def _earlier(place: Path, name: str) -> Iterator[Path]:
     """Yield the folders in which processes write or wrote what is to get the place of a folder of this name."""
     for left in place.glob(f".{glob.escape(name[:32])}.*.tmp"):
-        if re.fullmatch(r"\d+", left.name.removesuffix(".tmp").rpartition(".")[2]) and not left.is_symlink():
+        if (
+            re.fullmatch(r"\d+(-[0-9a-f]{8})?", left.name.removesuffix(".tmp").rpartition(".")[2])
+            and not left.is_symlink()
+        ):
             yield left
 
 
 def _replace_files(temporary: Path, outputs: Outputs, last: tuple[str, ...]) -> None:
     """Move new files over those of an earlier run, and links that are not there yet."""
     names = sorted(path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if not path.is_dir())
-    names = [name for name in names if name not in (RECORD, *last)]
+    names = [name for name in names if name not in (LOCK, RECORD, *last)]
     links = [name for name in names if (temporary / name).is_symlink()]
     for name in links:
         link = outputs.folder / name

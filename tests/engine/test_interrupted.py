@@ -26,7 +26,7 @@ from banet.engine.recipe import Recipe
 from banet.engine.training import checkpointing
 from banet.engine.training.csv_log import CsvLog
 from banet.engine.training.train import train
-from banet.errors import InputError
+from banet.errors import InputError, InputWarning
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -194,6 +194,17 @@ def test_the_command_says_in_one_line_that_a_file_does_not_fit(tmp_path: Path) -
     assert process.exitcode == 2 and len(errors) == 1
     assert "no checkpoint yet; make room" in errors[0]
     assert not list((tmp_path / "out" / "checkpoints").iterdir())
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(checkpointing, "_lock", refuse)
+    left = tmp_path / ".a.1-1.tmp.png"
+    left.touch()
+    with pytest.warns(InputWarning, match="cannot be locked"), checkpointing.locked(tmp_path):
+        assert left.exists()  # another run may be writing it
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from counting import Counting, Killed, opened, stop_after
@@ -19,10 +20,12 @@ from detections import fuse_words, image_bytes, write_detections, write_images
 from banet.cli import main
 from banet.engine.prediction import fuse, predict
 from banet.engine.prediction.predict import predict_files
-from banet.engine.sharing.process import this_process
+from banet.engine.sharing import shared_run
+from banet.engine.sharing.process import Process, this_process
+from banet.engine.sharing.shared_run import SharedRun
 from banet.engine.sharing.work_list import WorkList
 from banet.errors import InputError
-from banet.files.outputs import RECORD, RUN
+from banet.files.outputs import RECORD, RUN, Outputs
 from banet.inference.device import pick_device
 
 SCRIPT = Path(__file__).with_name("counting.py")
@@ -236,6 +239,77 @@ def test_devices_starts_the_processes_itself(photos: Path, tmp_path: Path, monke
     assert status == 2 and out == "" and "weights: no such weights" in err
 
 
+def test_a_launch_of_the_same_name_is_another_one(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On several machines nothing but address and port names a launch, and these are often fixed."""
+    expected = alone(photos, tmp_path / "one", monkeypatch)
+    out = tmp_path / "out"
+    processes = [start(words(photos, out), rank, 2, "same", COUNTING_SECONDS="0.2") for rank in range(2)]
+    while len(list(out.glob(f"{RUN}/launch-*/process-*"))) < 2:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    (launch,) = out.glob(f"{RUN}/launch-*")
+    (launch / "merging").touch()  # as a process leaves it that was killed while it merged
+    ((status, _, told),) = [run(words(photos, out), 1, "other")[0]]
+    assert status == 2 and "holds a run that is not finished" in told
+    first = start([*words(photos, out), "--score", "0.7"], 0, 2, "same")
+    told = first.communicate(timeout=120)[1]
+    assert first.returncode == 2 and "holds a run that is not finished" in told
+    said = run([*words(photos, out), "--resume"], 2, "same")
+    assert sorted(status for status, _, _ in said) == [0, 1], said
+    assert files(out) == expected
+
+
+def test_work_before_the_meeting_is_no_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def sleep(_: float) -> None:
+        raise Killed
+
+    monkeypatch.setattr(shared_run, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    shared = SharedRun(Outputs(tmp_path / "out", "x"), Process(1, 2, "a"), {}, WorkList([]))
+    clock[0] = 1000.0  # weights were loaded
+    with pytest.raises(Killed):  # waits, rather than to give up
+        shared.begin()
+
+
+def test_memory_that_does_not_suffice_to_fuse_costs_one_image(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left, fused = iter(range(2)), Counting.fuse
+
+    def fuse_or_fail(self: Counting, *given: object, **options: object) -> object:
+        if next(left, None) == 1:
+            raise MemoryError
+        return fused(self, *given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "open_model", opened)
+    monkeypatch.setattr(Counting, "fuse", fuse_or_fail)
+    assert predict_files("weights", [str(photos)], tmp_path / "out") == 2
+    assert "does not fit into the memory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_who_ends_the_launcher_ends_its_processes(tmp_path: Path) -> None:
+    stub = tmp_path / "python"
+    stub.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/$RANK.pid\nexec sleep 600\n")
+    stub.chmod(0o755)
+    code = "import sys; from banet.engine.sharing.launch import start_processes; sys.executable = sys.argv[1]; "
+    launcher = subprocess.Popen([sys.executable, "-c", f"{code}start_processes([], 2)", str(stub)])
+    while len([path for path in tmp_path.glob("*.pid") if path.read_text().endswith("\n")]) < 2:
+        assert launcher.poll() is None
+        time.sleep(0.02)
+    launcher.terminate()
+    assert launcher.wait(timeout=120) == 128 + signal.SIGTERM
+    for path in tmp_path.glob("*.pid"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+
+
 def test_processes_of_other_lists_are_refused(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = start(words(photos, out), 0, 2)
@@ -357,6 +431,8 @@ def test_lists_name_images_and_ids(photos: Path, tmp_path: Path, monkeypatch: py
     assert predict_files("weights", [], tmp_path / "out", listed=str(file)) == 0
     written = (tmp_path / "out" / "panoptic.json").read_text()
     assert '{"id": 0, "file_name": "1.png"' in written and '{"id": "second", "file_name": "2.png"' in written
+    file.write_bytes(b"\xef\xbb\xbfphotos/1.png\r\n")  # as Windows' Notepad saves it
+    assert predict_files("weights", [], tmp_path / "bom", listed=str(file)) == 0
     for text, problem in {
         "photos/1.png\t1\nphotos/2.png\t1\n": r"2\.png: has the id 1, as .*1\.png has",
         "photos/1.png\nphotos/1.png\n": r"list\.txt: line 2: photos/1\.png is listed twice",

@@ -339,6 +339,8 @@ def test_batches_are_of_one_orientation_and_complete() -> None:
         assert [same.index(n) for n in range(300)] == [plain.index(n) for n in range(300)]
     few = InfiniteDataset([None] * 5, 5, batch=8, tall=tall[:5])  # type: ignore[arg-type]
     assert sorted(few.index(n) for n in range(5)) == list(range(5))
+    rare = InfiniteDataset([None] * 210, 5, batch=16, tall=np.arange(210) < 10)  # type: ignore[arg-type]
+    assert sorted(rare.index(n) for n in range(210)) == list(range(210))
 
 
 def test_orientation_comes_from_the_sizes_in_the_json(tmp_path: Path) -> None:

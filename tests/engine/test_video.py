@@ -237,6 +237,15 @@ def test_predict_takes_videos_and_recordings(tmp_path, monkeypatch, capsys):
     assert "3 of 4 videos segmented" in said.out and "bad.mp4: is not a video" in said.err
 
 
+def test_videos_that_are_done_are_not_done_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "open_model", lambda *_, **__: (Model(), "nowhere"))
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "10:30.mp4")  # FFmpeg would take 10: for a protocol
+    assert predict.predict_files("w", ["10:30.mp4"], tmp_path / "out", frames=True) == 0
+    monkeypatch.setattr(predict, "open_model", lambda *_, **__: pytest.fail("is done again"))
+    assert predict.predict_files("w", ["10:30.mp4"], tmp_path / "out", frames=True, resume=True) == 0
+
+
 def test_predict_says_what_does_not_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "open_model", lambda *_, **__: pytest.fail("opened the weights"))
     for inputs, options, said in [

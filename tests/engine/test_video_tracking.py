@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from videos import CATEGORIES, read, threshold, write
 
-from banet.engine.prediction import predict
+from banet.engine.prediction import predict, track
+from banet.engine.prediction.frames import FolderReader
 from banet.errors import InputError
 from banet.modeling.config import InferenceConfig
 from banet.panoptic import PanopticSegmentation
@@ -139,6 +140,31 @@ def test_a_folder_of_frames_is_a_video(tmp_path, model):
     assert [[s.bbox[0] for s in one if s.isthing] for one in found] == [[0], [3], [6]]
     Image.fromarray(image[:10]).save(folder / "99.png")
     assert predict.predict_files("w", [str(folder)], tmp_path / "out", track=True) == 1
+
+
+def test_frames_of_16_bits_are_read_as_told(tmp_path, model):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((20, 30), 900, np.uint16)).save(tmp_path / "a" / "0.png")
+    values = {depth: next(iter(FolderReader(str(tmp_path / "a"), depth)))[0].max() for depth in (None, 12, 16)}
+    assert values == {None: round(900 / 1023 * 255), 12: round(900 / 4095 * 255), 16: round(900 / 65535 * 255)}
+    seen = []
+    read = FolderReader.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FolderReader, "__init__", lambda self, *given: seen.append(given[1:]) or read(self, *given))
+        predict.predict_files("w", [str(tmp_path / "a")], tmp_path / "out", track=True, bit_depth=12)
+    assert seen == [(12,)]
+
+
+def test_a_folder_of_frames_is_known_by_its_images_alone(tmp_path, model):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "a" / "0.png")
+    before = track._fingerprint(str(tmp_path / "a"))
+    (tmp_path / "a" / ".DS_Store").write_text("x")
+    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a" / "out").mkdir()
+    assert track._fingerprint(str(tmp_path / "a")) == before
+    Image.new("RGB", (30, 20)).save(tmp_path / "a" / "1.png")
+    assert track._fingerprint(str(tmp_path / "a")) != before
 
 
 def test_bad_input_is_one_line(tmp_path, model, capsys):

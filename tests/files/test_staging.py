@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +63,31 @@ def test_the_outputs_get_their_place(
     assert {path.name for path in tmp_path.iterdir()} <= {"out", "disk"}
     write(tmp_path / "out", "again")
     assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["again.txt"]
+
+
+def test_two_writers_in_one_process_do_not_meet(tmp_path: Path) -> None:
+    first, second = (Outputs(tmp_path / "out", "test", ["a"]) for _ in range(2))
+    with staged(first) as one:
+        with pytest.raises(KeyError), staged(second) as two:
+            assert one != two
+            raise KeyError
+        with atomic_path(one / "a") as temporary:
+            temporary.write_text("one")
+    assert (tmp_path / "out" / "a").read_text() == "one"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nothing tells here whether a process lives")
+def test_killed_while_files_are_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\nfrom banet.files import staging\nfrom banet.files.outputs import Outputs\n"
+        "staging.commit = lambda *files: os.kill(os.getpid(), 9)\n"
+        "with staging.staged(Outputs(sys.argv[1], 'test', ['a'], overwrite=True)) as folder:\n"
+        "    (folder / 'a').write_text('x')\n"
+    )
+    write(tmp_path / "out")
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")]).returncode == -signal.SIGKILL
+    assert len([*tmp_path.glob(".out.*.tmp")]) == 1
+    write(tmp_path / "out", "now")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"

@@ -178,7 +178,8 @@ def evaluate(
         bar = stack.enter_context(tqdm(total=-(-count // world), desc="evaluate", unit="image", disable=rank > 0))
         for start in range(rank * batch_size, count, world * batch_size):
             group = [data[index] for index in range(start, min(start + batch_size, count))]
-            for (example, unfused, result), png in zip(evaluator.update(group), pngs[start:], strict=False):
+            names = pngs[start : start + batch_size]
+            for (example, unfused, result), png in zip(evaluator.update(group), names, strict=True):
                 if writer is not None:
                     writer.add(example.image_id, example.name, result, png_name=png)
                 if page is not None:

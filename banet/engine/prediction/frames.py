@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from banet.data.images import find_depth, find_images, read_image
 from banet.errors import InputError
+from banet.types import BitDepth
 
 __all__ = ["FolderReader"]
 
@@ -23,6 +24,7 @@ class FolderReader:
 
     Args:
         source: The folder.
+        bit_depth: Bits of 16-bit samples; found in the frames by default.
 
     Raises:
         InputError: It holds no image.
@@ -44,7 +46,8 @@ class FolderReader:
     damaged = 0
     broken: str | None = None
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, bit_depth: BitDepth | None = None) -> None:
+        self._bit_depth = bit_depth
         self.paths: list[Path] = sorted(find_images([source]).paths, key=_natural)
         self.total = len(self.paths)
 
@@ -60,7 +63,7 @@ class FolderReader:
         Raises:
             InputError: An image cannot be read, or is of another size than the first.
         """
-        depth, size = find_depth(self.paths, None), None
+        depth, size = find_depth(self.paths, self._bit_depth), None
         for ticks, path in enumerate(self.paths):
             image = np.asarray(read_image(path, bit_depth=depth))
             height, width = image.shape[:2]

@@ -181,10 +181,11 @@ class ImageRun:
 
     def _finish(self, part: RunPart, item: Item, fuse: Fuse) -> tuple[dict[str, Any], Done]:
         """Fuse and write an image; where a file cannot be written, none of it is left."""
-        with named(item):
+        with enough_memory(item.file), named(item):
             found = fuse()
         try:
-            self._write(item, found)
+            with enough_memory(item.file):
+                self._write(item, found)
             self.store.keep(item)
         except OSError as error:
             for suffix in self.store.suffixes:

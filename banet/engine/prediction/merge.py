@@ -37,7 +37,7 @@ class Merged:
 def merge_images(run: SharedRun, categories: Categories, facts: Mapping[str, str], *, gallery: bool) -> Merged:
     """Write `panoptic.json`, `segments.csv` and, where asked for, the gallery of all images of a run.
 
-    Each item of them is in memory on its own; the JSON comes last, as whoever finds it has all.
+    Each item of them is in memory on its own; the JSON comes after the table.
 
     Args:
         run: The run, which this process finished last.

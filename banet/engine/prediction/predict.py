@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -265,10 +265,11 @@ def predict_files(
             "--precision": precision,
             "--classes": str(sorted(map(str, classes or []))),
             "--tile": f"{tile} {overlap}",
+            "--bit-depth": str(bit_depth or model.inference.bit_depth),
         }
         with outputs:
             _segment_images(run, images)
-            _segment_videos(plan, run, segment, drawing or {}, settings)
+            _segment_videos(plan, run, segment, drawing or {}, settings, bit_depth or model.inference.bit_depth)
             if not run.is_last():
                 print(run.told_at_the_end())
                 return 0
@@ -306,6 +307,7 @@ def _merge(plan: _Plan, run: SharedRun, categories: Categories, facts: Mapping[s
         merged = merge_images(run, categories, facts, gallery=plan.gallery)
     else:
         run.adopt_records()
+        _record_end(plan, run)
     for number in range(len(plan.videos)):
         merged.failures += [
             content["failure"] for _, content in run.part(_part_of(number)).lines() if "failure" in content
@@ -323,6 +325,16 @@ def _merge(plan: _Plan, run: SharedRun, categories: Categories, facts: Mapping[s
     done = f"{total - len(merged.failures)} of {total} {' and '.join(kinds)} segmented"
     print(f"{done}{found}: {run.outputs.where}{table}")
     return len(failures)
+
+
+def _record_end(plan: _Plan, run: SharedRun) -> None:
+    """Record that a run of videos alone has ended, so that none is done again; one of a camera never has."""
+    if any(_file_of(source) is None for source, _ in plan.videos):
+        return
+    overlays = {f"{name}_overlay.mp4": run.part(_part_of(number)) for number, (_, name) in enumerate(plan.videos)}
+    last = {name: part.record.entries.of(name)[-1:] for name, part in overlays.items()}
+    done = {name: replace(entry, run=run.fingerprint) for name, entries in last.items() for entry in entries}
+    run.outputs.record.append(done)
 
 
 def _video_name(source: str, out: Path, names: DistinctNames) -> str:
@@ -369,6 +381,7 @@ def _segment_videos(
     segment: Callable[[NDArray[np.uint8]], PanopticSegmentation],
     drawing: Mapping[str, Any],
     settings: Mapping[str, str],
+    bit_depth: BitDepth,
 ) -> None:
     """Segment the videos of this process, each a part of the run."""
     for number, (source, name) in list(enumerate(plan.videos))[run.process.rank :: run.process.world]:
@@ -383,7 +396,14 @@ def _segment_videos(
             with enough_memory(source):
                 track = TrackRun(source, out, name, settings, resume=run.resumed) if plan.track else None
                 count = segment_video(
-                    segment, source, path, frames=folder, drawing=drawing, tracking=track, overwrite=True
+                    segment,
+                    source,
+                    path,
+                    frames=folder,
+                    drawing=drawing,
+                    tracking=track,
+                    overwrite=True,
+                    bit_depth=bit_depth,
                 )
         except InputError as error:
             part.add(0, {"failure": str(error)})

@@ -283,7 +283,7 @@ def _lines(file: str) -> Iterator[tuple[int, str]]:
     """Yield the lines of a list that say something, each with its number."""
     with open_remote(file) if is_remote(file) else open_file(file) as stream:
         for number, raw in enumerate(stream, start=1):
-            line = raw.rstrip(b"\r\n")
+            line = raw.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf" if number == 1 else b"")
             if line.strip() and not line.startswith(b"#"):
                 yield number, os.fsdecode(line)
 
@@ -304,7 +304,7 @@ def _identified(item: Item, named: dict[str, list[ImageInfo]], file: str) -> Ite
     """
     path = item.file if isinstance(item.source, StoredImage) else Path(item.path).absolute().as_posix()
     name = PurePosixPath(forward(path)).name
-    found = [info for info in named.get(name, ()) if path.endswith(f"/{forward(info.file_name)}")]
+    found = [info for info in named.get(name, ()) if path.endswith(f"/{PurePosixPath(forward(info.file_name))}")]
     if len(found) != 1:
         what = "names several images like" if found else "does not name"
         raise InputError(f"{what} {item.file}", where=file, hint="leave out the image, or --json")

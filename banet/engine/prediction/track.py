@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from banet.data.images import find_images
 from banet.errors import InputError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.reading import open_file
@@ -173,7 +174,7 @@ def _fingerprint(source: str) -> str:
     """Return what tells a video from another: its bytes and a digest of its beginning, or of a folder's names."""
     path = Path(source)
     if path.is_dir():
-        names = sorted(f"{entry.name} {entry.stat().st_size}" for entry in path.iterdir())
+        names = sorted(f"{image.name} {image.stat().st_size}" for image in find_images([source]).paths)
         return f"{len(names)} files, {hashlib.sha256(chr(10).join(names).encode('utf-8', 'replace')).hexdigest()[:16]}"
     if not path.is_file():
         return source

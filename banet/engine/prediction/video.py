@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import signal
 import sys
@@ -25,6 +26,7 @@ from banet.files.reading import open_file
 from banet.files.worker import reads_untrusted
 from banet.panoptic import PanopticSegmentation
 from banet.panoptic.drawing.colors import LastingColors
+from banet.types import BitDepth
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -71,6 +73,7 @@ def segment_video(
     drawing: Mapping[str, Any] | None = None,
     tracking: TrackRun | None = None,
     overwrite: bool = False,
+    bit_depth: BitDepth | None = None,
 ) -> int:
     """Segments a video frame by frame; writes it anew with the results drawn over it.
 
@@ -86,6 +89,7 @@ def segment_video(
         drawing: Options of `PanopticSegmentation.draw`.
         tracking: Gives objects ids that last, and colors that follow them; it is not entered yet.
         overwrite: The folder for the frames may hold some, which are replaced.
+        bit_depth: Bits of 16-bit samples of a folder's images; found in them by default.
 
     Returns:
         How many frames were done.
@@ -101,7 +105,7 @@ def segment_video(
     done = 0
     with ExitStack() as stack:
         folder = Path(source).is_dir() and not is_video(source)
-        reader: VideoReader | FolderReader = FolderReader(source) if folder else VideoReader(source)
+        reader: VideoReader | FolderReader = FolderReader(source, bit_depth) if folder else VideoReader(source)
         stack.enter_context(reader)
         stopped = stack.enter_context(_on_interrupt())
         bar = stack.enter_context(tqdm(total=reader.total, desc=Path(source).name, unit="frame"))
@@ -247,7 +251,8 @@ def _open_file(source: str, data: bytes | None) -> InputContainer:
     if data is None:
         open_file(source).close()
     try:
-        container: InputContainer = av.open(source if data is None else io.BytesIO(data))
+        # FFmpeg takes what stands before a colon for a protocol, but not in a whole path.
+        container: InputContainer = av.open(os.path.abspath(source) if data is None else io.BytesIO(data))
     except av.FFmpegError as error:
         raise InputError(
             f"is not a video, or is damaged ({error.strerror})", where=source, hint="give another file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ def start_processes(words: Sequence[str], count: int) -> int:
     """Run `banet` with a command line in several processes, and wait for them.
 
     Each takes the GPU of its number, or where nothing else is said (`OMP_NUM_THREADS`) its share of the cores. Where
-    one fails, the others are ended.
+    one fails, or this process is ended (SIGTERM), the others are ended.
 
     Args:
         words: The command line after `banet`.
@@ -33,14 +34,12 @@ def start_processes(words: Sequence[str], count: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // count)), **os.environ}
     environment |= {LAUNCH: uuid.uuid4().hex, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "banet", *words],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
+        for rank in range(count):
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen([sys.executable, "-m", "banet", *words], env=own))
         while any(process.poll() is None for process in processes):
             if any(process.returncode not in (None, 0, 1) for process in processes):
                 break
@@ -48,13 +47,19 @@ def start_processes(words: Sequence[str], count: int) -> int:
     except KeyboardInterrupt:  # they got it too
         _end(processes, ask=False)
         raise
-    _end(processes, ask=True)
+    finally:
+        _end(processes, ask=True)
+        signal.signal(signal.SIGTERM, before)
     for rank, process in enumerate(processes):
         if process.returncode < 0 and not any(other.returncode == 2 for other in processes):
             told = f"process {rank} of {count} was ended by signal {-process.returncode}; go on with --resume"
             print(f"banet: error: {told}", file=sys.stderr)
             break
     return max(2 if process.returncode < 0 else process.returncode for process in processes)
+
+
+def _stop(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def is_started() -> bool:

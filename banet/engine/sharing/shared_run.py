@@ -100,8 +100,10 @@ class SharedRun:
         Raises:
             InputError: There is an unfinished run, and `resume` was not given; or see `Outputs.check`.
         """
-        if not self.process.first or self.place.exists(self._begun):
+        if not self.process.first:
             return
+        if self.place.exists(self._begun):  # of an earlier launch of this name that was killed
+            self.place.delete_tree(self._launch)
         unfinished = self.place.exists(self._head)
         if unfinished and self.resumed:
             self._compare()
@@ -120,6 +122,7 @@ class SharedRun:
         Raises:
             InputError: It is another run than that of the first process, or that process is not seen.
         """
+        self._since = time.monotonic()  # what came before, such as loading the weights, is no waiting
         if not self.process.first:
             problem = f"process 0 of {self.process.world} has not begun there"
             self._wait(lambda: self.place.exists(self._begun), problem)

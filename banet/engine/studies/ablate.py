@@ -23,7 +23,7 @@ from banet.engine.options import flat_options, load_recipe
 from banet.engine.recipe import Recipe, to_yaml
 from banet.engine.training.datasets import InfiniteDataset, training_set
 from banet.engine.training.run_folder import RECIPE, claim_run, data_files, is_own_recipe, is_written
-from banet.engine.training.train import build_for_training, train
+from banet.engine.training.train import train
 from banet.errors import InputError, MissingExtraError
 from banet.files.atomic import atomic_path, write_json
 from banet.files.outputs import Outputs, weight_files
@@ -472,19 +472,20 @@ def _estimate(runs: Sequence[_Run], device: str) -> None:
     print(f"{'network':<36}{'seeds to train':<18}{'a step':>10}{'a run':>12}")
     for name in dict.fromkeys(run.network for run in runs):
         wanted = [r.recipe for r in runs if r.network == name and not (r.trained or r.measured)]
-        seconds = _step_seconds(wanted[0], target) if wanted else 0.0
-        run = seconds * wanted[0].train.iterations if wanted else 0.0
+        seconds, steps = _step_seconds(wanted[0], target) if wanted else (0.0, 0)
+        run = seconds * steps
         total += run * len(wanted)
         seeds = ", ".join(str(recipe.train.seed) for recipe in wanted) or "none"
         print(f"{name:<36}{seeds:<18}{seconds:>8.2f} s{_hours(run):>12}")
     print(f"about {_hours(total)} on {target.type} in all; measuring, and what unfinished runs have done, not counted")
 
 
-def _step_seconds(recipe: Recipe, device: torch.device) -> float:
-    """Median of three training steps after a first one, loading included."""
+def _step_seconds(recipe: Recipe, device: torch.device) -> tuple[float, int]:
+    """Return the median time of three training steps after a first one, loading included, and how many a run has."""
     dataset = training_set(recipe.data, recipe.inference.bit_depth)
-    without_weights = replace(recipe, train=replace(recipe.train, init="random"), model=recipe.resolved().model)
-    model = build_for_training(without_weights, dataset).to(device)
+    resolved = recipe.resolved()  # its norm and what is frozen, but no weights: they change no time
+    model = BANet(dataset.categories, resolved.model, resolved.inference, resolved.loss).to(device)
+    model.backbone.freeze(resolved.model.frozen_stages)
     draws, batch = InfiniteDataset(dataset, recipe.train.seed), recipe.train.batch_size
     times = []
     for step in range(4):
@@ -495,7 +496,7 @@ def _step_seconds(recipe: Recipe, device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return statistics.median(times[1:]), recipe.train.for_images(len(dataset)).iterations
 
 
 def _hours(seconds: float) -> str:

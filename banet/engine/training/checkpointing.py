@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import signal
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -20,7 +21,7 @@ from banet.checkpoint.hub import model_card
 from banet.engine.recipe import TrainConfig
 from banet.engine.training.plot import plot_log
 from banet.engine.training.run_folder import CURVES, LAST, LOG
-from banet.errors import InputError, MissingExtraError
+from banet.errors import InputError, InputWarning, MissingExtraError
 from banet.files.atomic import atomic_path, is_temporary
 from banet.modeling.network import Network
 from banet.types import StrPath
@@ -38,13 +39,15 @@ __all__ = ["EMA", "AtomicCheckpoints", "CheckpointCallback", "Interrupted", "loc
 
 BEST = "best.safetensors"
 WEIGHTS = "model.safetensors"
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""What systems say of a lock that another process holds; the last is said by Windows."""
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Lock the folder of a run, and remove unfinished files of a writer that was killed.
 
-    The lock belongs to the process and ends with it, however it ends.
+    The lock belongs to the process and ends with it, however it ends. A file system without locks is a warning.
 
     Raises:
         InputError: Another process holds it.
@@ -52,15 +55,26 @@ def locked(out: Path) -> Iterator[None]:
     with (out / ".lock").open("a") as file:
         try:
             _lock(file)
-        except OSError:
-            raise InputError(
-                "another run is writing there", where=f"--out {out}", hint="wait for its end, or choose another folder"
-            ) from None
-        for folder in (out, (out / LAST).parent):
-            for left in folder.glob(".*.tmp.*"):
-                if is_temporary(left):
-                    left.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in _HELD:  # such as a network's file system without locks
+                told = f"{out} cannot be locked ({error.strerror or error}); see that no other run writes there"
+                warnings.warn(told, InputWarning, stacklevel=3)
+            else:
+                raise InputError(
+                    "another run is writing there",
+                    where=f"--out {out}",
+                    hint="wait for its end, or choose another folder",
+                ) from None
+        else:
+            _remove_unfinished(out)
         yield
+
+
+def _remove_unfinished(out: Path) -> None:
+    for folder in (out, (out / LAST).parent):
+        for left in folder.glob(".*.tmp.*"):
+            if is_temporary(left):
+                left.unlink(missing_ok=True)
 
 
 def _lock(file: IO[str]) -> None:

@@ -113,9 +113,9 @@ def tall_images(dataset: PanopticDataset, data: DataConfig) -> NDArray[np.bool_]
 class InfiniteDataset(Dataset[Sample]):
     """Draw samples without end; draw n is a function of the seed and n, whatever process makes it.
 
-    Each epoch is a permutation of the data set; augmentation draws from a generator seeded by n. Where images are
-    taller than wide and others are not, the draws of a batch are alike in this, so that less is padded; the images that
-    make no full batch, others in each epoch, are then left out.
+    Each epoch is a permutation of the data set; augmentation draws from a generator seeded by n. Where some images are
+    taller than wide and others are not, enough of either for a batch, the draws of a batch are alike in this, so that
+    less is padded; the images that make no full batch, others in each epoch, are then left out.
 
     Args:
         dataset: What to draw from.
@@ -131,9 +131,9 @@ class InfiniteDataset(Dataset[Sample]):
         self.seed = seed
         self.batch = batch
         groups = [] if tall is None else [np.flatnonzero(tall), np.flatnonzero(~tall)]
-        whole = sum(len(group) // batch * batch for group in groups)
-        self.groups = groups if whole and all(len(group) for group in groups) else [np.arange(len(dataset))]
-        self.length = whole if len(self.groups) > 1 else len(dataset)
+        alike = bool(groups) and all(len(group) >= batch for group in groups)
+        self.groups = groups if alike else [np.arange(len(dataset))]
+        self.length = sum(len(group) // batch * batch for group in groups) if alike else len(dataset)
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def index(self, draw: int) -> int:
