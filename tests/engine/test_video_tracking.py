@@ -98,7 +98,8 @@ def test_a_stopped_run_goes_on_and_ends_like_one_that_was_not(tmp_path, model, c
     assert outputs(tmp_path / "out") == outputs(tmp_path / "whole")
     model.inference = InferenceConfig(score_threshold=0.7)
     capsys.readouterr()
-    assert predict.predict_files("w", [str(source)], tmp_path / "out", track=True, resume=True) == 1
+    given = {"track": True, "resume": True, "score_threshold": 0.7}
+    assert predict.predict_files("w", [str(source)], tmp_path / "out", **given) == 1
     said = "a_track.json: was begun with --score 0.6, not 0.7; give the same, or leave out --resume, to start anew"
     assert said in capsys.readouterr().err
 

@@ -331,9 +331,11 @@ def _record_end(plan: _Plan, run: SharedRun) -> None:
     """Record that a run of videos alone has ended, so that none is done again; one of a camera never has."""
     if any(_file_of(source) is None for source, _ in plan.videos):
         return
-    overlays = {f"{name}_overlay.mp4": run.part(_part_of(number)) for number, (_, name) in enumerate(plan.videos)}
-    last = {name: part.record.entries.of(name)[-1:] for name, part in overlays.items()}
-    done = {name: replace(entry, run=run.fingerprint) for name, entries in last.items() for entry in entries}
+    done = {}
+    for number, video in enumerate(plan.videos):
+        entries = run.part(_part_of(number)).record.entries
+        last = {name: entries.of(name)[-1:] for name, _ in plan.of_video(*video)}
+        done.update({name: replace(entry, run=run.fingerprint) for name, some in last.items() for entry in some})
     run.outputs.record.append(done)
 
 
