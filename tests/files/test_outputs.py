@@ -14,7 +14,7 @@ import pytest
 
 from banet.errors import InputError
 from banet.files.atomic import atomic_path, guards, write_json
-from banet.files.outputs import RECORD, Entry, Outputs, Record, is_output
+from banet.files.outputs import RECORD, Entry, Outputs, Record, is_output, output_in
 from banet.files.outputs import record as module
 
 KIND = "banet test"
@@ -427,6 +427,30 @@ def test_what_another_process_wrote_since_the_record_was_read_is_ours(tmp_path: 
     (tmp_path / "a.txt").write_text("3")
     with pytest.raises(InputError, match="was changed since"):
         late.check([("a.txt", None)])
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_two_commands_that_begin_a_folder_know_each_others_files(tmp_path: Path, remote: bool) -> None:
+    """Both are there before either has written, as `banet pq --json res/a.json & banet pq --json res/b.json`."""
+    folder = str(tmp_path)
+    if remote:
+        pytest.importorskip("fsspec").filesystem("memory").store.clear()
+        folder = "memory://two"
+    both = [output_in(f"{folder}/{name}.json", KIND, "--json") for name in "ab"]
+    for name, output in zip("ab", both, strict=True):
+        with output:
+            write_json(output.folder / f"{name}.json", 1)
+    again = [output_in(f"{folder}/{name}.json", KIND, "--json") for name in "ab"]
+    assert [output.ours(f"{name}.json") for name, output in zip("ab", again, strict=True)] == [True, True]
+    assert [len(again[0].record.entries.of(f"{name}.json")) for name in "ab"] == [1, 1]
+
+
+def test_a_record_that_was_deleted_before_the_first_line_is_begun_again(tmp_path: Path) -> None:
+    run(tmp_path, {"a.txt": "1"})
+    with Outputs(tmp_path, KIND, ["b.txt"]):
+        (tmp_path / RECORD).unlink()
+        write_json(tmp_path / "b.txt", 1)
+    assert sorted(Record(tmp_path).entries) == ["a.txt", "b.txt"]
 
 
 def _work(folder: Path, owners: tuple[object, ...], start: Any) -> None:

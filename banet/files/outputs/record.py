@@ -225,10 +225,10 @@ class Record:
         """
         with self._lock:
             new = {name: entry for name, entry in entries.items() if self.entries.of(name)[-1:] != [entry]}
-            for name, entry in new.items():
-                self.entries.add(name, entry)
             if new:
                 self._write(b"".join(record_line(name, entry) for name, entry in new.items()))
+            for name, entry in new.items():
+                self.entries.add(name, entry)
 
     def _output(self, name: str) -> BinaryIO:
         """Open one of the files.
@@ -256,19 +256,23 @@ class Record:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._file), os.lstat(self.path)):
                     return self._file
-            self.close()  # another process wrote the record anew, or it was deleted
-            known = self.entries
-            self.read()
-            for name in known:
-                if name not in self.entries:
-                    self._sound = False
-                    for entry in known.of(name):
-                        self.entries.add(name, entry)
+            self.close()
+        self._catch_up()  # another process may have made the record or written it anew, or it was deleted
         if not self._sound:
             self._rewrite()
         flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.open(self.path, flags)
         return self._file
+
+    def _catch_up(self) -> None:
+        """Take in what others wrote since it was read; of files that it does not name, what was known stays."""
+        known = self.entries
+        self.read()
+        for name in known if known is not self.entries else ():
+            if name not in self.entries:
+                self._sound = False
+                for entry in known.of(name):
+                    self.entries.add(name, entry)
 
     def _rewrite(self) -> None:
         """Write the record anew, under a name of its own first: never through a link that has its name."""

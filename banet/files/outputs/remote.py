@@ -151,6 +151,8 @@ class _RemoteRecord(Record):
 
     def _write(self, lines: bytes) -> None:
         if not self._sound:
+            self._catch_up()
+        if not self._sound:
             self._place.write(self._name, [HEADER_LINE, *self.entries.lines()])
             self._sound = True
         self._place.append(self._name, lines)
