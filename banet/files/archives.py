@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import tarfile
 import threading
 from collections.abc import Collection, Iterator
@@ -154,7 +155,7 @@ class InputFolder:
         with self._lock:
             if self._members is None:
                 self._members = self._index()
-            found = next(self._members.of(forward(file_name)), None)
+            found = next(self._members.of(posixpath.normpath(forward(file_name))), None)
         if found is None:
             return path
         archive = self._archives[found[0]]
@@ -167,9 +168,13 @@ class InputFolder:
             InputError: An archive is bad, or two hold one name.
         """
         members = DiskTable()
-        self._archives = self.archives()
+        try:
+            self._archives = self.archives()
+        except InputError:  # many servers of files list no folders: without their names there are no archives
+            self._archives = []
         for number, archive in enumerate(self._archives):
-            for name, offset, size in archive_members(archive, self._suffixes):
+            for member, offset, size in archive_members(archive, self._suffixes):
+                name = posixpath.normpath(member)  # `tar -C dir .` writes ./a.png
                 other = next(members.of(name), None)
                 if other is not None:
                     problem = f"holds {name}, as {self._archives[other[0]]} does"

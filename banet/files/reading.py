@@ -60,15 +60,17 @@ def open_file(path: StrPath) -> BinaryIO:
     except FileNotFoundError as error:
         raise InputError("does not exist", where=file, hint="check the path") from error
     except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=file, hint="check its path and permissions"
-        ) from error
+        raise _unreadable(file, error) from error
     except UnicodeEncodeError as error:
         raise InputError("is not a name that a file can have", where=file, hint="check the path") from error
     if not os.fstat(stream.fileno()).st_size:
         stream.close()
         raise InputError("is empty (0 bytes)", where=file, hint="write it again or leave it out")
     return stream
+
+
+def _unreadable(file: StrPath, error: OSError) -> InputError:
+    return InputError(f"cannot be read ({error.strerror or error})", where=file, hint="check its path and permissions")
 
 
 @isolated
@@ -162,7 +164,9 @@ def stream_json(
         try:
             with io.TextIOWrapper(raw, encoding, newline="") as text:
                 yield from _Reader(file, text, fields).fields(bare)
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise _unreadable(file, error) from error
+        except UnicodeDecodeError as error:
             raise InputError(f"is not JSON ({_reason(error)})", where=file, hint="write it again") from error
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import glob
 import io
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from banet.errors import InputError, MissingExtraError
@@ -19,12 +21,14 @@ from banet.types import StrPath
 __all__ = [
     "RemoteFolder",
     "as_file",
+    "has_pattern",
     "is_remote",
     "join_url",
     "list_remote",
     "open_remote",
     "refuse_url",
     "remote_key",
+    "without_query",
     "without_scheme",
 ]
 
@@ -60,6 +64,20 @@ def join_url(folder: StrPath, path: StrPath) -> StrPath:
     if is_remote(folder):
         return f"{os.fspath(folder).rstrip('/')}/{os.fspath(path)}"
     return Path(folder) / path
+
+
+def without_query(url: str) -> str:
+    """Return a URL of http or https without what is no part of the name, such as a signature; all else as it is."""
+    return re.split("[?#]", url, maxsplit=1)[0] if re.match("https?://", url) else url
+
+
+def has_pattern(url: str) -> bool:
+    """Return whether the last part of a URL is a pattern that `list_remote` matches files with."""
+    return glob.has_magic(_last(url))
+
+
+def _last(url: str) -> str:
+    return without_query(url).rpartition("/")[2]
 
 
 def refuse_url(value: object, where: str) -> None:
@@ -101,7 +119,7 @@ def open_remote(url: str) -> BinaryIO:
     """Open a file behind a URL for reading.
 
     Raises:
-        InputError: It is missing, empty or cannot be read.
+        InputError: It is missing, empty or cannot be read, now or later on.
         MissingExtraError: See `_system`.
     """
     system, path = _system(url)
@@ -113,7 +131,7 @@ def open_remote(url: str) -> BinaryIO:
     if empty:
         stream.close()
         raise InputError("is empty (0 bytes)", where=url, hint="write it again or leave it out")
-    return _buffered(stream)
+    return _buffered(stream, partial(_unreadable, url))
 
 
 def list_remote(url: str) -> Iterator[str]:
@@ -123,19 +141,27 @@ def list_remote(url: str) -> Iterator[str]:
         InputError: There is no such folder.
         MissingExtraError: See `_system`.
     """
-    pattern = PurePosixPath(url).name if any(mark in url for mark in "*?[") else ""
-    folder = url[: len(url) - len(pattern)]
+    pattern = _last(url) if has_pattern(url) else ""
+    folder = without_query(url).removesuffix(pattern) if pattern else url
     folder = folder if folder.endswith("://") else folder.rstrip("/")
     system, path = _system(folder)
-    protocol = url.partition("://")[0]
     try:
         entries = system.ls(path, detail=True)
     except Exception as error:  # each system has errors of its own
         raise _unreadable(url, error) from error
     for entry in entries:
-        name = PurePosixPath(entry["name"]).name
-        if entry["type"] == "file" and (not pattern or fnmatch.fnmatchcase(name, pattern)):
-            yield f"{protocol}://{str(entry['name']).lstrip('/')}"
+        name = _last(str(entry["name"]))
+        if entry["type"] == "file" and name and (not pattern or fnmatch.fnmatchcase(name, pattern)):
+            yield _listed_url(str(entry["name"]), folder, path)
+
+
+def _listed_url(found: str, folder: str, path: str) -> str:
+    """Return the URL of what was found in a folder: http gives URLs, others paths, most of which lack the host."""
+    if is_remote(found):
+        return found
+    if found.strip("/") == path.strip("/"):  # the folder is a file
+        return folder
+    return f"{folder}{'' if folder.endswith('/') else '/'}{_last(found)}"
 
 
 class RemoteFolder:
@@ -187,7 +213,7 @@ class RemoteFolder:
         """
         with self._told(name):
             self._system.invalidate_cache()
-            return _buffered(self._system.open(self._path(name), "rb"))
+            return _buffered(self._system.open(self._path(name), "rb"), partial(self._error, name, True))
 
     def put(self, files: Mapping[str, Path]) -> None:
         """Write copies of files of this machine; what has one of the names is replaced.
@@ -275,14 +301,16 @@ class RemoteFolder:
 
         Args:
             name: The file.
-            missing: Let the one that says that there is none be.
+            missing: One that says that there is none stays a FileNotFoundError.
         """
         try:
             yield
         except Exception as error:
-            if missing and isinstance(error, FileNotFoundError):
-                raise
-            raise OSError(errno.EIO, _told(error), f"{self.url}/{name}") from error
+            raise self._error(name, missing, error) from error
+
+    def _error(self, name: str, missing: bool, error: Exception) -> OSError:
+        number = errno.ENOENT if missing and isinstance(error, FileNotFoundError) else errno.EIO
+        return OSError(number, _told(error), f"{self.url}/{name}")
 
 
 def remote_key(url: str) -> tuple[str, str]:
@@ -291,9 +319,45 @@ def remote_key(url: str) -> tuple[str, str]:
     return type(system).__name__, posixpath.normpath(path).strip("/")
 
 
-def _buffered(stream: Any) -> BinaryIO:
-    """Return a file that has all that files have: those of some systems cannot read a part of a line."""
-    return io.BufferedReader(stream)
+class _Stream(io.RawIOBase):
+    """A file of fsspec; its errors while it is read, of which each system has its own, are explained."""
+
+    def __init__(self, stream: Any, explained: Callable[[Exception], Exception]) -> None:
+        self._stream, self._explained = stream, explained
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._stream.seekable())
+
+    def readinto(self, buffer: Any, /) -> int:
+        try:
+            return int(self._stream.readinto(buffer))
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        try:
+            self._stream.seek(offset, whence)  # some return nothing
+            return int(self._stream.tell())
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def _buffered(stream: Any, explained: Callable[[Exception], Exception]) -> BinaryIO:
+    """Return a file that has all that files have: those of some systems cannot read a part of a line.
+
+    Args:
+        stream: As fsspec opened it.
+        explained: Returns the error to raise in place of one of the system's.
+    """
+    return io.BufferedReader(_Stream(stream, explained))
 
 
 def _unreadable(url: str, error: Exception) -> InputError:

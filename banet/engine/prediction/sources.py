@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from banet.errors import InputError, MissingExtraError, abbreviate
 from banet.files.names import DistinctNames, check_file_name, forward, without_suffix
 from banet.files.outputs import Record, is_output
 from banet.files.reading import open_file
-from banet.files.remote import is_remote, list_remote, open_remote, without_scheme
+from banet.files.remote import has_pattern, is_remote, list_remote, open_remote, without_query, without_scheme
 from banet.files.spooled import SpooledSet
 from banet.files.worker import isolated_items
 from banet.panoptic.coco.annotations import ImageInfo, read_tables
@@ -54,7 +55,7 @@ class Item(NamedTuple):
     @property
     def file(self) -> str:
         """Return what the image is called in messages."""
-        return self.path if self.offset is None else f"{self.path}/{self.file_name}"
+        return without_query(self.path) if self.offset is None else f"{self.path}/{self.file_name}"
 
     @property
     def title(self) -> str:
@@ -113,7 +114,7 @@ class Sources:
         dotless: bool = False,
     ) -> None:
         inputs = [os.fspath(without_scheme(text)) for text in inputs]
-        self._shards = [text for text in inputs if text.lower().endswith(".tar")]
+        self._shards = [text for text in inputs if without_query(text).lower().endswith(".tar")]
         self._urls = [text for text in inputs if is_remote(text) and text not in self._shards]
         self._files = [text for text in inputs if text not in self._shards and text not in self._urls]
         self._search = ImageSearch(self._files, recursive=recursive)
@@ -190,11 +191,12 @@ class Sources:
             for path in _matches(text):
                 for stored in read_shard(path):
                     name = check_file_name(stored.name.removeprefix(f"{path}/"), f"{path}: member")
+                    name = posixpath.normpath(name)  # `tar -C dir .` writes ./a.png
                     key = without_suffix(name)
                     yield Item(path, name, name, image_id=key, offset=stored.offset, size=stored.size)
         for text in self._urls:
             for url in _behind(text):
-                name = PurePosixPath(url).name
+                name = PurePosixPath(without_query(url)).name
                 yield Item(url, name, name)
         if self._list is not None:
             yield from _listed(self._list)
@@ -226,8 +228,11 @@ def _name_of(path: Path, folders: Sequence[str]) -> PurePath:
 
 def _matches(text: str) -> Iterator[str]:
     """Yield the archives that a path, URL or pattern stands for."""
-    if is_remote(text) or os.path.exists(text) or not glob.has_magic(text):
-        yield from list_remote(text) if is_remote(text) and glob.has_magic(text) else [text]
+    if is_remote(text):
+        yield from list_remote(text) if has_pattern(text) else [text]
+        return
+    if os.path.exists(text) or not glob.has_magic(text):
+        yield text
         return
     found = sorted(glob.glob(os.path.expanduser(text)))
     if not found:
@@ -238,12 +243,12 @@ def _matches(text: str) -> Iterator[str]:
 def _behind(url: str) -> Iterator[str]:
     """Yield the images behind a URL, of a folder or pattern in order."""
     known = readable_suffixes()
-    if PurePosixPath(url).suffix.lower() in known and not glob.has_magic(url):
+    if PurePosixPath(without_query(url)).suffix.lower() in known and not has_pattern(url):
         yield url
         return
     found = SpooledSet()
     for each in list_remote(url):
-        if PurePosixPath(each).suffix.lower() in known:
+        if PurePosixPath(without_query(each)).suffix.lower() in known:
             found.add(each)
     some = False
     for each in found:
@@ -271,8 +276,9 @@ def _listed(file: str) -> Iterator[Item]:
         if not seen.add(path):
             raise InputError(f"{path} is listed twice", where=where, hint="leave one out")
         if not is_remote(path):
-            path = f"{file.rpartition('/')[0]}/{path}" if remote else os.path.join(os.path.dirname(file), path)
-        name = PurePath(path).name
+            base = without_query(file).rpartition("/")[0]
+            path = f"{base}/{path}" if remote else os.path.join(os.path.dirname(file), path)
+        name = PurePath(without_query(path)).name
         yield Item(path, name, name, image_id=int(text) if text.isdecimal() else text or None)
     if not some:
         raise InputError("lists no image", where=file, hint="give a path per line")
