@@ -13,6 +13,7 @@ from banet.errors import InputError, MissingExtraError, errors_only
 __all__ = ["HubOptions", "cached_folder", "download_repository"]
 
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")  # configurations and tokenizers
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # one of them; transformers loads without
 _WEIGHTS = ("*.safetensors", "*.bin")  # of which the first kind that there is
 
 
@@ -70,21 +71,32 @@ def download_repository(repository: str, options: HubOptions) -> Path:
     return Path(folder)
 
 
+def _home(repository: str, options: HubOptions) -> Path:
+    """Return the folder of a repository in the cache, there or not.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(options.cache or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+
+
 def cached_folder(repository: str, options: HubOptions) -> Path | None:
     """Return the folder of a repository that was downloaded whole before, else None; asks nothing of the hub."""
     try:
-        from huggingface_hub import constants
-        from huggingface_hub.file_download import repo_folder_name
+        home = _home(repository, options)
     except ImportError:
         return None
-    home = Path(options.cache or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
     revision = options.revision or "main"
     reference = home / "refs" / revision
     with contextlib.suppress(OSError, ValueError):
         commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
         folder = home / "snapshots" / commit
         weights = any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
-        if (folder / "config.json").is_file() and weights and not _parts_missing(folder):
+        texts = (folder / "config.json").is_file() and any((folder / name).is_file() for name in _PROCESSORS)
+        if texts and weights and not _parts_missing(folder):
             return folder
     return None
 
@@ -93,9 +105,10 @@ def _parts_missing(folder: Path) -> bool:
     """Return whether an index of weights names files that are not there."""
     from banet.files.reading import read_json
 
+    read = "model." if any(folder.glob("*.safetensors")) else ("model.", "pytorch_model.")
     for index in folder.glob("*.index.json"):
         named = read_json(index).get("weight_map", {}).values()
-        if index.name.startswith("model.") and not all((folder / name).is_file() for name in set(named)):
+        if index.name.startswith(read) and not all((folder / name).is_file() for name in set(named)):
             return True
     return False
 
@@ -114,13 +127,9 @@ def _wanted(info: Any) -> set[str]:
 
 def _remember(repository: str, options: HubOptions, commit: str) -> None:
     """Note which commit a branch or tag is, so that the next call asks nothing of the hub."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
     from banet.files.atomic import atomic_path
 
-    home = Path(options.cache or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
-    reference = home / "refs" / (options.revision or "main")
+    reference = _home(repository, options) / "refs" / (options.revision or "main")
     reference.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(reference) as temporary:
         temporary.write_text(commit, encoding="utf-8")
@@ -170,10 +179,6 @@ def _reason(error: BaseException) -> str:
 
 
 def _delete_parts(repository: str, options: HubOptions) -> None:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    home = Path(options.cache or constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
-    for part in home.glob("blobs/*.incomplete"):
+    for part in _home(repository, options).glob("blobs/*.incomplete"):
         with contextlib.suppress(OSError):
             part.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from banet.composed.names import NAMED, ModelName, NamedModel, check_own_name, find_named, is_composed, parse_names
@@ -73,7 +72,7 @@ def load(
     device = pick_device(device, "device")
     table = class_table if isinstance(class_table, ClassTable) else None
     if table is None:
-        table = ClassTable.default() if class_table is None else ClassTable.read(Path(str(class_table)))
+        table = ClassTable.default() if class_table is None else ClassTable.read(class_table)
     hub = HubOptions(revision, token, cache, offline)
     names = parse_names(text)
     if len(names) == 1:

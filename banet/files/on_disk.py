@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = ["DiskTable"]
@@ -15,7 +19,8 @@ _CACHE = 256  # kB per table
 class DiskTable:
     """Records by key, in the order in which they were added; a key may have several.
 
-    The file has no name and is deleted with the table. Threads take turns at it.
+    The file has no name and is deleted with the table. Threads take turns at it. All raise an `OSError` that names the
+    temporary folder where that is full or fails.
     """
 
     def __init__(self) -> None:
@@ -37,35 +42,36 @@ class DiskTable:
             key: a text or an integer of 64 bits, which never equal each other.
             record: what JSON holds.
         """
-        self._rows.execute("INSERT INTO rows (key, record) VALUES (?, ?)", (_coded(key), json.dumps(record)))
+        with _disk_errors():
+            self._rows.execute("INSERT INTO rows (key, record) VALUES (?, ?)", (_coded(key), json.dumps(record)))
         self._count += 1
 
     def of(self, key: int | str) -> Iterator[Any]:
         """Yield the records of a key."""
         self._index()
-        for (record,) in self._rows.execute("SELECT record FROM rows WHERE key = ? ORDER BY place", (_coded(key),)):
+        for (record,) in self._selected("SELECT record FROM rows WHERE key = ? ORDER BY place", _coded(key)):
             yield json.loads(record)
 
     def __iter__(self) -> Iterator[int | str]:
         """Yield all keys, each once, in the order in which they came first."""
         self._index()
-        for (key,) in self._rows.execute("SELECT key FROM rows GROUP BY key ORDER BY min(place)"):
+        for (key,) in self._selected("SELECT key FROM rows GROUP BY key ORDER BY min(place)"):
             yield key.decode("utf-8", "surrogatepass") if isinstance(key, bytes) else key
 
     def in_order(self) -> Iterator[str]:
         """Yield all keys that are texts, each once, in ascending order."""
         self._index()
-        for (key,) in self._rows.execute("SELECT DISTINCT key FROM rows WHERE typeof(key) = 'blob' ORDER BY key"):
+        for (key,) in self._selected("SELECT DISTINCT key FROM rows WHERE typeof(key) = 'blob' ORDER BY key"):
             yield key.decode("utf-8", "surrogatepass")
 
     def __contains__(self, key: int | str) -> bool:
         self._index()
-        return self._rows.execute("SELECT 1 FROM rows WHERE key = ? LIMIT 1", (_coded(key),)).fetchone() is not None
+        return next(self._selected("SELECT 1 FROM rows WHERE key = ? LIMIT 1", _coded(key)), None) is not None
 
     def keys(self) -> int:
         """Return how many different keys there are."""
         self._index()
-        return int(self._rows.execute("SELECT COUNT(DISTINCT key) FROM rows").fetchone()[0])
+        return int(next(self._selected("SELECT COUNT(DISTINCT key) FROM rows"))[0])
 
     def __len__(self) -> int:
         return self._count
@@ -76,8 +82,29 @@ class DiskTable:
     def _index(self) -> None:
         """Make the index when it is needed first: of many records at once this is faster than one by one."""
         if not self._indexed:
-            self._rows.execute("CREATE INDEX keys ON rows (key)")
+            with _disk_errors():
+                self._rows.execute("CREATE INDEX keys ON rows (key)")
             self._indexed = True
+
+    def _selected(self, query: str, *values: int | bytes) -> Iterator[tuple[Any, ...]]:
+        with _disk_errors():
+            rows = self._rows.execute(query, values)
+        while True:
+            with _disk_errors():
+                row = rows.fetchone()
+            if row is None:
+                return
+            yield row
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Let what the database says of a full or broken disk be an OSError that names the temporary folder."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        number = errno.ENOSPC if "full" in str(error) else errno.EIO
+        raise OSError(number, f"{os.strerror(number)} ({error})", tempfile.gettempdir()) from error
 
 
 def _coded(key: int | str) -> int | bytes:

@@ -195,3 +195,9 @@ def test_a_pair_must_agree_about_sizes_and_background() -> None:
         bad.predict(image)
     with pytest.raises(banet.InputError, match="counts 'background' among the things it finds"):
         Pair(Fixed(["person", "background"], (2, 3), True), Fixed(["road"], (2, 3)), ClassTable.default())
+
+
+def test_a_class_table_may_be_behind_a_url() -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(banet.InputError, match="memory://tables/gone.json: does not exist; check the URL"):
+        banet.load("hf:ours/tiny", class_table="memory://tables/gone.json")

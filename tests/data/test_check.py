@@ -222,6 +222,7 @@ def test_cocos_own_layout(root: Path, tmp_path: Path) -> None:
         (["{root}", "--images", "a"], "2 splits"),
         (["{root}/train", "--images", "nowhere"], "nowhere: is not a folder"),
         (["{root}", "--config", "coco_r50_1x"], "say what to check"),
+        (["--config", "coco_r50_1x", "--images", "{root}"], "say what to check"),
     ],
 )
 def test_what_cannot_be_checked_ends_with_2(

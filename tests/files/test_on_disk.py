@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,3 +43,18 @@ NAMES = ["a.png", "a.jpg", "A.PNG", "b/a.jpg", "\u00e9.png", "e\u0301.png", "a_p
 def test_distinct_names_are_the_same_in_memory_and_on_disk(names: list[str]) -> None:
     memory, disk = DistinctNames(".png", "_b.png"), DistinctNames(".png", "_b.png", on_disk=True)
     assert [memory.choose(name) for name in names] == [disk.choose(name) for name in names]
+
+
+def test_a_full_temporary_folder_is_an_error_of_the_system() -> None:
+    table = DiskTable()
+    table._rows.execute("PRAGMA max_page_count = 3")
+    with pytest.raises(OSError, match="full") as caught:
+        for number in range(1000):
+            table.add(number, "x" * 100)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == tempfile.gettempdir()
+    table = DiskTable()
+    for number in range(1000):
+        table.add(number)
+    table._rows.execute("PRAGMA max_page_count = 1")  # none more than there are
+    with pytest.raises(OSError, match="full"):
+        list(table.of(1))  # makes the index

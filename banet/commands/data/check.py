@@ -73,7 +73,8 @@ class Check(OverwriteOptions, UntrustedOptions, Command):
         """Return what the options name: the splits of a recipe, one split in parts, or those found in folders."""
         parts = [self.images, self.panoptic, self.json]
         ways = [bool(self.folders), bool(self.config), bool(self.json or self.panoptic)]
-        if sum(ways) != 1 or ((self.json or self.panoptic) and not all(parts)):
+        mixed = bool(self.config and self.images)
+        if mixed or sum(ways) != 1 or ((self.json or self.panoptic) and not all(parts)):
             raise InputError("say what to check: DIR ..., or --config NAME|FILE, or --images, --panoptic and --json")
         from banet.data.check import Split, find_splits
 

@@ -12,7 +12,7 @@ _BOXES = 100_000  # and parts of tiles
 _TILES = 1 << 14  # each takes some ten kilobytes
 _BLOCKS = 1 << 18  # that are coded by themselves, each of which takes a kilobyte or two
 
-_SOC, _SIZ, _COD, _COC, _SOT, _SOD = 0xFF4F, 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
+_SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
 _KNOWN = frozenset(bytes.fromhex("50 55 57 58 59 5c 5d 5e 5f 60 61 63 64 74 75 77 78"))
 """Second bytes of the other markers of headers."""
 
