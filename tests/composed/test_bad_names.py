@@ -199,5 +199,5 @@ def test_a_pair_must_agree_about_sizes_and_background() -> None:
 
 def test_a_class_table_may_be_behind_a_url() -> None:
     pytest.importorskip("fsspec")
-    with pytest.raises(banet.InputError, match="memory://tables/gone.json: does not exist; check the URL"):
+    with pytest.raises(banet.InputError, match=r"memory://tables/gone\.json: does not exist; check the URL"):
         banet.load("hf:ours/tiny", class_table="memory://tables/gone.json")
