@@ -359,6 +359,33 @@ def test_images_of_one_stem_get_names_of_their_own(tmp_path: Path) -> None:
     assert areas == {"a.png": 9, "a_jpg.jpg": 63}
 
 
+def small_set(root: Path, *names: str, **options: Any) -> None:
+    """Images 9x8 that are one object each, saved with some options."""
+    with CocoPanopticWriter(root / "panoptic", root / "panoptic.json", CLASSES) as writer:
+        for number, name in enumerate(names, start=1):
+            path = root / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            turned = "exif" in options
+            pixels = np.zeros((9, 8, 3) if turned else (8, 9, 3), np.uint8)
+            pixels[:, : 4 if turned else 3] = 255
+            Image.fromarray(pixels).save(path, **options)
+            result = PanopticSegmentation.from_ids(np.full((8, 9), 1, np.int32), [Segment(1, 3, True)], CLASSES)
+            writer.add(number, name, result)
+
+
+def test_yolo_finds_the_labels_of_images_in_folders_called_images(tmp_path: Path, capsys: Any) -> None:
+    """Readers put `labels` for the last folder `images` of a path, which must not be one of the user's."""
+    small_set(tmp_path / "data", "images/a.png", "images_a.png", "x/images/y/b.png")
+    for _ in range(2):
+        assert export(tmp_path / "data", tmp_path / "out", "yolo") == 0
+    assert "2 folders called images" in capsys.readouterr().out
+    assert convert("yolo", "--data", tmp_path / "out", "--split", "train", "--out", tmp_path / "back") == 0
+    results = read_back(tmp_path / "back")
+    assert len(results) == 3 and all((result.ids == 1).all() for result in results.values())
+    assert export(tmp_path / "data", tmp_path / "other", "yolo", "--split", "images") == 2
+    assert "--split images" in capsys.readouterr().err
+
+
 def test_splits_of_other_classes_are_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     content = json.loads((data / "panoptic.json").read_text(encoding="utf-8"))
     content["categories"][0]["name"] = "mug"

@@ -20,7 +20,8 @@ __all__ = ["Yolo"]
 class Yolo(ExportFormat):
     """One line per object: its class index, and one outline along the edges of pixels, parts and holes joined.
 
-    Lost are crowds, and stuff unless it is asked for; void becomes background.
+    Lost are crowds, and stuff unless it is asked for; void becomes background. Images in a folder `images` of their
+    own become names without folders, as readers would look for their labels elsewhere.
 
     Args:
         split: name of the split.
@@ -31,6 +32,9 @@ class Yolo(ExportFormat):
     names = ("data.yaml",)
 
     def __init__(self, split: str = "train", *, stuff: bool = False, link: bool = False) -> None:
+        if split == "images":
+            what = "is no name that a split of YOLO can have, whose readers put labels for it"
+            raise InputError(what, where=f"--split {split}", hint="choose another one")
         self._split, self._stuff, self._link = split, stuff, link
         self.trees = (f"labels/{split}",) if link else (f"labels/{split}", f"images/{split}")
         self.linked = f"images/{split}" if link else None
@@ -61,7 +65,11 @@ class Yolo(ExportFormat):
             outline = join_outlines(trace_outlines(crop.pixels, *crop.box[:2])) / (width, height)
             corners = " ".join(f"{value:.7f}".rstrip("0").rstrip(".") for value in outline.ravel().tolist())
             lines.append(f"{self._index[segment.category_id]} {corners}\n")
-        stem = stem_of(self._names, image.file_name)
+        # Readers put labels for the last folder images of a path, which must be that of the split.
+        inside = "images" in PurePosixPath(image.file_name).parts[:-1]
+        if inside:
+            report.lost["folders called images, which are part of the names of their images now"] += 1
+        stem = stem_of(self._names, image.file_name, flat=inside)
         labels = folder / "labels" / self._split / f"{stem}.txt"
         labels.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(labels) as temporary:
