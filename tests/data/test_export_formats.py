@@ -386,6 +386,35 @@ def test_yolo_finds_the_labels_of_images_in_folders_called_images(tmp_path: Path
     assert "--split images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["voc", "eomt", "lightly-train", "mask2former", "yolo"])
+@pytest.mark.parametrize("suffix", [".jpg", ".PNG"])
+def test_photos_that_exif_turns_are_upright_for_readers_that_do_not_turn_them(
+    tmp_path: Path, capsys: Any, name: str, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    small_set(tmp_path / "data", f"a{suffix}", exif=exif)
+    assert export(tmp_path / "data", tmp_path / "out", name) == 0
+    said = capsys.readouterr().out
+    if name == "eomt":
+        zipfile.ZipFile(tmp_path / "out/train2017.zip").extractall(tmp_path / "out")
+    found = next(p for p in (tmp_path / "out").rglob("a.*") if p.suffix == ".jpg" or p.suffix == suffix)
+    kept = name == "yolo" or (name == "mask2former" and suffix == ".jpg")  # these turn images themselves
+    assert ("1 images coded anew" in said) != kept
+    assert (found.read_bytes() == (tmp_path / "data/images" / f"a{suffix}").read_bytes()) == kept
+    if not kept:
+        pixels = np.asarray(Image.open(found).convert("L"))
+        assert pixels.shape == (8, 9) and pixels[0].min() > 200 and pixels[-1].max() < 50
+
+
+def test_links_to_photos_that_exif_turns_are_told(tmp_path: Path, capsys: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    small_set(tmp_path / "data", "a.jpg", exif=exif)
+    assert export(tmp_path / "data", tmp_path / "out", "voc", "--link") == 0
+    assert "1 links to images that EXIF turns" in capsys.readouterr().out
+
+
 def test_splits_of_other_classes_are_refused(data: Path, tmp_path: Path, capsys: Any) -> None:
     content = json.loads((data / "panoptic.json").read_text(encoding="utf-8"))
     content["categories"][0]["name"] = "mug"

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from banet.data.convert.output import DryRun, same_size
 from banet.data.images import read_image
+from banet.data.images.formats import format_of
+from banet.data.images.reading import stored_orientation
 from banet.data.panoptic_stream import PanopticStream
 from banet.errors import InputError
 from banet.files.atomic import atomic_path
@@ -34,7 +36,7 @@ __all__ = [
     "ExportImage",
     "ExportReport",
     "ExportSource",
-    "code_jpeg",
+    "code_anew",
     "export",
     "is_jpeg",
     "place_image",
@@ -44,6 +46,17 @@ __all__ = [
 KIND = "banet data export"
 RECODED = "images coded anew as JPEG, which the trainer asks for"
 """What is lost of images of other formats."""
+UPRIGHT = "images coded anew upright, as readers of this format take no account of EXIF"
+TURNED = "links to images that EXIF turns, of which readers of this format take no account: leave out --link"
+
+_CODING: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "MPO": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+    "AVIF": {"quality": 95},
+    "HEIF": {"quality": 95},
+}
+"""How images are coded anew; all other formats lose nothing."""
 
 
 @dataclass(frozen=True)
@@ -244,34 +257,53 @@ def stem_of(names: DistinctNames, file_name: str, *, flat: bool = False) -> str:
     return names.choose(file_name.replace("/", "_") if flat else file_name)
 
 
-def place_image(source: Path, target: Path, link: bool, report: ExportReport, *, jpeg: bool = False) -> None:
+def place_image(
+    source: Path, target: Path, link: bool, report: ExportReport, *, jpeg: bool = False, upright: bool = False
+) -> None:
     """Copy an image, or make a link to it.
 
     Args:
         source: the image.
         target: its new name, in a folder beside the one that it ends up in.
         link: make a symbolic link, relative.
-        report: counts images that were coded anew.
-        jpeg: the reader takes JPEG files only: code others as such, with quality 95.
+        report: counts images that were coded anew, and links to such as should have been.
+        jpeg: see `code_anew`; likewise
+        upright: of the reader.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    coded = jpeg and not is_jpeg(source)
-    if coded and not link:
-        with atomic_path(target) as temporary:
-            code_jpeg(source, temporary, report)
-    elif link:
-        if coded:
+    if link:
+        if jpeg and not is_jpeg(source):
             raise InputError("is not a JPEG, which the trainer asks for", where=source, hint="leave out --link")
+        if upright and stored_orientation(source) != 1:
+            report.lost[TURNED] += 1
         os.symlink(os.path.relpath(os.path.realpath(source), os.path.realpath(target.parent)), target)
-    else:
-        with atomic_path(target) as temporary:
+        return
+    with atomic_path(target) as temporary:
+        if not code_anew(source, temporary, report, jpeg=jpeg, upright=upright):
             shutil.copyfile(source, temporary)
 
 
-def code_jpeg(source: Path, target: Path | BinaryIO, report: ExportReport) -> None:
-    """Code an image of another format as JPEG, with quality 95, and count it."""
-    report.lost[RECODED] += 1
-    read_image(source).save(target, "JPEG", quality=95, subsampling=0)
+def code_anew(
+    source: Path, target: Path | BinaryIO, report: ExportReport, *, jpeg: bool = False, upright: bool = False
+) -> bool:
+    """Code an image anew if its reader cannot take the file as it is, and count it; return whether that was so.
+
+    Args:
+        source: the image.
+        target: where to.
+        report: counts it.
+        jpeg: the reader takes JPEG files only: others are coded as such, with quality 95.
+        upright: the reader takes no account of EXIF: images that it turns are coded upright in their own format.
+    """
+    if jpeg and not is_jpeg(source):
+        kind, why = "JPEG", RECODED
+    elif upright and stored_orientation(source) != 1:
+        kind, why = format_of(source.suffix), UPRIGHT
+    else:
+        return False
+    report.lost[why] += 1
+    read_image(source).save(target, kind, **_CODING.get(kind, {}))
+    return True
 
 
 def is_jpeg(path: Path) -> bool:

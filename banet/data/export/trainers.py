@@ -15,8 +15,7 @@ from banet.data.export.source import (
     ExportFormat,
     ExportImage,
     ExportReport,
-    code_jpeg,
-    is_jpeg,
+    code_anew,
     place_image,
     stem_of,
 )
@@ -41,11 +40,13 @@ class _Panoptic(ExportFormat):
         jpeg: whether images must be JPEG files that end in .jpg.
         flat: whether images may not be in folders.
         number_ids: whether ids of images must be numbers.
+        upright: whether EXIF must not turn images, as id PNGs are upright and the reader may not turn images.
     """
 
     images = "images"
     pngs = "panoptic"
     jpeg = flat = number_ids = False
+    upright = True
 
     def __init__(self, *, link: bool = False) -> None:
         self._link = link
@@ -77,7 +78,8 @@ class _Panoptic(ExportFormat):
         png = folder / self.pngs / f"{stem}.png"
         png.parent.mkdir(parents=True, exist_ok=True)
         write_ids(png, image.ids)
-        place_image(image.path, folder / self.images / image.file_name, self._link, report, jpeg=self.jpeg)
+        target = folder / self.images / image.file_name
+        place_image(image.path, target, self._link, report, jpeg=self.jpeg, upright=self.upright)
 
     def write_json(self, path: Path) -> None:
         """Write the panoptic JSON."""
@@ -118,6 +120,7 @@ class Mask2Former(_Panoptic):
     """
 
     jpeg = number_ids = True
+    upright = False  # detectron2 turns images itself
 
     def __init__(self, split: str = "train", *, link: bool = False) -> None:
         super().__init__(link=link)
@@ -179,12 +182,9 @@ class Eomt(_Panoptic):
             png = Path(temporary) / "ids.png"
             write_ids(png, image.ids)
             _add(self._pngs, f"panoptic_{self._year}/{stem}.png", png.read_bytes())
-        if is_jpeg(image.path):
-            data = image.path.read_bytes()
-        else:
-            coded = io.BytesIO()
-            code_jpeg(image.path, coded, report)
-            data = coded.getvalue()
+        coded = io.BytesIO()
+        anew = code_anew(image.path, coded, report, jpeg=self.jpeg, upright=self.upright)
+        data = coded.getvalue() if anew else image.path.read_bytes()
         _add(self._photos, f"{self._year}/{image.file_name}", data)
 
     def end(self, folder: Path) -> None:

@@ -75,7 +75,7 @@ class Voc(ExportFormat):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_labels(path, image.paint(values, VOID), voc_colors())
         target = folder / "JPEGImages" / f"{stem}{PurePosixPath(image.file_name).suffix}"
-        place_image(image.path, target, self._link, report)
+        place_image(image.path, target, self._link, report, upright=True)
         self._stems.append(stem)
 
     def end(self, folder: Path) -> None:

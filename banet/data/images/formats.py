@@ -15,7 +15,7 @@ from banet.errors import MissingExtraError
 from banet.files.structure import check_structure
 from banet.types import StrPath
 
-__all__ = ["OTHER_SUFFIXES", "SUFFIXES", "heif_error", "identify", "is_heif", "readable_suffixes"]
+__all__ = ["OTHER_SUFFIXES", "SUFFIXES", "format_of", "heif_error", "identify", "is_heif", "readable_suffixes"]
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -105,6 +105,11 @@ def identify(stream: BinaryIO) -> ImageFile.ImageFile | None:
 def readable_suffixes() -> frozenset[str]:
     """Return the `SUFFIXES` of formats that can be read with what is installed."""
     return SUFFIXES if _has_heif() else SUFFIXES - set(_SUFFIXES["HEIF"])
+
+
+def format_of(suffix: str) -> str:
+    """Return Pillow's name of the format of files with one of the `SUFFIXES`; JPEG for other suffixes."""
+    return next((name for name, suffixes in _SUFFIXES.items() if suffix.lower() in suffixes), "JPEG")
 
 
 def is_heif(head: bytes) -> bool:

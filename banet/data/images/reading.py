@@ -30,6 +30,7 @@ __all__ = [
     "image_size",
     "page_count",
     "read_image",
+    "stored_orientation",
     "to_rgb_array",
 ]
 
@@ -95,6 +96,17 @@ def image_size(path: StrPath) -> Size:
     """
     with open_file(path) as stream:
         return ImageSource(Path(path), stream, MAX_PIXELS).size
+
+
+@isolated
+def stored_orientation(path: StrPath) -> int:
+    """Return how the stored pixels of an image file are to be turned, 1 (not at all) to 8, from its header alone.
+
+    Raises:
+        InputError: see `image_size`.
+    """
+    with open_file(path) as stream:
+        return ImageSource(Path(path), stream, MAX_PIXELS).orientation
 
 
 @isolated
