@@ -235,6 +235,28 @@ def test_previews_in_a_photo_are_not_pages(tmp_path: Path, recwarn: pytest.Warni
     assert not recwarn.list
 
 
+def test_what_phones_put_behind_a_photo_is_none_of_its_scans(tmp_path: Path) -> None:
+    """A video, in which the marker of a scan occurs by chance; decoders stop at the end of the picture."""
+    path = tmp_path / "motion.jpg"
+    save(corners(), path, "jpg", progressive=True, restart_marker_blocks=1)
+    still = to_rgb_array(path)
+    video = np.random.default_rng(0).bytes(1 << 23)
+    assert video.count(b"\xff\xda") > 100
+    path.write_bytes(path.read_bytes() + video)
+    assert np.array_equal(to_rgb_array(path), still)
+
+
+@pytest.mark.parametrize("between", [b"", b"\xff\x01\xff\xff", b"\xff\x05\xff\xff", b"\xff\xfe\x00\x00", b"\x00\xd9"])
+def test_scans_hide_behind_no_junk(between: bytes) -> None:
+    """Neither by a marker without a length nor by a length of 0."""
+    buffer = io.BytesIO()
+    Image.fromarray(corners()).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(InputError, match="more than 100 scans"):
+        decode_image(data[:-2] + (between + last) * 200 + data[-2:], "a.jpg")
+
+
 # ----------------------------------------------------------------------------------------------------------- suffixes
 
 

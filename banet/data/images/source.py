@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from banet.data.images.formats import heif_error, identify, is_heif
+from banet.data.images.scans import check_scans
 from banet.errors import InputError, InputWarning
 from banet.files.exif import orientation, turn
 from banet.files.reading import MAX_PIXELS
@@ -25,9 +26,6 @@ from banet.panoptic.sample_depth import SampleDepth, to_8_bits
 from banet.types import BitDepth, Size, StrPath
 
 __all__ = ["ImageSource"]
-
-_MOST_SCANS = 100
-"""Of a JPEG. Progressive ones have some ten, but a hundred bytes can ask for one more, however large the image is."""
 
 _MOST_PIXELS = {"JPEG2000": 1 << 25, "WEBP": 1 << 25, "AVIF": 1 << 25}
 """Pixels of formats whose decoders take more memory than the rest, some 20 bytes each."""
@@ -278,10 +276,8 @@ class ImageSource:
         Raises:
             InputError: See `samples` and `SampleDepth.white`; or it is a JPEG of very many scans.
         """
-        if self._image.format in ("JPEG", "MPO") and (scans := _count(self.stream, b"\xff\xda")) > _MOST_SCANS:
-            raise InputError(
-                f"has {scans:,} scans, each as much work as an image", where=self.name, hint="save it anew"
-            )
+        if self._image.format in ("JPEG", "MPO"):
+            check_scans(self.name, self.stream, int(_tile(self._image)[2]))
         samples = self.samples()
         image: Image.Image
         if samples is None:
@@ -387,9 +383,3 @@ def _divided(samples: NDArray[np.uint16]) -> NDArray[np.uint16]:
         colors = band[..., :3].astype(np.uint32) * opaque // np.maximum(band[..., 3:], 1)
         band[..., :3] = np.minimum(colors, opaque)
     return samples[..., :3]
-
-
-def _count(stream: BinaryIO, mark: bytes) -> int:
-    """Return how often some bytes occur in a file."""
-    stream.seek(0)
-    return stream.read().count(mark)
