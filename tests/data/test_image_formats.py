@@ -227,6 +227,19 @@ def test_smaller_copies_of_a_page_are_not_pages(tmp_path: Path, recwarn: pytest.
     assert page_count(tmp_path / "a.tif") == 2
 
 
+def test_raw_files_of_cameras_are_not_read_as_their_preview(tmp_path: Path) -> None:
+    """They are TIFFs whose first directory is small and says so, and names others; alone it is all that there is."""
+    image = Image.fromarray(corners())
+    image.save(tmp_path / "a.nef", "TIFF", tiffinfo={254: 1, 330: 8})
+    image.save(tmp_path / "pyramid.tif", tiffinfo={254: 0, 330: 8})
+    image.save(tmp_path / "small.tif", tiffinfo={254: 1})
+    for read in (read_image, image_size, open_image):
+        with pytest.raises(InputError, match=r"a\.nef: begins with a preview.*develop it to PNG"):
+            read(tmp_path / "a.nef")
+        read(tmp_path / "pyramid.tif")
+        read(tmp_path / "small.tif")
+
+
 def test_previews_in_a_photo_are_not_pages(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     pages(tmp_path / "a.mpo", 2)
     (tmp_path / "photo.jpg").write_bytes((tmp_path / "a.mpo").read_bytes())

@@ -36,7 +36,7 @@ _ROWS = 256  # that are taken from a decoded image at a time
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 
 # TIFF tags.
-_WIDTH, _HEIGHT, _PHOTOMETRIC, _DESCRIPTION, _SUBFILE = 256, 257, 262, 270, 254
+_WIDTH, _HEIGHT, _PHOTOMETRIC, _DESCRIPTION, _SUBFILE, _SUBDIRECTORIES = 256, 257, 262, 270, 254, 330
 _BITS, _CHANNELS, _MAXIMA = 258, 277, (281, 341)
 
 
@@ -91,6 +91,12 @@ class ImageSource:
             )
         if self.page:
             self._seek(image)
+        if image.format == "TIFF" and not self.page and _is_preview(image) and self._has_others(image):
+            raise InputError(
+                "begins with a preview, as raw files of cameras do",
+                where=self.name,
+                hint="develop it to PNG, JPEG or TIFF first",
+            )
         if image.format == "TIFF":  # Pillow turns these itself, but not by the same data as all others
             image._size = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]  # type: ignore[attr-defined]
             vars(image)["load_end"] = lambda: None
@@ -101,6 +107,10 @@ class ImageSource:
                 elif kind == b"iTXt" and (text := _xmp_of(data)):
                     image.info.setdefault("XML:com.adobe.xmp", text)
         return image
+
+    def _has_others(self, image: Image.Image) -> bool:
+        """Whether a TIFF holds more than its first directory."""
+        return _SUBDIRECTORIES in image.tag_v2 or len(self.frames) > 1  # type: ignore[attr-defined]
 
     def _seek(self, image: Image.Image) -> None:
         if not 0 <= self.page < len(self.frames):
@@ -326,7 +336,12 @@ class ImageSource:
 
 def _is_smaller_copy(image: Image.Image, frame: int) -> bool:
     image.seek(frame)
-    return bool(int(image.tag_v2.get(_SUBFILE, 0)) & 1)  # type: ignore[attr-defined]
+    return _is_preview(image)
+
+
+def _is_preview(image: Image.Image) -> bool:
+    kind = image.tag_v2.get(_SUBFILE, 0)  # type: ignore[attr-defined]
+    return isinstance(kind, int) and bool(kind & 1)
 
 
 def _tile(image: Image.Image) -> tuple[Any, ...]:
