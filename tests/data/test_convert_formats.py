@@ -372,6 +372,24 @@ def test_datumaro(tmp_path: Path, capsys: Any, task: str) -> None:
         same(found(tmp_path / "single", "a.jpg")["cat"], box(5, 5, 20, 20))
 
 
+def test_datumaro_without_stuff_takes_the_classes_as_the_file_says(tmp_path: Path, capsys: Any) -> None:
+    root = datumaro(tmp_path / "export", "instances")
+    file = root / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["categories"][1]["isthing"] = 0
+    file.write_text(json.dumps(content))
+    words = ["--root", root, "--split", "train"]
+    assert convert("datumaro", *words, "--out", tmp_path / "out") == 0
+    written = json.loads((tmp_path / "out/panoptic.json").read_text())
+    assert [(entry["name"], entry["isthing"]) for entry in written["categories"]] == [("cat", 1), ("sky", 0)]
+    capsys.readouterr()
+    for name in (7, None):
+        content["categories"][1]["name"] = name
+        file.write_text(json.dumps(content))
+        assert convert("datumaro", *words, "--out", tmp_path / "bad") == 2
+        assert "instances_train.json: categories[1]" in capsys.readouterr().err
+
+
 def test_bad_datumaro(tmp_path: Path, capsys: Any) -> None:
     root = datumaro(tmp_path / "export", "instances")
     for words, said in (

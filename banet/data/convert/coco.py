@@ -162,10 +162,7 @@ def convert_datumaro(
     found = _Annotations(crowd=not no_crowd)
     with reported(left_out) as report:
         found.read(file)
-        isthing = {entry["name"]: entry["name"] not in stuff for entry in map(_named, found.categories)}
-        _known(stuff, isthing, file)
-        listed = [{**entry, "isthing": isthing[entry["name"]]} for entry in found.categories]
-        classes = with_background(given or Categories.from_coco(listed, str(file)), background)
+        classes = with_background(given or _with_stuff(found.categories, stuff, file), background)
         if found.crowds and not no_crowd:
             warnings.warn(
                 InputWarning(
@@ -330,14 +327,16 @@ def _told_apart(classes: Categories, stuff: Collection[str], file: Path) -> Cate
             where=f"{file}: categories",
             hint="say which are stuff with --stuff '[NAME, ...]', or give --categories",
         )
+    return _with_stuff(classes.to_coco(), stuff, file)
+
+
+def _with_stuff(entries: Sequence[Any], stuff: Collection[str], file: Path) -> Categories:
+    """Return the classes of a file, of which `stuff` are stuff; where it is empty, those that the file says are."""
+    classes = Categories.from_coco([{"isthing": 1, **entry} for entry in entries], str(file))
     if not stuff:
         return classes
     _known(stuff, {category.name: True for category in classes}, file)
     return Categories(Category(c.id, c.name, c.name not in stuff, c.color) for c in classes)
-
-
-def _named(entry: Any) -> Mapping[str, Any]:
-    return entry if isinstance(entry.get("name"), str) else {"name": ""}
 
 
 def _known(stuff: Collection[str], names: Mapping[str, bool], file: Path) -> None:
