@@ -41,6 +41,7 @@ from tool_files import (
 
 from banet.data.convert.cells import read_instance_map
 from banet.data.convert.label_studio import decode_brush
+from banet.data.convert.output import find_image_names
 from banet.data.convert.voc import voc_colors
 from banet.errors import InputError
 from banet.panoptic.coco.outlines import join_outlines, trace_outlines
@@ -126,6 +127,17 @@ def test_a_class_of_yolo_whose_name_is_a_number_of_thousands_of_digits(tmp_path:
     data.write_text(f"train: images/train\nnames: [a, 0x{'f' * 5000}]\n")
     assert convert("yolo", "--data", data, "--split", "train", "--out", tmp_path / "out") == 2
     assert "is not index: name" in capsys.readouterr().err
+
+
+def test_folders_that_are_hidden_or_links(tmp_path: Path) -> None:
+    """Hidden folders hold copies of editors; links to folders are followed, and a loop of them ends."""
+    photo(tmp_path / "else" / "b.png")
+    photo(tmp_path / "images" / ".ipynb_checkpoints" / "a.png")
+    photo(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "far").symlink_to(tmp_path / "else")
+    (tmp_path / "images" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "else" / "up").symlink_to(tmp_path / "images")
+    assert find_image_names(tmp_path / "images") == ["a.png", "far/b.png"]
 
 
 def test_layouts_of_yolo(tmp_path: Path) -> None:

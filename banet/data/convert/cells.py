@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from banet.data.convert.output import ConvertedImage, same_size, write_panoptic
+from banet.data.convert.output import ConvertedImage, file_names, same_size, write_panoptic
 from banet.data.images import SUFFIXES
 from banet.errors import InputError, InputWarning
 from banet.files.names import without_suffix
@@ -104,18 +104,18 @@ def _pairs(root: Path, folder: Path, suffix: str | None, apart: bool) -> tuple[l
     """Return names of images with their maps, and names of images without one."""
     suffixes = _SUFFIXES if suffix is None else (suffix,)
     maps: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*") if folder.is_dir() else ()):
-        if path.suffix.lower() in _TYPES and path.is_file() and not path.name.startswith("."):
+    for path in sorted(folder / name for name in (file_names(folder) if folder.is_dir() else ())):
+        if path.suffix.lower() in _TYPES and not path.name.startswith("."):
             maps.setdefault(without_suffix(path.relative_to(folder).as_posix()), []).append(path)
     if not maps:
         raise InputError("holds no label map", where=folder, hint="give the folder of TIFF, PNG or NPY files")
     named = [each for each in suffixes if each]
     beside = [] if apart else [*named, *_OTHERS]
     images: dict[str, str] = {}
-    for path in sorted(root.rglob("*")):
+    for path in sorted(root / name for name in (file_names(root) if root.is_dir() else ())):
         name = path.relative_to(root)
         stem = without_suffix(name.as_posix())
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         if any(stem.endswith(end) and stem.removesuffix(end) for end in beside):
             continue

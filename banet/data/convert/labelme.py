@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from banet.data.convert.output import ConvertedImage, write_panoptic
+from banet.data.convert.output import ConvertedImage, file_names, write_panoptic
 from banet.data.convert.shapes import (
     Shape,
     choose_categories,
@@ -85,12 +85,13 @@ def convert_labelme(
     root = Path(annotations)
     if not root.is_dir():
         raise InputError("is not a folder", where=f"--annotations {root}", hint="give the folder of Labelme's JSONs")
-    files = sorted(path for path in root.rglob("*.json") if not path.name.startswith("."))
+    paths = (root / name for name in file_names(root))
+    files = sorted(path for path in paths if path.suffix == ".json" and not path.name.startswith("."))
     if not files:
         raise InputError("holds no JSON", where=f"--annotations {root}", hint="give the folder of Labelme's JSONs")
     image_root = root if images is None else Path(images)
-    names = (shape.label for path in files for shape in _read(path)[1])
-    classes = with_background(choose_categories(categories, names, ignore, stuff, root), background)
+    labels = (shape.label for path in files for shape in _read(path)[1])
+    classes = with_background(choose_categories(categories, labels, ignore, stuff, root), background)
     id_of = {category.name: category.id for category in classes}
 
     def truths() -> Iterator[ConvertedImage]:

@@ -29,6 +29,7 @@ __all__ = [
     "ConvertedImage",
     "DryRun",
     "claim_panoptic",
+    "file_names",
     "find_image_files",
     "find_image_names",
     "from_classes",
@@ -223,7 +224,7 @@ def find_image_names(folder: StrPath, field: str = "--images") -> list[str]:
     if not root.is_dir():
         raise InputError("is not a folder", where=f"{field} {root}", hint="give the folder of the files")
     found, stems = [], DiskTable()
-    for name in _names(root):
+    for name in file_names(root):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in SUFFIXES and not os.path.basename(name).startswith("."):
             for other in stems.of(stem):
@@ -233,20 +234,28 @@ def find_image_names(folder: StrPath, field: str = "--images") -> list[str]:
     return found
 
 
-def _names(root: Path, below: str = "") -> Iterator[str]:
-    """Yield the files of a folder and its folders, relative to it, in order; no paths of all are in memory at once."""
+def file_names(root: Path, below: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Yield the files of a folder and its folders, relative to it, in order; no paths of all are in memory at once.
+
+    Hidden folders are left out. Links to folders are followed, but for those to a folder that they are in (`above`).
+    """
+    status = os.stat(root / below)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
     files, folders = [], set[str]()
     with os.scandir(root / below) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.add(entry.name)
+            if entry.is_dir():
+                if not entry.name.startswith("."):
+                    folders.add(entry.name)
             elif entry.is_file():
                 files.append(entry.name)
     files += folders
     files.sort()
     for name in files:
         if name in folders:
-            yield from _names(root, f"{below}{name}/")
+            yield from file_names(root, f"{below}{name}/", above | {here})
         else:
             yield f"{below}{name}"
 
