@@ -84,6 +84,13 @@ def convert_yolo(
     known = Categories(Category(index + 1, name, name not in stuff) for index, name in names.items())
     classes = with_background(known, background)
     root, images = _images(sources, file, split)
+    if not any(_labels_of(root / name).is_file() for name in images):
+        first = _labels_of(root / images[0])
+        raise InputError(
+            f"no image of it has labels: {first} does not exist",
+            where=f"{file}: {split}",
+            hint="put them where the last folder `images` of the image's path is `labels`",
+        )
 
     def truths() -> Iterator[ConvertedImage]:
         for name in images:
