@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import reference_cues
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from banet.data.scenes.generate import make_scene
 from banet.panoptic import MaskCrops, resolve_occlusions
 from banet.panoptic.occlusion.cues import CLOSER_LOOK, FIRST_LOOK, View, measure_cues
+from banet.panoptic.occlusion.nearby import local_color
 from banet.panoptic.occlusion.rules import Pairs, appearance, color_contour
 
 RED, BLUE, GREEN = (180, 40, 40), (40, 60, 170), (70, 150, 60)
@@ -155,6 +158,19 @@ def test_a_thin_overlap_is_not_lost_in_scaling():
     masks = np.zeros((2, 600, 600), dtype=bool)
     masks[0, :, :301] = masks[1, :, 300:] = True
     assert np.isfinite(margins(masks, image)).all()
+
+
+def test_large_nested_masks_take_little_memory():
+    masks = np.ones((24, 200, 300), dtype=bool)
+    for n, mask in enumerate(masks):
+        mask[:, :n] = False
+    pairs = Pairs.of(MaskCrops.from_masks(masks), np.ones(24), None)
+    image = np.zeros((200 * 300, 3), dtype=np.uint8)
+    tracemalloc.start()
+    local_color(pairs, image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < pairs.overlap.sum()  # bytes: less than one for each pixel of the overlaps
 
 
 def test_a_narrow_image():

@@ -4,8 +4,9 @@ Everything is signed: above 0 speaks for the first object, below 0 for the secon
 sign exactly. "Own" pixels of an object are those that the other one does not claim.
 
 All pairs are measured together, at a few points of each: the image is read nowhere else, so that the time does not grow
-with its size. Those that are then left open are looked at more closely. Arrays of all pairs end in an axis of P.
-Everything is computed element by element, so that a pair gives the same numbers whatever stands beside it.
+with its size. Those that are then left open are looked at more closely, one by one, which takes time that grows with
+their overlaps. Arrays of all pairs end in an axis of P. Everything is computed element by element, so that a pair gives
+the same numbers whatever stands beside it.
 """
 
 from __future__ import annotations

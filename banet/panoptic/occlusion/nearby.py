@@ -80,13 +80,13 @@ def _sample(pairs: Pairs) -> tuple[_Ints, _Ints]:
     """Return pixels of each overlap, and own pixels of either object near it, evenly spread.
 
     Returns:
-        Flat indices (P, S), first of the overlap, then of each object, each filled up by repetition; and how many of
-        the three kinds there are, (P, 3).
+        Flat indices (P, S), first of the overlap, then of each object, each filled up by repetition, or zeros where
+        there is none; and how many of the three kinds there are, (P, 3).
     """
     height, width = pairs.masks.size
     pads = np.maximum(6, _AROUND * np.sqrt(pairs.overlap)).astype(np.int64)
-    found: list[list[_Ints]] = [[], [], []]
-    frames = np.zeros((3, 4, len(pairs)), dtype=np.int64)  # of each kind: top, left, pixels apart, places per row
+    pixels = np.zeros((len(pairs), sum(_ROOMS)), dtype=np.int64)
+    counts = np.zeros((len(pairs), len(_ROOMS)), dtype=np.int64)
     for pair, pad in enumerate(pads.tolist()):
         (x0, y0, _, _), shared = pairs.overlap_mask(pair)
         left, top, right, bottom = tight_box(shared)
@@ -94,19 +94,17 @@ def _sample(pairs: Pairs) -> tuple[_Ints, _Ints]:
         window = (x1, y1, min(width, x0 + right + pad), min(height, y0 + bottom + pad))
         step = max(1, max(window[2] - x1, window[3] - y1) // _SIDE)
         first, second = (_cut(pairs.masks, int(n), window)[::step, ::step] for n in (pairs.i[pair], pairs.j[pair]))
-        for kind, mask in enumerate((shared, first > second, second > first)):
-            found[kind].append(np.flatnonzero(mask))
-        frames[0, :, pair] = y0, x0, 1, shared.shape[1]
-        frames[1:, :, pair] = y1, x1, step, first.shape[1]
-    counts = np.array([list(map(len, places)) for places in found])
-    chosen = []
-    for places, count, room, (top, left, apart, row) in zip(found, counts, _ROOMS, frames[..., None], strict=True):
-        every = np.concatenate([*places, np.zeros(1, dtype=np.int64)])
-        picked = every[(np.cumsum(count) - count)[:, None] + spread(count, room)]
-        y, x = np.divmod(picked, row)
-        chosen.append((top + apart * y) * width + left + apart * x)
-    # What was not found at all is the first pixel of the next: any pixel of the image will do.
-    return np.concatenate(chosen, axis=1).clip(0, height * width - 1), np.minimum(counts.T, _ROOMS)
+        at = 0
+        for kind, (mask, room) in enumerate(zip((shared, first > second, second > first), _ROOMS, strict=True)):
+            x, y, apart = (x0, y0, 1) if kind == 0 else (x1, y1, step)
+            # Chosen at once: all places of all pairs take gigabytes where large objects lie within each other.
+            places = np.flatnonzero(mask)
+            if len(places):
+                rows, columns = np.divmod(places[spread(len(places), room)], mask.shape[1])
+                pixels[pair, at : at + room] = (y + apart * rows) * width + x + apart * columns
+            counts[pair, kind] = min(len(places), room)
+            at += room
+    return pixels, counts
 
 
 def _cut(masks: MaskCrops, n: int, window: Box) -> NDArray[np.bool_]:
