@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
+import math
+import operator
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.errors import InputError, MissingExtraError
-from banet.files.atomic import write_json
+from banet.files.atomic import atomic_path
 from banet.files.fields import read_flag
 from banet.panoptic.categories import VOID, Categories, Category
 from banet.panoptic.coco.annotations import PanopticJson
@@ -30,11 +33,12 @@ from banet.panoptic.id_maps import (
     index_map,
     indices_of_ids,
     measure_ids,
+    rgb_to_ids,
     runs,
     tight_box,
 )
 from banet.panoptic.pixels import rgb_array
-from banet.panoptic.segments import Annotation, ImageInfo, Segment
+from banet.panoptic.segments import Annotation, ImageInfo, Segment, as_image_id
 from banet.panoptic.validation import to_numpy
 from banet.types import ImageId, StrPath
 
@@ -57,15 +61,17 @@ class PanopticSegmentation:
 
     Attributes:
         ids: (H, W) int32, the segment that owns each pixel, 0 = void.
-        segments: one record per id in the map, with the name of its class as `label`.
+        segments: one record per id in the map, with the name of its class as `label`, and numbers of Python in place of
+            NumPy's. Area and box of one that was not measured are counted from the map.
         categories: the classes that `category_id` speaks of.
         image: the image, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
         domain: what images the weights were trained on that found this, in a few words, for the legend of `draw`.
 
     Raises:
-        TypeError: `ids` is not an integer array, or `segments` holds something else than `Segment`.
-        ValueError: `ids` is not (H, W) or out of range, a segment id occurs twice or is out of range, or a category is
-            unknown. That map and records name the same ids is asked by `check`, not here.
+        TypeError: `ids` is not an integer array, or `segments` holds something else than `Segment`, or one of those
+            something else than numbers.
+        ValueError: `ids` is not (H, W) or out of range, a segment id occurs twice or is out of range, a category is
+            unknown, or a score is not finite. That map and records name the same ids is asked by `check`, not here.
     """
 
     ids: NDArray[np.int32]
@@ -76,12 +82,10 @@ class PanopticSegmentation:
 
     def __post_init__(self) -> None:
         self.ids = as_ids(self.ids)
-        self.segments = list(self.segments)
+        self.segments = [_in_python_numbers(segment) for segment in self.segments]
         self.categories = Categories.of(self.categories)
         seen: set[int] = set()
         for segment in self.segments:
-            if not isinstance(segment, Segment):
-                raise TypeError(f"segments must hold Segment objects, not {type(segment).__name__}")
             if not 1 <= segment.id <= MAX_SEGMENT_ID:
                 raise ValueError(f"segment ids must be in 1..{MAX_SEGMENT_ID}, not {segment.id}")
             if segment.id in seen:
@@ -94,6 +98,9 @@ class PanopticSegmentation:
             segment if segment.label == label else replace(segment, label=label)
             for segment, label in zip(self.segments, labels, strict=True)
         ]
+        if not all(segment.area for segment in self.segments):
+            measured = _measured(self.segments, *measure_ids(self.ids))
+            self.segments = [each if each.area else new for each, new in zip(self.segments, measured, strict=True)]
 
     @classmethod
     def from_ids(
@@ -120,9 +127,7 @@ class PanopticSegmentation:
         values, areas, boxes = measure_ids(id_map)
         given = [_segment_of(entry, classes) for entry in segments]
         compare_ids(values, [segment.id for segment in given])
-        measured = dict(zip(values.tolist(), zip(areas.tolist(), map(tuple, boxes.tolist()), strict=True), strict=True))
-        records = [replace(segment, area=measured[segment.id][0], bbox=measured[segment.id][1]) for segment in given]
-        return cls(id_map, records, classes, image)
+        return cls(id_map, _measured(given, values, areas, boxes), classes, image)
 
     @classmethod
     def from_annotation(
@@ -210,17 +215,18 @@ class PanopticSegmentation:
         """Build a result from an annotation of a COCO panoptic JSON and the map that its PNG holds.
 
         Args:
-            ids: (H, W) ids, or the colors (H, W, 3) of the PNG: id = R + 256 G + 65536 B.
+            ids: (H, W) ids, or the uint8 colors (H, W, 3) of the PNG: id = R + 256 G + 65536 B.
             annotation: with `segments_info`; see `load` for files.
             categories: the classes.
             image: the image, for `draw`.
 
         Raises:
+            TypeError: the colors are not uint8.
             ValueError: map and records do not name the same ids, or a category is unknown.
         """
         array = to_numpy(ids)
         if array.ndim == 3:
-            array = array[..., :3].astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32)
+            array = rgb_to_ids(array)
         return cls.from_ids(array, annotation["segments_info"], categories, image)
 
     @classmethod
@@ -391,7 +397,7 @@ class PanopticSegmentation:
         wanted = None if classes is None else self._category_ids(classes)
         kept = [
             segment
-            for segment in (self if min_area is None else self._measured())
+            for segment in self.segments
             if (wanted is None or segment.category_id in wanted)
             and (min_score is None or segment.score is None or segment.score >= min_score)
             and (min_area is None or segment.area >= min_area)
@@ -417,7 +423,7 @@ class PanopticSegmentation:
         """
         annotation: dict[str, Any] = {}
         if image_id is not None:
-            annotation["image_id"] = image_id
+            annotation["image_id"] = as_image_id(image_id)
         if file_name is not None:
             annotation["file_name"] = file_name
         annotation["segments_info"] = [segment.to_coco() for segment in self.segments]
@@ -472,11 +478,10 @@ class PanopticSegmentation:
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return a table, one row per segment, with the columns `COLUMNS`; `score` is None where there is none."""
-        segments = self._measured().segments
-        middles = centroids(self.ids, [segment.id for segment in segments]).tolist()
+        middles = centroids(self.ids, [segment.id for segment in self.segments]).tolist()
         return [
             dict(zip(COLUMNS, (s.id, s.label, s.isthing, s.score, s.area, *s.bbox, *middle), strict=True))
-            for s, middle in zip(segments, middles, strict=True)
+            for s, middle in zip(self.segments, middles, strict=True)
         ]
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -509,22 +514,13 @@ class PanopticSegmentation:
         if png.suffix.lower() != ".png":
             raise ValueError(f"{png}: an id map is saved as .png, since other formats would change the ids")
         self.check(str(png))
-        write_ids(png, self.ids)
-        write_json(
-            png.with_suffix(".json"),
-            {
-                "images": [
-                    {
-                        "id": image_id,
-                        "file_name": png.name if file_name is None else file_name,
-                        "width": self.width,
-                        "height": self.height,
-                    }
-                ],
-                "annotations": [self.to_coco(image_id, png.name)],
-                "categories": self.categories.to_coco(),
-            },
-        )
+        annotation = self.to_coco(image_id, png.name)
+        name = png.name if file_name is None else file_name
+        image = {"id": annotation["image_id"], "file_name": name, "width": self.width, "height": self.height}
+        content = {"images": [image], "annotations": [annotation], "categories": self.categories.to_coco()}
+        with atomic_path(png.with_suffix(".json")) as temporary:  # an older JSON must not stay beside a new PNG
+            temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+            write_ids(png, self.ids)
 
     def draw(
         self,
@@ -620,12 +616,6 @@ class PanopticSegmentation:
             wanted |= found
         return wanted
 
-    def _measured(self) -> PanopticSegmentation:
-        """Return the result with area and box of each segment, which a record may lack."""
-        if all(segment.area for segment in self.segments):
-            return self
-        return self.from_ids(self.ids, self.segments, self.categories, self.image)
-
     def _repr_png_(self) -> bytes | None:
         """Return the drawing as PNG, which notebooks show."""
         if not self.ids.size:
@@ -644,6 +634,52 @@ def join_some(words: Sequence[str]) -> str:
     """Return words with commas between them, or the first six and how many more there are."""
     rest = len(words) - _NAMED
     return ", ".join(words[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _in_python_numbers(segment: Any) -> Segment:
+    """Return a record with numbers as JSON has them; records of other programs hold those of NumPy.
+
+    Raises:
+        TypeError: it is no record, or holds something else than numbers.
+        ValueError: its score is not finite.
+    """
+    if not isinstance(segment, Segment):
+        raise TypeError(f"segments must hold Segment objects, not {type(segment).__name__}")
+    whole = (segment.id, segment.category_id, segment.area, *segment.bbox)
+    plain = type(segment.isthing) is bool and (segment.score is None or type(segment.score) in (int, float))
+    if not plain or any(type(number) is not int for number in whole):
+        try:
+            identity, category_id, area, x, y, width, height = (operator.index(number) for number in whole)
+            score = None if segment.score is None else float(segment.score)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"segment {segment.id} holds something else than numbers: {error}") from None
+        segment = Segment(
+            identity,
+            category_id,
+            bool(segment.isthing),
+            score,
+            area,
+            (x, y, width, height),
+            bool(segment.iscrowd),
+            segment.label,
+        )
+    if segment.score is not None and not math.isfinite(segment.score):
+        raise ValueError(f"segment {segment.id} has the score {segment.score}; scores must be finite, or None")
+    return segment
+
+
+def _measured(
+    segments: Iterable[Segment], values: NDArray[np.int32], areas: NDArray[np.int64], boxes: NDArray[np.int64]
+) -> list[Segment]:
+    """Return records with area and box from what `measure_ids` found; those of ids that it did not find stay."""
+    found = dict(zip(values.tolist(), zip(areas.tolist(), boxes.tolist(), strict=True), strict=True))
+    records = []
+    for segment in segments:
+        if segment.id in found:
+            area, (x, y, width, height) = found[segment.id]
+            segment = replace(segment, area=area, bbox=(x, y, width, height))
+        records.append(segment)
+    return records
 
 
 def _segment_of(entry: Segment | Mapping[str, Any], classes: Categories) -> Segment:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from banet.types import ImageId
 
-__all__ = ["Annotation", "ImageInfo", "Segment"]
+__all__ = ["Annotation", "ImageInfo", "Segment", "as_image_id"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,9 @@ class Annotation:
     image_id: ImageId
     file_name: str
     segments: tuple[Segment, ...]
+
+
+def as_image_id(image_id: Any) -> ImageId:
+    """Return the id of an image as JSON has it: that of a NumPy array is a number of its own."""
+    plain: ImageId = image_id.item() if isinstance(image_id, np.generic) else image_id
+    return plain

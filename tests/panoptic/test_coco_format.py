@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -489,6 +490,17 @@ def test_writer_refuses(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"):
         CocoPanopticWriter(tmp_path / "file" / "png", tmp_path / "q.json", CATEGORIES)
+
+
+def test_writer_takes_ids_of_numpy_and_leaves_no_png_without_a_record(tmp_path):
+    with CocoPanopticWriter(tmp_path, tmp_path / "p.json", CATEGORIES) as writer:
+        writer.add(np.int64(3), "a.jpg", result_of([[1]]))
+        damaged = result_of([[1]])
+        damaged.segments = [replace(damaged.segments[0], score=float("nan"))]
+        with pytest.raises(ValueError, match="JSON"):
+            writer.add(4, "b.jpg", damaged)
+    assert list(PanopticJson.read(tmp_path / "p.json").annotations) == [3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "p.json"]
 
 
 def test_writer_keeps_the_old_json_when_the_body_fails(tmp_path):

@@ -119,6 +119,8 @@ def test_map_and_records_must_agree():
         (np.array([[1]]), [Segment(1, 9, True, None, 1, (0, 0, 1, 1))], "unknown category id 9"),
         (np.array([[1]]), [Segment(0, 1, True, None, 1, (0, 0, 1, 1))], "segment ids must be"),
         (np.array([[1]]), [Segment(1, 1, True, None, 1, (0, 0, 1, 1))] * 2, "occurs twice"),
+        (np.array([[1]]), [Segment(1, 1, True, np.float32("nan"))], "segment 1 has the score nan; .* finite"),
+        (np.array([[1]]), [Segment(1, 1, True, float("inf"))], "segment 1 has the score inf; .* finite"),
     ],
 )
 def test_bad_arguments(ids, segments, message):
@@ -131,6 +133,8 @@ def test_bad_types():
         PanopticSegmentation(np.zeros((2, 2)), [], PERSON_SKY_TIE)
     with pytest.raises(TypeError, match="Segment objects"):
         PanopticSegmentation(np.zeros((2, 2), int), [{"id": 1}], PERSON_SKY_TIE)
+    with pytest.raises(TypeError, match=r"segment 1\.5 holds something else than numbers"):
+        PanopticSegmentation(np.zeros((2, 2), int), [Segment(1.5, 1, True)], PERSON_SKY_TIE)
 
 
 def test_to_coco():
@@ -182,6 +186,29 @@ def test_save(tmp_path):
     assert content["annotations"] == [result.to_coco(4, "out.png")]
     assert Categories.from_coco(content["categories"]) == PERSON_SKY_TIE
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.json", "out.png"]
+
+
+def test_records_of_numpy_are_saved(tmp_path):
+    record = Segment(np.int64(2), np.int32(1), np.bool_(True), np.float32(0.5), iscrowd=np.bool_(False))
+    result = PanopticSegmentation(np.array([[0, 2]]), [record], PERSON_SKY_TIE)
+    result.save(tmp_path / "out.png", image_id=np.int64(3))
+    again = PanopticSegmentation.load(tmp_path / "out.png")
+    assert again.segments == result.segments == [Segment(2, 1, True, 0.5, 1, (1, 0, 1, 1))]
+    assert type(result.segments[0].score) is float
+    before = [(path, path.read_bytes()) for path in sorted(tmp_path.iterdir())]
+    with pytest.raises(TypeError, match="JSON"):
+        PanopticSegmentation([[7]], [Segment(7, 1, True)], PERSON_SKY_TIE).save(tmp_path / "out.png", image_id={1})
+    assert [(path, path.read_bytes()) for path in sorted(tmp_path.iterdir())] == before
+
+
+def test_what_was_not_measured_is_counted_from_the_map():
+    map_of_two, measured = np.array([[1, 1, 0], [1, 4, 4]]), Segment(4, 300, True, None, 9, (0, 0, 3, 3))
+    result = PanopticSegmentation(map_of_two, [Segment(1, 5, False), measured], PERSON_SKY_TIE)
+    assert result.segments == [Segment(1, 5, False, None, 3, (0, 0, 2, 2)), measured]  # what is measured stays
+    result.domain = "scenes"
+    assert result.filter(min_area=3).domain == "scenes"
+    stray = PanopticSegmentation(map_of_two, [Segment(8, 5, False)], PERSON_SKY_TIE)
+    assert stray.segments == [Segment(8, 5, False)]
 
 
 def test_save_refuses(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -14,6 +15,7 @@ from banet.files.staging import JsonLists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
 from banet.panoptic.segmentation import PanopticSegmentation
+from banet.panoptic.segments import as_image_id
 from banet.types import ImageId, StrPath
 
 __all__ = ["CocoPanopticWriter", "png_names"]
@@ -85,6 +87,7 @@ class CocoPanopticWriter:
             ValueError: the image or its PNG was written already, size or classes differ, map and records disagree, or
                 the file name leads out of the folder.
         """
+        image_id = as_image_id(image_id)
         if width not in (None, result.width) or height not in (None, result.height):
             raise ValueError(f"{file_name}: the result is {result.width}x{result.height}, not {width}x{height}")
         if result.categories != self._categories:
@@ -96,13 +99,15 @@ class CocoPanopticWriter:
         if name_key(name) in self._names:
             raise ValueError(f"{file_name}: {name} was written already for another image; names must be unique")
         result.check(file_name)
+        image = {"id": image_id, "file_name": file_name, "width": result.width, "height": result.height}
+        annotation = result.to_coco(image_id, name)
+        json.dumps([image, annotation], allow_nan=False)  # what JSON does not hold must not leave a PNG without record
         path.parent.mkdir(parents=True, exist_ok=True)
         write_ids(path, result.ids)
         self._ids.add(image_id)
         self._names.add(name_key(name))
-        size = {"width": result.width, "height": result.height}
-        self._lists.add("images", {"id": image_id, "file_name": file_name, **size})
-        self._lists.add("annotations", result.to_coco(image_id, name))
+        self._lists.add("images", image)
+        self._lists.add("annotations", annotation)
         return path
 
     def close(self) -> None:
