@@ -177,32 +177,41 @@ class PanopticSegmentation:
     @classmethod
     def from_detectron2(
         cls,
-        result: tuple[Any, Sequence[Mapping[str, Any]]],
+        result: tuple[Any, Sequence[Mapping[str, Any]] | None],
         categories: Categories | Iterable[Category | Mapping[str, Any]],
         image: NDArray[Any] | None = None,
+        *,
+        metadata: Any = None,
     ) -> PanopticSegmentation:
         """Build a result from detectron2's `panoptic_seg`: a map of ids, 0 = void, and a list of dicts.
 
         Args:
-            result: (H, W) map, and dicts with `id`, `category_id` and, of things, `score`.
-            categories: the classes; their ids are the `category_id`s, and where `isthing` tells them apart, detectron2
-                counts things and stuff each from 0 in the order of `Categories`.
+            result: (H, W) map, and dicts with `id`, `category_id` and, of things, `score`; or None in their place,
+                where the map holds class * `label_divisor` + instance, -1 = void.
+            categories: the classes, with the ids of the data set.
             image: the image, for `draw`.
+            metadata: `MetadataCatalog.get(...)` of the data set that the model was trained on, or a dict: its
+                `thing_dataset_id_to_contiguous_id` and `stuff_dataset_id_to_contiguous_id` say how the model numbers
+                classes, in which models differ. Dicts without `isthing` need none: their numbers are category ids.
 
         Raises:
-            ValueError: the map is not (H, W), or a `category_id` is unknown.
+            ValueError: the map is not (H, W), a class is unknown, or metadata is needed and lacks a field.
         """
         classes = Categories.of(categories)
+        segmentation, infos = result
+        if infos is None:
+            segmentation, infos = _infos_of_detectron2(to_numpy(segmentation), metadata)
         records = []
-        for info in result[1]:
+        for info in infos:
             number = int(info["category_id"])
             if "isthing" in info:
-                kind = [c.id for c in classes if c.isthing == bool(info["isthing"])]
-                if not 0 <= number < len(kind):
-                    raise ValueError(f"segment {info['id']} has the unknown category id {number}")
-                number = kind[number]
+                kind = "thing" if info["isthing"] else "stuff"
+                numbers = _field_of_detectron2(metadata, f"{kind}_dataset_id_to_contiguous_id")
+                number = next((of_data for of_data, of_model in numbers.items() if of_model == number), VOID)
+            if number not in classes:
+                raise ValueError(f"segment {info['id']} has the unknown category id {info['category_id']}")
             records.append({"id": info["id"], "category_id": number, "score": info.get("score")})
-        return cls._from_library(result[0], records, classes, image)
+        return cls._from_library(segmentation, records, classes, image)
 
     @classmethod
     def from_coco(
@@ -634,6 +643,28 @@ def join_some(words: Sequence[str]) -> str:
     """Return words with commas between them, or the first six and how many more there are."""
     rest = len(words) - _NAMED
     return ", ".join(words[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _infos_of_detectron2(
+    classes_and_numbers: NDArray[Any], metadata: Any
+) -> tuple[NDArray[np.int64], list[dict[str, Any]]]:
+    """Return a map of ids, 0 = void, and detectron2's dicts, from a map of class * `label_divisor` + instance."""
+    divisor = int(_field_of_detectron2(metadata, "label_divisor"))
+    things = set(_field_of_detectron2(metadata, "thing_dataset_id_to_contiguous_id").values())
+    values = np.unique(classes_and_numbers[classes_and_numbers >= 0])
+    ids = np.where(classes_and_numbers >= 0, np.searchsorted(values, classes_and_numbers) + 1, 0)
+    numbers = (values // divisor).tolist()
+    return ids, [{"id": k, "category_id": n, "isthing": n in things} for k, n in enumerate(numbers, start=1)]
+
+
+def _field_of_detectron2(metadata: Any, name: str) -> Any:
+    found = metadata.get(name) if isinstance(metadata, Mapping) else getattr(metadata, name, None)
+    if found is None:
+        raise ValueError(
+            "models of detectron2 number classes in ways that differ: pass metadata=MetadataCatalog.get(...) of the "
+            f"data set, or a dict, with {name}"
+        )
+    return found
 
 
 def _in_python_numbers(segment: Any) -> Segment:
