@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -11,7 +12,7 @@ from banet.errors import InputError, abbreviate
 from banet.files.on_disk import DiskTable
 from banet.types import StrPath
 
-__all__ = ["DistinctNames", "check_file_name", "forward", "name_key", "safe_join", "without_suffix"]
+__all__ = ["DistinctNames", "check_file_name", "forward", "name_key", "natural_key", "safe_join", "without_suffix"]
 
 
 def safe_join(folder: StrPath, file_name: str, where: str = "file_name") -> Path:
@@ -70,6 +71,14 @@ def check_file_name(name: object, where: str) -> str:
 def name_key(name: str) -> str:
     """Return what names share that are one file where a file system ignores case or how letters are composed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return what sorts names by the numbers in them: `2.png` comes before `10.png`."""
+    parts = re.split(r"([0-9]+)", name)
+    # Numbers are compared by how many digits they have: they may have more than `int` takes.
+    digits = [part.lstrip("0") if k % 2 else part for k, part in enumerate(parts)]
+    return [(len(part) if k % 2 else 0, part) for k, part in enumerate(digits)], name
 
 
 class DistinctNames:

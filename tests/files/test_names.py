@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from banet.files.names import DistinctNames, name_key, without_suffix
+from banet.files.names import DistinctNames, name_key, natural_key, without_suffix
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,11 @@ def test_names(inputs: list[str], expected: list[str]) -> None:
 )
 def test_a_name_without_its_suffix(name: str, expected: str) -> None:
     assert without_suffix(name) == expected
+
+
+def test_names_by_their_numbers() -> None:
+    names = ["1a", "2.png", "02b", "10.png", "a01", "a1", "a2", "a" + "9" * 5000, "b"]
+    assert sorted(reversed(names), key=natural_key) == names
 
 
 def test_no_output_of_a_name_may_be_taken() -> None:

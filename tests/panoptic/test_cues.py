@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from banet.data.scenes.generate import make_scene
 from banet.panoptic import MaskCrops, resolve_occlusions
+from banet.panoptic.occlusion import points
 from banet.panoptic.occlusion.cues import CLOSER_LOOK, FIRST_LOOK, View, measure_cues
 from banet.panoptic.occlusion.nearby import local_color
 from banet.panoptic.occlusion.rules import Pairs, appearance, color_contour
@@ -171,6 +172,16 @@ def test_large_nested_masks_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < pairs.overlap.sum()  # bytes: less than one for each pixel of the overlaps
+
+
+def test_very_many_regions_give_the_same_points(monkeypatch):
+    rng = np.random.default_rng(4)
+    masks = MaskCrops.from_masks(rng.random((5, 20, 30)) < 0.5)
+    pairs = Pairs.of(masks, np.ones(5), np.zeros((20, 30, 3), dtype=np.uint8))
+    expected = View.of(pairs).points
+    monkeypatch.setattr(points, "_BITS", 20)
+    for found, wanted in zip(View.of(pairs).points, expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_narrow_image():

@@ -224,3 +224,14 @@ def test_folders_of_frames_are_scored_like_arrays(tmp_path, capsys):
     classes = folder(tmp_path / "classes", [([line((10, 1))], {1: c}) for c in (A, B, A, A)], names)
     with pytest.raises(InputError, match=r"x/2\.png: prediction: the id 1 is a in one frame and b in another"):
         score_videos(*truth, *classes)
+
+
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    for names, fits in ((["f1.png", "f2.png", "f10.png"], True), (["f1.png", "f10.png", "f2.png"], False)):
+        frames = [([line((10, 7))], {7: A})] * 3
+        one = folder(tmp_path / f"{fits}", frames, [f"x/{name}" for name in names])
+        if fits:
+            assert score_videos(*one, *one)["stq"]["stq"] == 1
+        else:
+            with pytest.raises(InputError, match=r"x/f2\.png does not follow .* numbers in the names"):
+                score_videos(*one, *one)

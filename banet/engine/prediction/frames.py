@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from banet.data.images import find_depth, find_images, read_image
 from banet.errors import InputError
+from banet.files.names import natural_key
 from banet.types import BitDepth
 
 __all__ = ["FolderReader"]
@@ -48,7 +48,7 @@ class FolderReader:
 
     def __init__(self, source: str, bit_depth: BitDepth | None = None) -> None:
         self._bit_depth = bit_depth
-        self.paths: list[Path] = sorted(find_images([source]).paths, key=_natural)
+        self.paths: list[Path] = sorted(find_images([source]).paths, key=lambda path: natural_key(path.name))
         self.total = len(self.paths)
 
     def __enter__(self) -> FolderReader:
@@ -72,9 +72,3 @@ class FolderReader:
                 problem = f"is {width}x{height}, the first frame {size[0]}x{size[1]}"
                 raise InputError(problem, where=path, hint="give frames of one size")
             yield image, ticks
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return what sorts names by the numbers in them."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [(int(part), "") if k % 2 else (0, part) for k, part in enumerate(parts)]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from banet.errors import InputError
-from banet.files.names import forward
+from banet.files.names import forward, natural_key
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.metrics.identity import Identities, IdentityCounts
 from banet.panoptic.metrics.overlaps import Listed, Overlaps, join_overlaps
@@ -220,7 +220,7 @@ def score_videos(
     """Score a COCO panoptic folder whose images are frames of videos against another, frame by frame.
 
     The folder that an image's `file_name` names is its video. The frames of a video stand together in `annotations`,
-    in the order of their names.
+    in the order of the numbers in their names: `2.png` comes before `10.png`.
 
     Arguments are those of `compare_folders`.
 
@@ -238,9 +238,12 @@ def score_videos(
         if videos and name.parent != next(reversed(videos)):
             quality.end_video()
         new = name.parent not in videos
-        if not new and (name.parent != next(reversed(videos)) or name.name <= videos[name.parent]):
+        if not new and (
+            name.parent != next(reversed(videos)) or natural_key(name.name) <= natural_key(videos[name.parent])
+        ):
             problem = f"{name} does not follow the other frames of its video"
-            raise InputError(problem, where=gt_json, hint="sort 'annotations' by video and frame")
+            hint = "sort 'annotations' by video and the numbers in the names of its frames"
+            raise InputError(problem, where=gt_json, hint=hint)
         videos[name.parent] = name.name
         try:
             quality.add(image.overlaps)

@@ -17,6 +17,9 @@ __all__ = ["DIRECTIONS", "contour_points", "spread"]
 DIRECTIONS = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
 """(y, x) of the neighbours to the right, to the left, below and above."""
 
+_BITS = 63
+"""Of a number, which hold the two regions and the place of a point."""
+
 _Ints = NDArray[np.int64]
 
 
@@ -40,12 +43,17 @@ def contour_points(pairs: Pairs, labels: NDArray[np.int32], most: int) -> tuple[
     pixel, direction = _borders(regions, labels)
     label, other = labels[pixel].astype(np.int64), labels[pixel + DIRECTIONS[direction] @ (regions.size[1], 1)]
     bits = max(1, (4 * area - 1).bit_length())
+    borders = label * total + other
+    known: _Ints | None = None
+    if (total * total).bit_length() + bits > _BITS:  # large images of very many regions: only those that touch count
+        known, borders = np.unique(borders, return_inverse=True)
     # Sorted by the two regions: sorting numbers is much faster than sorting their places.
-    coded = np.sort(((label * total + other) << bits) + 4 * pixel + direction)
+    coded = np.sort((borders << bits) + 4 * pixel + direction)
     kinds, points = coded >> bits, coded & ((1 << bits) - 1)
     heads = np.flatnonzero(np.diff(kinds, prepend=-1))
     sizes = np.diff(heads, append=len(kinds))
-    kind, leaver, stayer = _leavers(regions, *np.divmod(kinds[heads], total), count)
+    touching = kinds[heads] if known is None else known[kinds[heads]]
+    kind, leaver, stayer = _leavers(regions, *np.divmod(touching, total), count)
     low, high = np.minimum(leaver, stayer), np.maximum(leaver, stayer)
     wanted = pairs.i * count + pairs.j
     pair = np.minimum(np.searchsorted(wanted, low * count + high), len(wanted) - 1)
