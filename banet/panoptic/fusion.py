@@ -230,7 +230,9 @@ def fuse_validated(
         )
         for code, (x, y, w, h) in zip(np.flatnonzero(kept).tolist(), boxes[kept].tolist(), strict=True)
     ]
-    return PanopticSegmentation(ids, segments, classes, image)
+    things = np.flatnonzero(kept[: len(masks) + 1])
+    mask_indices = dict(zip(final[things].tolist(), by_rank[things - 1].tolist(), strict=True))
+    return PanopticSegmentation(ids, segments, classes, image, mask_indices=mask_indices)
 
 
 def _class_maps(semantic: Any, stuff_semantic: Any, thing_pixels: str) -> list[NDArray[Any]]:

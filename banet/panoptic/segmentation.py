@@ -10,7 +10,7 @@ import operator
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,7 @@ class PanopticSegmentation:
         categories: the classes that `category_id` speaks of.
         image: the image, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
         domain: what images the weights were trained on that found this, in a few words, for the legend of `draw`.
+        mask_indices: of each thing that fusion made, by id, the index of its mask among those that were fused; else empty.
 
     Raises:
         TypeError: `ids` is not an integer array, or `segments` holds something else than `Segment`, or one of those
@@ -79,6 +80,7 @@ class PanopticSegmentation:
     categories: Categories
     image: NDArray[Any] | None = None
     domain: str = ""
+    mask_indices: Mapping[int, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.ids = as_ids(self.ids)

@@ -68,6 +68,24 @@ def test_disputes_pixel_by_pixel(seed, count, size, rule):
         assert found.hidden[segment.id] == {n: pixels for n, pixels in expected.items() if pixels}
 
 
+def test_of_equal_scores_the_mask_that_was_taken_is_named():
+    masks = np.zeros((3, 10, 20), dtype=bool)
+    masks[0, :, :10] = masks[1, 1:, :10] = masks[2, :, 15:] = True
+    result = fuse_panoptic(
+        masks,
+        np.ones(3),
+        [7, 7, 7],
+        np.full((10, 20), 90),
+        None,
+        categories=CATEGORIES,
+        rule="area",
+        overlap_threshold=0,
+        removal_threshold=0.2,
+    )
+    assert result.mask_indices == {1: 1, 2: 2}
+    assert report_overlaps(result, masks, np.ones(3), [7, 7, 7]).segments.tolist() == [0, 1, 2]
+
+
 def test_crops_say_the_same():
     masks, scores, labels, image = instances(3, 6, (8, 9))
     result = fuse_panoptic(masks, scores, labels, np.full((8, 9), 90), image, categories=CATEGORIES)

@@ -64,6 +64,9 @@ def report_overlaps(
 ) -> OverlapReport:
     """Compare the pixels that instances claimed with those that they own.
 
+    Which mask became which segment is told by `result.mask_indices`; where a result has lost that, as when it was read
+    from a file, by score, class and pixels.
+
     Args:
         result: what `fuse_panoptic` made of these instances, under whatever rule.
         masks: the N masks that it was given, in any form that it takes.
@@ -86,8 +89,10 @@ def report_overlaps(
 
     segments = np.zeros(count, dtype=np.int64)
     for segment in things:
-        for n, pixels in owned[segment.id].items():
-            whole = pixels == segment.area and not segments[n]
+        of_masks = owned[segment.id]
+        known = result.mask_indices.get(segment.id, -1)  # equal scores do not tell which of several masks it was
+        for n in [known] * (known in of_masks) + list(of_masks):
+            whole = of_masks[n] == segment.area and not segments[n]
             if whole and numbers[n] == segment.score and classes[n] == segment.category_id:
                 segments[n] = segment.id
                 break
