@@ -66,7 +66,7 @@ class PanopticSegmentation:
         categories: the classes that `category_id` speaks of.
         image: the image, (H, W, 3) or (H, W), 0..255, for `draw`; may be None.
         domain: what images the weights were trained on that found this, in a few words, for the legend of `draw`.
-        mask_indices: of each thing that fusion made, by id, the index of its mask among those that were fused; else empty.
+        mask_indices: of each thing that fusion made, by id, the index of its mask among those that were fused.
 
     Raises:
         TypeError: `ids` is not an integer array, or `segments` holds something else than `Segment`, or one of those

@@ -8,7 +8,7 @@ likewise. Such a line has no area: `fill_polygon`, pycocotools and every other e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ def trace_outlines(mask: NDArray[np.bool_], left: int = 0, top: int = 0) -> list
     starts = [min((y, x) for x, y in ring) for ring in rings]
     order = sorted(range(len(rings)), key=starts.__getitem__)
     is_part = {n: bool(mask[starts[n]]) for n in order}
-    sides = _Sides([rings[n] for n in order])
+    sides = _Sides([rings[n] for n in order], mask.shape[1])
     joined: dict[int, list[tuple[int, tuple[int, int], _Ring]]] = {}
     parts: list[NDArray[np.int64]] = []
     # A hole is joined to the outline at its left, which begins above it or further left, and so comes before it.
@@ -119,22 +119,34 @@ class _Sides:
 
     Args:
         rings: the outlines.
+        width: of the mask in pixels.
     """
 
-    def __init__(self, rings: Sequence[_Ring]) -> None:
+    def __init__(self, rings: Sequence[_Ring], width: int) -> None:
         edges = [
             (n, k, x, min(y, ring[(k + 1) % len(ring)][1]), max(y, ring[(k + 1) % len(ring)][1]))
             for n, ring in enumerate(rings)
             for k, (x, y) in enumerate(ring)
             if k % 2  # outlines begin with a horizontal edge
         ]
-        self._ring, self._edge, self._x, self._top, self._bottom = np.array(edges, np.int64).reshape(-1, 5).T
+        ring, edge, x, top, bottom = np.array(edges, np.int64).reshape(-1, 5).T
+        # One entry per row that an edge passes, in reading order: looking one up takes no longer where there are many.
+        long = bottom - top
+        whole = np.repeat(np.arange(len(edges)), long)
+        rows = np.arange(len(whole)) - np.repeat(np.cumsum(long) - long - top, long)
+        self._width = width
+        keys = self._key(x[whole], rows)
+        order = np.argsort(keys)
+        self._keys, whole = keys[order], whole[order]
+        self._found = np.stack([ring[whole], edge[whole], x[whole]], axis=1)
 
     def left_of(self, x: int, y: int) -> tuple[int, int, int]:
         """Return outline, edge and column of the nearest vertical edge at the left of pixel row y."""
-        here = np.flatnonzero((self._x < x) & (self._top <= y) & (y < self._bottom))
-        nearest = here[self._x[here].argmax()]
-        return int(self._ring[nearest]), int(self._edge[nearest]), int(self._x[nearest])
+        ring, edge, column = self._found[np.searchsorted(self._keys, self._key(x, y)) - 1].tolist()
+        return ring, edge, column
+
+    def _key(self, x: Any, y: Any) -> Any:
+        return y * (self._width + 1) + x
 
 
 def _spliced(ring: _Ring, joined: list[tuple[int, tuple[int, int], _Ring]]) -> _Ring:
