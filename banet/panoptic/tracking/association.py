@@ -61,9 +61,9 @@ def weigh(
     # What other things hide is not missed. Void and stuff hide nothing.
     visible = under[:, :1] + shared
     iou = shared / np.maximum(areas + visible - shared, 1)
-    near = np.array([_nearness(one, things, boxes) for one in objects]).reshape(iou.shape)
-    alike = np.array([_likeness(one, things) for one in objects]).reshape(iou.shape)
     whole = np.array([one.silhouette.area for one in objects])[:, None]
+    near = _nearness(objects, whole, things, areas, boxes)
+    alike = _likeness(objects, things, areas)
     classes = np.array([one.category_id for one in objects])[:, None]
     fits = (areas < 3 * whole + 50) | (iou >= 0.1) | np.array([thing.cut_off for thing in things])
     possible = (classes == np.array([thing.category_id for thing in things])) & fits
@@ -89,34 +89,49 @@ def gains(evidence: Evidence, visible: Sequence[bool], color_weight: float, min_
 
 
 def _nearness(
-    one: TrackedObject, things: Sequence[Seen], boxes: Mapping[int, tuple[float, float, float, float]]
-) -> list[float]:
-    away = min(1 + _GROWTH * (one.unseen + one.hidden), _WIDEST)
-    covers = [boxes[cover] for cover in one.hidden_by if cover in boxes]
-    found = []
-    for thing in things:
-        reach = _REACH * away * max(one.silhouette.area, thing.area) ** 0.5 + 1
-        near = np.exp(-0.5 * (_distance(thing.centre, one.silhouette.box) / reach) ** 2)
-        # It may come out anywhere along what hides it: the margin is that of its own size.
-        if covers and min(_distance(thing.centre, box) for box in covers) <= 0.5 * one.silhouette.area**0.5:
-            near = max(near, 0.6)
-        found.append(float(near))
-    return found
+    objects: Sequence[TrackedObject],
+    whole: NDArray[np.int64],
+    things: Sequence[Seen],
+    areas: NDArray[np.int64],
+    boxes: Mapping[int, tuple[float, float, float, float]],
+) -> NDArray[np.float64]:
+    """Return how near each thing, of M `areas`, is to each object, of `whole` pixels (N, 1): (N, M)."""
+    centres = np.array([thing.centre for thing in things]).reshape(-1, 2)
+    away = np.minimum([[1 + _GROWTH * (one.unseen + one.hidden)] for one in objects], _WIDEST)
+    reach = _REACH * away * np.sqrt(np.maximum(whole, areas)) + 1
+    near: NDArray[np.float64] = np.exp(
+        -0.5 * (_distances(centres, [one.silhouette.box for one in objects]) / reach) ** 2
+    )
+    for row, one in enumerate(objects):
+        covers = [boxes[cover] for cover in one.hidden_by if cover in boxes]
+        if covers:  # it may come out anywhere along what hides it: the margin is that of its own size
+            along = _distances(centres, covers).min(axis=0) <= 0.5 * np.sqrt(whole[row])
+            near[row, along] = np.maximum(near[row, along], 0.6)
+    return near
 
 
-def _distance(point: tuple[float, float], box: tuple[float, float, float, float]) -> float:
-    """Return the distance of a point from a box, 0 inside."""
-    dx = max(box[0] - point[0], 0.0, point[0] - box[2])
-    dy = max(box[1] - point[1], 0.0, point[1] - box[3])
-    return float(np.hypot(dx, dy))
+def _distances(points: NDArray[np.float64], boxes: Sequence[tuple[float, float, float, float]]) -> NDArray[np.float64]:
+    """Return the distances of M points from K boxes, 0 inside: (K, M)."""
+    x1, y1, x2, y2 = np.array(boxes, dtype=np.float64).reshape(-1, 4).T[..., None]
+    x, y = points.T
+    dx = np.maximum(np.maximum(x1 - x, x - x2), 0)
+    dy = np.maximum(np.maximum(y1 - y, y - y2), 0)
+    distances: NDArray[np.float64] = np.hypot(dx, dy)
+    return distances
 
 
-def _likeness(one: TrackedObject, things: Sequence[Seen]) -> NDArray[np.float64]:
+def _likeness(
+    objects: Sequence[TrackedObject], things: Sequence[Seen], areas: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return how well the colors of each object and each thing, of M `areas`, agree: (N, M)."""
+    likeness = np.full((len(objects), len(things)), _NEUTRAL)
     known = np.array([thing.colors is not None for thing in things], dtype=bool)
-    likeness = np.full(len(things), _NEUTRAL)
-    if one.colors is not None and known.any():
-        colors = np.stack([thing.colors for thing in things if thing.colors is not None])
-        clear = ((similarity(one.colors, colors) - _UNLIKE) / (_ALIKE - _UNLIKE)).clip(0, 1)
-        pixels = np.minimum(one.color_pixels, [thing.area for thing in things])[known]
-        likeness[known] += pixels / (pixels + _FEW) * (clear - _NEUTRAL)
+    if not known.any():
+        return likeness
+    colors = np.stack([thing.colors for thing in things if thing.colors is not None])
+    for row, one in enumerate(objects):
+        if one.colors is not None:
+            clear = ((similarity(one.colors, colors) - _UNLIKE) / (_ALIKE - _UNLIKE)).clip(0, 1)
+            pixels = np.minimum(one.color_pixels, areas[known])
+            likeness[row, known] += pixels / (pixels + _FEW) * (clear - _NEUTRAL)
     return likeness
