@@ -18,8 +18,7 @@ from PIL import Image
 
 from banet._moved import renamed
 from banet.errors import abbreviate
-from banet.panoptic.coco.rle import decode_segmentation, encode_rle
-from banet.panoptic.id_maps import runs
+from banet.panoptic.coco.rle import decode_segmentation, encode_rle, run_lengths
 from banet.panoptic.validation import MaskCrops, as_input_type, is_array, is_torch, to_numpy
 from banet.types import Size
 
@@ -432,9 +431,7 @@ def _as_rle(mask: NDArray[np.bool_], given: Mapping[str, Any]) -> dict[str, Any]
     if isinstance(given["counts"], bytes):
         coded["counts"] = coded["counts"].encode("ascii")
     elif not isinstance(given["counts"], str):
-        flat = mask.T.reshape(-1)
-        _, lengths = runs(flat)
-        coded["counts"] = ([0] if flat[:1].any() else []) + lengths.tolist()
+        coded["counts"] = run_lengths(mask).tolist()
     return {**given, **coded}
 
 

@@ -18,7 +18,15 @@ from banet.panoptic.coco.polygons import fill_polygon, read_polygons
 from banet.panoptic.coco.runs import Crop, fill_runs, union
 from banet.panoptic.id_maps import runs
 
-__all__ = ["decode_crop", "decode_polygons", "decode_rle", "decode_segmentation", "encode_rle", "why_empty"]
+__all__ = [
+    "decode_crop",
+    "decode_polygons",
+    "decode_rle",
+    "decode_segmentation",
+    "encode_rle",
+    "run_lengths",
+    "why_empty",
+]
 
 _WORK_OF_RUN = 8  # as many times what a pixel takes
 _LONGEST = 7  # characters of one run: 35 bits
@@ -114,10 +122,7 @@ def encode_rle(mask: Any) -> dict[str, Any]:
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype != np.bool_:
         raise ValueError(f"a mask must be bool of shape (H, W), not {array.dtype} of shape {array.shape}")
-    flat = array.T.reshape(-1)
-    _, lengths = runs(flat)
-    if flat[:1].any() or not flat.size:
-        lengths = np.insert(lengths, 0, 0)
+    lengths = run_lengths(array)
     lengths[3:] -= lengths[1:-2].copy()
     text = bytearray()
     for value in lengths.tolist():
@@ -127,6 +132,13 @@ def encode_rle(mask: Any) -> dict[str, Any]:
             more = value != (-1 if bits & 16 else 0)
             text.append(48 + bits + 32 * more)
     return {"size": list(array.shape), "counts": text.decode("ascii")}
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the runs of a mask (H, W), the first of pixels that are not the object's, which may be none."""
+    flat = mask.T.reshape(-1)
+    _, lengths = runs(flat)
+    return np.insert(lengths, 0, 0) if flat[:1].any() or not flat.size else lengths
 
 
 def _run_lengths(segmentation: Mapping[str, Any], size: tuple[int, int]) -> NDArray[np.int64]:
