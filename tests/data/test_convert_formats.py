@@ -289,7 +289,8 @@ def test_label_studio(tmp_path: Path, capsys: Any) -> None:
 def test_label_studio_json_min(tmp_path: Path) -> None:
     photo(tmp_path / "photos/a.png")
     value = {**POLYGON["value"], "original_width": 40, "original_height": 30}
-    content = [{"image": "/data/local-files/?d=photos/a.png", "id": 1, "label": [value], "annotator": 1}]
+    others = {"caption": "A cup. It stands", "created": "2024-05-01T10:00:00.123Z", "note": "//[x"}  # no image's name
+    content = [{**others, "image": "/data/local-files/?d=photos/a.png", "id": 1, "label": [value], "annotator": 1}]
     (tmp_path / "min.json").write_text(json.dumps(content))
     words = ["--annotations", tmp_path / "min.json", "--images", tmp_path / "photos", "--out", tmp_path / "out"]
     assert convert("label-studio", *words) == 0
@@ -306,6 +307,8 @@ def test_label_studio_json_min(tmp_path: Path) -> None:
         ({"value": {"rle": [999], "brushlabels": ["cup"]}}, "", ["rle must be a list of bytes"]),
         ({"value": {"rle": brush(np.ones((3, 3), bool)), "brushlabels": ["cup"]}}, "", ["36 values, not 4 x 40 x 30"]),
         ({"value": {"points": [[1, "x"]], "polygonlabels": ["cup"]}}, "", ["points must be pairs"]),
+        ({"value": {"points": None, "polygonlabels": ["cup"]}}, "", ["points must be pairs"]),
+        ({}, "//[x", ["no field with the name of an image"]),
         (
             {"value": {"x": 1, "y": "b", "width": 1, "height": 1, "rectanglelabels": ["cup"]}},
             "",

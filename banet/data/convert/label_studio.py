@@ -33,7 +33,7 @@ from banet.data.convert.shapes import (
     outlined,
     with_background,
 )
-from banet.data.images import image_size
+from banet.data.images import SUFFIXES, image_size
 from banet.data.left_out import LeftOut, reported
 from banet.errors import InputError, InputWarning, abbreviate
 from banet.files.fields import as_number, is_number, read_object
@@ -246,10 +246,13 @@ def _image_of(data: Mapping[str, Any], where: str) -> str:
     """Return the name of a task's image: the last part of a path or address, decoded."""
     for value in data.values():
         if isinstance(value, str):
-            parts = urlsplit(value)
+            try:
+                parts = urlsplit(value)
+            except ValueError:  # a text that only begins as an address does
+                continue
             local = parse_qs(parts.query).get("d", [""])[0]
             path = local or unquote(parts.path)
-            if PurePosixPath(path).suffix and not path.startswith("data:"):
+            if PurePosixPath(path).suffix.lower() in SUFFIXES:  # other texts have dots, too
                 return path
     raise InputError("has no field with the name of an image", where=where, hint="export it anew")
 
@@ -335,10 +338,11 @@ def _crop(region: _Region, size: tuple[int, int]) -> tuple[Crop, str]:
 
 def _points(region: _Region) -> list[tuple[float, float]]:
     points = region.value["points"]
-    pairs = [point for point in points if isinstance(point, list) and len(point) == 2 and all(map(is_number, point))]
-    if not isinstance(points, list) or len(pairs) < len(points):
+    if not isinstance(points, list) or not all(
+        isinstance(point, list) and len(point) == 2 and all(map(is_number, point)) for point in points
+    ):
         raise InputError("points must be pairs of numbers x, y", where=region.where)
-    return [(x, y) for x, y in pairs]
+    return [(x, y) for x, y in points]
 
 
 def _percent(region: _Region, key: str) -> float:
