@@ -70,8 +70,9 @@ def load(
     from banet.inference.device import pick_device
 
     device = pick_device(device, "device")
-    table = class_table if isinstance(class_table, ClassTable) else None
-    if table is None:
+    if isinstance(class_table, ClassTable):
+        table = class_table
+    else:
         table = ClassTable.default() if class_table is None else ClassTable.read(class_table)
     hub = HubOptions(revision, token, cache, offline)
     names = parse_names(text)

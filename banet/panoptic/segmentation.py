@@ -678,6 +678,7 @@ def _in_python_numbers(segment: Any) -> Segment:
     """
     if not isinstance(segment, Segment):
         raise TypeError(f"segments must hold Segment objects, not {type(segment).__name__}")
+    result: Segment = segment
     whole = (segment.id, segment.category_id, segment.area, *segment.bbox)
     plain = type(segment.isthing) is bool and (segment.score is None or type(segment.score) in (int, float))
     if not plain or any(type(number) is not int for number in whole):
@@ -686,7 +687,7 @@ def _in_python_numbers(segment: Any) -> Segment:
             score = None if segment.score is None else float(segment.score)
         except (TypeError, ValueError) as error:
             raise TypeError(f"segment {segment.id} holds something else than numbers: {error}") from None
-        segment = Segment(
+        result = Segment(
             identity,
             category_id,
             bool(segment.isthing),
@@ -696,9 +697,9 @@ def _in_python_numbers(segment: Any) -> Segment:
             bool(segment.iscrowd),
             segment.label,
         )
-    if segment.score is not None and not math.isfinite(segment.score):
-        raise ValueError(f"segment {segment.id} has the score {segment.score}; scores must be finite, or None")
-    return segment
+    if result.score is not None and not math.isfinite(result.score):
+        raise ValueError(f"segment {result.id} has the score {result.score}; scores must be finite, or None")
+    return result
 
 
 def _measured(
