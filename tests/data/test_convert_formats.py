@@ -129,6 +129,38 @@ def test_a_class_of_yolo_whose_name_is_a_number_of_thousands_of_digits(tmp_path:
     assert "is not index: name" in capsys.readouterr().err
 
 
+def test_yolo_of_folders_and_lists_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo(tmp_path, SQUARE, train=["images/train", "list.txt"])
+    (tmp_path / "images" / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "more" / "c.png")
+    (tmp_path / "list.txt").write_text("./images/more/c.png\n")
+    monkeypatch.chdir(tmp_path)
+    assert convert("yolo", "--data", "data.yaml", "--split", "train", "--out", "out") == 0
+    assert "more/c.png" in read_back(tmp_path / "out")
+
+
+def test_yolo_without_any_labels(tmp_path: Path, capsys: Any) -> None:
+    data = yolo(tmp_path, SQUARE)
+    for path in tmp_path.rglob("*.txt"):
+        path.unlink()
+    assert convert("yolo", "--data", data, "--split", "train", "--out", tmp_path / "out") == 2
+    assert "no image of it has labels" in capsys.readouterr().err
+
+
+def test_a_fault_in_the_json_of_stuff_names_that_file(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    info = {"id": 1, "file_name": "a.png", "width": 8, "height": 8}
+    bad = {"id": 7, "image_id": 1, "category_id": 2, "segmentation": 3}
+    things = {"images": [info], "annotations": [], "categories": [{"id": 1, "name": "cup"}]}
+    stuff = {"images": [info], "annotations": [bad], "categories": [{"id": 2, "name": "sky"}]}
+    for name, content in (("things", things), ("stuff", stuff)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    words = ["--images", tmp_path / "images", "--instances", tmp_path / "things.json", "--out", tmp_path / "out"]
+    assert convert("coco", *words, "--stuff", tmp_path / "stuff.json") == 2
+    assert f"{tmp_path / 'stuff.json'}: annotations[0] (id 7)" in capsys.readouterr().err
+
+
 def test_folders_that_are_hidden_or_links(tmp_path: Path) -> None:
     """Hidden folders hold copies of editors; links to folders are followed, and a loop of them ends."""
     photo(tmp_path / "else" / "b.png")

@@ -241,6 +241,24 @@ def test_mask2former(data: Path, tmp_path: Path, capsys: Any) -> None:
     assert {entry["file_name"] for entry in instances["images"]} == {"a.jpg", "sub/b.jpg", "c.jpg"}
 
 
+def test_numbers_for_ids_that_are_texts_are_unique(data: Path, tmp_path: Path, capsys: Any) -> None:
+    content = json.loads((data / "panoptic.json").read_text(encoding="utf-8"))
+    new = {info["id"]: identity for info, identity in zip(content["images"], [2, "x", 1], strict=True)}
+    for info in content["images"]:
+        info["id"] = new[info["id"]]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = new[annotation["image_id"]]
+    file = tmp_path / "named.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    source = ["--images", data / "images", "--panoptic", data / "panoptic", "--json", file]
+    words = ["data", "export", "mask2former", *source, "--split", "val", "--out", tmp_path / "out"]
+    assert main([str(word) for word in words]) == 0
+    assert "3 ids of images, as some are texts" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out/coco/annotations/panoptic_val2017.json").read_text(encoding="utf-8"))
+    assert [image["id"] for image in written["images"]] == [1, 2, 3]
+    assert [annotation["image_id"] for annotation in written["annotations"]] == [1, 2, 3]
+
+
 def test_eomt(data: Path, tmp_path: Path) -> None:
     """What EoMT's Dataset does with the zips: a zip of PNGs within one, names by the last part of a path."""
     for split in ("train", "val", "train"):

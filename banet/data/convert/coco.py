@@ -223,15 +223,18 @@ class _Annotations:
                     raise InputError(f"'{key}' is missing", where=where, hint="add it")
             place = f"{where.removeprefix(f'{file}: ')} (id {abbreviate(entry.get('id'))})"
             crowd = read_flag(entry, "iscrowd", where)
+            place += f" of {file.name}" if known_images else ""
             self.crowds += crowd
-            self._records.add(image_id, (place, entry["category_id"], crowd and self._crowd, entry["segmentation"]))
+            self._records.add(
+                image_id, (str(file), place, entry["category_id"], crowd and self._crowd, entry["segmentation"])
+            )
         for image_id in self._records:
             if image_id not in self.infos:
                 what = f"image_id {abbreviate(image_id)} is not in 'images'"
                 raise InputError(what, where=f"{file}: annotations", hint="add it or drop them")
 
     def of(self, image_id: ImageId) -> Iterator[list[Any]]:
-        """Yield the annotations of an image: place, category id, whether it is a crowd, segmentation."""
+        """Yield the annotations of an image: file, place in it, category id, whether it is a crowd, segmentation."""
         return self._records.of(image_id)
 
 
@@ -251,7 +254,7 @@ def _truths(
         image_path = safe_join(images, info.file_name, f"{file}: images[].file_name")
         size = (info.height, info.width)
         same_size(file, size, image_path)
-        shapes = (_shape(record, file, size, classes) for record in found.of(info.id))
+        shapes = (_shape(record, size, classes) for record in found.of(info.id))
         yield convert_shapes(
             shapes,
             classes,
@@ -266,8 +269,8 @@ def _truths(
         )
 
 
-def _shape(record: Sequence[Any], file: Path, size: tuple[int, int], categories: Categories) -> Shape:
-    place, category_id, crowd, segmentation = record
+def _shape(record: Sequence[Any], size: tuple[int, int], categories: Categories) -> Shape:
+    file, place, category_id, crowd, segmentation = record
     if type(category_id) is not int or category_id not in categories:
         what = f"category_id {abbreviate(category_id)} is not in the categories"
         raise InputError(what, where=f"{file}: {place}", hint="add it or correct it")

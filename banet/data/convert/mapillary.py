@@ -97,8 +97,7 @@ def _categories(base: Path, version: str) -> Categories:
                     "color": label.get("color"),
                 }
             )
-    classes = Categories.from_coco(kept, f"{file}: labels")
-    return classes
+    return Categories.from_coco(kept, f"{file}: labels")
 
 
 def _truths(

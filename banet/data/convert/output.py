@@ -117,6 +117,8 @@ def _add_all(
                 raise ValueError(f"{truth.file_name}: occurs twice; names must be unique")
             taken.add(truth.file_name)
             add(image_id, truth.file_name, result, png_name=f"{names.choose(truth.file_name)}.png")
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(str(error), hint="rename one of the images") from error
         if progress is not None:

@@ -180,7 +180,7 @@ def _images(sources: list[Path], file: Path, split: str) -> tuple[Path, list[str
         paths = []
         for source in sources:
             if source.is_dir():
-                paths += [source / name for name in find_image_names(source, f"{file}: {split}")]
+                paths += [Path(os.path.abspath(source)) / name for name in find_image_names(source, f"{file}: {split}")]
             else:
                 paths += map(Path, _listed(source))
         root = Path(os.path.commonpath([path.parent for path in paths])) if paths else file.parent

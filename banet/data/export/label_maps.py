@@ -61,7 +61,8 @@ class SemanticMaps(ExportFormat):
     def add(self, image: ExportImage, folder: Path, report: ExportReport) -> None:
         """Write one image."""
         things = sum(segment.isthing for segment in image.segments)
-        report.lost["segments of things, of which the class is kept"] += things
+        if things:
+            report.lost["segments of things, of which the class is kept"] += things
         labels = image.paint([self._values[s.category_id] for s in image.segments], self._void_value)
         path = folder / "labels" / self._split / f"{stem_of(self._names, image.file_name)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

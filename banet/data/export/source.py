@@ -148,12 +148,14 @@ class ExportFormat(ABC):
         trees: folders of the others.
         shared: whether other splits have files in these folders.
         linked: folder of links to images, where they are not copied.
+        number_ids: whether ids of images must be numbers: where one is a text, all are counted anew.
     """
 
     names: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
     shared = False
     linked: str | None = None
+    number_ids = False
 
     @abstractmethod
     def begin(self, categories: Categories, final: Path) -> None:
@@ -227,6 +229,7 @@ def _write(
     progress: Progress | None,
     empty: bool = False,
 ) -> None:
+    count_anew = make.number_ids and not all(isinstance(image_id, int) for image_id in stream.images)
     for info, annotation in stream:
         path = safe_join(source.images, info.file_name, f"{stream.path}: images[].file_name")
         ids, without = stream.load(info, annotation)
@@ -240,7 +243,9 @@ def _write(
             Segment(s.id, s.category_id, s.isthing, None, measured[s.id][0], tuple(measured[s.id][1]), s.iscrowd)
             for s in annotation.segments
         ]
-        image = ExportImage(info.id, forward(info.file_name), path, ids, segments)
+        image_id = report.images + 1 if count_anew else info.id
+        report.lost.update({"ids of images, as some are texts; they are numbers now": 1} if count_anew else {})
+        image = ExportImage(image_id, forward(info.file_name), path, ids, segments)
         make.add(image, folder, report)
         report.images, report.segments = report.images + 1, report.segments + len(segments)
         if empty:  # a dry run of many images fills no disk

@@ -39,20 +39,18 @@ class _Panoptic(ExportFormat):
         pngs: folder of the id PNGs.
         jpeg: whether images must be JPEG files that end in .jpg.
         flat: whether images may not be in folders.
-        number_ids: whether ids of images must be numbers.
         upright: whether EXIF must not turn images, as id PNGs are upright and the reader may not turn images.
     """
 
     images = "images"
     pngs = "panoptic"
-    jpeg = flat = number_ids = False
+    jpeg = flat = False
     upright = True
 
     def __init__(self, *, link: bool = False) -> None:
         self._link = link
         self._names = DistinctNames(".png", on_disk=True)
         self._lists = JsonLists()
-        self._count = 0
 
     def begin(self, categories: Categories, final: Path) -> None:
         """Take in the classes."""
@@ -60,13 +58,9 @@ class _Panoptic(ExportFormat):
 
     def add(self, image: ExportImage, folder: Path, report: ExportReport) -> None:
         """Write one image."""
-        self._count += 1
         stem = stem_of(self._names, image.file_name, flat=self.flat)
         name = f"{stem}{'.jpg' if self.jpeg else PurePosixPath(image.file_name).suffix}"
         image = replace(image, file_name=name)
-        if self.number_ids and not isinstance(image.id, int):
-            report.lost["ids of images that are texts; they are numbers now"] += 1
-            image = replace(image, id=self._count)
         height, width = image.ids.shape
         self._lists.add("images", {"id": image.id, "file_name": name, "width": width, "height": height})
         segments = [segment.to_coco() for segment in image.segments]

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from banet.data.images.formats import OTHER_SUFFIXES, SUFFIXES, readable_suffixes
 from banet.errors import InputError, InputWarning
@@ -159,7 +160,12 @@ def _entries(text: str, folder: Path) -> Iterator[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in its folders, but for those that are hidden or links, which may form a loop."""
-    for place, folders, files in os.walk(folder):
+
+    def fail(error: OSError) -> NoReturn:
+        place = os.fspath(error.filename or folder)
+        raise InputError(f"cannot be read ({error.strerror})", where=place, hint="check its permissions") from error
+
+    for place, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(place) / name for name in files)
 

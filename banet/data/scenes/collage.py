@@ -362,8 +362,6 @@ def write_collages(
         InputError: see `Outputs`; or there is no background.
     """
     paths = list_images([str(backgrounds)])
-    if not paths:
-        raise InputError(f"{backgrounds}: no images there")
     names = [f"{seed:04d}_{index:06d}.png" for index in range(count)]
     cut_from = (instances.folder / info.file_name for info in instances.images.values())
     read = itertools.chain([instances.source], paths, cut_from)
