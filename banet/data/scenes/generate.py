@@ -28,10 +28,12 @@ from banet.data.scenes.painting import draw_gain, expose, owners, paint
 from banet.data.scenes.stage import Stage, Thing
 from banet.data.scenes.stuff import STUFF_NAMES, compose_stuff
 from banet.data.scenes.things import Patch, render
-from banet.files.atomic import atomic_path, write_json
+from banet.files.atomic import atomic_path
 from banet.files.outputs import Outputs
+from banet.files.staging import JsonLists
 from banet.panoptic.categories import Categories, Category
 from banet.panoptic.coco.png import write_ids
+from banet.panoptic.coco.rle import run_lengths
 from banet.panoptic.id_maps import measure_ids
 from banet.panoptic.segmentation import PanopticSegmentation
 from banet.panoptic.segments import Segment
@@ -319,26 +321,27 @@ def write_scenes(
     out = outputs.folder
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "panoptic").mkdir(exist_ok=True)
-    images: list[dict[str, Any]] = []
-    panoptic: list[dict[str, Any]] = []
-    amodal: list[dict[str, Any]] = []
-    with outputs:
+    masks = 0
+    with outputs, JsonLists() as panoptic, JsonLists() as amodal:
         for image_id, (name, scene) in enumerate(zip(names, scenes, strict=True), start=1):
             with atomic_path(out / "images" / name) as path:
                 Image.fromarray(scene.image).save(path, format="PNG")
             write_ids(out / "panoptic" / name, scene.ids)
             height, width = scene.ids.shape
-            images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+            for lists in (panoptic, amodal):
+                lists.add("images", {"id": image_id, "file_name": name, "width": width, "height": height})
             infos = [segment.to_coco() for segment in scene.segments]
-            panoptic.append({"image_id": image_id, "file_name": name, "segments_info": infos})
-            amodal += _full_masks(scene, image_id, len(amodal) + 1)
+            panoptic.add("annotations", {"image_id": image_id, "file_name": name, "segments_info": infos})
+            for annotation in _full_masks(scene, image_id, masks + 1):
+                amodal.add("annotations", annotation)
+            masks += len(scene.masks)
             if progress is not None:
                 progress(image_id)
-        head = {"info": {"description": description}, "images": images}
+        head = {"info": {"description": description}, "images": None, "annotations": None}
         classes = categories.to_coco()
         things = [category for category in classes if category["isthing"]]
-        write_json(out / "instances_amodal.json", {**head, "annotations": amodal, "categories": things})
-        write_json(out / "panoptic.json", {**head, "annotations": panoptic, "categories": classes})
+        amodal.write(out / "instances_amodal.json", {**head, "categories": things})
+        panoptic.write(out / "panoptic.json", {**head, "categories": classes})
     return out / "panoptic.json"
 
 
@@ -353,7 +356,7 @@ def _full_masks(scene: Scene, image_id: int, first: int) -> list[dict[str, Any]]
                 "id": first + row,
                 "image_id": image_id,
                 "category_id": scene.segments[row].category_id,
-                "segmentation": {"size": list(mask.shape), "counts": _run_lengths(mask)},
+                "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask).tolist()},
                 "area": int(areas[0]),
                 "bbox": boxes[0].tolist(),
                 "iscrowd": 0,
@@ -366,11 +369,3 @@ def _full_masks(scene: Scene, image_id: int, first: int) -> list[dict[str, Any]]
 
 def _file_name(seed: int, index: int) -> str:
     return f"{seed:04d}_{index:06d}.png"
-
-
-def _run_lengths(mask: NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed RLE: lengths of the runs of 0, 1, 0 .. down the columns."""
-    flat = mask.ravel(order="F")
-    starts = np.flatnonzero(np.diff(flat, prepend=not flat[0]))
-    runs = np.diff(starts, append=len(flat)).tolist()
-    return [0, *runs] if flat[0] else runs
