@@ -106,6 +106,8 @@ def _cell(figure: Mapping[str, float]) -> str:
 
 
 def _difference_rows(pairs: Mapping[str, Figures], columns: Sequence[str]) -> list[str]:
+    if not pairs:  # a table without rows is none
+        return []
     lines = ["| difference | seeds | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
     for name, figures in pairs.items():
         cells = [f"{figures[c]['value']:+.2f} ± {figures[c]['error']:.2f}" for c in columns]
