@@ -6,6 +6,7 @@ Each command runs in a process that has been told so, and its results are compar
 from __future__ import annotations
 
 import ast
+import errno
 import importlib.util
 import json
 import os
@@ -211,7 +212,7 @@ def test_a_run_is_locked_by_the_lock_of_windows(tmp_path: Path, monkeypatch: pyt
     def locking(descriptor: int, mode: int, count: int) -> None:
         assert (mode, count) == (2, 1) and os.lseek(descriptor, 0, os.SEEK_CUR) == 0
         if (number := os.fstat(descriptor).st_ino) in held:
-            raise OSError(36, "Resource deadlock avoided")
+            raise OSError(errno.EDEADLK, "Resource deadlock avoided")  # 36 there
         held.add(number)
 
     monkeypatch.setitem(sys.modules, "fcntl", None)
