@@ -67,7 +67,7 @@ def join_url(folder: StrPath, path: StrPath) -> StrPath:
 
 
 def without_query(url: str) -> str:
-    """Return a URL of http or https without what is no part of the name, such as a signature; all else as it is."""
+    """Return a URL of http or https without query and fragment, such as a signature; all else as it is."""
     return re.split("[?#]", url, maxsplit=1)[0] if re.match("https?://", url) else url
 
 

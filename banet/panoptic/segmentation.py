@@ -673,7 +673,7 @@ def _in_python_numbers(segment: Any) -> Segment:
     """Return a record with numbers as JSON has them; records of other programs hold those of NumPy.
 
     Raises:
-        TypeError: it is no record, or holds something else than numbers.
+        TypeError: it is not a record, or holds something else than numbers.
         ValueError: its score is not finite.
     """
     if not isinstance(segment, Segment):

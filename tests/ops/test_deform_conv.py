@@ -157,7 +157,7 @@ def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_in_half_precision_move_no_tap(dtype: torch.dtype) -> None:
-    """In half precision itself, the last columns of a wide map are no numbers."""
+    """Half precision itself cannot express the last columns of a wide map."""
     conv = DeformableConv2d(4, 3, 3, padding=1).to(dtype)
     x = torch.randn(1, 4, 3, 400, generator=torch.Generator().manual_seed(0)).to(dtype)
     result = conv(x)

@@ -122,7 +122,7 @@ class SharedRun:
         Raises:
             InputError: It is another run than that of the first process, or that process is not seen.
         """
-        self._since = time.monotonic()  # what came before, such as loading the weights, is no waiting
+        self._since = time.monotonic()  # loading the weights before does not count as waiting
         if not self.process.first:
             problem = f"process 0 of {self.process.world} has not begun there"
             self._wait(lambda: self.place.exists(self._begun), problem)
